@@ -1,0 +1,2 @@
+//! slipring: a memcached sidecar proxy.
+pub mod protocol;

@@ -1,0 +1,2 @@
+//! Arguments → configuration → logging → run → exit code. Nothing else.
+fn main() {}
