@@ -1,0 +1,31 @@
+//! memcached's classic text protocol: what a line means, borrowed and pure.
+//!
+//! Nothing here owns bytes, reads a clock or knows a socket. [`request`] reads what clients send,
+//! [`reply`] what nodes answer, [`number`] the integers of both. The reference is memcached 1.6.18
+//! (`doc/protocol.txt` and `proto_text.c`); where the proxy is stricter, the comment says why.
+
+pub mod number;
+pub mod reply;
+pub mod request;
+
+/// Longest key memcached accepts, in bytes (`KEY_MAX_LENGTH`).
+pub const MAX_KEY: usize = 250;
+
+/// Longest command line, in bytes, of everything but key lists. memcached closes a connection that
+/// shows no line end within 2048 buffered bytes.
+pub const MAX_LINE: usize = 2048;
+
+/// Longest `get`, `gets`, `gat` or `gats` line, in bytes: 10,000 keys of 250 bytes are 2.5 MB.
+pub const MAX_KEY_LINE: usize = 4 << 20;
+
+/// Whether a line that has no end yet may grow up to [`MAX_KEY_LINE`].
+///
+/// `head` is the beginning of the line, at least eight bytes behind its leading spaces.
+#[must_use]
+pub fn is_key_line(head: &[u8]) -> bool {
+    let start = head.iter().position(|&b| b != b' ').unwrap_or(head.len());
+    let head = head.get(start..).unwrap_or_default();
+    [b"get ".as_slice(), b"gets ", b"gat ", b"gats ", b"bget "]
+        .iter()
+        .any(|verb| head.starts_with(verb))
+}
