@@ -13,6 +13,7 @@ use super::OnNodeDown;
     name = "slipring",
     version,
     propagate_version = true,
+    override_usage = "slipring [COMMAND] [OPTIONS]",
     after_help = "Without a command it is `serve`, which takes the options: slipring serve --help"
 )]
 pub(super) struct Cli {
