@@ -26,6 +26,9 @@ const NODE_BITS: u32 = MAX_NODES.ilog2();
 
 const NODE_MASK: u32 = (1 << NODE_BITS) - 1;
 
+/// Entries compared at once. Buckets hold 2 to 4 on average, and at most one in fifty holds more than this.
+const WINDOW: usize = 8;
+
 /// Length of the whole ring: points are 32 bits wide.
 const CIRCLE: u64 = 1 << 32;
 
@@ -37,7 +40,7 @@ const CIRCLE: u64 = 1 << 32;
 /// ```
 /// The upper bits of a point are implied by its bucket, so point and owner share four bytes and one comparison.
 pub(super) struct Ring {
-    /// Sorted by point; the first entry once more at the end, so that the search never has to wrap around.
+    /// Sorted by point; then the first entry [`WINDOW`] times more, so that the search neither wraps around nor ends.
     entries: Box<[u32]>,
     /// Where the entries of a bucket begin; one more than there are buckets.
     starts: Box<[u32]>,
@@ -66,7 +69,7 @@ impl Ring {
         let shift = u32::BITS - bits;
 
         let mut starts = Vec::with_capacity((1 << bits) + 1);
-        let mut entries = Vec::with_capacity(points.len() + 1);
+        let mut entries = Vec::with_capacity(points.len() + WINDOW);
         let mut arcs = vec![0; nodes.len()];
         let mut previous = points.last().map_or(0, |&(point, _)| u64::from(point));
         for &(point, node) in &points {
@@ -84,7 +87,8 @@ impl Ring {
         while starts.len() <= 1 << bits {
             starts.push(len_u32(&entries));
         }
-        entries.extend(entries.first().copied());
+        let first = entries.first().copied().unwrap_or(0);
+        entries.resize(entries.len() + WINDOW, first);
         Self {
             entries: entries.into(),
             starts: starts.into(),
@@ -104,9 +108,24 @@ impl Ring {
             return NodeIndex(0);
         };
         let (start, end) = (start as usize, end as usize);
-        let below = self.entries.get(start..end).map_or(0, |entries| {
-            entries.iter().take_while(|&&e| e < needle).count()
-        });
+        let below = match self
+            .entries
+            .get(start..)
+            .and_then(<[u32]>::first_chunk::<WINDOW>)
+        {
+            // Where in its bucket a hash falls is a coin toss to the branch predictor, and losing it costs more than
+            // comparing a whole window. What lies behind the bucket is not in order and must not count.
+            Some(window) if end - start <= WINDOW => {
+                let lanes = window.iter().zip(0..);
+                lanes
+                    .map(|(&e, lane)| usize::from((e < needle) & (lane < end - start)))
+                    .sum()
+            }
+            _ => self
+                .entries
+                .get(start..end)
+                .map_or(0, |bucket| bucket.partition_point(|&e| e < needle)),
+        };
         let entry = self.entries.get(start + below).copied().unwrap_or(0);
         NodeIndex((entry & NODE_MASK) as u16)
     }
@@ -128,7 +147,7 @@ impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The entries by the ten thousand would drown whatever else is printed.
         f.debug_struct("Ring")
-            .field("points", &self.entries.len().saturating_sub(1))
+            .field("points", &self.entries.len().saturating_sub(WINDOW))
             .finish_non_exhaustive()
     }
 }
