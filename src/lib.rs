@@ -1,2 +1,9 @@
-//! slipring: a memcached sidecar proxy.
+//! slipring: a memcached sidecar proxy. The modules, in the order a request meets them.
+
+pub mod config;
+pub mod server;
+
 pub mod protocol;
+pub mod routing;
+
+pub mod discovery;

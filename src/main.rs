@@ -1,2 +1,52 @@
 //! Arguments → configuration → logging → run → exit code. Nothing else.
-fn main() {}
+
+use std::{
+    env,
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use slipring::{
+    config::{self, Config, Exit, Stream},
+    server,
+};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    // What is not UTF-8 becomes a value that is refused, rather than one that is not there.
+    let environment =
+        |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let config = match config::parse(env::args_os(), &environment) {
+        Ok(config) => config,
+        Err(exit) => return leave(&exit),
+    };
+    start_logging(&config);
+    match server::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => leave(&Exit {
+            text: format!("slipring: {error}"),
+            stream: Stream::Stderr,
+            code: 1,
+        }),
+    }
+}
+
+fn start_logging(config: &Config) {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_env_filter(EnvFilter::new(&config.log_filter))
+        .init();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Nothing can be done about an output that is closed.
+fn leave(exit: &Exit) -> ExitCode {
+    let _ = match exit.stream {
+        Stream::Stdout => writeln!(io::stdout(), "{}", exit.text),
+        Stream::Stderr => writeln!(io::stderr(), "{}", exit.text),
+    };
+    ExitCode::from(exit.code)
+}

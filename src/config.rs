@@ -1,0 +1,409 @@
+//! Every option: flag > environment > default, all checked before anything is bound.
+//!
+//! The options themselves are declared in `cli.rs`. The environment is handed in, so that the rules can be tested
+//! without touching the process: what a flag does not say is looked up under the option's variable and parsed as if
+//! it had been given as the flag.
+
+mod cgroup;
+mod cli;
+
+use std::{
+    collections::HashSet,
+    ffi::{OsStr, OsString},
+    fmt::Write as _,
+    net::SocketAddr,
+    path::Path,
+    time::Duration,
+};
+
+use clap::{
+    ArgMatches, CommandFactory as _, FromArgMatches as _, ValueEnum,
+    error::{ContextKind, ContextValue, ErrorKind},
+    parser::ValueSource,
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{discovery::parse_nodes, routing::Node};
+use cli::{Cli, CliCommand, CommonArgs, ListenItem, ServeArgs};
+
+/// Exit code for a wrong option or a wrong variable (`EX_USAGE` of sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
+/// Everything the user can say, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// What to run.
+    pub command: Command,
+    /// Where clients connect.
+    pub listen: Listen,
+    /// Where the admin endpoint listens; `None` when it is off.
+    pub admin_listen: Option<SocketAddr>,
+    /// Worker threads, 1 to 64.
+    pub workers: usize,
+    /// Shared connections (lanes) of each worker to each node, 1 to 16.
+    pub connections_per_node: usize,
+    /// Largest value a client may store, in bytes, 1 KiB to 1 GiB.
+    pub max_value: usize,
+    /// Whether `flush_all` is refused.
+    pub deny_flush_all: bool,
+    /// Whether gets that meet in one round travel as one request per node.
+    pub merge_gets: bool,
+    /// What reads get while their node is down.
+    pub on_node_down: OnNodeDown,
+    /// Longest time to open a connection to a node, 1 ms to 60 s.
+    pub connect_timeout: Duration,
+    /// Client connections at a time, 1 to 1,000,000.
+    pub max_connections: usize,
+    /// What is logged, as a filter of `tracing_subscriber::EnvFilter`; parses.
+    pub log_filter: String,
+    /// What was ignored, one line each, to be logged once.
+    pub warnings: Vec<String>,
+}
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// The sidecar.
+    Serve {
+        /// The nodes; at least one, all different.
+        nodes: Vec<Node>,
+    },
+    /// The sidecar in front of embedded nodes.
+    Dev {
+        /// Number of embedded nodes, 1 to 20.
+        nodes: usize,
+        /// Memory for values of each, in bytes, 1 MiB to 64 GiB.
+        node_memory: u64,
+    },
+}
+
+/// Where clients connect.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Listen {
+    /// `127.0.0.1:11211` and, where the machine has it, `[::1]:11211`.
+    Default,
+    /// Exactly these; at least one, all different save for port 0 (any free port).
+    Explicit(Vec<SocketAddr>),
+}
+
+/// What reads get while their node is down; writes always get an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnNodeDown {
+    /// A miss: the application goes to its database.
+    Miss,
+    /// `SERVER_ERROR`.
+    Error,
+}
+
+/// Why the process ends before it has begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// What to print, without the last line end; one line unless it is the help.
+    pub text: String,
+    /// Where to print it.
+    pub stream: Stream,
+    /// Exit code: 0 for help and version, 64 for anything wrong.
+    pub code: u8,
+}
+
+/// An output of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// The variables that took effect, each with its option's long name.
+type FromEnvironment = Vec<(String, String)>;
+
+/// Reads the arguments (the first is the program's name) and the environment. A variable that is empty or blank
+/// counts as not set.
+///
+/// # Errors
+/// [`Exit`] when an option or a variable is wrong, when there are no nodes, and for `--help` and `--version`.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, Exit> {
+    parse_within(args, env, cgroup::cpu_limit(Path::new("/")))
+}
+
+fn parse_within(
+    args: impl IntoIterator<Item = OsString>,
+    env: &dyn Fn(&str) -> Option<String>,
+    cpu_limit: Option<f64>,
+) -> Result<Config, Exit> {
+    let env = |name: &str| {
+        env(name)
+            .map(|value| value.trim().to_owned())
+            .filter(|value| !value.is_empty())
+    };
+    let declared = Cli::command();
+    let command = cli::without_environment(declared.clone());
+    let mut args = with_subcommand(args);
+
+    let matches = command
+        .clone()
+        .try_get_matches_from(&args)
+        .map_err(|error| Exit::from_clap(&error, &[]))?;
+    let mut warnings = Vec::new();
+    let mut from_env = FromEnvironment::new();
+    let mut further = Vec::new();
+    for (long, name) in unset_options(&declared, &matches) {
+        let Some(value) = env(&name) else { continue };
+        if name == cli::NODE_PORT && is_service_link(&value) {
+            warnings.push(format!(
+                "{name}={} ignored: Kubernetes sets it for a Service of that name; the port of nodes is --node-port",
+                one_line(&value)
+            ));
+            continue;
+        }
+        further.push(OsString::from(format!("--{long}={value}")));
+        from_env.push((long, name));
+    }
+    // Behind the program's name and the command.
+    args.splice(2..2, further);
+    let matches = command
+        .try_get_matches_from(&args)
+        .map_err(|error| Exit::from_clap(&error, &from_env))?;
+    let cli =
+        Cli::from_arg_matches(&matches).map_err(|error| Exit::from_clap(&error, &from_env))?;
+
+    let (command, common) = match cli.command {
+        CliCommand::Serve(serve) => (
+            Command::Serve {
+                nodes: nodes(&serve, &from_env)?,
+            },
+            serve.common,
+        ),
+        CliCommand::Dev(dev) => (
+            Command::Dev {
+                nodes: dev.nodes.into(),
+                node_memory: dev.node_memory,
+            },
+            dev.common,
+        ),
+    };
+    Config::new(
+        command,
+        &common,
+        env("RUST_LOG"),
+        cpu_limit,
+        warnings,
+        &from_env,
+    )
+}
+
+/// Every option as a Markdown table: flag, variable, default, meaning. README holds it, a test compares them.
+#[must_use]
+pub fn option_table() -> String {
+    let mut table = "| flag | environment | default | meaning |\n|---|---|---|---|\n".to_owned();
+    let mut seen = HashSet::new();
+    for command in Cli::command().get_subcommands() {
+        for arg in command.get_arguments() {
+            let (Some(long), Some(env)) = (arg.get_long(), arg.get_env()) else {
+                continue;
+            };
+            if !seen.insert(env.to_owned()) {
+                continue;
+            }
+            let only = if command.get_name() == "serve" {
+                ""
+            } else {
+                "`slipring dev`: "
+            };
+            let default = match arg.get_default_values() {
+                [] => "–".to_owned(),
+                values => format!("`{}`", values.join(OsStr::new(" ")).to_string_lossy()),
+            };
+            let help = arg
+                .get_help()
+                .map(ToString::to_string)
+                .unwrap_or_default()
+                .replace('|', "\\|");
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                table,
+                "| `--{long}` | `{}` | {default} | {only}{help} |",
+                env.to_string_lossy()
+            );
+        }
+    }
+    table
+}
+
+// === impl Config ===
+
+impl Config {
+    fn new(
+        command: Command,
+        common: &CommonArgs,
+        rust_log: Option<String>,
+        cpu_limit: Option<f64>,
+        warnings: Vec<String>,
+        from_env: &FromEnvironment,
+    ) -> Result<Self, Exit> {
+        if let Some(filter) = &rust_log {
+            EnvFilter::try_new(filter)
+                .map_err(|error| Exit::usage(&format!("RUST_LOG={filter}: {error}")))?;
+        }
+        let automatic = if cpu_limit.is_some_and(|limit| limit >= 2.0) {
+            2
+        } else {
+            1
+        };
+        Ok(Self {
+            command,
+            listen: listen(&common.listen, from_env)?,
+            admin_listen: common.admin_listen.0,
+            workers: common.workers.0.unwrap_or(automatic),
+            connections_per_node: common.connections_per_node.into(),
+            // At most 1 GiB, which every usize holds here.
+            max_value: usize::try_from(common.max_value).unwrap_or(usize::MAX),
+            deny_flush_all: common.deny_flush_all,
+            merge_gets: common.merge_gets,
+            on_node_down: common.on_node_down,
+            connect_timeout: common.connect_timeout,
+            max_connections: usize::try_from(common.max_connections).unwrap_or(usize::MAX),
+            log_filter: rust_log.unwrap_or_else(|| common.log_level.as_str().to_owned()),
+            warnings,
+        })
+    }
+}
+
+// === impl Exit ===
+
+impl Exit {
+    fn usage(problem: &str) -> Self {
+        Self {
+            text: format!("slipring: {}", one_line(problem)),
+            stream: Stream::Stderr,
+            code: EXIT_USAGE,
+        }
+    }
+
+    fn from_clap(error: &clap::Error, from_env: &[(String, String)]) -> Self {
+        let text = error.to_string();
+        if matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+        ) {
+            return Self {
+                text: text.trim_end().to_owned(),
+                stream: Stream::Stdout,
+                code: 0,
+            };
+        }
+        // What is wrong, and perhaps what was meant; usage and the way to the help follow.
+        let mut paragraphs = text.trim_start_matches("error: ").split("\n\n");
+        let mut problem = paragraphs.next().unwrap_or_default().to_owned();
+        if let Some(tip) = paragraphs.find(|paragraph| paragraph.trim_start().starts_with("tip:")) {
+            problem.push_str("; ");
+            problem.push_str(tip);
+        }
+        let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else {
+            return Self::usage(&problem);
+        };
+        let long = shown
+            .trim_start_matches('-')
+            .split([' ', '=', '['])
+            .next()
+            .unwrap_or_default();
+        match from_env.iter().find(|(option, _)| option == long) {
+            Some((_, name)) => Self::usage(&problem.replace(&format!("'{shown}'"), name)),
+            None => Self::usage(&problem),
+        }
+    }
+}
+
+/// Without a command it is `serve`.
+fn with_subcommand(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    if args.is_empty() {
+        args.push("slipring".into());
+    }
+    let of_the_program = ["-h", "--help", "-V", "--version"];
+    let is_serve = match args.get(1).map(|arg| arg.to_string_lossy()) {
+        Some(arg) => arg.starts_with('-') && !of_the_program.contains(&&*arg),
+        None => true,
+    };
+    if is_serve {
+        args.insert(1, "serve".into());
+    }
+    args
+}
+
+/// Options of the chosen command that no flag has set: long name and variable.
+fn unset_options(declared: &clap::Command, matches: &ArgMatches) -> Vec<(String, String)> {
+    let Some((name, matches)) = matches.subcommand() else {
+        return Vec::new();
+    };
+    let Some(command) = declared.find_subcommand(name) else {
+        return Vec::new();
+    };
+    let options = command
+        .get_arguments()
+        .filter_map(|arg| Some((arg, arg.get_long()?, arg.get_env()?)));
+    options
+        .filter(|(arg, ..)| {
+            matches.value_source(arg.get_id().as_str()) != Some(ValueSource::CommandLine)
+        })
+        .map(|(_, long, env)| (long.to_owned(), env.to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// Kubernetes describes a Service called `memcached` to every pod as `MEMCACHED_PORT=tcp://10.0.0.9:11211`.
+fn is_service_link(port: &str) -> bool {
+    ["tcp://", "udp://", "sctp://"]
+        .iter()
+        .any(|scheme| port.starts_with(scheme))
+}
+
+fn nodes(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Vec<Node>, Exit> {
+    if serve.nodes.is_empty() {
+        return Err(Exit::usage(
+            "no nodes: list them with --nodes or MEMCACHED_NODES; `slipring dev` brings its own",
+        ));
+    }
+    let list = serve.nodes.join(",");
+    parse_nodes(&list, serve.node_port)
+        .map_err(|error| Exit::usage(&format!("{}: {error}", source("nodes", from_env))))
+}
+
+fn listen(items: &[ListenItem], from_env: &FromEnvironment) -> Result<Listen, Exit> {
+    let refuse =
+        |problem: String| Exit::usage(&format!("{}: {problem}", source("listen", from_env)));
+    let mut addresses = Vec::new();
+    for item in items {
+        match item {
+            ListenItem::Localhost if items.len() == 1 => return Ok(Listen::Default),
+            ListenItem::Localhost => {
+                return Err(refuse("localhost goes with no other address".to_owned()));
+            }
+            ListenItem::Address(address) if address.port() != 0 && addresses.contains(address) => {
+                return Err(refuse(format!("{address} is listed twice")));
+            }
+            ListenItem::Address(address) => addresses.push(*address),
+        }
+    }
+    Ok(Listen::Explicit(addresses))
+}
+
+/// How the user gave an option: the variable's name or the flag.
+fn source(long: &str, from_env: &FromEnvironment) -> String {
+    match from_env.iter().find(|(option, _)| option == long) {
+        Some((_, name)) => name.clone(),
+        None => format!("--{long}"),
+    }
+}
+
+/// Whatever a value contained, the complaint about it is one line.
+fn one_line(text: &str) -> String {
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    words.replace(char::is_control, "?")
+}
+
+#[cfg(test)]
+mod tests;

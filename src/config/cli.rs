@@ -1,0 +1,324 @@
+//! The command line: every option, declared once. Names, defaults and help here are the manual page, and README's
+//! table is rendered from them.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::Resettable};
+
+use super::OnNodeDown;
+
+/// A memcached sidecar proxy: one local port, a hash ring of nodes behind it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "slipring",
+    version,
+    propagate_version = true,
+    override_usage = "slipring [COMMAND] [OPTIONS]",
+    after_help = "Without a command it is `serve`, which takes the options: slipring serve --help"
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: CliCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CliCommand {
+    /// Run the sidecar; the same as no command at all
+    Serve(ServeArgs),
+    /// Run the same proxy in front of embedded in-memory nodes: nothing to install
+    Dev(DevArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Nodes, `host[:port][=weight]`, separated by commas (or semicolons, spaces, newlines); weights 1 to 1000
+    #[arg(long, env = "MEMCACHED_NODES", value_name = "LIST")]
+    pub(super) nodes: Vec<String>,
+
+    /// Port of nodes named without one
+    #[arg(long, env = NODE_PORT, value_name = "PORT", default_value_t = 11211, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) node_port: u16,
+
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DevArgs {
+    /// Number of embedded nodes, 1 to 20
+    #[arg(long, env = "SLIPRING_DEV_NODES", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    pub(super) nodes: u8,
+
+    /// Memory for values of each embedded node, 1MiB to 64GiB
+    #[arg(long, env = "SLIPRING_DEV_NODE_MEMORY", value_name = "SIZE", default_value = "64MiB", value_parser = parse_node_memory)]
+    pub(super) node_memory: u64,
+
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CommonArgs {
+    /// Addresses clients connect to, `IP:port`, repeatable or comma separated; `localhost` is `127.0.0.1:11211` and, where the machine has it, `[::1]:11211`
+    #[arg(long, env = "SLIPRING_LISTEN", value_name = "ADDRESS", default_value = "localhost", value_delimiter = ',', value_parser = parse_listen)]
+    pub(super) listen: Vec<ListenItem>,
+
+    /// Address of the HTTP endpoint for health, metrics and the ring, `IP:port`; `off` for none
+    #[arg(long, env = "SLIPRING_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:9150", value_parser = parse_admin_listen)]
+    pub(super) admin_listen: AdminListen,
+
+    /// Worker threads, 1 to 64; `auto` is 1, or 2 when the CPU limit of the container is 2 or more
+    #[arg(long, env = "SLIPRING_WORKERS", value_name = "N", default_value = "auto", value_parser = parse_workers)]
+    pub(super) workers: Workers,
+
+    /// Connections of each worker to each node, 1 to 16; opened at start and shared by all clients
+    #[arg(long, env = "SLIPRING_CONNECTIONS_PER_NODE", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(super) connections_per_node: u8,
+
+    /// Longest time to open a connection to a node, 1ms to 60s
+    #[arg(long, env = "SLIPRING_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "250ms", value_parser = parse_connect_timeout)]
+    pub(super) connect_timeout: Duration,
+
+    /// Client connections at a time, 1 to 1000000; further ones wait to be accepted
+    #[arg(long, env = "SLIPRING_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) max_connections: u32,
+
+    /// Largest value a client may store, 1KiB to 1GiB; the nodes' own limit (`memcached -I`) holds besides
+    #[arg(long, env = "SLIPRING_MAX_VALUE", value_name = "SIZE", default_value = "128MiB", value_parser = parse_max_value)]
+    pub(super) max_value: u64,
+
+    /// Put gets that arrive together into one request per node
+    #[arg(long, env = "SLIPRING_MERGE_GETS", value_name = "on|off", default_value = "on", value_parser = parse_switch, action = clap::ArgAction::Set)]
+    pub(super) merge_gets: bool,
+
+    /// What a read gets while its node is down: `miss` or `error`; writes always get an error
+    #[arg(
+        long,
+        env = "SLIPRING_ON_NODE_DOWN",
+        value_name = "miss|error",
+        default_value = "miss",
+        value_enum,
+        hide_possible_values = true
+    )]
+    pub(super) on_node_down: OnNodeDown,
+
+    /// Refuse `flush_all`, which would empty every node
+    #[arg(long, env = "SLIPRING_DENY_FLUSH_ALL", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
+    pub(super) deny_flush_all: bool,
+
+    /// What is logged: `off`, `error`, `warn`, `info`, `debug` or `trace`; `RUST_LOG`, when set, wins
+    #[arg(
+        long,
+        env = "SLIPRING_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        value_enum,
+        hide_possible_values = true
+    )]
+    pub(super) log_level: LogLevel,
+}
+
+/// The variable that Kubernetes also sets, to something else.
+pub(super) const NODE_PORT: &str = "MEMCACHED_PORT";
+
+/// One element of `--listen`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ListenItem {
+    Localhost,
+    Address(SocketAddr),
+}
+
+/// `None` is `off`. A type of its own, for clap reads an `Option` as "may be left out".
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AdminListen(pub(super) Option<SocketAddr>);
+
+/// `None` is `auto`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Workers(pub(super) Option<usize>);
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+// === impl LogLevel ===
+
+impl LogLevel {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// The command as it parses: clap would read the variables from the process itself, before any option is looked at,
+/// so their names move into the help and [`super::parse`] reads the values.
+pub(super) fn without_environment(command: clap::Command) -> clap::Command {
+    command.mut_subcommands(|subcommand| {
+        subcommand.mut_args(|arg| {
+            let Some(name) = arg
+                .get_env()
+                .map(|name| name.to_string_lossy().into_owned())
+            else {
+                return arg;
+            };
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            arg.env(Resettable::Reset)
+                .help(format!("{help} [env: {name}]"))
+        })
+    })
+}
+
+fn parse_listen(text: &str) -> Result<ListenItem, String> {
+    match text.trim() {
+        "localhost" => Ok(ListenItem::Localhost),
+        address => parse_address(address).map(ListenItem::Address),
+    }
+}
+
+fn parse_admin_listen(text: &str) -> Result<AdminListen, String> {
+    if text == "off" {
+        return Ok(AdminListen(None));
+    }
+    let address = parse_address(text).map_err(|error| format!("{error}, or off"))?;
+    Ok(AdminListen(Some(address)))
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "expected IP:port such as 127.0.0.1:11211 or [::1]:11211".to_owned())
+}
+
+fn parse_workers(text: &str) -> Result<Workers, String> {
+    if text == "auto" {
+        return Ok(Workers(None));
+    }
+    let number = text.parse().ok().filter(|number| (1..=64).contains(number));
+    number
+        .map(|number| Workers(Some(number)))
+        .ok_or_else(|| "expected 1 to 64, or auto".to_owned())
+}
+
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" | "true" | "1" => Ok(true),
+        "off" | "false" | "0" => Ok(false),
+        _ => Err("expected on or off (true, false, 1 and 0 do, too)".to_owned()),
+    }
+}
+
+fn parse_connect_timeout(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000)];
+    let range = Duration::from_millis(1)..=Duration::from_secs(60);
+    with_unit(text, &units)
+        .map(Duration::from_millis)
+        .filter(|duration| range.contains(duration))
+        .ok_or_else(|| "expected a duration from 1ms to 60s, with its unit (ms, s or m)".to_owned())
+}
+
+fn parse_max_value(text: &str) -> Result<u64, String> {
+    let range = 1 << 10..=1 << 30;
+    let size = parse_size(text).filter(|size| range.contains(size));
+    size.ok_or_else(|| {
+        "expected a size from 1KiB to 1GiB, such as 128MiB, 128m or 134217728".to_owned()
+    })
+}
+
+fn parse_node_memory(text: &str) -> Result<u64, String> {
+    let range = 1 << 20..=64 << 30;
+    let size = parse_size(text).filter(|size| range.contains(size));
+    size.ok_or_else(|| {
+        "expected a size from 1MiB to 64GiB, such as 64MiB, 64m or 67108864".to_owned()
+    })
+}
+
+/// Bytes, or a number with a binary unit: `KiB`, `Ki` (as Kubernetes writes it) and `k` (as memcached does) are 1024.
+/// `KB` is refused: half the world means 1000 by it.
+fn parse_size(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 10] = [
+        ("kib", 1 << 10),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+        ("ki", 1 << 10),
+        ("mi", 1 << 20),
+        ("gi", 1 << 30),
+        ("k", 1 << 10),
+        ("m", 1 << 20),
+        ("g", 1 << 30),
+        ("", 1),
+    ];
+    with_unit(&text.to_ascii_lowercase(), &UNITS)
+}
+
+/// A whole number directly followed by one of the units, in units of one.
+fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(end)?;
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("134217728", Some(128 << 20)),
+            ("128MiB", Some(128 << 20)),
+            ("128mib", Some(128 << 20)),
+            ("128Mi", Some(128 << 20)),
+            ("128m", Some(128 << 20)),
+            ("128M", Some(128 << 20)),
+            ("1g", Some(1 << 30)),
+            ("64KiB", Some(64 << 10)),
+            ("128MB", None),
+            ("128 MiB", None),
+            ("1.5m", None),
+            ("-1", None),
+            ("+1", None),
+            ("", None),
+            ("m", None),
+            ("99999999999999999999", None),
+            ("18446744073709551615k", None),
+            ("1ä", None),
+        ] {
+            assert_eq!(parse_size(text), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        for (text, milliseconds) in [
+            ("250ms", Some(250)),
+            ("5s", Some(5000)),
+            ("1m", Some(60_000)),
+            ("60s", Some(60_000)),
+            ("0ms", None),
+            ("61s", None),
+            ("5", None),
+            ("1.5s", None),
+            ("", None),
+            ("s", None),
+        ] {
+            assert_eq!(
+                parse_connect_timeout(text).ok(),
+                milliseconds.map(Duration::from_millis),
+                "{text}"
+            );
+        }
+    }
+}
