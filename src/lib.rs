@@ -3,7 +3,12 @@
 pub mod config;
 pub mod server;
 
+pub mod listener;
+pub mod worker;
+
 pub mod protocol;
+pub mod proxy;
 pub mod routing;
 
 pub mod discovery;
+pub mod metrics;

@@ -228,6 +228,13 @@ impl Refusal<'_> {
         }
     }
 
+    /// The answer to a line longer than [`MAX_LINE`](super::MAX_LINE). memcached closes without a
+    /// word; what the rest of the line is cannot be told, so the connection is closed here too.
+    #[must_use]
+    pub const fn line_too_long() -> Refusal<'static> {
+        Refusal::new("CLIENT_ERROR line too long").with_block(Block::Unknown)
+    }
+
     const fn quiet_if(mut self, quiet: bool) -> Self {
         self.quiet = quiet;
         self

@@ -1,0 +1,171 @@
+//! What the workers count.
+//!
+//! Each worker owns one block of cells and is the only one to write it, so counting is a plain load
+//! and store; readers sum the blocks. Counters never go backwards while the process lives.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+
+/// A number written by one thread and read by any.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning worker may call this: it is a load and a store.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Takes `n` away (gauges only); the owning worker only.
+    #[inline]
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// The present value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// How a worker sees a node. The node's reported state is the worst of the workers'.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodeState {
+    /// Answers.
+    Up,
+    /// The first connection is on its way; requests wait for it.
+    #[default]
+    Connecting,
+    /// Requests are answered by the proxy until a connection succeeds.
+    Down,
+}
+
+impl NodeState {
+    /// The word shown to people and programs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Connecting => "connecting",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// One worker's view of one node.
+#[derive(Debug)]
+pub struct NodeCells(AtomicU8);
+
+impl Default for NodeCells {
+    fn default() -> Self {
+        Self(AtomicU8::new(NodeState::Connecting as u8))
+    }
+}
+
+impl NodeCells {
+    /// Publishes the state; the owning worker only.
+    pub fn set(&self, state: NodeState) {
+        self.0.store(state as u8, Relaxed);
+    }
+
+    /// The state last published.
+    #[must_use]
+    pub fn get(&self) -> NodeState {
+        match self.0.load(Relaxed) {
+            0 => NodeState::Up,
+            1 => NodeState::Connecting,
+            _ => NodeState::Down,
+        }
+    }
+}
+
+/// One worker's cells. Units: bytes where the name says so, else events.
+#[derive(Debug, Default)]
+#[allow(
+    missing_docs,
+    reason = "each name is its meaning; the metrics issue adds the table of help texts"
+)]
+pub struct WorkerCells {
+    pub connections: Counter,
+    pub connections_total: Counter,
+    pub bytes_read: Counter,
+    pub bytes_written: Counter,
+    /// Keys asked for by `get`, `gets`, `gat` and `gats`.
+    pub get_keys: Counter,
+    pub get_hits: Counter,
+    pub get_misses: Counter,
+    pub stores: Counter,
+    pub touches: Counter,
+    pub flushes: Counter,
+    /// Keys answered as a miss because their node could not be asked.
+    pub soft_misses: Counter,
+    /// Requests answered `SERVER_ERROR proxy: …`.
+    pub soft_errors: Counter,
+    /// Replies swallowed because nobody waits for them (`noreply`, clients gone).
+    pub dropped_replies: Counter,
+    /// Upstream connections closed because they were out of step.
+    pub desyncs: Counter,
+    /// Upstream connections that failed otherwise.
+    pub upstream_failures: Counter,
+    /// Keys that travelled in a group of more than one client.
+    pub merged_keys: Counter,
+    /// Keys given to a client from another client's request of the same round.
+    pub coalesced_keys: Counter,
+    /// Requests and replies that used a bulk lane.
+    pub bulk_transfers: Counter,
+    /// Clients closed because they did not read their replies.
+    pub clients_too_slow: Counter,
+    pub nodes: Box<[NodeCells]>,
+}
+
+/// The cells of all workers.
+#[derive(Debug)]
+pub struct Cells(Box<[WorkerCells]>);
+
+impl Cells {
+    /// Cells for so many workers and nodes.
+    #[must_use]
+    pub fn new(workers: usize, nodes: usize) -> Self {
+        let block = || WorkerCells {
+            nodes: (0..nodes).map(|_| NodeCells::default()).collect(),
+            ..WorkerCells::default()
+        };
+        Self((0..workers.max(1)).map(|_| block()).collect())
+    }
+
+    /// How many workers there are.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The cells of one worker; the last one's for an index out of range.
+    ///
+    /// # Panics
+    /// Never: there is at least one worker.
+    #[must_use]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the index is capped and there is at least one block"
+    )]
+    pub fn worker(&self, index: usize) -> &WorkerCells {
+        &self.0[index.min(self.0.len() - 1)]
+    }
+
+    /// The sum of one counter over the workers.
+    pub fn sum(&self, counter: impl Fn(&WorkerCells) -> &Counter) -> u64 {
+        self.0.iter().map(|cells| counter(cells).get()).sum()
+    }
+
+    /// The worst state any worker sees a node in.
+    #[must_use]
+    pub fn node_state(&self, node: usize) -> NodeState {
+        self.0
+            .iter()
+            .filter_map(|cells| cells.nodes.get(node))
+            .map(NodeCells::get)
+            .max()
+            .unwrap_or_default()
+    }
+}

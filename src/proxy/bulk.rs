@@ -1,0 +1,442 @@
+//! Values above 1 MiB: never held whole, and nobody waits behind them who need not.
+//!
+//! A large *body* waits, unread, until its client has nothing in flight, then streams through a bulk
+//! lane that is that client's alone.
+//!
+//! A large *reply* shows itself at the head of a shared lane. The lane *turns*: a fresh lane takes
+//! its place, and the reads of everyone else who has no write on it are asked again there. If only
+//! the reader of the value is left and a bulk lane is free, the turned lane is its bulk lane and may
+//! pause for it. Else the reader's own reads are asked again through a bulk lane when one is free,
+//! and what is left of the turned lane is read to its end, never pausing, and closed.
+//!
+//! A client that changes lanes sends nothing new before everything it has in flight is answered
+//! (invariant B).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::client::Stall;
+use super::table::Key;
+use super::upstream::{Entry, Kind, Verb};
+use super::{ClientId, Core, Effect, NodeIndex, Tick, UpstreamId};
+use crate::protocol::request::ReadVerb;
+
+/// Values above this many bytes are streamed.
+pub(super) const BULK_VALUE: usize = 1 << 20;
+/// Most bytes of a streamed value that wait here, in either direction.
+pub(super) const STREAM_BYTES: usize = 256 << 10;
+/// Most bulk lanes per node and worker; further large values wait.
+const MAX_BULK: usize = 4;
+/// A bulk lane without work is kept this long.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The bulk lanes of one node.
+#[derive(Debug, Default)]
+pub(super) struct Bulk {
+    /// How many are in use.
+    busy: usize,
+    /// Clients that wait for one, in the order they came.
+    waiting: VecDeque<ClientId>,
+    /// Connected and without work.
+    idle: Vec<UpstreamId>,
+}
+
+/// The unanswered part of a read, to be asked again.
+#[derive(Debug)]
+pub(super) struct BulkRead {
+    seq: u32,
+    verb: ReadVerb,
+    keys: Vec<Vec<u8>>,
+}
+
+impl Core {
+    /// The reply at the head of a shared lane announces a large value of the group's key `key`.
+    pub(super) fn turn_lane(&mut self, id: UpstreamId, key: usize) {
+        let Some(up) = self.upstreams.get(id.0) else {
+            return;
+        };
+        let node = up.node;
+        let writers: Vec<ClientId> = up
+            .fifo
+            .iter()
+            .filter(|entry| !matches!(entry, Entry::Group(_)))
+            .flat_map(Entry::clients)
+            .collect();
+        let owner = up.body_askers().and_then(|(group, key)| {
+            let askers = group
+                .askers(key)
+                .filter_map(|i| group.members.get(i).map(|m| m.client));
+            askers
+                .into_iter()
+                .find(|client| self.clients.get(client.0).is_some())
+        });
+        self.shared.cells().bulk_transfers.add(1);
+        let fresh = self.fresh_lane(node, id);
+        for (client, read) in
+            self.take_reads(id, key, |c| Some(c) != owner && !writers.contains(&c))
+        {
+            self.ask_again(client, fresh, &read);
+        }
+        let others = self.drain_all(id, owner);
+        let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
+            return;
+        };
+        let free = entry.bulk.busy < MAX_BULK;
+        match owner {
+            Some(owner) if !others && free => {
+                entry.bulk.busy += 1;
+                self.set_kind(id, Kind::Bulk { owner });
+            }
+            Some(owner) if !writers.contains(&owner) => {
+                let reads = self.take_reads(id, key, |client| client == owner);
+                if let Some(client) = self.clients.get_mut(owner.0) {
+                    client
+                        .bulk_reads
+                        .extend(reads.into_iter().map(|(_, read)| read));
+                }
+                self.retire(id, others);
+                self.await_bulk(owner, node);
+            }
+            Some(_) => self.set_kind(id, Kind::Retired),
+            None => self.retire(id, others),
+        }
+    }
+
+    /// Lets a lane run dry, or closes it when nobody waits on it.
+    fn retire(&mut self, id: UpstreamId, others: bool) {
+        if others {
+            self.set_kind(id, Kind::Retired);
+        } else {
+            self.drop_upstream(id, b"");
+        }
+    }
+
+    fn set_kind(&mut self, id: UpstreamId, kind: Kind) {
+        if let Some(up) = self.upstreams.get_mut(id.0) {
+            up.kind = kind;
+        }
+    }
+
+    /// Puts a fresh shared lane in the place of one that turns.
+    fn fresh_lane(&mut self, node: NodeIndex, old: UpstreamId) -> UpstreamId {
+        self.release_waiters(old);
+        let idle = self
+            .nodes
+            .get_mut(usize::from(node.0))
+            .and_then(|entry| entry.bulk.idle.pop());
+        let fresh = match idle {
+            Some(id) => {
+                self.set_kind(id, Kind::Shared);
+                id
+            }
+            None => self.open_upstream(node, Kind::Shared, Duration::ZERO),
+        };
+        self.set_kind(old, Kind::Retired);
+        self.replace_lane(node, old, fresh);
+        fresh
+    }
+
+    /// Every client that waits on a lane sends nothing new before it is answered. Returns whether
+    /// there is one besides `owner`.
+    fn drain_all(&mut self, id: UpstreamId, owner: Option<ClientId>) -> bool {
+        let Some(up) = self.upstreams.get(id.0) else {
+            return false;
+        };
+        let mut others = false;
+        for waiting in up.fifo.iter().flat_map(Entry::clients) {
+            if let Some(client) = self.clients.get_mut(waiting.0) {
+                client.draining = true;
+                others |= Some(waiting) != owner;
+            }
+        }
+        others
+    }
+
+    /// Takes the unanswered reads of some clients off a lane. `head` is the key whose value has just
+    /// been announced: those that asked for it have not got it.
+    fn take_reads(
+        &mut self,
+        id: UpstreamId,
+        head: usize,
+        takes: impl Fn(ClientId) -> bool,
+    ) -> Vec<(ClientId, BulkRead)> {
+        let Self {
+            upstreams, clients, ..
+        } = self;
+        let mut taken = Vec::new();
+        let Some(up) = upstreams.get_mut(id.0) else {
+            return taken;
+        };
+        for (place, entry) in up.fifo.iter_mut().enumerate() {
+            let Entry::Group(group) = entry else { continue };
+            for index in 0..group.members.len() {
+                let asks_head = place == 0 && group.askers(head).any(|asker| asker == index);
+                let first = asks_head.then(|| group.text(head).to_vec());
+                let open = group.open_keys(index).map(<[u8]>::to_vec);
+                let keys: Vec<Vec<u8>> = first.into_iter().chain(open).collect();
+                let verb = group.verb;
+                let Some(member) = group.members.get_mut(index) else {
+                    continue;
+                };
+                let id = member.client;
+                let Some(client) = clients.get_mut(id.0).filter(|_| takes(id)) else {
+                    continue;
+                };
+                client.in_flight = client.in_flight.saturating_sub(1);
+                member.client = ClientId(Key::NONE);
+                if !member.done {
+                    member.done = true;
+                    taken.push((
+                        id,
+                        BulkRead {
+                            seq: member.seq,
+                            verb,
+                            keys,
+                        },
+                    ));
+                }
+            }
+        }
+        taken
+    }
+
+    /// Asks again for what a client has not got, into the slot that waits for it.
+    fn ask_again(&mut self, id: ClientId, lane: UpstreamId, read: &BulkRead) {
+        let Self {
+            upstreams,
+            clients,
+            shared,
+            ..
+        } = self;
+        let (Some(client), Some(up)) = (clients.get_mut(id.0), upstreams.get_mut(lane.0)) else {
+            return;
+        };
+        let room: usize = read.keys.iter().map(|key| key.len() + 1).sum();
+        let merge =
+            shared.settings.merge_gets && matches!(read.verb, ReadVerb::Get | ReadVerb::Gets);
+        let joins = up
+            .open_group()
+            .is_some_and(|group| merge && group.verb == read.verb && group.has_room(room));
+        if !joins {
+            let mut group = shared.group();
+            group.reset(read.verb);
+            up.push_group(group, shared);
+        }
+        let Some(group) = up.open_group() else { return };
+        group.join(id, read.seq);
+        client.in_flight += 1;
+        for key in &read.keys {
+            group.add(key, crate::routing::Topology::hash(key));
+        }
+        up.touch(lane, shared);
+    }
+
+    /// A client waits for a bulk lane of a node: for its large body, or for its large reads.
+    pub(super) fn await_bulk(&mut self, id: ClientId, node: NodeIndex) {
+        let Some(client) = self.clients.get_mut(id.0) else {
+            return;
+        };
+        client.stall = Stall::Bulk;
+        if let Some(entry) = self.nodes.get_mut(usize::from(node.0)) {
+            entry.bulk.waiting.push_back(id);
+        }
+        self.grant(node);
+    }
+
+    /// Gives free bulk lanes to those that wait.
+    fn grant(&mut self, node: NodeIndex) {
+        loop {
+            let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
+                return;
+            };
+            if entry.bulk.busy >= MAX_BULK {
+                return;
+            }
+            let Some(owner) = entry.bulk.waiting.pop_front() else {
+                return;
+            };
+            if self.clients.get(owner.0).is_none() {
+                continue;
+            }
+            entry.bulk.busy += 1;
+            let idle = entry.bulk.idle.pop();
+            let lane = match idle {
+                Some(id) => {
+                    self.set_kind(id, Kind::Bulk { owner });
+                    id
+                }
+                None => self.open_upstream(node, Kind::Bulk { owner }, Duration::ZERO),
+            };
+            self.begin_bulk(owner, lane);
+        }
+    }
+
+    fn begin_bulk(&mut self, owner: ClientId, lane: UpstreamId) {
+        let Some(client) = self.clients.get_mut(owner.0) else {
+            return;
+        };
+        // It goes on in its turn: with its body, or when its reads are answered.
+        client.stall = Stall::Lane;
+        client.draining = true;
+        let reads = std::mem::take(&mut client.bulk_reads);
+        if let Some((large, seq)) = client.begin_stream(lane) {
+            self.shared.cells().bulk_transfers.add(1);
+            client.in_flight += 1;
+            if let Some(up) = self.upstreams.get_mut(lane.0) {
+                up.push(
+                    &large.header,
+                    Entry::Single {
+                        client: owner,
+                        seq,
+                        verb: Verb::Store,
+                    },
+                    &mut self.shared,
+                );
+                up.touch(lane, &mut self.shared);
+            }
+        }
+        for read in &reads {
+            self.ask_again(owner, lane, read);
+        }
+        self.shared.resume.push_back(owner);
+    }
+
+    /// Whether a lane's reader has so much waiting that the node is to be read later. Only a lane
+    /// that nobody else waits on is ever paused.
+    pub(super) fn reader_is_behind(&mut self, id: UpstreamId) -> bool {
+        let Some(up) = self.upstreams.get(id.0) else {
+            return false;
+        };
+        if up.kind == Kind::Shared {
+            return false;
+        }
+        let Some((group, key)) = up.body_askers() else {
+            return false;
+        };
+        let mut readers = group
+            .askers(key)
+            .filter_map(|i| group.members.get(i).map(|member| member.client));
+        let (Some(reader), None) = (readers.next(), readers.next()) else {
+            return false;
+        };
+        let others = up
+            .fifo
+            .iter()
+            .flat_map(Entry::waiting)
+            .any(|c| c != reader && self.clients.get(c.0).is_some());
+        let Some(client) = self.clients.get_mut(reader.0).filter(|_| !others) else {
+            return false;
+        };
+        if client.replies.bytes() < STREAM_BYTES {
+            return false;
+        }
+        client.paused = Some(id);
+        true
+    }
+
+    /// Something on a bulk or retired lane is over: closes it, or keeps it for the next, when nobody
+    /// needs it any more.
+    pub(super) fn release_bulk(&mut self, id: UpstreamId) {
+        let Some(up) = self.upstreams.get(id.0) else {
+            return;
+        };
+        if matches!(up.kind, Kind::Shared | Kind::Idle { .. }) {
+            return;
+        }
+        let needed = up
+            .fifo
+            .iter()
+            .flat_map(Entry::waiting)
+            .any(|client| self.clients.get(client.0).is_some());
+        let Kind::Bulk { owner } = up.kind else {
+            if !needed {
+                self.drop_upstream(id, b"");
+            }
+            return;
+        };
+        let streams = self
+            .clients
+            .get(owner.0)
+            .is_some_and(|client| client.streams_through(id));
+        if needed || streams {
+            return;
+        }
+        if !up.fifo.is_empty() {
+            // Only what nobody waits for is still to come.
+            return self.drop_upstream(id, b"");
+        }
+        let (node, since) = (up.node, self.shared.now);
+        self.set_kind(id, Kind::Idle { since });
+        if let Some(entry) = self.nodes.get_mut(usize::from(node.0)) {
+            entry.bulk.busy = entry.bulk.busy.saturating_sub(1);
+            entry.bulk.idle.push(id);
+        }
+        self.shared.effects.push(Effect::Tick(IDLE));
+        self.grant(node);
+    }
+
+    /// A bulk lane is gone.
+    pub(super) fn bulk_lost(&mut self, id: UpstreamId, node: NodeIndex, kind: Kind) {
+        let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
+            return;
+        };
+        match kind {
+            Kind::Bulk { owner } => {
+                entry.bulk.busy = entry.bulk.busy.saturating_sub(1);
+                if let Some(client) = self.clients.get_mut(owner.0)
+                    && client.streams_through(id)
+                {
+                    client.stream_lost();
+                }
+                self.grant(node);
+            }
+            Kind::Idle { .. } => entry.bulk.idle.retain(|idle| *idle != id),
+            Kind::Shared | Kind::Retired => {}
+        }
+    }
+
+    /// A client has gone: a lane that worked for it alone is closed, whatever it was doing.
+    pub(super) fn drop_lanes_of(&mut self, owner: ClientId) {
+        let mine = self
+            .upstreams
+            .iter()
+            .find(|(_, up)| up.kind == Kind::Bulk { owner });
+        if let Some(id) = mine.map(|(key, _)| UpstreamId(key)) {
+            self.drop_upstream(id, b"");
+        }
+    }
+
+    /// The block of a streamed value does not end as it must: its request is never completed.
+    pub(super) fn refuse_stream(&mut self, id: ClientId, lane: UpstreamId, seq: Option<u32>) {
+        if let (Some(client), Some(seq)) = (self.clients.get_mut(id.0), seq) {
+            client.replies.deliver(
+                seq,
+                b"CLIENT_ERROR bad data chunk\r\n",
+                &mut self.shared.pool,
+            );
+            client.replies.finish(seq, &mut self.shared.pool);
+        }
+        self.drop_upstream(lane, b"");
+    }
+
+    /// Closes bulk lanes that nobody needed for a while. Returns when to look again.
+    pub(super) fn close_idle_bulk(&mut self) -> Option<Tick> {
+        let now = self.shared.now;
+        let idle = |kind: Kind| match kind {
+            Kind::Idle { since } => Some(since.after(IDLE)),
+            _ => None,
+        };
+        let all: Vec<(UpstreamId, Tick)> = self
+            .upstreams
+            .iter()
+            .filter_map(|(key, up)| idle(up.kind).map(|until| (UpstreamId(key), until)))
+            .collect();
+        for (id, _) in all.iter().filter(|(_, until)| *until <= now) {
+            self.drop_upstream(*id, b"");
+        }
+        all.iter()
+            .map(|(_, until)| *until)
+            .filter(|until| *until > now)
+            .min()
+    }
+}

@@ -1,0 +1,372 @@
+//! The core: bytes and a time in, bytes out. No socket, clock, await or unsafe.
+//!
+//! The rim (`worker.rs`) feeds [`Core::client_input`] and [`Core::upstream_input`], writes what the
+//! queues hold and carries out the [`Effect`]s. Everything between is plain `&mut` data, so the
+//! whole proxy can be measured, simulated and fuzzed without a socket.
+//!
+//! # The way of a request
+//! `client.rs` cuts a client's bytes into requests, routes each and puts it on a lane: a line in the
+//! lane's sending queue and an entry in its FIFO. `upstream.rs` cuts a node's bytes into replies and
+//! gives each to the entry at the FIFO's head. `replies.rs` keeps a client's replies in order.
+//! `group.rs` is a merged get, `gather.rs` a fan-out, `bulk.rs` what is different about values above
+//! 1 MiB.
+//!
+//! # Invariants
+//! A to G of the design; [`Core::check_invariants`] checks what can be checked from the data.
+
+mod buffer;
+mod bulk;
+mod client;
+mod gather;
+mod group;
+mod health;
+mod replies;
+pub mod stats;
+mod table;
+mod upstream;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use buffer::{MAX_SLICES, OutBuf};
+pub use table::Key;
+pub use upstream::FailReason;
+
+use crate::config::OnNodeDown;
+use crate::metrics::{Cells, NodeState, WorkerCells};
+use crate::routing::{NodeIndex, Topology};
+use buffer::BufferPool;
+use client::Client;
+use group::Group;
+use health::Health;
+use table::Table;
+use upstream::Upstream;
+
+/// A client connection; finds nothing once the client is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientId(Key);
+
+/// An upstream connection; finds nothing once it is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UpstreamId(Key);
+
+impl ClientId {
+    /// Small and unique among the living: the rim's index.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0.index()
+    }
+}
+
+impl UpstreamId {
+    /// Small and unique among the living: the rim's index.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0.index()
+    }
+}
+
+/// Microseconds since the process started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(pub u64);
+
+impl Tick {
+    /// This moment and a while.
+    #[must_use]
+    pub fn after(self, wait: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)),
+        )
+    }
+}
+
+/// What the core cannot do itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Read from this client again.
+    WakeClient(ClientId),
+    /// Read from this node again.
+    WakeUpstream(UpstreamId),
+    /// Connect to the node after a wait, then call [`Core::upstream_connected`] or
+    /// [`Core::upstream_failed`].
+    Connect(UpstreamId, NodeIndex, Duration),
+    /// Call [`Core::tick`] after this while.
+    Tick(Duration),
+    /// Close this upstream connection; the core has forgotten it.
+    CloseUpstream(UpstreamId),
+    /// Close this client connection; the core has forgotten it. The client may still be sending: a
+    /// close with unread input would reset the connection and could destroy the last answer on its
+    /// way, so the rim sends our end and drops what comes for a moment.
+    CloseClient(ClientId),
+}
+
+/// What the operator chose.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Largest value, in bytes, that is forwarded.
+    pub max_value: usize,
+    /// Shared connections per node, at least 1.
+    pub lanes: usize,
+    /// Refuse `flush_all`.
+    pub deny_flush_all: bool,
+    /// Concurrent single gets of one round travel as one multi-key get.
+    pub merge_gets: bool,
+    /// See [`OnNodeDown`].
+    pub on_node_down: OnNodeDown,
+    /// Unix time, in seconds, at [`Tick`] 0.
+    pub started_at: u64,
+    /// Shown by `stats`.
+    pub pid: u32,
+    /// Most client connections of the process; shown by `stats`.
+    pub max_connections: usize,
+    /// Seed of the reconnect jitter.
+    pub seed: u64,
+}
+
+/// One node as this worker sees it.
+#[derive(Debug)]
+struct NodeEntry {
+    name: Arc<str>,
+    /// The shared lanes, by number.
+    lanes: Vec<UpstreamId>,
+    health: Health,
+    state: NodeState,
+    /// What the node's `VERSION` said last.
+    version: Option<Version>,
+    /// No merged group before this moment (a group was answered by an error line).
+    no_merge_until: Tick,
+    bulk: bulk::Bulk,
+}
+
+/// A memcached version: numbers to compare, text to show.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Version {
+    number: [u32; 3],
+    text: String,
+}
+
+/// What every part of the core may touch besides the connection at hand.
+#[derive(Debug)]
+struct Shared {
+    pool: BufferPool,
+    groups: Vec<Box<Group>>,
+    /// The line under construction.
+    line: Vec<u8>,
+    /// The members a value goes to.
+    askers: Vec<usize>,
+    dirty_clients: Vec<ClientId>,
+    dirty_upstreams: Vec<UpstreamId>,
+    effects: Vec<Effect>,
+    /// Clients whose reason to wait is gone, in the order it went.
+    resume: VecDeque<ClientId>,
+    /// Clients to be closed: drained, or doomed.
+    finished: Vec<ClientId>,
+    cells: Arc<Cells>,
+    worker: usize,
+    now: Tick,
+    settings: Settings,
+    /// How many lanes are at their limit.
+    full_lanes: usize,
+    random: u64,
+}
+
+impl Shared {
+    fn cells(&self) -> &WorkerCells {
+        self.cells.worker(self.worker)
+    }
+
+    /// A step of xorshift: jitter needs no better, and a simulation replays it.
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    fn group(&mut self) -> Box<Group> {
+        self.groups.pop().unwrap_or_else(|| Box::new(Group::new()))
+    }
+
+    fn put_group(&mut self, group: Box<Group>) {
+        if self.groups.len() < 64 {
+            self.groups.push(group);
+        }
+    }
+}
+
+/// One worker's proxy.
+#[derive(Debug)]
+pub struct Core {
+    topology: Arc<Topology>,
+    nodes: Vec<NodeEntry>,
+    clients: Table<Client>,
+    upstreams: Table<Upstream>,
+    shared: Shared,
+    next_lane: usize,
+}
+
+impl Core {
+    /// A core that has no connection yet; the first effects ask for the lanes of each node.
+    #[must_use]
+    pub fn new(
+        topology: Arc<Topology>,
+        settings: Settings,
+        cells: Arc<Cells>,
+        worker: usize,
+    ) -> Self {
+        let shared = Shared {
+            pool: BufferPool::default(),
+            groups: Vec::new(),
+            line: Vec::new(),
+            askers: Vec::new(),
+            dirty_clients: Vec::new(),
+            dirty_upstreams: Vec::new(),
+            effects: Vec::new(),
+            resume: VecDeque::new(),
+            finished: Vec::new(),
+            cells,
+            worker,
+            now: Tick(0),
+            settings,
+            full_lanes: 0,
+            random: settings.seed | 1,
+        };
+        let mut core = Self {
+            topology,
+            nodes: Vec::new(),
+            clients: Table::new(),
+            upstreams: Table::new(),
+            shared,
+            next_lane: 0,
+        };
+        let names: Vec<Arc<str>> = core
+            .topology
+            .nodes()
+            .iter()
+            .map(|node| Arc::clone(&node.name))
+            .collect();
+        for (index, name) in names.into_iter().enumerate() {
+            core.nodes.push(NodeEntry {
+                name,
+                lanes: Vec::new(),
+                health: Health::default(),
+                state: NodeState::Connecting,
+                version: None,
+                no_merge_until: Tick(0),
+                bulk: bulk::Bulk::default(),
+            });
+            for _ in 0..settings.lanes.max(1) {
+                let lane =
+                    core.open_upstream(node_index(index), upstream::Kind::Shared, Duration::ZERO);
+                if let Some(node) = core.nodes.get_mut(index) {
+                    node.lanes.push(lane);
+                }
+            }
+        }
+        core
+    }
+
+    /// Moves the effects asked for since the last call to `into`.
+    pub fn take_effects(&mut self, into: &mut Vec<Effect>) {
+        into.append(&mut self.shared.effects);
+    }
+
+    /// Whether [`Core::take_effects`] would give something.
+    #[must_use]
+    pub fn has_effects(&self) -> bool {
+        !self.shared.effects.is_empty()
+    }
+
+    /// Whether some socket has something to be written.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        !self.shared.dirty_clients.is_empty() || !self.shared.dirty_upstreams.is_empty()
+    }
+
+    /// Moves the sockets that have something to be written to the given lists.
+    pub fn take_dirty(&mut self, clients: &mut Vec<ClientId>, upstreams: &mut Vec<UpstreamId>) {
+        clients.append(&mut self.shared.dirty_clients);
+        upstreams.append(&mut self.shared.dirty_upstreams);
+    }
+
+    /// Gives the emptied lists back, so that the next round allocates none.
+    pub fn reuse_dirty(&mut self, clients: Vec<ClientId>, upstreams: Vec<UpstreamId>) {
+        if self.shared.dirty_clients.capacity() == 0 {
+            self.shared.dirty_clients = clients;
+        }
+        if self.shared.dirty_upstreams.capacity() == 0 {
+            self.shared.dirty_upstreams = upstreams;
+        }
+    }
+
+    /// Does what is due. Returns the next moment something will be, if any.
+    pub fn tick(&mut self, now: Tick) -> Option<Tick> {
+        self.shared.now = now;
+        let next = self.close_idle_bulk();
+        self.finish_round();
+        next
+    }
+
+    /// Ends every public step: resumes clients whose turn has come, forgets those that are done.
+    fn finish_round(&mut self) {
+        loop {
+            if let Some(id) = self.shared.resume.pop_front() {
+                self.resume_client(id);
+            } else if let Some(id) = self.shared.finished.pop() {
+                self.forget_client(id);
+            } else {
+                break;
+            }
+        }
+        #[cfg(debug_assertions)]
+        self.check_invariants();
+    }
+
+    /// Reports a node's state when it changes.
+    fn set_node_state(&mut self, node: NodeIndex, state: NodeState) {
+        let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
+            return;
+        };
+        if let Some(cells) = self.shared.cells().nodes.get(usize::from(node.0)) {
+            cells.set(state);
+        }
+        if entry.state != state {
+            match state {
+                NodeState::Up => tracing::info!(node = %entry.name, "node is up"),
+                NodeState::Connecting => {
+                    tracing::info!(node = %entry.name, "connecting to node again")
+                }
+                NodeState::Down => tracing::warn!(node = %entry.name, "node is down"),
+            }
+            entry.state = state;
+        }
+    }
+
+    /// The lowest version among the nodes: clients switch features by it. Never our own.
+    fn lowest_version(&self) -> &str {
+        self.nodes
+            .iter()
+            .filter_map(|node| node.version.as_ref())
+            .min()
+            .map_or("1.6.0", |version| &version.text)
+    }
+
+    /// Checks what must hold between steps.
+    ///
+    /// # Panics
+    /// In debug builds, when an invariant is broken.
+    pub fn check_invariants(&self) {
+        self.check_counts();
+    }
+}
+
+/// The index type is 16 bits wide; a topology is far smaller.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a topology holds at most 2^16 nodes"
+)]
+const fn node_index(index: usize) -> NodeIndex {
+    NodeIndex(index as u16)
+}

@@ -1,0 +1,538 @@
+//! THE RIM: a thread, a runtime, and one small task per socket.
+//!
+//! The only data-path file that knows sockets. A task reads once per poll into the worker's one
+//! buffer and hands the bytes to the core; what the core queues is written by the *flusher*, a task
+//! that the first enqueue of a round wakes. The runtime's queue is a plain FIFO, so the flusher runs
+//! behind every task of the same round, and one write carries all they queued.
+//!
+//! The core is borrowed at the top of a step and never across an await; its effects are carried out
+//! after the borrow ends.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+
+use crate::metrics::Cells;
+use crate::proxy::{
+    ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId,
+};
+use crate::routing::{Node, NodeIndex, Topology};
+
+/// One read takes at most this many bytes; the buffer stays in the L2 cache.
+const SCRATCH: usize = 64 << 10;
+/// Tasks that run before the runtime asks for new events. More than the default of 61, so that a
+/// round of many clients is one round.
+const EVENT_INTERVAL: u32 = 128;
+/// How long, and for how many bytes, a closed client is listened to after our last word, so that
+/// a reset does not overtake it.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 16 << 20;
+/// Connections handed over and not yet taken.
+const HANDOVER: usize = 1024;
+
+/// What a worker is made of.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The ring.
+    pub topology: Arc<Topology>,
+    /// What the operator chose.
+    pub settings: Settings,
+    /// Where it counts.
+    pub cells: Arc<Cells>,
+    /// Longest time to open a connection to a node.
+    pub connect_timeout: Duration,
+    /// The zero of the core's time.
+    pub started: Instant,
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker {
+    /// Client connections go here; dropping it ends the worker.
+    pub sender: mpsc::Sender<std::net::TcpStream>,
+    /// The worker's thread.
+    pub thread: JoinHandle<()>,
+}
+
+/// Starts a worker.
+///
+/// # Errors
+/// When the thread or its runtime cannot be made.
+pub fn spawn(index: usize, parts: Parts) -> io::Result<Worker> {
+    let (sender, receiver) = mpsc::channel(HANDOVER);
+    let runtime = move || {
+        Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .event_interval(EVENT_INTERVAL)
+            .build_local(LocalOptions::default())
+    };
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || match runtime() {
+            Ok(runtime) => runtime.block_on(run(index, parts, receiver)),
+            Err(error) => tracing::error!(%error, "worker cannot start"),
+        })?;
+    Ok(Worker { sender, thread })
+}
+
+async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<std::net::TcpStream>) {
+    let core = Core::new(
+        Arc::clone(&parts.topology),
+        parts.settings,
+        Arc::clone(&parts.cells),
+        index,
+    );
+    let rim = Rc::new(Rim {
+        core: RefCell::new(core),
+        scratch: RefCell::new(vec![0; SCRATCH]),
+        clients: RefCell::default(),
+        upstreams: RefCell::default(),
+        flusher: RefCell::new(Waker::noop().clone()),
+        flusher_woken: Cell::new(false),
+        effects: RefCell::default(),
+        parts,
+    });
+    let flusher = Rc::clone(&rim);
+    spawn_local(poll_fn(move |cx| flusher.poll_flush(cx)));
+    rim.apply();
+    while let Some(stream) = receiver.recv().await {
+        match TcpStream::from_std(stream) {
+            Ok(stream) => {
+                spawn_local(Rc::clone(&rim).client(stream));
+            }
+            Err(error) => tracing::warn!(%error, "client connection lost at hand-over"),
+        }
+    }
+}
+
+/// The writing half of a socket, and how its task is woken.
+#[derive(Debug)]
+struct Socket<Id> {
+    id: Id,
+    write: OwnedWriteHalf,
+    /// Wakes the task that reads this socket.
+    task: Waker,
+    /// The kernel took less than there was; the task waits for room.
+    blocked: bool,
+}
+
+/// Sockets by the index of their id.
+type Sockets<Id> = RefCell<Vec<Option<Socket<Id>>>>;
+
+/// What the tasks of one worker share.
+struct Rim {
+    core: RefCell<Core>,
+    scratch: RefCell<Vec<u8>>,
+    clients: Sockets<ClientId>,
+    upstreams: Sockets<UpstreamId>,
+    flusher: RefCell<Waker>,
+    flusher_woken: Cell<bool>,
+    effects: RefCell<Vec<Effect>>,
+    parts: Parts,
+}
+
+/// What a poll of a socket found.
+enum Read {
+    /// So many bytes, now in the buffer.
+    Bytes(usize),
+    End,
+    Failed,
+    /// Nothing now; the task is woken when there is.
+    Pending,
+}
+
+impl Rim {
+    fn now(&self) -> Tick {
+        Tick::default().after(self.parts.started.elapsed())
+    }
+
+    /// Carries out what the core asked for, and wakes the flusher when there is something to write.
+    fn apply(self: &Rc<Self>) {
+        let mut core = self.core.borrow_mut();
+        if core.has_effects() {
+            let mut effects = self.effects.take();
+            core.take_effects(&mut effects);
+            drop(core);
+            for effect in effects.drain(..) {
+                self.carry_out(effect);
+            }
+            self.effects.replace(effects);
+            core = self.core.borrow_mut();
+        }
+        if core.is_dirty() && !self.flusher_woken.replace(true) {
+            self.flusher.borrow().wake_by_ref();
+        }
+    }
+
+    fn carry_out(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::WakeClient(id) => wake(&self.clients, id.index(), |socket| socket.id == id),
+            Effect::WakeUpstream(id) => wake(&self.upstreams, id.index(), |socket| socket.id == id),
+            Effect::Connect(id, node, wait) => {
+                spawn_local(Rc::clone(self).upstream(id, node, wait));
+            }
+            Effect::Tick(wait) => {
+                spawn_local(Rc::clone(self).tick(wait));
+            }
+            // Dropping the writing half sends our end; the task drops the rest.
+            Effect::CloseClient(id) => remove(&self.clients, id.index(), |s| s.id == id),
+            Effect::CloseUpstream(id) => remove(&self.upstreams, id.index(), |s| s.id == id),
+        }
+    }
+
+    async fn tick(self: Rc<Self>, wait: Duration) {
+        let mut next = Some(self.now().after(wait));
+        while let Some(at) = next {
+            sleep(Duration::from_micros(at.0.saturating_sub(self.now().0))).await;
+            next = self.core.borrow_mut().tick(self.now());
+            self.apply();
+        }
+    }
+
+    // === clients ===
+
+    async fn client(self: Rc<Self>, stream: TcpStream) {
+        let (mut read, write) = stream.into_split();
+        let id = self.core.borrow_mut().client_connected();
+        insert(
+            &self.clients,
+            id.index(),
+            Socket {
+                id,
+                write,
+                task: Waker::noop().clone(),
+                blocked: false,
+            },
+        );
+        poll_fn(|cx| self.poll_client(id, &mut read, cx)).await;
+        // The core has forgotten the client. Where more of its bytes may be on their way, a close
+        // would reset the connection and could destroy our last words.
+        let mut left = LINGER_BYTES;
+        let drain = async {
+            let mut buffer = vec![0; 4096];
+            while left > 0 && read.readable().await.is_ok() {
+                match read.try_read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(n) => left = left.saturating_sub(n),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => break,
+                }
+            }
+        };
+        let _ = timeout(LINGER, drain).await;
+    }
+
+    fn poll_client(
+        self: &Rc<Self>,
+        id: ClientId,
+        read: &mut OwnedReadHalf,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if self.poll_writable(&self.clients, id.index(), cx).is_ready() {
+            self.core.borrow_mut().client_writable(id);
+            self.apply();
+        }
+        let mut full = false;
+        loop {
+            if !self.core.borrow().client_may_read(id) {
+                return if self.core.borrow().has_client(id) {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                };
+            }
+            if full {
+                // One read per poll: the others have their turn, and the flusher its round.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let mut scratch = self.scratch.borrow_mut();
+            let core = match poll_read(read, &mut scratch, cx) {
+                Read::Pending => return Poll::Pending,
+                Read::Bytes(n) => {
+                    full = n == scratch.len();
+                    let mut core = self.core.borrow_mut();
+                    core.client_input(id, scratch.get(..n).unwrap_or_default(), self.now());
+                    core
+                }
+                Read::End => {
+                    let mut core = self.core.borrow_mut();
+                    core.client_ended(id);
+                    core
+                }
+                Read::Failed => {
+                    let mut core = self.core.borrow_mut();
+                    core.client_gone(id);
+                    core
+                }
+            };
+            let more = core.has_effects() || core.is_dirty();
+            drop((core, scratch));
+            if more {
+                self.apply();
+            }
+        }
+    }
+
+    // === nodes ===
+
+    async fn upstream(self: Rc<Self>, id: UpstreamId, node: NodeIndex, wait: Duration) {
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        let Some(node) = self
+            .parts
+            .topology
+            .nodes()
+            .get(usize::from(node.0))
+            .map(Arc::clone)
+        else {
+            return;
+        };
+        let connected = timeout(self.parts.connect_timeout, connect(&node)).await;
+        let reason = match &connected {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => {
+                tracing::debug!(node = %node.name, %error, "cannot connect");
+                Some(FailReason::Connect)
+            }
+            Err(_) => Some(FailReason::ConnectTimeout),
+        };
+        if let Some(reason) = reason {
+            self.core
+                .borrow_mut()
+                .upstream_failed(id, reason, self.now());
+            return self.apply();
+        }
+        let Ok(Ok(stream)) = connected else { return };
+        if !self.core.borrow().has_upstream(id) {
+            return;
+        }
+        let (mut read, write) = stream.into_split();
+        insert(
+            &self.upstreams,
+            id.index(),
+            Socket {
+                id,
+                write,
+                task: Waker::noop().clone(),
+                blocked: false,
+            },
+        );
+        self.core.borrow_mut().upstream_connected(id, self.now());
+        self.apply();
+        poll_fn(|cx| self.poll_upstream(id, &mut read, cx)).await;
+    }
+
+    fn poll_upstream(
+        self: &Rc<Self>,
+        id: UpstreamId,
+        read: &mut OwnedReadHalf,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if self
+            .poll_writable(&self.upstreams, id.index(), cx)
+            .is_ready()
+        {
+            self.core.borrow_mut().upstream_writable(id);
+            self.apply();
+        }
+        let mut full = false;
+        loop {
+            if !self.core.borrow_mut().upstream_may_read(id) {
+                return if self.core.borrow().has_upstream(id) {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                };
+            }
+            if full {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let mut scratch = self.scratch.borrow_mut();
+            let core = match poll_read(read, &mut scratch, cx) {
+                Read::Pending => return Poll::Pending,
+                Read::Bytes(n) => {
+                    full = n == scratch.len();
+                    let mut core = self.core.borrow_mut();
+                    core.upstream_input(id, scratch.get(..n).unwrap_or_default(), self.now());
+                    core
+                }
+                Read::End | Read::Failed => {
+                    let mut core = self.core.borrow_mut();
+                    core.upstream_failed(id, FailReason::Closed, self.now());
+                    core
+                }
+            };
+            let more = core.has_effects() || core.is_dirty();
+            drop((core, scratch));
+            if more {
+                self.apply();
+            }
+        }
+    }
+
+    // === writing ===
+
+    /// Keeps the task's waker, and for a blocked socket waits for room. Ready when writes go on.
+    fn poll_writable<Id>(
+        &self,
+        sockets: &Sockets<Id>,
+        index: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let mut sockets = sockets.borrow_mut();
+        let Some(Some(socket)) = sockets.get_mut(index) else {
+            return Poll::Pending;
+        };
+        if !socket.task.will_wake(cx.waker()) {
+            socket.task.clone_from(cx.waker());
+        }
+        if !socket.blocked {
+            return Poll::Pending;
+        }
+        // An error shows itself at the next write, or as the end of what is read.
+        let ready = socket.write.as_ref().poll_write_ready(cx).map(|_| ());
+        socket.blocked = ready.is_pending();
+        ready
+    }
+
+    fn poll_flush(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.flusher.borrow().will_wake(cx.waker()) {
+            self.flusher.replace(cx.waker().clone());
+        }
+        let (mut clients, mut upstreams) = (Vec::new(), Vec::new());
+        self.core
+            .borrow_mut()
+            .take_dirty(&mut clients, &mut upstreams);
+        // Nodes first: their work overlaps with our writes to clients.
+        for id in upstreams.drain(..) {
+            self.flush_upstream(id);
+        }
+        for id in clients.drain(..) {
+            self.flush_client(id);
+        }
+        self.core.borrow_mut().reuse_dirty(clients, upstreams);
+        self.flusher_woken.set(false);
+        self.apply();
+        Poll::Pending
+    }
+
+    fn flush_upstream(&self, id: UpstreamId) {
+        let mut sockets = self.upstreams.borrow_mut();
+        let Some(Some(socket)) = sockets.get_mut(id.index()) else {
+            return;
+        };
+        if socket.id != id || socket.blocked {
+            return;
+        }
+        let mut core = self.core.borrow_mut();
+        while let Some(out) = core.upstream_out(id).filter(|out| !out.is_empty()) {
+            match write(&socket.write, out) {
+                Ok(written) => core.upstream_written(id, written, self.now()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return block(socket),
+                Err(_) => return core.upstream_failed(id, FailReason::Closed, self.now()),
+            }
+        }
+    }
+
+    fn flush_client(&self, id: ClientId) {
+        let mut sockets = self.clients.borrow_mut();
+        let Some(Some(socket)) = sockets.get_mut(id.index()) else {
+            return;
+        };
+        if socket.id != id || socket.blocked {
+            return;
+        }
+        let mut core = self.core.borrow_mut();
+        while let Some(out) = core.client_out(id).filter(|out| !out.is_empty()) {
+            match write(&socket.write, out) {
+                Ok(written) => core.client_written(id, written, self.now()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return block(socket),
+                Err(_) => return core.client_gone(id),
+            }
+        }
+    }
+}
+
+/// The socket is full: its task waits for room.
+fn block<Id>(socket: &mut Socket<Id>) {
+    socket.blocked = true;
+    socket.task.wake_by_ref();
+}
+
+fn insert<Id>(sockets: &Sockets<Id>, index: usize, socket: Socket<Id>) {
+    let mut sockets = sockets.borrow_mut();
+    if sockets.len() <= index {
+        sockets.resize_with(index + 1, || None);
+    }
+    if let Some(place) = sockets.get_mut(index) {
+        *place = Some(socket);
+    }
+}
+
+fn wake<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket<Id>) -> bool) {
+    if let Some(Some(socket)) = sockets.borrow().get(index)
+        && is(socket)
+    {
+        socket.task.wake_by_ref();
+    }
+}
+
+fn remove<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket<Id>) -> bool) {
+    let mut sockets = sockets.borrow_mut();
+    if let Some(place) = sockets.get_mut(index)
+        && let Some(socket) = place.take_if(|socket| is(socket))
+    {
+        socket.task.wake();
+    }
+}
+
+/// Writes what waits, in one call.
+fn write(socket: &OwnedWriteHalf, out: &OutBuf) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+    match out.slices(&mut slices) {
+        1 => socket.try_write(slices.first().map_or(&[], |slice| slice)),
+        filled => socket.try_write_vectored(slices.get(..filled).unwrap_or_default()),
+    }
+}
+
+/// Reads once. A read that does not fill the buffer tells tokio that the socket is empty, so the
+/// next poll costs no call; `try_read` would not.
+fn poll_read(read: &mut OwnedReadHalf, scratch: &mut [u8], cx: &mut Context<'_>) -> Read {
+    let mut buffer = ReadBuf::new(scratch);
+    match Pin::new(read).poll_read(cx, &mut buffer) {
+        Poll::Pending => Read::Pending,
+        Poll::Ready(Err(_)) => Read::Failed,
+        Poll::Ready(Ok(())) => match buffer.filled().len() {
+            0 => Read::End,
+            n => Read::Bytes(n),
+        },
+    }
+}
+
+async fn connect(node: &Node) -> io::Result<TcpStream> {
+    let stream = match node.host.parse::<IpAddr>() {
+        Ok(address) => TcpStream::connect(SocketAddr::new(address, node.port)).await?,
+        Err(_) => TcpStream::connect((&*node.host, node.port)).await?,
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
