@@ -64,7 +64,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use contestants::{Contestant, Nodes, Scratch, Started, patiently, slipring_path, version};
 use load::{Load, Outcome, preload};
 use measure::{Counter, Method, cpu_ns, memory_kib};
-use report::{Row, Sample, Table};
+use report::{Row, Sample, Table, print_targets};
 use workload::{Dataset, PROFILES, Profile};
 
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -143,9 +143,13 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         scratch,
         sound: true,
     };
+    let mut tables = Vec::new();
     for profile in &options.profiles {
-        bench.table(profile, method).print(method.is_some());
+        let table = bench.table(profile, method);
+        table.print(method.is_some());
+        tables.push(table);
     }
+    print_targets(&tables);
     Ok(bench.sound)
 }
 

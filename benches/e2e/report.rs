@@ -1,4 +1,4 @@
-//! Medians of the rounds as Markdown.
+//! Medians of the rounds as Markdown, and the targets against them.
 
 use crate::contestants::Contestant;
 use crate::workload::Profile;
@@ -155,5 +155,155 @@ impl Table {
                 );
             }
         }
+    }
+}
+
+/// What a target looks at.
+#[derive(Clone, Copy)]
+enum Measure {
+    Operations,
+    ProxyCpu,
+    NodeCpu,
+    Syscalls,
+    IdleRss,
+}
+
+struct Target {
+    profile: &'static str,
+    measure: Measure,
+    at_least: bool,
+    limit: f64,
+}
+
+const TARGETS: &[Target] = &[
+    Target {
+        profile: "L50",
+        measure: Measure::Operations,
+        at_least: true,
+        limit: 1.15,
+    },
+    Target {
+        profile: "L50",
+        measure: Measure::ProxyCpu,
+        at_least: false,
+        limit: 1.00,
+    },
+    Target {
+        profile: "L50",
+        measure: Measure::NodeCpu,
+        at_least: false,
+        limit: 0.65,
+    },
+    Target {
+        profile: "L1",
+        measure: Measure::ProxyCpu,
+        at_least: false,
+        limit: 1.00,
+    },
+    Target {
+        profile: "M24",
+        measure: Measure::ProxyCpu,
+        at_least: false,
+        limit: 1.00,
+    },
+    Target {
+        profile: "L1",
+        measure: Measure::Syscalls,
+        at_least: false,
+        limit: 6.5,
+    },
+    Target {
+        profile: "L50",
+        measure: Measure::Syscalls,
+        at_least: false,
+        limit: 2.5,
+    },
+    Target {
+        profile: "P16",
+        measure: Measure::Syscalls,
+        at_least: false,
+        limit: 0.3,
+    },
+    Target {
+        profile: "L1",
+        measure: Measure::IdleRss,
+        at_least: false,
+        limit: 5.0,
+    },
+];
+
+impl Target {
+    fn name(&self) -> String {
+        let what = match self.measure {
+            Measure::Operations => "ops/s × twemproxy",
+            Measure::ProxyCpu => "proxy CPU per op × twemproxy",
+            Measure::NodeCpu => "node CPU per op × twemproxy",
+            Measure::Syscalls => "syscalls per op",
+            Measure::IdleRss => return format!("idle RSS, MiB | ≤ {:.1}", self.limit),
+        };
+        format!(
+            "{}: {what} | {} {:.2}",
+            self.profile,
+            if self.at_least { "≥" } else { "≤" },
+            self.limit
+        )
+    }
+
+    /// The figure to judge: a ratio of medians with the range of the rounds' own ratios, or a plain
+    /// figure.
+    fn judge(&self, tables: &[Table], contestant: Contestant) -> String {
+        let Some(figure) = self.figure(tables, contestant) else {
+            return "n/a".to_owned();
+        };
+        let met = if self.at_least {
+            figure.median >= self.limit
+        } else {
+            figure.median <= self.limit
+        };
+        format!(
+            "{} {}",
+            figure.range(3),
+            if met { "pass" } else { "**miss**" }
+        )
+    }
+
+    fn figure(&self, tables: &[Table], contestant: Contestant) -> Option<Figure> {
+        let table = tables
+            .iter()
+            .find(|table| table.profile.name == self.profile)?;
+        let ours = table.row(contestant)?;
+        let of: fn(&Sample) -> Option<f64> = match self.measure {
+            Measure::Syscalls => return Figure::of(vec![ours.syscalls_per_op?]),
+            Measure::IdleRss => return ours.figure(|s| s.rss.map(|rss| rss[0])),
+            Measure::Operations => |s| Some(s.ops_per_second),
+            Measure::ProxyCpu => |s| s.proxy_cpu,
+            Measure::NodeCpu => |s| Some(s.node_cpu),
+        };
+        let theirs = table.row(Contestant::Twemproxy)?;
+        let pairs = ours.samples.iter().zip(&theirs.samples);
+        let mut ratio = Figure::of(pairs.filter_map(|(a, b)| Some(of(a)? / of(b)?)).collect())?;
+        ratio.median = ours.figure(of)?.median / theirs.figure(of)?.median;
+        Some(ratio)
+    }
+}
+
+/// The figures that prove the shape of the data path. A report: nothing fails here.
+pub(crate) fn print_targets(tables: &[Table]) {
+    let judged: Vec<Contestant> = Contestant::ALL
+        .into_iter()
+        .filter(|c| matches!(c, Contestant::Slipring { .. }))
+        .filter(|c| tables.iter().any(|table| table.row(*c).is_some()))
+        .collect();
+    println!("\n### Targets (default settings: `slipring`)\n");
+    if judged.is_empty() {
+        println!("No slipring contestant ran: nothing to judge.");
+        return;
+    }
+    let names: Vec<&str> = judged.iter().map(|c| c.name()).collect();
+    println!("| target | limit | {} |", names.join(" | "));
+    println!("|---|---|{}", "---|".repeat(names.len()));
+    for target in TARGETS {
+        let verdicts: Vec<String> = judged.iter().map(|c| target.judge(tables, *c)).collect();
+        println!("| {} | {} |", target.name(), verdicts.join(" | "));
     }
 }
