@@ -1,0 +1,359 @@
+//! Slipring, twemproxy (Debian's `nutcracker`) and no proxy at all, side by side in front of three
+//! real memcached nodes.
+//!
+//! ```text
+//! cargo bench --bench e2e                   # everything: some seven minutes
+//! cargo bench --bench e2e -- --one-core     # all processes on one CPU: software cost, least noise
+//! cargo bench --bench e2e -- --rounds 3 --seconds 1 --profiles L1,L50 --contestants twemproxy,slipring
+//! SLIPRING_BIN=target/release/slipring cargo bench --bench e2e    # the shipped binary
+//! ```
+//!
+//! Needs `memcached` and, for its rows, `nutcracker` in PATH; `perf` (or `strace`) and the right to
+//! trace for the system calls. Without `SLIPRING_BIN` (relative paths start at the package) slipring
+//! is what cargo built for this bench. Everything listens on free loopback ports and is gone at the
+//! end.
+//!
+//! # How it measures
+//! - The nodes run all the time; each proxy is started afresh for each measurement, the nodes are
+//!   emptied, and all keys are stored through the contestant itself. Then the load runs shortly
+//!   unmeasured, then measured.
+//! - A round runs every contestant once, in an order that rotates from round to round; tables show
+//!   medians of the rounds, with the least and the greatest in brackets.
+//! - One generator thread. Every answer is compared byte for byte with the only right one (values
+//!   name their key). A wrong, missing or unanswered one is counted in the last column and makes
+//!   the bench exit with 1; nothing else does but a contestant that cannot be run. Timings are a
+//!   report, never an assertion.
+//! - CPU is the scheduler's run time of all threads of the processes, divided by the answers.
+//!   System calls are counted in a pass of their own after the rounds, because counting disturbs.
+//! - `direct` spreads its connections over the nodes, each asking one node for everything (with one
+//!   connection: one node is all there is), so its multiget does a third of the fan-out of a
+//!   router's.
+//!
+//! # How to read it
+//! Compare within one run only. With free placement on few cores the generator, the proxy and the
+//! nodes compete, and wake-ups across cores dominate with one client; `--one-core` is the better
+//! view of CPU per op, free placement that of throughput. In the closed loops latency is little
+//! more than connections ÷ throughput; the tail is the open loop's (`O20k`), where a request that
+//! had to wait for its turn counts from when it should have been sent.
+#![expect(
+    clippy::print_stdout,
+    reason = "the report is what this program is for"
+)]
+#![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a bench may panic; its indices come from its own tables"
+)]
+
+mod contestants;
+mod load;
+mod measure;
+mod report;
+mod workload;
+
+use std::error::Error;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use clap::Parser;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use contestants::{Contestant, Nodes, Scratch, Started, patiently, slipring_path, version};
+use load::{Load, Outcome, preload};
+use measure::{Counter, Method, cpu_ns, memory_kib};
+use report::{Row, Sample, Table, print_targets};
+use workload::{Dataset, PROFILES, Profile};
+
+const WARM_UP: Duration = Duration::from_millis(300);
+/// A fresh proxy is left alone this long before its idle memory is read.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Runs contestants side by side and prints a Markdown report.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Measurements of each contestant in each profile.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Seconds of load in each.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Some of L1, L50, P16, M24, O20k.
+    #[arg(long, value_delimiter = ',', value_parser = profile)]
+    profiles: Vec<&'static Profile>,
+    /// Some of direct, twemproxy, slipring, slipring-nomerge.
+    #[arg(long, value_delimiter = ',', value_parser = contestant)]
+    contestants: Vec<Contestant>,
+    /// Pin everything, the generator too, to one CPU.
+    #[arg(long)]
+    one_core: bool,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn profile(name: &str) -> Result<&'static Profile, String> {
+    PROFILES
+        .iter()
+        .find(|p| p.name == name)
+        .ok_or_else(|| "no such profile".to_owned())
+}
+
+fn contestant(name: &str) -> Result<Contestant, String> {
+    Contestant::ALL
+        .into_iter()
+        .find(|c| c.name() == name)
+        .ok_or_else(|| "no such contestant".to_owned())
+}
+
+fn main() -> ExitCode {
+    let mut options = Options::parse();
+    if !options.bench {
+        println!("e2e takes minutes and real nodes; run it with `cargo bench --bench e2e`");
+        return ExitCode::SUCCESS;
+    }
+    if options.profiles.is_empty() {
+        options.profiles = PROFILES.iter().collect();
+    }
+    if options.contestants.is_empty() {
+        options.contestants = Contestant::ALL.to_vec();
+    }
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("e2e: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The whole report; true when every answer was right and every contestant ran.
+fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
+    let cpus = place(options.one_core)?;
+    let scratch = Scratch::new()?;
+    let nodes = Nodes::start(&scratch)?;
+    let method = Method::find();
+    print_head(options, &cpus, method);
+    let mut bench = Bench {
+        options,
+        nodes,
+        scratch,
+        sound: true,
+    };
+    let mut tables = Vec::new();
+    for profile in &options.profiles {
+        let table = bench.table(profile, method);
+        table.print(method.is_some());
+        tables.push(table);
+    }
+    print_targets(&tables);
+    Ok(bench.sound)
+}
+
+/// Pins this process, and so all it starts, when asked to; says where things run.
+fn place(one_core: bool) -> io::Result<String> {
+    let allowed = sched_getaffinity(None)?;
+    // The last one: the first usually takes most of the interrupts.
+    let last = (0..CpuSet::MAX_CPU)
+        .rev()
+        .find(|cpu| allowed.is_set(*cpu))
+        .unwrap_or(0);
+    if !one_core {
+        return Ok(format!("free placement on {} CPUs", allowed.count()));
+    }
+    let mut one = CpuSet::new();
+    one.set(last);
+    sched_setaffinity(None, &one)?;
+    Ok("everything on one CPU".to_owned())
+}
+
+fn print_head(options: &Options, cpus: &str, method: Option<Method>) {
+    println!(
+        "\n## e2e: {} rounds of {} s, {cpus}\n",
+        options.rounds, options.seconds
+    );
+    println!(
+        "- 3 nodes `-t 1 -m 256`: {}",
+        version(Path::new("memcached"))
+    );
+    println!("- twemproxy: {}", version(Path::new("nutcracker")));
+    println!(
+        "- slipring: {}",
+        slipring_path().map_or("none".to_owned(), |path| path.display().to_string())
+    );
+    println!(
+        "- syscalls/op by: {}",
+        method.map_or("n/a (neither perf nor strace may trace here)", Method::name)
+    );
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    nodes: Nodes,
+    scratch: Scratch,
+    /// No wrong answer and no failed contestant so far.
+    sound: bool,
+}
+
+impl Bench<'_> {
+    fn table(&mut self, profile: &'static Profile, method: Option<Method>) -> Table {
+        let dataset = Dataset::new(profile);
+        let mut rows: Vec<Row> = self
+            .options
+            .contestants
+            .iter()
+            .map(|c| Row::new(*c))
+            .collect();
+        for round in 0..self.options.rounds as usize {
+            // A contestant that failed is not tried again.
+            rows.retain(|row| row.samples.len() == round);
+            let count = rows.len();
+            for turn in 0..count {
+                let row = &mut rows[(round + turn) % count];
+                let result = self.sample(row.contestant, profile, &dataset);
+                row.samples
+                    .extend(self.noted(row.contestant, profile, result));
+            }
+        }
+        rows.retain(|row| !row.samples.is_empty());
+        for row in rows
+            .iter_mut()
+            .filter(|row| row.contestant != Contestant::Direct)
+        {
+            if let Some(method) = method {
+                let result = self.syscalls(row.contestant, profile, &dataset, method);
+                row.syscalls_per_op = self.noted(row.contestant, profile, result);
+            }
+        }
+        Table { profile, rows }
+    }
+
+    /// Reports a failure and goes on without.
+    fn noted<T>(
+        &mut self,
+        contestant: Contestant,
+        profile: &Profile,
+        result: io::Result<T>,
+    ) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                println!(
+                    "\n{} left out of {}: {error}",
+                    contestant.name(),
+                    profile.name
+                );
+                self.sound = false;
+                None
+            }
+        }
+    }
+
+    /// Starts a contestant over empty nodes and fills them through it. Gives back its idle memory
+    /// too.
+    fn prepare(
+        &self,
+        contestant: Contestant,
+        dataset: &Dataset,
+    ) -> io::Result<(Started, Option<u64>)> {
+        self.nodes.flush()?;
+        let started = contestant.start(&self.nodes, &self.scratch)?;
+        let mut idle = None;
+        if let Some(proxy) = &started.proxy {
+            sleep(SETTLE);
+            idle = Some(memory_kib(proxy.pid(), "VmRSS")?);
+        }
+        patiently(|| preload(dataset, &started.addresses))?;
+        Ok((started, idle))
+    }
+
+    fn sample(
+        &mut self,
+        contestant: Contestant,
+        profile: &Profile,
+        dataset: &Dataset,
+    ) -> io::Result<Sample> {
+        let (started, idle) = self.prepare(contestant, dataset)?;
+        let proxy = started.proxy.as_ref().map(|proxy| proxy.pid());
+        let mut load = Load::connect(profile, dataset, &started.addresses)?;
+        let warm_up = load.run(WARM_UP)?;
+        let groups = [
+            proxy.into_iter().collect(),
+            self.nodes.pids(),
+            vec![std::process::id()],
+        ];
+        let before = groups.each_ref().map(|pids| cpu_ns(pids));
+        let outcome = load.run(Duration::from_secs_f64(self.options.seconds))?;
+        let after = groups.each_ref().map(|pids| cpu_ns(pids));
+        let mut per_op = [0.0; 3];
+        for ((per_op, before), after) in per_op.iter_mut().zip(before).zip(after) {
+            *per_op = (after? - before?) as f64 / 1e3 / outcome.operations.max(1) as f64;
+        }
+        let peak = proxy.map(|pid| memory_kib(pid, "VmHWM")).transpose()?;
+        for part in [&warm_up, &outcome] {
+            self.note_wrong(contestant, profile, part);
+        }
+        if outcome.operations == 0 {
+            return Err(io::Error::other("not one right answer"));
+        }
+        let percentile = |p| outcome.latency.value_at_quantile(p) as f64 / 1e3;
+        let sample = Sample {
+            ops_per_second: outcome.operations as f64 / outcome.elapsed.as_secs_f64(),
+            latency: [0.5, 0.99, 0.999].map(percentile),
+            proxy_cpu: proxy.map(|_| per_op[0]),
+            node_cpu: per_op[1],
+            client_cpu: per_op[2],
+            rss: idle
+                .zip(peak)
+                .map(|(idle, peak)| [idle as f64 / 1024.0, peak as f64 / 1024.0]),
+            wrong: warm_up.wrong + outcome.wrong,
+        };
+        eprintln!(
+            "{} {}: {:.0} ops/s",
+            profile.name,
+            contestant.name(),
+            sample.ops_per_second
+        );
+        Ok(sample)
+    }
+
+    /// System calls of the proxy per op.
+    fn syscalls(
+        &mut self,
+        contestant: Contestant,
+        profile: &Profile,
+        dataset: &Dataset,
+        method: Method,
+    ) -> io::Result<f64> {
+        let (started, _) = self.prepare(contestant, dataset)?;
+        let proxy = started
+            .proxy
+            .as_ref()
+            .ok_or_else(|| io::Error::other("no proxy to trace"))?;
+        let mut load = Load::connect(profile, dataset, &started.addresses)?;
+        let warm_up = load.run(WARM_UP)?;
+        let counter = Counter::start(method, proxy.pid())?;
+        let outcome = load.run(Duration::from_secs_f64(self.options.seconds.min(1.0)))?;
+        let calls = counter.stop()?;
+        for part in [&warm_up, &outcome] {
+            self.note_wrong(contestant, profile, part);
+        }
+        Ok(calls as f64 / outcome.operations.max(1) as f64)
+    }
+
+    fn note_wrong(&mut self, contestant: Contestant, profile: &Profile, outcome: &Outcome) {
+        if outcome.wrong > 0 {
+            self.sound = false;
+            let first = outcome.first_wrong.as_deref().unwrap_or_default();
+            println!(
+                "\n{} {}: {} wrong answers, the first: {first}",
+                profile.name,
+                contestant.name(),
+                outcome.wrong
+            );
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Medians of the rounds as Markdown, and the targets against them.
+
+use crate::contestants::Contestant;
+use crate::workload::Profile;
+
+/// What one contestant did in one round of one profile.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    pub(crate) ops_per_second: f64,
+    /// Percentiles 50, 99 and 99.9 in µs.
+    pub(crate) latency: [f64; 3],
+    /// µs per op; none without a proxy.
+    pub(crate) proxy_cpu: Option<f64>,
+    /// µs per op, all nodes together.
+    pub(crate) node_cpu: f64,
+    /// µs per op of the generator.
+    pub(crate) client_cpu: f64,
+    /// MiB before the first client and at the highest.
+    pub(crate) rss: Option<[f64; 2]>,
+    pub(crate) wrong: u64,
+}
+
+/// All rounds of one contestant in one profile.
+pub(crate) struct Row {
+    pub(crate) contestant: Contestant,
+    pub(crate) samples: Vec<Sample>,
+    /// From the traced pass.
+    pub(crate) syscalls_per_op: Option<f64>,
+}
+
+impl Row {
+    pub(crate) fn new(contestant: Contestant) -> Self {
+        Self {
+            contestant,
+            samples: Vec::new(),
+            syscalls_per_op: None,
+        }
+    }
+
+    fn figure(&self, of: impl Fn(&Sample) -> Option<f64>) -> Option<Figure> {
+        Figure::of(self.samples.iter().filter_map(of).collect())
+    }
+
+    fn operations(&self) -> Option<Figure> {
+        self.figure(|s| Some(s.ops_per_second))
+    }
+
+    fn proxy_cpu(&self) -> Option<Figure> {
+        self.figure(|s| s.proxy_cpu)
+    }
+
+    fn node_cpu(&self) -> Option<Figure> {
+        self.figure(|s| Some(s.node_cpu))
+    }
+}
+
+/// All contestants in one profile.
+pub(crate) struct Table {
+    pub(crate) profile: &'static Profile,
+    pub(crate) rows: Vec<Row>,
+}
+
+impl Table {
+    fn row(&self, contestant: Contestant) -> Option<&Row> {
+        self.rows.iter().find(|row| row.contestant == contestant)
+    }
+}
+
+/// Median, least and greatest of the rounds.
+#[derive(Clone, Copy, Debug)]
+struct Figure {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Figure {
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let half = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            values[half]
+        } else {
+            f64::midpoint(values[half - 1], values[half])
+        };
+        Some(Self { median, min, max })
+    }
+
+    fn range(self, digits: usize) -> String {
+        format!(
+            "{:.digits$} ({:.digits$}–{:.digits$})",
+            self.median, self.min, self.max
+        )
+    }
+}
+
+fn text<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
+    value.map_or_else(|| "–".to_owned(), show)
+}
+
+impl Table {
+    pub(crate) fn print(&self, method: bool) {
+        println!("\n### {}: {}\n", self.profile.name, self.profile.about);
+        println!(
+            "| {} | ops/s (min–max) | ×direct | ×twemproxy | p50 µs | p99 µs (min–max) | p99.9 µs (min–max) \
+             | proxy µs/op (min–max) | nodes µs/op (min–max) | client µs/op | syscalls/op | RSS idle MiB \
+             | RSS peak MiB | wrong |",
+            self.profile.name
+        );
+        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+        for row in &self.rows {
+            let times = |other: Contestant| {
+                let base = self.row(other).and_then(Row::operations);
+                text(row.operations().zip(base), |(ours, base)| {
+                    format!("{:.2}", ours.median / base.median)
+                })
+            };
+            let latency = |i: usize| row.figure(|s| s.latency.get(i).copied());
+            let syscalls = match (row.syscalls_per_op, method, row.contestant) {
+                (Some(calls), ..) => format!("{calls:.2}"),
+                (None, false, _) => "n/a".to_owned(),
+                (None, true, _) => "–".to_owned(),
+            };
+            let rss = |i: usize| row.figure(|s| s.rss.map(|rss| rss[i]));
+            println!(
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {syscalls} | {} | {} | {} |",
+                row.contestant.name(),
+                text(row.operations(), |f| f.range(0)),
+                times(Contestant::Direct),
+                times(Contestant::Twemproxy),
+                text(latency(0), |f| format!("{:.0}", f.median)),
+                text(latency(1), |f| f.range(0)),
+                text(latency(2), |f| f.range(0)),
+                text(row.proxy_cpu(), |f| f.range(2)),
+                text(row.node_cpu(), |f| f.range(2)),
+                text(row.figure(|s| Some(s.client_cpu)), |f| format!(
+                    "{:.2}",
+                    f.median
+                )),
+                text(rss(0), |f| format!("{:.1}", f.median)),
+                text(rss(1), |f| format!("{:.1}", f.median)),
+                row.samples.iter().map(|s| s.wrong).sum::<u64>(),
+            );
+        }
+        for row in &self.rows {
+            let busy = row
+                .figure(|s| Some(s.client_cpu * s.ops_per_second / 1e6))
+                .map_or(0.0, |f| f.median);
+            if busy > 0.85 {
+                let name = row.contestant.name();
+                println!(
+                    "\n{name}: the generator was busy {:.0} % of the time, so it may be the limit.",
+                    busy * 100.0
+                );
+            }
+        }
+    }
+}
+
+/// What a target looks at.
+#[derive(Clone, Copy)]
+enum Measure {
+    Operations,
+    ProxyCpu,
+    NodeCpu,
+    Syscalls,
+    IdleRss,
+}
+
+struct Target {
+    profile: &'static str,
+    measure: Measure,
+    at_least: bool,
+    limit: f64,
+}
+
+const TARGETS: &[Target] = &[
+    Target {
+        profile: "L50",
+        measure: Measure::Operations,
+        at_least: true,
+        limit: 1.15,
+    },
+    Target {
+        profile: "L50",
+        measure: Measure::ProxyCpu,
+        at_least: false,
+        limit: 1.00,
+    },
+    Target {
+        profile: "L50",
+        measure: Measure::NodeCpu,
+        at_least: false,
+        limit: 0.65,
+    },
+    Target {
+        profile: "L1",
+        measure: Measure::ProxyCpu,
+        at_least: false,
+        limit: 1.00,
+    },
+    Target {
+        profile: "M24",
+        measure: Measure::ProxyCpu,
+        at_least: false,
+        limit: 1.00,
+    },
+    Target {
+        profile: "L1",
+        measure: Measure::Syscalls,
+        at_least: false,
+        limit: 6.5,
+    },
+    Target {
+        profile: "L50",
+        measure: Measure::Syscalls,
+        at_least: false,
+        limit: 2.5,
+    },
+    Target {
+        profile: "P16",
+        measure: Measure::Syscalls,
+        at_least: false,
+        limit: 0.3,
+    },
+    Target {
+        profile: "L1",
+        measure: Measure::IdleRss,
+        at_least: false,
+        limit: 5.0,
+    },
+];
+
+impl Target {
+    fn name(&self) -> String {
+        let what = match self.measure {
+            Measure::Operations => "ops/s × twemproxy",
+            Measure::ProxyCpu => "proxy CPU per op × twemproxy",
+            Measure::NodeCpu => "node CPU per op × twemproxy",
+            Measure::Syscalls => "syscalls per op",
+            Measure::IdleRss => return format!("idle RSS, MiB | ≤ {:.1}", self.limit),
+        };
+        format!(
+            "{}: {what} | {} {:.2}",
+            self.profile,
+            if self.at_least { "≥" } else { "≤" },
+            self.limit
+        )
+    }
+
+    /// The figure to judge: a ratio of medians with the range of the rounds' own ratios, or a plain
+    /// figure.
+    fn judge(&self, tables: &[Table], contestant: Contestant) -> String {
+        let Some(figure) = self.figure(tables, contestant) else {
+            return "n/a".to_owned();
+        };
+        let met = if self.at_least {
+            figure.median >= self.limit
+        } else {
+            figure.median <= self.limit
+        };
+        format!(
+            "{} {}",
+            figure.range(3),
+            if met { "pass" } else { "**miss**" }
+        )
+    }
+
+    fn figure(&self, tables: &[Table], contestant: Contestant) -> Option<Figure> {
+        let table = tables
+            .iter()
+            .find(|table| table.profile.name == self.profile)?;
+        let ours = table.row(contestant)?;
+        let of: fn(&Sample) -> Option<f64> = match self.measure {
+            Measure::Syscalls => return Figure::of(vec![ours.syscalls_per_op?]),
+            Measure::IdleRss => return ours.figure(|s| s.rss.map(|rss| rss[0])),
+            Measure::Operations => |s| Some(s.ops_per_second),
+            Measure::ProxyCpu => |s| s.proxy_cpu,
+            Measure::NodeCpu => |s| Some(s.node_cpu),
+        };
+        let theirs = table.row(Contestant::Twemproxy)?;
+        let pairs = ours.samples.iter().zip(&theirs.samples);
+        let mut ratio = Figure::of(pairs.filter_map(|(a, b)| Some(of(a)? / of(b)?)).collect())?;
+        ratio.median = ours.figure(of)?.median / theirs.figure(of)?.median;
+        Some(ratio)
+    }
+}
+
+/// The figures that prove the shape of the data path. A report: nothing fails here.
+pub(crate) fn print_targets(tables: &[Table]) {
+    let judged: Vec<Contestant> = Contestant::ALL
+        .into_iter()
+        .filter(|c| matches!(c, Contestant::Slipring { .. }))
+        .filter(|c| tables.iter().any(|table| table.row(*c).is_some()))
+        .collect();
+    println!("\n### Targets (default settings: `slipring`)\n");
+    if judged.is_empty() {
+        println!("No slipring contestant ran: nothing to judge.");
+        return;
+    }
+    let names: Vec<&str> = judged.iter().map(|c| c.name()).collect();
+    println!("| target | limit | {} |", names.join(" | "));
+    println!("|---|---|{}", "---|".repeat(names.len()));
+    for target in TARGETS {
+        let verdicts: Vec<String> = judged.iter().map(|c| target.judge(tables, *c)).collect();
+        println!("| {} | {} |", target.name(), verdicts.join(" | "));
+    }
+}

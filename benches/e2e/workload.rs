@@ -1,0 +1,336 @@
+//! What is asked: the profiles, and every request and every right answer made beforehand, so that
+//! the generator only copies and compares.
+
+/// One kind of load.
+#[derive(Debug)]
+pub(crate) struct Profile {
+    /// What the command line and the tables call it.
+    pub(crate) name: &'static str,
+    /// One line for the reader of the report.
+    pub(crate) about: &'static str,
+    /// Client connections, all opened before the measurement.
+    pub(crate) connections: usize,
+    /// Requests written at once on a connection; the next batch follows when all are answered.
+    pub(crate) depth: usize,
+    /// Keys of each get; above one, all are different and every one is stored.
+    pub(crate) keys_per_get: usize,
+    /// Sets in a hundred requests; the others are gets.
+    pub(crate) sets_per_hundred: u64,
+    /// Bytes of every value.
+    pub(crate) value_len: usize,
+    /// Keys stored before the load begins.
+    pub(crate) key_count: usize,
+    /// Arrivals per second of an open loop; none means a closed loop.
+    pub(crate) rate: Option<f64>,
+}
+
+const SMALL: Profile = Profile {
+    name: "",
+    about: "",
+    connections: 1,
+    depth: 1,
+    keys_per_get: 1,
+    sets_per_hundred: 10,
+    value_len: 100,
+    key_count: 10_000,
+    rate: None,
+};
+
+/// All profiles, in the order they are run. One with big values is one more line (and fewer keys).
+pub(crate) const PROFILES: &[Profile] = &[
+    Profile {
+        name: "L1",
+        about: "1 connection; 100 B, 90/10 get/set",
+        ..SMALL
+    },
+    Profile {
+        name: "L50",
+        about: "50 connections; 100 B, 90/10 get/set",
+        connections: 50,
+        ..SMALL
+    },
+    Profile {
+        name: "P16",
+        about: "50 connections × 16 pipelined; 100 B, 90/10 get/set; latency is from the write of the batch",
+        connections: 50,
+        depth: 16,
+        ..SMALL
+    },
+    Profile {
+        name: "M24",
+        about: "10 connections, gets of 24 keys, all stored; one op is one whole get",
+        connections: 10,
+        keys_per_get: 24,
+        sets_per_hundred: 0,
+        ..SMALL
+    },
+    Profile {
+        name: "O20k",
+        about: "open loop: Poisson arrivals at 20,000 ops/s over 50 connections, latency from the intended send time; \
+                100 B, 90/10 get/set",
+        connections: 50,
+        rate: Some(20_000.0),
+        ..SMALL
+    },
+];
+
+/// A request: an index into what the [`Dataset`] has ready.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Request {
+    Get(usize),
+    Set(usize),
+    Multiget(usize),
+}
+
+/// What the bytes at the head of a connection's input are, for the request they must answer.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Not all there yet; right so far.
+    Partial,
+    /// The right answer, this long.
+    Right(usize),
+    /// A wrong answer that is one line (a miss, an error): counted, and the connection goes on
+    /// behind it.
+    WrongLine(usize),
+    /// Anything else: where the next answer begins is unknown.
+    OutOfStep,
+}
+
+const KEY_PREFIX: &[u8] = b"e2e:key:";
+const KEY_DIGITS: usize = 7;
+const KEY_LEN: usize = KEY_PREFIX.len() + KEY_DIGITS;
+const VALUE: &[u8] = b"VALUE ";
+const END: &[u8] = b"END\r\n";
+const STORED: &[u8] = b"STORED\r\n";
+/// Different multiget lines; one is drawn for each request.
+const MULTIGETS: usize = 4096;
+
+/// Byte strings of one length, back to back.
+struct Table {
+    stride: usize,
+    bytes: Vec<u8>,
+}
+
+impl Table {
+    fn new(count: usize, make: impl Fn(usize) -> Vec<u8>) -> Self {
+        let bytes: Vec<u8> = (0..count).flat_map(make).collect();
+        Self {
+            stride: bytes.len() / count,
+            bytes,
+        }
+    }
+
+    fn row(&self, index: usize) -> &[u8] {
+        &self.bytes[index * self.stride..][..self.stride]
+    }
+}
+
+struct Multiget {
+    line: Vec<u8>,
+    keys: Vec<usize>,
+}
+
+/// Every request of a profile and its right answer.
+pub(crate) struct Dataset {
+    key_count: usize,
+    gets: Table,
+    sets: Table,
+    /// `VALUE … END`: the whole answer to the get of one key.
+    hits: Table,
+    multigets: Vec<Multiget>,
+}
+
+impl Dataset {
+    pub(crate) fn new(profile: &Profile) -> Self {
+        let (count, len) = (profile.key_count, profile.value_len);
+        Self {
+            key_count: count,
+            gets: Table::new(count, |i| format!("get {}\r\n", key(i)).into_bytes()),
+            sets: Table::new(count, |i| {
+                let mut line = format!("set {} 0 0 {len}\r\n", key(i)).into_bytes();
+                line.extend(value(i, len));
+                line.extend(b"\r\n");
+                line
+            }),
+            hits: Table::new(count, |i| {
+                let mut reply = format!("VALUE {} 0 {len}\r\n", key(i)).into_bytes();
+                reply.extend(value(i, len));
+                reply.extend(b"\r\n");
+                reply.extend(END);
+                reply
+            }),
+            multigets: if profile.keys_per_get > 1 {
+                multigets(profile)
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    pub(crate) fn key_count(&self) -> usize {
+        self.key_count
+    }
+
+    /// The next request of this profile.
+    pub(crate) fn draw(&self, profile: &Profile, random: &mut Random) -> Request {
+        if random.below(100) < profile.sets_per_hundred {
+            Request::Set(random.index(self.key_count))
+        } else if self.multigets.is_empty() {
+            Request::Get(random.index(self.key_count))
+        } else {
+            Request::Multiget(random.index(self.multigets.len()))
+        }
+    }
+
+    /// The bytes to send.
+    pub(crate) fn bytes(&self, request: Request) -> &[u8] {
+        match request {
+            Request::Get(key) => self.gets.row(key),
+            Request::Set(key) => self.sets.row(key),
+            Request::Multiget(index) => &self.multigets[index].line,
+        }
+    }
+
+    /// Judges the head of `input` as the answer to `request`, byte for byte.
+    pub(crate) fn check(&self, request: Request, input: &[u8]) -> Verdict {
+        match request {
+            Request::Get(key) => same(self.hits.row(key), input),
+            Request::Set(_) => same(STORED, input),
+            Request::Multiget(index) => self.check_multiget(&self.multigets[index].keys, input),
+        }
+    }
+
+    /// Values may come in any order (they come grouped by node), each exactly once and all before
+    /// the one `END`.
+    fn check_multiget(&self, keys: &[usize], input: &[u8]) -> Verdict {
+        let mut seen = 0_u128;
+        let mut at = 0;
+        loop {
+            let rest = &input[at..];
+            if seen.count_ones() as usize == keys.len() {
+                return match same(END, rest) {
+                    Verdict::Right(len) => Verdict::Right(at + len),
+                    Verdict::Partial => Verdict::Partial,
+                    Verdict::WrongLine(_) | Verdict::OutOfStep => Verdict::OutOfStep,
+                };
+            }
+            if !rest.starts_with(VALUE) {
+                return match same(VALUE, rest) {
+                    Verdict::WrongLine(len) => Verdict::WrongLine(at + len),
+                    other => other,
+                };
+            }
+            let Some(name) = rest.get(VALUE.len()..VALUE.len() + KEY_LEN) else {
+                return Verdict::Partial;
+            };
+            let Some(position) =
+                key_index(name).and_then(|key| keys.iter().position(|k| *k == key))
+            else {
+                return Verdict::OutOfStep;
+            };
+            let hit = self.hits.row(keys[position]);
+            let block = &hit[..hit.len() - END.len()];
+            match same(block, rest) {
+                Verdict::Right(len) if seen & (1 << position) == 0 => at += len,
+                Verdict::Partial => return Verdict::Partial,
+                _ => return Verdict::OutOfStep,
+            }
+            seen |= 1 << position;
+        }
+    }
+}
+
+/// Compares the head of `input` with the only right bytes.
+fn same(right: &[u8], input: &[u8]) -> Verdict {
+    if input.starts_with(right) {
+        return Verdict::Right(right.len());
+    }
+    if right.starts_with(input) {
+        return Verdict::Partial;
+    }
+    match memchr::memchr(b'\n', input) {
+        Some(_) if input.starts_with(VALUE) => Verdict::OutOfStep,
+        Some(end) => Verdict::WrongLine(end + 1),
+        None if input.len() > 512 => Verdict::OutOfStep,
+        None => Verdict::Partial,
+    }
+}
+
+fn key(index: usize) -> String {
+    format!("e2e:key:{index:0KEY_DIGITS$}")
+}
+
+fn key_index(name: &[u8]) -> Option<usize> {
+    name.strip_prefix(KEY_PREFIX)?
+        .iter()
+        .try_fold(0_usize, |sum, byte| {
+            byte.is_ascii_digit()
+                .then(|| sum * 10 + usize::from(byte - b'0'))
+        })
+}
+
+/// A value that names its key over and over, so that no part of it fits another key.
+fn value(index: usize, len: usize) -> impl Iterator<Item = u8> {
+    key(index)
+        .into_bytes()
+        .into_iter()
+        .chain([b'/'])
+        .collect::<Vec<_>>()
+        .into_iter()
+        .cycle()
+        .take(len)
+}
+
+fn multigets(profile: &Profile) -> Vec<Multiget> {
+    assert!(
+        profile.keys_per_get <= 128,
+        "check_multiget marks keys in 128 bits"
+    );
+    let mut random = Random::new(24);
+    let one = |_| {
+        let mut keys = Vec::with_capacity(profile.keys_per_get);
+        while keys.len() < profile.keys_per_get {
+            let key = random.index(profile.key_count);
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        let names: Vec<String> = keys.iter().map(|k| key(*k)).collect();
+        Multiget {
+            line: format!("get {}\r\n", names.join(" ")).into_bytes(),
+            keys,
+        }
+    };
+    (0..MULTIGETS).map(one).collect()
+}
+
+/// SplitMix64: the same requests in the same order for every contestant.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    fn index(&mut self, limit: usize) -> usize {
+        usize::try_from(self.below(limit as u64)).unwrap_or(0)
+    }
+
+    /// Seconds to the next arrival of a Poisson process.
+    pub(crate) fn gap(&mut self, rate: f64) -> f64 {
+        let unit = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        -(1.0 - unit).ln() / rate
+    }
+}
