@@ -350,6 +350,10 @@ impl Core {
 
     /// Writes go on: the socket has room again.
     pub fn client_writable(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id.0) {
+            // A round that found the socket blocked has passed over what it was woken for.
+            client.dirty = false;
+        }
         self.settle_client(id);
     }
 

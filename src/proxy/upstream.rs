@@ -342,6 +342,8 @@ impl Core {
     /// Writes go on: the socket has room again.
     pub fn upstream_writable(&mut self, id: UpstreamId) {
         if let Some(up) = self.upstreams.get_mut(id.0) {
+            // A round that found the socket blocked has passed over what it was woken for.
+            up.dirty = false;
             up.touch(id, &mut self.shared);
         }
     }
