@@ -1,2 +1,3 @@
 //! slipring: a memcached sidecar proxy.
+pub mod embedded;
 pub mod protocol;
