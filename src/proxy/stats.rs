@@ -1,7 +1,7 @@
 //! The answers to `stats`: the sidecar's own counters, and the nodes' put together.
 //!
 //! Pure rendering: the nodes' replies come in as bytes. Some clients stop reading at any line that
-//! contains `END`, so no line written here does but the last ([`append_stat`]).
+//! contains `END`, so no line written here does but the last.
 
 use crate::protocol::number;
 use crate::protocol::reply::{self, Line};
