@@ -11,4 +11,7 @@ pub mod proxy;
 pub mod routing;
 
 pub mod discovery;
+pub mod embedded;
+
+pub mod admin;
 pub mod metrics;

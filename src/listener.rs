@@ -124,6 +124,7 @@ impl Acceptor {
         };
         let load = |index: usize| self.cells.worker(index).connections.get();
         if self.cells.sum(|cells| &cells.connections) >= self.max_connections as u64 {
+            self.cells.rejected.add(1);
             let _ = (&stream).write_all(b"ERROR Too many open connections\r\n");
             return;
         }

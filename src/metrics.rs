@@ -96,7 +96,20 @@ pub struct WorkerCells {
     pub get_hits: Counter,
     pub get_misses: Counter,
     pub stores: Counter,
+    /// Storage requests refused here because of their size.
+    pub stores_too_large: Counter,
     pub touches: Counter,
+    pub touch_hits: Counter,
+    pub touch_misses: Counter,
+    pub delete_hits: Counter,
+    pub delete_misses: Counter,
+    pub incr_hits: Counter,
+    pub incr_misses: Counter,
+    pub decr_hits: Counter,
+    pub decr_misses: Counter,
+    pub cas_hits: Counter,
+    pub cas_misses: Counter,
+    pub cas_mismatches: Counter,
     pub flushes: Counter,
     /// Keys answered as a miss because their node could not be asked.
     pub soft_misses: Counter,
@@ -121,7 +134,11 @@ pub struct WorkerCells {
 
 /// The cells of all workers.
 #[derive(Debug)]
-pub struct Cells(Box<[WorkerCells]>);
+pub struct Cells {
+    workers: Box<[WorkerCells]>,
+    /// Client connections refused at the limit; written by the acceptor alone.
+    pub rejected: Counter,
+}
 
 impl Cells {
     /// Cells for so many workers and nodes.
@@ -131,13 +148,13 @@ impl Cells {
             nodes: (0..nodes).map(|_| NodeCells::default()).collect(),
             ..WorkerCells::default()
         };
-        Self((0..workers.max(1)).map(|_| block()).collect())
+        Self { workers: (0..workers.max(1)).map(|_| block()).collect(), rejected: Counter::default() }
     }
 
     /// How many workers there are.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.0.len()
+        self.workers.len()
     }
 
     /// The cells of one worker; the last one's for an index out of range.
@@ -150,18 +167,18 @@ impl Cells {
         reason = "the index is capped and there is at least one block"
     )]
     pub fn worker(&self, index: usize) -> &WorkerCells {
-        &self.0[index.min(self.0.len() - 1)]
+        &self.workers[index.min(self.workers.len() - 1)]
     }
 
     /// The sum of one counter over the workers.
     pub fn sum(&self, counter: impl Fn(&WorkerCells) -> &Counter) -> u64 {
-        self.0.iter().map(|cells| counter(cells).get()).sum()
+        self.workers.iter().map(|cells| counter(cells).get()).sum()
     }
 
     /// The worst state any worker sees a node in.
     #[must_use]
     pub fn node_state(&self, node: usize) -> NodeState {
-        self.0
+        self.workers
             .iter()
             .filter_map(|cells| cells.nodes.get(node))
             .map(NodeCells::get)

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::client::Stall;
 use super::table::Key;
-use super::upstream::{Entry, Kind, Verb};
+use super::upstream::{Entry, Kind};
 use super::{ClientId, Core, Effect, NodeIndex, Tick, UpstreamId};
 use crate::protocol::request::ReadVerb;
 
@@ -288,7 +288,7 @@ impl Core {
                     Entry::Single {
                         client: owner,
                         seq,
-                        verb: Verb::Store,
+                        verb: large.verb,
                     },
                     &mut self.shared,
                 );

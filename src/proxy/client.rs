@@ -4,6 +4,8 @@
 //! block has arrived and ends as it must. Route and enqueue are one step, so no request ever holds
 //! an old ring.
 
+use std::time::Duration;
+
 use super::bulk::{self, BULK_VALUE, BulkRead};
 use super::gather::{Gather, Gathering};
 use super::replies::{Part, Replies};
@@ -52,13 +54,20 @@ enum Reading {
     },
 }
 
+/// Where a storage request goes, and who is told.
+#[derive(Clone, Copy, Debug)]
+struct Target {
+    hash: u64,
+    quiet: bool,
+    verb: Verb,
+}
+
 /// A value that is forwarded once it has arrived.
 #[derive(Debug)]
 struct Body {
     /// The line as it is sent to the node.
     header: Vec<u8>,
-    hash: u64,
-    quiet: bool,
+    target: Target,
     /// The block so far.
     bytes: Vec<u8>,
     /// The block's length, CRLF included.
@@ -70,6 +79,7 @@ struct Body {
 pub(super) struct Large {
     pub(super) header: Vec<u8>,
     pub(super) quiet: bool,
+    pub(super) verb: Verb,
     /// The block's length, CRLF included.
     pub(super) total: u64,
 }
@@ -541,6 +551,9 @@ impl Core {
     }
 
     fn refuse(&mut self, id: ClientId, refusal: Refusal<'_>) {
+        if refusal.text.starts_with("SERVER_ERROR object too large") {
+            self.shared.cells().stores_too_large.add(1);
+        }
         if let Some(key) = refusal.stale {
             // As in memcached: what could not be stored must not leave the old value behind.
             self.invalidate(id, key);
@@ -687,24 +700,19 @@ impl Core {
             return Taken::Stalled;
         }
         self.shared.cells().stores.add(1);
+        let target = Target { hash, quiet: store.quiet, verb: store.verb.into() };
         let total = store.len + 2;
         let mut header = std::mem::take(&mut self.shared.line);
         header.clear();
         store.write(&mut header);
         if let Some(block) = after.get(..total) {
-            self.forward_value(id, hash, store.quiet, &header, block, None);
+            self.forward_value(id, target, &header, block, None);
             self.shared.line = header;
             return Taken::Yes(total);
         }
         if let Some(client) = self.clients.get_mut(id.0) {
             let bytes = Vec::with_capacity(total);
-            client.reading = Reading::Body(Box::new(Body {
-                header,
-                hash,
-                quiet: store.quiet,
-                bytes,
-                total,
-            }));
+            client.reading = Reading::Body(Box::new(Body { header, target, bytes, total }));
         }
         Taken::Yes(0)
     }
@@ -717,14 +725,8 @@ impl Core {
         let Reading::Body(body) = std::mem::replace(&mut client.reading, Reading::Line) else {
             return;
         };
-        let Body {
-            header,
-            hash,
-            quiet,
-            bytes,
-            ..
-        } = *body;
-        self.forward_value(id, hash, quiet, &header, &[], Some(bytes));
+        let Body { header, target, bytes, .. } = *body;
+        self.forward_value(id, target, &header, &[], Some(bytes));
         self.shared.line = header;
     }
 
@@ -734,17 +736,17 @@ impl Core {
     fn forward_value(
         &mut self,
         id: ClientId,
-        hash: u64,
-        quiet: bool,
+        target: Target,
         header: &[u8],
         block: &[u8],
         owned: Option<Vec<u8>>,
     ) {
+        let Target { hash, quiet, verb } = target;
         let bytes = owned.as_deref().unwrap_or(block);
         if !bytes.ends_with(b"\r\n") {
             return self.answer(id, b"CLIENT_ERROR bad data chunk\r\n", quiet);
         }
-        let Some(up_id) = self.enqueue(id, hash, quiet, header, Verb::Store) else {
+        let Some(up_id) = self.enqueue(id, hash, quiet, header, verb) else {
             return;
         };
         let Self {
@@ -958,24 +960,41 @@ impl Core {
     fn sidecar(&self) -> Sidecar {
         let cells = &self.shared.cells;
         let uptime = self.shared.now.0 / 1_000_000;
+        let (user, system) = (self.shared.settings.cpu_time)();
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Sidecar {
             pid: u64::from(self.shared.settings.pid),
             uptime_seconds: uptime,
             unix_time: self.shared.settings.started_at + uptime,
             version: self.lowest_version().to_owned(),
+            rusage_user_micros: micros(user),
+            rusage_system_micros: micros(system),
+            max_connections: self.shared.settings.max_connections as u64,
             curr_connections: cells.sum(|c| &c.connections),
             total_connections: cells.sum(|c| &c.connections_total),
-            rejected_connections: 0,
+            rejected_connections: cells.rejected.get(),
             cmd_get: cells.sum(|c| &c.get_keys),
             cmd_set: cells.sum(|c| &c.stores),
-            cmd_touch: cells.sum(|c| &c.touches),
             cmd_flush: cells.sum(|c| &c.flushes),
+            cmd_touch: cells.sum(|c| &c.touches),
+            cmd_meta: 0,
             get_hits: cells.sum(|c| &c.get_hits),
             get_misses: cells.sum(|c| &c.get_misses) + cells.sum(|c| &c.soft_misses),
+            delete_misses: cells.sum(|c| &c.delete_misses),
+            delete_hits: cells.sum(|c| &c.delete_hits),
+            incr_misses: cells.sum(|c| &c.incr_misses),
+            incr_hits: cells.sum(|c| &c.incr_hits),
+            decr_misses: cells.sum(|c| &c.decr_misses),
+            decr_hits: cells.sum(|c| &c.decr_hits),
+            cas_misses: cells.sum(|c| &c.cas_misses),
+            cas_hits: cells.sum(|c| &c.cas_hits),
+            cas_badval: cells.sum(|c| &c.cas_mismatches),
+            touch_hits: cells.sum(|c| &c.touch_hits),
+            touch_misses: cells.sum(|c| &c.touch_misses),
+            store_too_large: cells.sum(|c| &c.stores_too_large),
             bytes_read: cells.sum(|c| &c.bytes_read),
             bytes_written: cells.sum(|c| &c.bytes_written),
             threads: cells.workers() as u64,
-            max_connections: self.shared.settings.max_connections as u64,
         }
     }
 
@@ -994,7 +1013,7 @@ impl Core {
         let lane = client.lane;
         self.shared.cells().stores.add(1);
         if self.lane(node, lane).is_none() {
-            self.answer_down(id, node, store.quiet, Verb::Store);
+            self.answer_down(id, node, store.quiet, store.verb.into());
             if let Some(client) = self.clients.get_mut(id.0) {
                 client.reading = Reading::Swallow(total);
             }
@@ -1003,11 +1022,7 @@ impl Core {
         let mut header = Vec::new();
         store.write(&mut header);
         if let Some(client) = self.clients.get_mut(id.0) {
-            client.reading = Reading::AwaitLane(Box::new(Large {
-                header,
-                quiet: store.quiet,
-                total,
-            }));
+            client.reading = Reading::AwaitLane(Box::new(Large { header, quiet: store.quiet, verb: store.verb.into(), total }));
         }
         self.await_bulk(id, node);
         Taken::Yes(0)

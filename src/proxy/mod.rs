@@ -121,6 +121,8 @@ pub struct Settings {
     pub pid: u32,
     /// Most client connections of the process; shown by `stats`.
     pub max_connections: usize,
+    /// User and system CPU time of the process so far; asked for by `stats` alone.
+    pub cpu_time: fn() -> (Duration, Duration),
     /// Seed of the reconnect jitter.
     pub seed: u64,
 }

@@ -22,9 +22,9 @@ use super::table::Key;
 use super::{
     ClientId, Core, Effect, NodeIndex, OnNodeDown, OutBuf, Shared, Tick, UpstreamId, Version, bulk,
 };
-use crate::metrics::NodeState;
+use crate::metrics::{NodeState, WorkerCells};
 use crate::protocol::reply::{self, Line, MAX_REPLY_LINE};
-use crate::protocol::request::Change;
+use crate::protocol::request::{Change, StoreVerb};
 
 /// A lane takes no further request while so many bytes wait to be sent.
 const LANE_BYTES: usize = 2 << 20;
@@ -55,16 +55,25 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
     Store,
+    Cas,
     Delete,
-    Count,
+    Incr,
+    Decr,
     Touch,
+}
+
+impl From<StoreVerb> for Verb {
+    fn from(verb: StoreVerb) -> Self {
+        if verb == StoreVerb::Cas { Self::Cas } else { Self::Store }
+    }
 }
 
 impl From<Change> for Verb {
     fn from(change: Change) -> Self {
         match change {
             Change::Delete => Self::Delete,
-            Change::Incr(_) | Change::Decr(_) => Self::Count,
+            Change::Incr(_) => Self::Incr,
+            Change::Decr(_) => Self::Decr,
             Change::Touch(_) => Self::Touch,
         }
     }
@@ -76,12 +85,31 @@ impl Verb {
         match line {
             Line::Error => true,
             Line::NotFound => true,
-            Line::Stored | Line::NotStored | Line::Exists => matches!(self, Self::Store),
+            Line::Stored | Line::NotStored | Line::Exists => matches!(self, Self::Store | Self::Cas),
             Line::Deleted => matches!(self, Self::Delete),
-            Line::Number => matches!(self, Self::Count),
+            Line::Number => matches!(self, Self::Incr | Self::Decr),
             Line::Touched => matches!(self, Self::Touch),
             _ => false,
         }
+    }
+
+    /// Counts an answer as memcached's `stats` does.
+    fn count(self, line: &Line<'_>, cells: &WorkerCells) {
+        let counter = match (self, line) {
+            (Self::Cas, Line::Stored) => &cells.cas_hits,
+            (Self::Cas, Line::Exists) => &cells.cas_mismatches,
+            (Self::Cas, Line::NotFound) => &cells.cas_misses,
+            (Self::Delete, Line::Deleted) => &cells.delete_hits,
+            (Self::Delete, Line::NotFound) => &cells.delete_misses,
+            (Self::Incr, Line::Number) => &cells.incr_hits,
+            (Self::Incr, Line::NotFound) => &cells.incr_misses,
+            (Self::Decr, Line::Number) => &cells.decr_hits,
+            (Self::Decr, Line::NotFound) => &cells.decr_misses,
+            (Self::Touch, Line::Touched) => &cells.touch_hits,
+            (Self::Touch, Line::NotFound) => &cells.touch_misses,
+            _ => return,
+        };
+        counter.add(1);
     }
 }
 
@@ -451,6 +479,7 @@ impl Core {
                     return Err(Desync);
                 }
                 up.fifo.pop_front();
+                verb.count(&line, self.shared.cells());
                 self.finish_single(client, seq, raw);
                 Ok(())
             }

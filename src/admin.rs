@@ -1,0 +1,319 @@
+//! The admin endpoint: `/healthz`, `/readyz` and `/ring` over HTTP/1.
+//!
+//! It shares the pod with what must not be disturbed, and its port is open to the cluster: few
+//! connections, one request each, small buffers, and a clock on everything a client may delay.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::{Serialize, Serializer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Most connections at once; a further one is closed unanswered. Probes and one or two scrapers
+/// need a handful.
+pub const MAX_CONNECTIONS: usize = 32;
+
+/// Longest wait for a request's whole head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest life of a connection, the sending of the reply to a slow reader included.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Largest head of a request, in bytes (hyper's smallest).
+const MAX_HEAD: usize = 8 << 10;
+
+/// First and longest pause after a failed accept: out of file descriptors, the next try would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// What the pages are made from.
+pub struct AdminState {
+    /// `/readyz`: whether clients may come. Set by whoever starts and drains.
+    pub ready: Arc<AtomicBool>,
+    /// `/ring`: asked once per request, on the control thread; must not block.
+    pub ring: Box<dyn Fn() -> RingReport + Send + Sync>,
+}
+
+/// The ring as it is published now.
+#[derive(Clone, Debug, Serialize)]
+pub struct RingReport {
+    /// Equal on two sidecars when they place all keys alike; 16 hexadecimal digits in JSON, for
+    /// JavaScript has no 64-bit integers.
+    #[serde(serialize_with = "hexadecimal")]
+    pub fingerprint: u64,
+    /// Counts the rings since the start.
+    pub version: u64,
+    /// All nodes, in the order of the ring's own list.
+    pub nodes: Vec<RingNode>,
+}
+
+/// One node of [`RingReport`].
+#[derive(Clone, Debug, Serialize)]
+pub struct RingNode {
+    /// What the ring hashes: `host:port`, or the name given to it.
+    pub name: String,
+    /// Where it is connected to.
+    pub address: String,
+    /// Relative to the other nodes; 1 is the default.
+    pub weight: u32,
+    /// Share of the key space, 0 to 1.
+    pub share: f64,
+    /// `up`, `down` or `connecting`.
+    pub state: &'static str,
+}
+
+/// Answers until `stop` is cancelled, then closes the listener and all connections.
+///
+/// Connections are `Send` tasks on the caller's runtime (`tokio::spawn`), owned by this future.
+pub async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    let mut pause = ACCEPT_PAUSE;
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                pause = ACCEPT_PAUSE;
+                if connections.len() < MAX_CONNECTIONS {
+                    connections.spawn(connection(socket, Arc::clone(&state)));
+                }
+            }
+            // The client gave up before it was accepted: nothing is wrong here.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "admin endpoint cannot accept");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (2 * pause).min(MAX_ACCEPT_PAUSE);
+            }
+        }
+    }
+}
+
+async fn connection(socket: TcpStream, state: Arc<AdminState>) {
+    let service = service_fn(|request| {
+        let reply = reply(&request, &state);
+        async move { Ok::<_, std::convert::Infallible>(reply) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        // One request each: an idle client must not hold one of the few places.
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(socket), service);
+    match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
+        Err(_) => tracing::debug!("admin connection took too long"),
+    }
+}
+
+fn reply(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut reply = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n");
+        reply
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return reply;
+    }
+    match request.uri().path() {
+        "/healthz" => page(StatusCode::OK, TEXT, "ok\n"),
+        "/readyz" if state.ready.load(Ordering::Acquire) => page(StatusCode::OK, TEXT, "ok\n"),
+        "/readyz" => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
+        "/ring" => match serde_json::to_vec(&(state.ring)()) {
+            Ok(json) => page(StatusCode::OK, JSON, json),
+            Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
+        },
+        _ => page(StatusCode::NOT_FOUND, TEXT, "not found\n"),
+    }
+}
+
+fn page(
+    status: StatusCode,
+    content_type: HeaderValue,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut reply = Response::new(Full::new(body.into()));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, content_type);
+    reply
+}
+
+fn hexadecimal<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{value:016x}"))
+}
+
+// === impl AdminState ===
+
+impl fmt::Debug for AdminState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminState")
+            .field("ready", &self.ready)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    struct Admin {
+        addr: SocketAddr,
+        ready: Arc<AtomicBool>,
+        stop: CancellationToken,
+    }
+
+    async fn admin() -> Admin {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let ready = Arc::new(AtomicBool::new(false));
+        let stop = CancellationToken::new();
+        let state = Arc::new(AdminState {
+            ready: Arc::clone(&ready),
+            ring: Box::new(|| RingReport {
+                fingerprint: 0x1f,
+                version: 3,
+                nodes: vec![RingNode {
+                    name: "we\"ird\\\n:1".into(),
+                    address: "10.0.0.2:11211".into(),
+                    weight: 2,
+                    share: 0.25,
+                    state: "up",
+                }],
+            }),
+        });
+        tokio::spawn(serve(listener, state, stop.clone()));
+        Admin { addr, ready, stop }
+    }
+
+    async fn ask(addr: SocketAddr, request: &str) -> String {
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        let _ = socket.read_to_string(&mut reply).await;
+        reply
+    }
+
+    async fn get(addr: SocketAddr, path: &str) -> (String, String) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let reply = ask(addr, &request).await;
+        let (head, body) = reply.split_once("\r\n\r\n").expect("a whole head");
+        let status = head.split(' ').nth(1).unwrap().to_owned();
+        (status, body.to_owned())
+    }
+
+    #[tokio::test]
+    async fn the_pages_say_what_they_should() {
+        let admin = admin().await;
+        let pair = |status: &str, body: &str| (status.to_owned(), body.to_owned());
+        assert_eq!(get(admin.addr, "/healthz").await, pair("200", "ok\n"));
+        assert_eq!(get(admin.addr, "/readyz").await, pair("503", "not ready\n"));
+        admin.ready.store(true, Ordering::Release);
+        assert_eq!(get(admin.addr, "/readyz?x=1").await, pair("200", "ok\n"));
+        assert_eq!(
+            get(admin.addr, "/ring").await,
+            pair(
+                "200",
+                "{\"fingerprint\":\"000000000000001f\",\"version\":3,\"nodes\":[{\"name\":\
+                 \"we\\\"ird\\\\\\n:1\",\"address\":\"10.0.0.2:11211\",\"weight\":2,\"share\":0.25,\
+                 \"state\":\"up\"}]}"
+            )
+        );
+        for path in ["/", "/nonsense", "/healthz/", "//ring"] {
+            assert_eq!(get(admin.addr, path).await.0, "404", "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_get_and_head_are_answered() {
+        let admin = admin().await;
+        for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
+            let request =
+                format!("{method} /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
+            let reply = ask(admin.addr, &request).await;
+            assert!(reply.starts_with("HTTP/1.1 405 "), "{method}: {reply}");
+            assert!(reply.contains("allow: GET, HEAD\r\n"), "{method}: {reply}");
+        }
+        let reply = ask(admin.addr, "HEAD /ring HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(reply.starts_with("HTTP/1.1 200 ") && reply.ends_with("\r\n\r\n"));
+        assert!(reply.contains("connection: close\r\n"), "{reply}");
+    }
+
+    #[tokio::test]
+    async fn nonsense_and_endless_heads_are_refused() {
+        let admin = admin().await;
+        let long = format!(
+            "GET /healthz HTTP/1.1\r\nX: {}\r\n\r\n",
+            "x".repeat(64 << 10)
+        );
+        for request in ["get k\r\n\r\n", "\0\0\0\0\r\n\r\n", &long] {
+            let reply = ask(admin.addr, request).await;
+            assert!(
+                reply.is_empty() || reply.starts_with("HTTP/1.1 4"),
+                "{reply}"
+            );
+        }
+        assert_eq!(get(admin.addr, "/healthz").await.0, "200");
+    }
+
+    #[tokio::test]
+    async fn clients_beyond_the_limit_are_closed_and_silent_ones_leave_room_again() {
+        let admin = admin().await;
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let mut socket = TcpStream::connect(admin.addr).await.unwrap();
+            socket.write_all(b"GET /hea").await.unwrap();
+            silent.push(socket);
+        }
+        let mut further = TcpStream::connect(admin.addr).await.unwrap();
+        let mut byte = [0];
+        assert!(matches!(further.read(&mut byte).await, Ok(0) | Err(_)));
+        // The header clock closes a silent one, without any word from it.
+        let mut first = silent.remove(0);
+        let mut reply = Vec::new();
+        let closed = first.read_to_end(&mut reply);
+        let closed = tokio::time::timeout(2 * HEADER_TIMEOUT, closed).await;
+        assert!(closed.is_ok(), "still open");
+        for socket in &mut silent {
+            let _ = socket.read_to_end(&mut reply).await;
+        }
+        assert_eq!(get(admin.addr, "/healthz").await.0, "200");
+    }
+
+    #[tokio::test]
+    async fn stopping_closes_the_listener_and_the_connections() {
+        let admin = admin().await;
+        let mut open = TcpStream::connect(admin.addr).await.unwrap();
+        open.write_all(b"GET /").await.unwrap();
+        admin.stop.cancel();
+        let mut reply = Vec::new();
+        let _ = open.read_to_end(&mut reply).await;
+        assert!(reply.is_empty());
+        assert!(TcpStream::connect(admin.addr).await.is_err());
+    }
+}
