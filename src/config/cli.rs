@@ -96,11 +96,11 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_MAX_VALUE", value_name = "SIZE", default_value = "128MiB", value_parser = parse_max_value)]
     pub(super) max_value: u64,
 
-    /// Send gets that arrive at the same time to their node as one request: less work for the nodes
+    /// Send gets that arrive together to their node as one request, which costs it less: `on` or `off`
     #[arg(long, env = "SLIPRING_MERGE_GETS", value_name = "on|off", default_value = "on", value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) merge_gets: bool,
 
-    /// What reads get while their node is down; writes always get an error
+    /// What reads get while their node is down: `miss` or `error`; writes always get an error
     #[arg(
         long,
         env = "SLIPRING_ON_NODE_DOWN",
