@@ -14,7 +14,14 @@ use super::OnNodeDown;
     version,
     propagate_version = true,
     override_usage = "slipring [COMMAND] [OPTIONS]",
-    after_help = "Without a command it is `serve`, which takes the options: slipring serve --help"
+    after_help = "\
+Examples:
+  slipring dev                               Try it: proxy and nodes in one process
+  slipring serve --nodes 10.0.0.2,10.0.0.3   Serve real nodes
+  MEMCACHED_NODES=10.0.0.2 slipring          The same, set by the environment
+
+Every option is a flag and an environment variable; a flag wins over a variable.
+They are listed by: slipring serve --help"
 )]
 pub(super) struct Cli {
     #[command(subcommand)]
@@ -23,15 +30,16 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CliCommand {
-    /// Run the sidecar; the same as no command at all
+    /// Serve clients on a local port in front of memcached nodes (the default command)
     Serve(ServeArgs),
-    /// Run the same proxy in front of embedded in-memory nodes: nothing to install
+    /// Try it: the same proxy in front of in-memory nodes of its own, nothing to install
     Dev(DevArgs),
 }
 
 #[derive(Debug, Args)]
+#[command(next_line_help = true)]
 pub(super) struct ServeArgs {
-    /// Nodes, `host[:port][=weight]`, separated by commas (or semicolons, spaces, newlines); weights 1 to 1000
+    /// Nodes to spread the keys over, `host[:port][=weight]`, comma separated; weight 1 to 1000, 1 if not given
     #[arg(long, env = "MEMCACHED_NODES", value_name = "LIST")]
     pub(super) nodes: Vec<String>,
 
@@ -44,12 +52,13 @@ pub(super) struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(next_line_help = true)]
 pub(super) struct DevArgs {
-    /// Number of embedded nodes, 1 to 20
+    /// Number of in-memory nodes, 1 to 20
     #[arg(long, env = "SLIPRING_DEV_NODES", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     pub(super) nodes: u8,
 
-    /// Memory for values of each embedded node, 1MiB to 64GiB
+    /// Memory of each in-memory node, 1MiB to 64GiB; the least recently used values make room
     #[arg(long, env = "SLIPRING_DEV_NODE_MEMORY", value_name = "SIZE", default_value = "64MiB", value_parser = parse_node_memory)]
     pub(super) node_memory: u64,
 
@@ -59,39 +68,39 @@ pub(super) struct DevArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct CommonArgs {
-    /// Addresses clients connect to, `IP:port`, repeatable or comma separated; `localhost` is `127.0.0.1:11211` and, where the machine has it, `[::1]:11211`
+    /// Where clients connect: `IP:port`, comma separated; `localhost` is `127.0.0.1:11211` and, if there is one, `[::1]:11211`
     #[arg(long, env = "SLIPRING_LISTEN", value_name = "ADDRESS", default_value = "localhost", value_delimiter = ',', value_parser = parse_listen)]
     pub(super) listen: Vec<ListenItem>,
 
-    /// Address of the HTTP endpoint for health, metrics and the ring, `IP:port`; `off` for none
+    /// Where health, readiness and the ring are served over HTTP: `IP:port`, or `off`
     #[arg(long, env = "SLIPRING_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:9150", value_parser = parse_admin_listen)]
     pub(super) admin_listen: AdminListen,
 
-    /// Worker threads, 1 to 64; `auto` is 1, or 2 when the CPU limit of the container is 2 or more
+    /// Worker threads, 1 to 64; `auto` is 2 in a container with a CPU limit of 2 or more, else 1
     #[arg(long, env = "SLIPRING_WORKERS", value_name = "N", default_value = "auto", value_parser = parse_workers)]
     pub(super) workers: Workers,
 
-    /// Connections of each worker to each node, 1 to 16; opened at start and shared by all clients
+    /// Connections of each worker to each node, 1 to 16; opened at start, shared by all clients
     #[arg(long, env = "SLIPRING_CONNECTIONS_PER_NODE", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(super) connections_per_node: u8,
 
-    /// Longest time to open a connection to a node, 1ms to 60s
+    /// Longest wait for a connection to a node, 1ms to 60s; after it the node counts as down
     #[arg(long, env = "SLIPRING_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "250ms", value_parser = parse_connect_timeout)]
     pub(super) connect_timeout: Duration,
 
-    /// Client connections at a time, 1 to 1000000; further ones wait to be accepted
+    /// Most clients at a time, 1 to 1000000; a further one is told `ERROR Too many open connections` and closed
     #[arg(long, env = "SLIPRING_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) max_connections: u32,
 
-    /// Largest value a client may store, 1KiB to 1GiB; the nodes' own limit (`memcached -I`) holds besides
+    /// Largest value a client may store, 1KiB to 1GiB; a node may allow less (its `-I`) and says so itself
     #[arg(long, env = "SLIPRING_MAX_VALUE", value_name = "SIZE", default_value = "128MiB", value_parser = parse_max_value)]
     pub(super) max_value: u64,
 
-    /// Put gets that arrive together into one request per node
+    /// Send gets that arrive together to their node as one request, which costs it less: `on` or `off`
     #[arg(long, env = "SLIPRING_MERGE_GETS", value_name = "on|off", default_value = "on", value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) merge_gets: bool,
 
-    /// What a read gets while its node is down: `miss` or `error`; writes always get an error
+    /// What reads get while their node is down: `miss` or `error`; writes always get an error
     #[arg(
         long,
         env = "SLIPRING_ON_NODE_DOWN",
@@ -102,11 +111,11 @@ pub(super) struct CommonArgs {
     )]
     pub(super) on_node_down: OnNodeDown,
 
-    /// Refuse `flush_all`, which would empty every node
+    /// Refuse `flush_all`, which empties every node
     #[arg(long, env = "SLIPRING_DENY_FLUSH_ALL", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) deny_flush_all: bool,
 
-    /// What is logged: `off`, `error`, `warn`, `info`, `debug` or `trace`; `RUST_LOG`, when set, wins
+    /// What is logged: `off`, `error`, `warn`, `info`, `debug` or `trace`; `RUST_LOG`, if set, wins
     #[arg(
         long,
         env = "SLIPRING_LOG_LEVEL",
@@ -174,7 +183,7 @@ pub(super) fn without_environment(command: clap::Command) -> clap::Command {
             };
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
             arg.env(Resettable::Reset)
-                .help(format!("{help} [env: {name}]"))
+                .help(format!("{help}\n[env: {name}]"))
         })
     })
 }
