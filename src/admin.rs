@@ -132,9 +132,7 @@ async fn connection(socket: TcpStream, state: Arc<AdminState>) {
 fn reply(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut reply = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n");
-        reply
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return reply;
     }
     match request.uri().path() {
@@ -149,11 +147,7 @@ fn reply(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Bytes
     }
 }
 
-fn page(
-    status: StatusCode,
-    content_type: HeaderValue,
-    body: impl Into<Bytes>,
-) -> Response<Full<Bytes>> {
+fn page(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut reply = Response::new(Full::new(body.into()));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, content_type);
@@ -168,9 +162,7 @@ fn hexadecimal<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Er
 
 impl fmt::Debug for AdminState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AdminState")
-            .field("ready", &self.ready)
-            .finish_non_exhaustive()
+        f.debug_struct("AdminState").field("ready", &self.ready).finish_non_exhaustive()
     }
 }
 
@@ -253,8 +245,7 @@ mod tests {
     async fn only_get_and_head_are_answered() {
         let admin = admin().await;
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
-            let request =
-                format!("{method} /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
+            let request = format!("{method} /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
             let reply = ask(admin.addr, &request).await;
             assert!(reply.starts_with("HTTP/1.1 405 "), "{method}: {reply}");
             assert!(reply.contains("allow: GET, HEAD\r\n"), "{method}: {reply}");
@@ -267,16 +258,10 @@ mod tests {
     #[tokio::test]
     async fn nonsense_and_endless_heads_are_refused() {
         let admin = admin().await;
-        let long = format!(
-            "GET /healthz HTTP/1.1\r\nX: {}\r\n\r\n",
-            "x".repeat(64 << 10)
-        );
+        let long = format!("GET /healthz HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(64 << 10));
         for request in ["get k\r\n\r\n", "\0\0\0\0\r\n\r\n", &long] {
             let reply = ask(admin.addr, request).await;
-            assert!(
-                reply.is_empty() || reply.starts_with("HTTP/1.1 4"),
-                "{reply}"
-            );
+            assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 4"), "{reply}");
         }
         assert_eq!(get(admin.addr, "/healthz").await.0, "200");
     }

@@ -123,10 +123,7 @@ type FromEnvironment = Vec<(String, String)>;
 ///
 /// # Errors
 /// [`Exit`] when an option or a variable is wrong, when there are no nodes, and for `--help` and `--version`.
-pub fn parse(
-    args: impl IntoIterator<Item = OsString>,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Config, Exit> {
+pub fn parse(args: impl IntoIterator<Item = OsString>, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, Exit> {
     parse_within(args, env, cgroup::cpu_limit(Path::new("/")))
 }
 
@@ -135,19 +132,12 @@ fn parse_within(
     env: &dyn Fn(&str) -> Option<String>,
     cpu_limit: Option<f64>,
 ) -> Result<Config, Exit> {
-    let env = |name: &str| {
-        env(name)
-            .map(|value| value.trim().to_owned())
-            .filter(|value| !value.is_empty())
-    };
+    let env = |name: &str| env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     let declared = Cli::command();
     let command = cli::without_environment(declared.clone());
     let mut args = with_subcommand(args);
 
-    let matches = command
-        .clone()
-        .try_get_matches_from(&args)
-        .map_err(|error| Exit::from_clap(&error, &[]))?;
+    let matches = command.clone().try_get_matches_from(&args).map_err(|error| Exit::from_clap(&error, &[]))?;
     let mut warnings = Vec::new();
     let mut from_env = FromEnvironment::new();
     let mut further = Vec::new();
@@ -165,35 +155,14 @@ fn parse_within(
     }
     // Behind the program's name and the command.
     args.splice(2..2, further);
-    let matches = command
-        .try_get_matches_from(&args)
-        .map_err(|error| Exit::from_clap(&error, &from_env))?;
-    let cli =
-        Cli::from_arg_matches(&matches).map_err(|error| Exit::from_clap(&error, &from_env))?;
+    let matches = command.try_get_matches_from(&args).map_err(|error| Exit::from_clap(&error, &from_env))?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| Exit::from_clap(&error, &from_env))?;
 
     let (command, common) = match cli.command {
-        CliCommand::Serve(serve) => (
-            Command::Serve {
-                nodes: nodes(&serve, &from_env)?,
-            },
-            serve.common,
-        ),
-        CliCommand::Dev(dev) => (
-            Command::Dev {
-                nodes: dev.nodes.into(),
-                node_memory: dev.node_memory,
-            },
-            dev.common,
-        ),
+        CliCommand::Serve(serve) => (Command::Serve { nodes: nodes(&serve, &from_env)? }, serve.common),
+        CliCommand::Dev(dev) => (Command::Dev { nodes: dev.nodes.into(), node_memory: dev.node_memory }, dev.common),
     };
-    Config::new(
-        command,
-        &common,
-        env("RUST_LOG"),
-        cpu_limit,
-        warnings,
-        &from_env,
-    )
+    Config::new(command, &common, env("RUST_LOG"), cpu_limit, warnings, &from_env)
 }
 
 /// Every option as a Markdown table: flag, variable, default, meaning. README holds it, a test compares them.
@@ -209,26 +178,14 @@ pub fn option_table() -> String {
             if !seen.insert(env.to_owned()) {
                 continue;
             }
-            let only = if command.get_name() == "serve" {
-                ""
-            } else {
-                "`slipring dev`: "
-            };
+            let only = if command.get_name() == "serve" { "" } else { "`slipring dev`: " };
             let default = match arg.get_default_values() {
                 [] => "–".to_owned(),
                 values => format!("`{}`", values.join(OsStr::new(" ")).to_string_lossy()),
             };
-            let help = arg
-                .get_help()
-                .map(ToString::to_string)
-                .unwrap_or_default()
-                .replace('|', "\\|");
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default().replace('|', "\\|");
             // Writing to a string cannot fail.
-            let _ = writeln!(
-                table,
-                "| `--{long}` | `{}` | {default} | {only}{help} |",
-                env.to_string_lossy()
-            );
+            let _ = writeln!(table, "| `--{long}` | `{}` | {default} | {only}{help} |", env.to_string_lossy());
         }
     }
     table
@@ -246,14 +203,9 @@ impl Config {
         from_env: &FromEnvironment,
     ) -> Result<Self, Exit> {
         if let Some(filter) = &rust_log {
-            EnvFilter::try_new(filter)
-                .map_err(|error| Exit::usage(&format!("RUST_LOG={filter}: {error}")))?;
+            EnvFilter::try_new(filter).map_err(|error| Exit::usage(&format!("RUST_LOG={filter}: {error}")))?;
         }
-        let automatic = if cpu_limit.is_some_and(|limit| limit >= 2.0) {
-            2
-        } else {
-            1
-        };
+        let automatic = if cpu_limit.is_some_and(|limit| limit >= 2.0) { 2 } else { 1 };
         Ok(Self {
             command,
             listen: listen(&common.listen, from_env)?,
@@ -277,24 +229,13 @@ impl Config {
 
 impl Exit {
     fn usage(problem: &str) -> Self {
-        Self {
-            text: format!("slipring: {}", one_line(problem)),
-            stream: Stream::Stderr,
-            code: EXIT_USAGE,
-        }
+        Self { text: format!("slipring: {}", one_line(problem)), stream: Stream::Stderr, code: EXIT_USAGE }
     }
 
     fn from_clap(error: &clap::Error, from_env: &[(String, String)]) -> Self {
         let text = error.to_string();
-        if matches!(
-            error.kind(),
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-        ) {
-            return Self {
-                text: text.trim_end().to_owned(),
-                stream: Stream::Stdout,
-                code: 0,
-            };
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            return Self { text: text.trim_end().to_owned(), stream: Stream::Stdout, code: 0 };
         }
         // What is wrong, and perhaps what was meant; usage and the way to the help follow.
         let mut paragraphs = text.trim_start_matches("error: ").split("\n\n");
@@ -306,11 +247,7 @@ impl Exit {
         let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else {
             return Self::usage(&problem);
         };
-        let long = shown
-            .trim_start_matches('-')
-            .split([' ', '=', '['])
-            .next()
-            .unwrap_or_default();
+        let long = shown.trim_start_matches('-').split([' ', '=', '[']).next().unwrap_or_default();
         match from_env.iter().find(|(option, _)| option == long) {
             Some((_, name)) => Self::usage(&problem.replace(&format!("'{shown}'"), name)),
             None => Self::usage(&problem),
@@ -343,38 +280,28 @@ fn unset_options(declared: &clap::Command, matches: &ArgMatches) -> Vec<(String,
     let Some(command) = declared.find_subcommand(name) else {
         return Vec::new();
     };
-    let options = command
-        .get_arguments()
-        .filter_map(|arg| Some((arg, arg.get_long()?, arg.get_env()?)));
+    let options = command.get_arguments().filter_map(|arg| Some((arg, arg.get_long()?, arg.get_env()?)));
     options
-        .filter(|(arg, ..)| {
-            matches.value_source(arg.get_id().as_str()) != Some(ValueSource::CommandLine)
-        })
+        .filter(|(arg, ..)| matches.value_source(arg.get_id().as_str()) != Some(ValueSource::CommandLine))
         .map(|(_, long, env)| (long.to_owned(), env.to_string_lossy().into_owned()))
         .collect()
 }
 
 /// Kubernetes describes a Service called `memcached` to every pod as `MEMCACHED_PORT=tcp://10.0.0.9:11211`.
 fn is_service_link(port: &str) -> bool {
-    ["tcp://", "udp://", "sctp://"]
-        .iter()
-        .any(|scheme| port.starts_with(scheme))
+    ["tcp://", "udp://", "sctp://"].iter().any(|scheme| port.starts_with(scheme))
 }
 
 fn nodes(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Vec<Node>, Exit> {
     if serve.nodes.is_empty() {
-        return Err(Exit::usage(
-            "no nodes: list them with --nodes or MEMCACHED_NODES; `slipring dev` brings its own",
-        ));
+        return Err(Exit::usage("no nodes: list them with --nodes or MEMCACHED_NODES; `slipring dev` brings its own"));
     }
     let list = serve.nodes.join(",");
-    parse_nodes(&list, serve.node_port)
-        .map_err(|error| Exit::usage(&format!("{}: {error}", source("nodes", from_env))))
+    parse_nodes(&list, serve.node_port).map_err(|error| Exit::usage(&format!("{}: {error}", source("nodes", from_env))))
 }
 
 fn listen(items: &[ListenItem], from_env: &FromEnvironment) -> Result<Listen, Exit> {
-    let refuse =
-        |problem: String| Exit::usage(&format!("{}: {problem}", source("listen", from_env)));
+    let refuse = |problem: String| Exit::usage(&format!("{}: {problem}", source("listen", from_env)));
     let mut addresses = Vec::new();
     for item in items {
         match item {

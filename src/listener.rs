@@ -35,9 +35,7 @@ pub struct BindError {
 
 fn reason(error: &io::Error) -> String {
     match error.kind() {
-        ErrorKind::AddrInUse => {
-            "the port is already taken (choose another with --listen)".to_owned()
-        }
+        ErrorKind::AddrInUse => "the port is already taken (choose another with --listen)".to_owned(),
         ErrorKind::PermissionDenied => "not permitted".to_owned(),
         _ => error.to_string(),
     }
@@ -63,10 +61,8 @@ pub fn bind_all(listen: &Listen) -> Result<Vec<std::net::TcpListener>, BindError
 }
 
 fn has_no_ipv6(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::AddrNotAvailable | ErrorKind::Unsupported
-    ) || error.raw_os_error() == Some(EAFNOSUPPORT)
+    matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
 /// Binds one address.
@@ -75,11 +71,7 @@ fn has_no_ipv6(error: &io::Error) -> bool {
 /// Where it cannot be bound.
 pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
     let open = || {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // A port whose last connections are in TIME_WAIT is free; one that is listened on is not.
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
@@ -128,9 +120,7 @@ impl Acceptor {
             let _ = (&stream).write_all(b"ERROR Too many open connections\r\n");
             return;
         }
-        let least = (0..self.workers.len())
-            .min_by_key(|index| load(*index))
-            .unwrap_or_default();
+        let least = (0..self.workers.len()).min_by_key(|index| load(*index)).unwrap_or_default();
         if let Some(worker) = self.workers.get(least) {
             // Fails only when the worker has ended, and with it the process.
             let _ = worker.send(stream).await;

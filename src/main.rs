@@ -14,8 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     // What is not UTF-8 becomes a value that is refused, rather than one that is not there.
-    let environment =
-        |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let environment = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let config = match config::parse(env::args_os(), &environment) {
         Ok(config) => config,
         Err(exit) => return leave(&exit),
@@ -23,11 +22,7 @@ fn main() -> ExitCode {
     start_logging(&config);
     match server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => leave(&Exit {
-            text: format!("slipring: {error}"),
-            stream: Stream::Stderr,
-            code: 1,
-        }),
+        Err(error) => leave(&Exit { text: format!("slipring: {error}"), stream: Stream::Stderr, code: 1 }),
     }
 }
 

@@ -82,10 +82,7 @@ impl NodeCells {
 
 /// One worker's cells. Units: bytes where the name says so, else events.
 #[derive(Debug, Default)]
-#[allow(
-    missing_docs,
-    reason = "each name is its meaning; the metrics issue adds the table of help texts"
-)]
+#[allow(missing_docs, reason = "each name is its meaning; the metrics issue adds the table of help texts")]
 pub struct WorkerCells {
     pub connections: Counter,
     pub connections_total: Counter,
@@ -144,10 +141,8 @@ impl Cells {
     /// Cells for so many workers and nodes.
     #[must_use]
     pub fn new(workers: usize, nodes: usize) -> Self {
-        let block = || WorkerCells {
-            nodes: (0..nodes).map(|_| NodeCells::default()).collect(),
-            ..WorkerCells::default()
-        };
+        let block =
+            || WorkerCells { nodes: (0..nodes).map(|_| NodeCells::default()).collect(), ..WorkerCells::default() };
         Self { workers: (0..workers.max(1)).map(|_| block()).collect(), rejected: Counter::default() }
     }
 
@@ -162,10 +157,7 @@ impl Cells {
     /// # Panics
     /// Never: there is at least one worker.
     #[must_use]
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "the index is capped and there is at least one block"
-    )]
+    #[expect(clippy::indexing_slicing, reason = "the index is capped and there is at least one block")]
     pub fn worker(&self, index: usize) -> &WorkerCells {
         &self.workers[index.min(self.workers.len() - 1)]
     }
@@ -178,11 +170,6 @@ impl Cells {
     /// The worst state any worker sees a node in.
     #[must_use]
     pub fn node_state(&self, node: usize) -> NodeState {
-        self.workers
-            .iter()
-            .filter_map(|cells| cells.nodes.get(node))
-            .map(NodeCells::get)
-            .max()
-            .unwrap_or_default()
+        self.workers.iter().filter_map(|cells| cells.nodes.get(node)).map(NodeCells::get).max().unwrap_or_default()
     }
 }

@@ -28,9 +28,7 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
 use crate::metrics::Cells;
-use crate::proxy::{
-    ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId,
-};
+use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
 use crate::routing::{Node, NodeIndex, Topology};
 
 /// One read takes at most this many bytes; the buffer stays in the L2 cache.
@@ -82,22 +80,15 @@ pub fn spawn(index: usize, parts: Parts) -> io::Result<Worker> {
             .event_interval(EVENT_INTERVAL)
             .build_local(LocalOptions::default())
     };
-    let thread = std::thread::Builder::new()
-        .name(format!("worker-{index}"))
-        .spawn(move || match runtime() {
-            Ok(runtime) => runtime.block_on(run(index, parts, receiver)),
-            Err(error) => tracing::error!(%error, "worker cannot start"),
-        })?;
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || match runtime() {
+        Ok(runtime) => runtime.block_on(run(index, parts, receiver)),
+        Err(error) => tracing::error!(%error, "worker cannot start"),
+    })?;
     Ok(Worker { sender, thread })
 }
 
 async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<std::net::TcpStream>) {
-    let core = Core::new(
-        Arc::clone(&parts.topology),
-        parts.settings,
-        Arc::clone(&parts.cells),
-        index,
-    );
+    let core = Core::new(Arc::clone(&parts.topology), parts.settings, Arc::clone(&parts.cells), index);
     let rim = Rc::new(Rim {
         core: RefCell::new(core),
         scratch: RefCell::new(vec![0; SCRATCH]),
@@ -210,16 +201,7 @@ impl Rim {
     async fn client(self: Rc<Self>, stream: TcpStream) {
         let (mut read, write) = stream.into_split();
         let id = self.core.borrow_mut().client_connected();
-        insert(
-            &self.clients,
-            id.index(),
-            Socket {
-                id,
-                write,
-                task: Waker::noop().clone(),
-                blocked: false,
-            },
-        );
+        insert(&self.clients, id.index(), Socket { id, write, task: Waker::noop().clone(), blocked: false });
         poll_fn(|cx| self.poll_client(id, &mut read, cx)).await;
         // The core has forgotten the client. Where more of its bytes may be on their way, a close
         // would reset the connection and could destroy our last words.
@@ -238,12 +220,7 @@ impl Rim {
         let _ = timeout(LINGER, drain).await;
     }
 
-    fn poll_client(
-        self: &Rc<Self>,
-        id: ClientId,
-        read: &mut OwnedReadHalf,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
+    fn poll_client(self: &Rc<Self>, id: ClientId, read: &mut OwnedReadHalf, cx: &mut Context<'_>) -> Poll<()> {
         if self.poll_writable(&self.clients, id.index(), cx).is_ready() {
             self.core.borrow_mut().client_writable(id);
             self.apply();
@@ -251,11 +228,7 @@ impl Rim {
         let mut full = false;
         loop {
             if !self.core.borrow().client_may_read(id) {
-                return if self.core.borrow().has_client(id) {
-                    Poll::Pending
-                } else {
-                    Poll::Ready(())
-                };
+                return if self.core.borrow().has_client(id) { Poll::Pending } else { Poll::Ready(()) };
             }
             if full {
                 // One read per poll: the others have their turn, and the flusher its round.
@@ -296,13 +269,7 @@ impl Rim {
         if !wait.is_zero() {
             sleep(wait).await;
         }
-        let Some(node) = self
-            .parts
-            .topology
-            .nodes()
-            .get(usize::from(node.0))
-            .map(Arc::clone)
-        else {
+        let Some(node) = self.parts.topology.nodes().get(usize::from(node.0)).map(Arc::clone) else {
             return;
         };
         let connected = timeout(self.parts.connect_timeout, connect(&node)).await;
@@ -315,9 +282,7 @@ impl Rim {
             Err(_) => Some(FailReason::ConnectTimeout),
         };
         if let Some(reason) = reason {
-            self.core
-                .borrow_mut()
-                .upstream_failed(id, reason, self.now());
+            self.core.borrow_mut().upstream_failed(id, reason, self.now());
             return self.apply();
         }
         let Ok(Ok(stream)) = connected else { return };
@@ -325,42 +290,21 @@ impl Rim {
             return;
         }
         let (mut read, write) = stream.into_split();
-        insert(
-            &self.upstreams,
-            id.index(),
-            Socket {
-                id,
-                write,
-                task: Waker::noop().clone(),
-                blocked: false,
-            },
-        );
+        insert(&self.upstreams, id.index(), Socket { id, write, task: Waker::noop().clone(), blocked: false });
         self.core.borrow_mut().upstream_connected(id, self.now());
         self.apply();
         poll_fn(|cx| self.poll_upstream(id, &mut read, cx)).await;
     }
 
-    fn poll_upstream(
-        self: &Rc<Self>,
-        id: UpstreamId,
-        read: &mut OwnedReadHalf,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
-        if self
-            .poll_writable(&self.upstreams, id.index(), cx)
-            .is_ready()
-        {
+    fn poll_upstream(self: &Rc<Self>, id: UpstreamId, read: &mut OwnedReadHalf, cx: &mut Context<'_>) -> Poll<()> {
+        if self.poll_writable(&self.upstreams, id.index(), cx).is_ready() {
             self.core.borrow_mut().upstream_writable(id);
             self.apply();
         }
         let mut full = false;
         loop {
             if !self.core.borrow_mut().upstream_may_read(id) {
-                return if self.core.borrow().has_upstream(id) {
-                    Poll::Pending
-                } else {
-                    Poll::Ready(())
-                };
+                return if self.core.borrow().has_upstream(id) { Poll::Pending } else { Poll::Ready(()) };
             }
             if full {
                 cx.waker().wake_by_ref();
@@ -392,12 +336,7 @@ impl Rim {
     // === writing ===
 
     /// Keeps the task's waker, and for a blocked socket waits for room. Ready when writes go on.
-    fn poll_writable<Id>(
-        &self,
-        sockets: &Sockets<Id>,
-        index: usize,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
+    fn poll_writable<Id>(&self, sockets: &Sockets<Id>, index: usize, cx: &mut Context<'_>) -> Poll<()> {
         let mut sockets = sockets.borrow_mut();
         let Some(Some(socket)) = sockets.get_mut(index) else {
             return Poll::Pending;
@@ -419,9 +358,7 @@ impl Rim {
             self.flusher.replace(cx.waker().clone());
         }
         let (mut clients, mut upstreams) = (Vec::new(), Vec::new());
-        self.core
-            .borrow_mut()
-            .take_dirty(&mut clients, &mut upstreams);
+        self.core.borrow_mut().take_dirty(&mut clients, &mut upstreams);
         // Nodes first: their work overlaps with our writes to clients.
         for id in upstreams.drain(..) {
             self.flush_upstream(id);

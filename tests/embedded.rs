@@ -42,10 +42,7 @@ impl Memcached {
         let memcached = Self { child, addr };
         let start = SystemTime::now();
         while TcpStream::connect(addr).is_err() {
-            assert!(
-                start.elapsed().unwrap() < PATIENCE,
-                "memcached does not listen"
-            );
+            assert!(start.elapsed().unwrap() < PATIENCE, "memcached does not listen");
             std::thread::sleep(Duration::from_millis(5));
         }
         memcached
@@ -68,26 +65,13 @@ struct Embedded {
 
 impl Embedded {
     fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let node = runtime
-            .block_on(EmbeddedNode::bind(
-                ANY.parse().unwrap(),
-                64 * MIB as u64,
-                MIB,
-            ))
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let node = runtime.block_on(EmbeddedNode::bind(ANY.parse().unwrap(), 64 * MIB as u64, MIB)).unwrap();
         let addr = node.local_addr();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || runtime.block_on(node.run(stopped)));
-        Self {
-            addr,
-            stop,
-            thread: Some(thread),
-        }
+        Self { addr, stop, thread: Some(thread) }
     }
 }
 
@@ -152,10 +136,7 @@ fn exchange(addr: SocketAddr, stream: &[u8], cuts: &[usize]) -> Vec<u8> {
             Ok(0) => break,
             Ok(n) => got.extend_from_slice(&buffer[..n]),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
-            Err(error) => panic!(
-                "{error} after {}",
-                String::from_utf8_lossy(&got[got.len().saturating_sub(200)..])
-            ),
+            Err(error) => panic!("{error} after {}", String::from_utf8_lossy(&got[got.len().saturating_sub(200)..])),
         }
     }
     sender.join().unwrap();
@@ -191,50 +172,13 @@ fn data(random: &mut Random) -> Vec<u8> {
 }
 
 // None from 2⁶³ on: memcached looks for a minus sign in those, past the end of the item.
-const NUMBERS: &[&str] = &[
-    "0",
-    "1",
-    "9",
-    "99",
-    "100",
-    " 7",
-    "7 ",
-    "7 x",
-    "x",
-    "",
-    "-1",
-    "+3",
-    "4294967295",
-    "18446744073709551616",
-    "007",
-];
+const NUMBERS: &[&str] =
+    &["0", "1", "9", "99", "100", " 7", "7 ", "7 x", "x", "", "-1", "+3", "4294967295", "18446744073709551616", "007"];
 
 // Nothing that ends while the test runs; `flush_all 1` would need both clocks in step.
-const TIMES: &[&str] = &[
-    "0",
-    "0",
-    "0",
-    "1000",
-    "2592000",
-    "-1",
-    "2592001",
-    "2000000000",
-    "99999999999",
-    "+0",
-];
+const TIMES: &[&str] = &["0", "0", "0", "1000", "2592000", "-1", "2592001", "2000000000", "99999999999", "+0"];
 
-const DELTAS: &[&str] = &[
-    "0",
-    "1",
-    "1",
-    "95",
-    "4294967296",
-    "-1",
-    "x",
-    "",
-    "18446744073709551616",
-    "+2",
-];
+const DELTAS: &[&str] = &["0", "1", "1", "95", "4294967296", "-1", "x", "", "18446744073709551616", "+2"];
 
 /// Lines memcached refuses, or answers without touching a key; none opens a data block.
 const ODD: &[&str] = &[
@@ -283,18 +227,12 @@ fn counter(random: &mut Random) -> String {
 }
 
 fn store_line(random: &mut Random, out: &mut Vec<u8>) {
-    let verb = random.pick(&[
-        "set", "set", "set", "add", "replace", "append", "prepend", "cas",
-    ]);
+    let verb = random.pick(&["set", "set", "set", "add", "replace", "append", "prepend", "cas"]);
     let data = data(random);
     let flags = random.pick(&["0", "0", "5", "4294967295", "4294967296", "+1"]);
     let mut line = format!(
         "{verb} {} {flags} {} {}",
-        if random.one_in(4) {
-            counter(random)
-        } else {
-            key(random)
-        },
+        if random.one_in(4) { counter(random) } else { key(random) },
         random.pick(TIMES),
         data.len()
     );
@@ -327,35 +265,18 @@ fn command(random: &mut Random, out: &mut Vec<u8>) {
         0..=6 => return store_line(random, out),
         7..=12 => {
             let mut line = random.pick(&["get", "gets", "get"]).to_owned();
-            let count = if random.one_in(40) {
-                200
-            } else {
-                1 + random.below(5)
-            };
+            let count = if random.one_in(40) { 200 } else { 1 + random.below(5) };
             for _ in 0..count {
                 line.push(' ');
                 line.push_str(&key(random));
             }
             line
         }
-        13 => format!(
-            "{} {} {} {}",
-            random.pick(&["gat", "gats"]),
-            random.pick(TIMES),
-            key(random),
-            key(random)
-        ),
-        14 | 15 => format!(
-            "{} {} {}",
-            random.pick(&["incr", "decr"]),
-            counter(random),
-            random.pick(DELTAS)
-        ),
+        13 => format!("{} {} {} {}", random.pick(&["gat", "gats"]), random.pick(TIMES), key(random), key(random)),
+        14 | 15 => format!("{} {} {}", random.pick(&["incr", "decr"]), counter(random), random.pick(DELTAS)),
         16 => format!("touch {} {}", key(random), random.pick(TIMES)),
         17 => format!("delete {}", key(random)),
-        18 if random.one_in(4) => random
-            .pick(&["flush_all", "flush_all 0", "flush_all -1"])
-            .to_owned(),
+        18 if random.one_in(4) => random.pick(&["flush_all", "flush_all 0", "flush_all -1"]).to_owned(),
         _ => random.pick(ODD).to_owned(),
     };
     if random.one_in(8) && !line.starts_with("get") && !line.is_empty() {
@@ -374,33 +295,20 @@ fn compare(seed: u64, reference: SocketAddr, node: SocketAddr) {
     for _ in 0..300 {
         command(&mut random, &mut stream);
     }
-    let mut cuts: Vec<usize> = (0..random.below(60))
-        .map(|_| random.below(stream.len()))
-        .collect();
+    let mut cuts: Vec<usize> = (0..random.below(60)).map(|_| random.below(stream.len())).collect();
     cuts.sort_unstable();
     let expected = exchange(reference, &stream, &cuts);
     let got = exchange(node, &stream, &cuts);
     if expected != got {
-        let at = expected
-            .iter()
-            .zip(&got)
-            .position(|(a, b)| a != b)
-            .unwrap_or(expected.len().min(got.len()));
+        let at = expected.iter().zip(&got).position(|(a, b)| a != b).unwrap_or(expected.len().min(got.len()));
         let part = |bytes: &[u8]| {
             let from = at.saturating_sub(300).min(bytes.len());
             let to = (at + 100).min(bytes.len());
             String::from_utf8_lossy(&bytes[from..to]).into_owned()
         };
-        panic!(
-            "seed {seed}: differs at byte {at}\nmemcached: {:?}\nembedded:  {:?}",
-            part(&expected),
-            part(&got)
-        );
+        panic!("seed {seed}: differs at byte {at}\nmemcached: {:?}\nembedded:  {:?}", part(&expected), part(&got));
     }
-    assert!(
-        got.ends_with(END_MARK),
-        "seed {seed}: closed by both before its end"
-    );
+    assert!(got.ends_with(END_MARK), "seed {seed}: closed by both before its end");
 }
 
 #[test]
@@ -414,12 +322,7 @@ fn random_streams_get_the_bytes_memcached_gives() {
 
 #[test]
 fn single_streams_get_the_bytes_memcached_gives() {
-    let big = |verb: &str, tail: &str| {
-        format!(
-            "{verb} k 0 0 1048576{tail}\r\n{}\r\nget k\r\n",
-            "x".repeat(MIB)
-        )
-    };
+    let big = |verb: &str, tail: &str| format!("{verb} k 0 0 1048576{tail}\r\n{}\r\nget k\r\n", "x".repeat(MIB));
     let long_get = format!("get {}k1\r\n", "miss ".repeat(20_000));
     let over_long = format!("get {}{}\r\n", "k ".repeat(9_999), "o".repeat(251));
     let memcached = Memcached::start();
@@ -455,11 +358,7 @@ fn single_streams_get_the_bytes_memcached_gives() {
         "stats sizes\r\nstats reset\r\n",
         "bget k\r\n",
     ] {
-        assert_eq!(
-            ask(memcached.addr, stream.as_bytes()),
-            ask(embedded.addr, stream.as_bytes()),
-            "{stream:.80?}"
-        );
+        assert_eq!(ask(memcached.addr, stream.as_bytes()), ask(embedded.addr, stream.as_bytes()), "{stream:.80?}");
     }
     // A line without end: both close.
     let endless = "k".repeat(1 << 16);
@@ -484,11 +383,7 @@ fn no_block_is_executed_and_no_reply_lost() {
             "CLIENT_ERROR bad command line format\r\nVERSION 1.6.18\r\nMN\r\n",
             "CLIENT_ERROR bad command line format\r\nMN\r\n",
         ),
-        (
-            "set k 0 0 7 a b\r\nversion\r\n".into(),
-            "ERROR\r\nVERSION 1.6.18\r\nMN\r\n",
-            "ERROR\r\nMN\r\n",
-        ),
+        ("set k 0 0 7 a b\r\nversion\r\n".into(), "ERROR\r\nVERSION 1.6.18\r\nMN\r\n", "ERROR\r\nMN\r\n"),
         // The length is in doubt: the connection ends.
         (
             "set k 0 0 x\r\nversion\r\n".into(),
@@ -504,11 +399,7 @@ fn no_block_is_executed_and_no_reply_lost() {
         ),
         // What a node behind a router is never asked.
         ("mg k v\r\n".into(), "EN\r\nMN\r\n", "ERROR\r\nMN\r\n"),
-        (
-            "stats nodes\r\nstats sum\r\n".into(),
-            "ERROR\r\nERROR\r\nMN\r\n",
-            "ERROR\r\nERROR\r\nMN\r\n",
-        ),
+        ("stats nodes\r\nstats sum\r\n".into(), "ERROR\r\nERROR\r\nMN\r\n", "ERROR\r\nERROR\r\nMN\r\n"),
     ] {
         assert_eq!(ask(memcached.addr, stream.as_bytes()), theirs, "{stream:?}");
         assert_eq!(ask(embedded.addr, stream.as_bytes()), ours, "{stream:?}");
@@ -535,20 +426,15 @@ fn stats_have_memcacheds_names_and_counts() {
     let mut counted = Vec::new();
     for addr in [memcached.addr, embedded.addr] {
         // Apart from the reads: memcached counts in place only what no pending answer refers to.
-        ask(
-            addr,
-            b"set a 0 0 1\r\n1\r\nincr a 1\r\nincr q 1\r\ndecr a 1\r\ndecr q 1\r\n",
-        );
+        ask(addr, b"set a 0 0 1\r\n1\r\nincr a 1\r\nincr q 1\r\ndecr a 1\r\ndecr q 1\r\n");
         ask(addr, work.as_bytes());
         let text = ask(addr, b"stats\r\n");
         let figures: Vec<String> = text
             .lines()
             .filter(|line| {
-                [
-                    "cmd_", "get_", "delete_", "incr_", "decr_", "cas_", "touch_", "store_",
-                ]
-                .iter()
-                .any(|name| line.starts_with(&format!("STAT {name}")))
+                ["cmd_", "get_", "delete_", "incr_", "decr_", "cas_", "touch_", "store_"]
+                    .iter()
+                    .any(|name| line.starts_with(&format!("STAT {name}")))
                     || line.starts_with("STAT total_items")
                     || line.starts_with("STAT curr_items")
             })
@@ -575,9 +461,7 @@ fn a_client_that_closes_its_half_gets_what_it_is_owed() {
     let embedded = Embedded::start();
     let mut socket = TcpStream::connect(embedded.addr).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket
-        .write_all(b"set k 0 0 5\r\nhello\r\nget k\r\nget half a li")
-        .unwrap();
+    socket.write_all(b"set k 0 0 5\r\nhello\r\nget k\r\nget half a li").unwrap();
     socket.shutdown(Shutdown::Write).unwrap();
     let mut got = String::new();
     socket.read_to_string(&mut got).unwrap();
@@ -593,13 +477,8 @@ fn a_client_that_does_not_read_holds_up_nobody() {
     stream.extend_from_slice(b"\r\n");
     assert_eq!(exchange(embedded.addr, &stream, &[]), b"STORED\r\nMN\r\n");
     let mut greedy = TcpStream::connect(embedded.addr).unwrap();
-    greedy
-        .write_all(format!("get{}\r\n", " k".repeat(2_000)).as_bytes())
-        .unwrap();
-    assert_eq!(
-        exchange(embedded.addr, b"get no\r\n", &[]),
-        b"END\r\nMN\r\n"
-    );
+    greedy.write_all(format!("get{}\r\n", " k".repeat(2_000)).as_bytes()).unwrap();
+    assert_eq!(exchange(embedded.addr, b"get no\r\n", &[]), b"END\r\nMN\r\n");
     // Its thousand megabytes come when it reads after all.
     greedy.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut head = [0; 17];

@@ -26,12 +26,8 @@ pub(crate) enum Contestant {
 }
 
 impl Contestant {
-    pub(crate) const ALL: [Self; 4] = [
-        Self::Direct,
-        Self::Twemproxy,
-        Self::Slipring { merge_gets: true },
-        Self::Slipring { merge_gets: false },
-    ];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Direct, Self::Twemproxy, Self::Slipring { merge_gets: true }, Self::Slipring { merge_gets: false }];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -46,10 +42,7 @@ impl Contestant {
     pub(crate) fn start(self, nodes: &Nodes, scratch: &Scratch) -> io::Result<Started> {
         let address = match self {
             Self::Direct => {
-                return Ok(Started {
-                    proxy: None,
-                    addresses: nodes.addresses.clone(),
-                });
+                return Ok(Started { proxy: None, addresses: nodes.addresses.clone() });
             }
             Self::Twemproxy | Self::Slipring { .. } => free_address()?,
         };
@@ -58,10 +51,7 @@ impl Contestant {
             Self::Direct | Self::Twemproxy => twemproxy(address, nodes, scratch)?,
         };
         let proxy = Process::start(self.name(), command, address, scratch)?;
-        Ok(Started {
-            proxy: Some(proxy),
-            addresses: vec![address],
-        })
+        Ok(Started { proxy: Some(proxy), addresses: vec![address] })
     }
 }
 
@@ -79,29 +69,19 @@ pub(crate) fn slipring_path() -> Option<PathBuf> {
 }
 
 fn slipring(address: SocketAddr, nodes: &Nodes, merge_gets: bool) -> io::Result<Command> {
-    let path =
-        slipring_path().ok_or_else(|| io::Error::other("no slipring binary: set SLIPRING_BIN"))?;
+    let path = slipring_path().ok_or_else(|| io::Error::other("no slipring binary: set SLIPRING_BIN"))?;
     let list: Vec<String> = nodes.addresses.iter().map(ToString::to_string).collect();
     let mut command = Command::new(path);
     command
         .arg("serve")
         .args(["--nodes", &list.join(","), "--listen", &address.to_string()])
-        .args([
-            "--admin-listen",
-            &free_address()?.to_string(),
-            "--workers",
-            "1",
-        ])
+        .args(["--admin-listen", &free_address()?.to_string(), "--workers", "1"])
         .args(["--merge-gets", if merge_gets { "on" } else { "off" }]);
     Ok(command)
 }
 
 fn twemproxy(address: SocketAddr, nodes: &Nodes, scratch: &Scratch) -> io::Result<Command> {
-    let servers: String = nodes
-        .addresses
-        .iter()
-        .map(|node| format!("    - {node}:1\n"))
-        .collect();
+    let servers: String = nodes.addresses.iter().map(|node| format!("    - {node}:1\n")).collect();
     let config = format!(
         "bench:\n  listen: {address}\n  hash: fnv1a_64\n  distribution: ketama\n  preconnect: true\n  \
          server_connections: 1\n  auto_eject_hosts: false\n  timeout: 1000\n  servers:\n{servers}"
@@ -110,10 +90,7 @@ fn twemproxy(address: SocketAddr, nodes: &Nodes, scratch: &Scratch) -> io::Resul
     fs::write(&path, config)?;
     let stats_port = free_address()?.port().to_string();
     let mut command = Command::new("nutcracker");
-    command
-        .arg("-c")
-        .arg(path)
-        .args(["-a", "127.0.0.1", "-s", &stats_port]);
+    command.arg("-c").arg(path).args(["-a", "127.0.0.1", "-s", &stats_port]);
     // At its best: from notices (5, the default) on, it asks for the peer's name at every request.
     command.args(["-v", "4"]);
     Ok(command)
@@ -127,29 +104,17 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     pub(crate) fn start(scratch: &Scratch) -> io::Result<Self> {
-        let mut nodes = Self {
-            addresses: Vec::new(),
-            processes: Vec::new(),
-        };
+        let mut nodes = Self { addresses: Vec::new(), processes: Vec::new() };
         for _ in 0..NODES {
             let address = free_address()?;
             let mut command = Command::new("memcached");
             command
-                .args([
-                    "-l",
-                    "127.0.0.1",
-                    "-p",
-                    &address.port().to_string(),
-                    "-U",
-                    "0",
-                ])
+                .args(["-l", "127.0.0.1", "-p", &address.port().to_string(), "-U", "0"])
                 .args(["-t", "1", "-m", "256"]);
             if rustix::process::geteuid().is_root() {
                 command.args(["-u", "nobody"]);
             }
-            nodes
-                .processes
-                .push(Process::start("memcached", command, address, scratch)?);
+            nodes.processes.push(Process::start("memcached", command, address, scratch)?);
             nodes.addresses.push(address);
         }
         Ok(nodes)
@@ -180,41 +145,22 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn start(
-        name: &str,
-        mut command: Command,
-        address: SocketAddr,
-        scratch: &Scratch,
-    ) -> io::Result<Self> {
+    fn start(name: &str, mut command: Command, address: SocketAddr, scratch: &Scratch) -> io::Result<Self> {
         let log = scratch.path.join(format!("{name}-{}.log", address.port()));
         let output = File::create(&log)?;
-        command
-            .env_remove("MEMCACHED_NODES")
-            .env_remove("MEMCACHED_PORT")
-            .env_remove("RUST_LOG");
-        command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output);
-        let child = command.spawn().map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("{}: {error}", command.get_program().display()),
-            )
-        })?;
+        command.env_remove("MEMCACHED_NODES").env_remove("MEMCACHED_PORT").env_remove("RUST_LOG");
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let child = command
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", command.get_program().display())))?;
         let mut process = Self { child };
         let deadline = Instant::now() + START_LIMIT;
         while TcpStream::connect(address).is_err() {
             let ended = process.child.try_wait()?;
             if ended.is_some() || Instant::now() > deadline {
                 let said = fs::read_to_string(&log).unwrap_or_default();
-                let how = ended.map_or("does not listen".to_owned(), |status| {
-                    format!("ended ({status})")
-                });
-                return Err(io::Error::other(format!(
-                    "{name} {how}: {}",
-                    last_line(&said)
-                )));
+                let how = ended.map_or("does not listen".to_owned(), |status| format!("ended ({status})"));
+                return Err(io::Error::other(format!("{name} {how}: {}", last_line(&said))));
             }
             sleep(Duration::from_millis(5));
         }
@@ -234,10 +180,7 @@ impl Drop for Process {
 }
 
 fn last_line(text: &str) -> &str {
-    text.lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("(no output)")
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("(no output)")
 }
 
 /// A directory for configurations and logs, removed when dropped.
@@ -265,18 +208,10 @@ fn free_address() -> io::Result<SocketAddr> {
 
 /// What a program says of itself, for the head of the report.
 pub(crate) fn version(program: &Path) -> String {
-    match Command::new(program)
-        .arg("-V")
-        .stdin(Stdio::null())
-        .output()
-    {
+    match Command::new(program).arg("-V").stdin(Stdio::null()).output() {
         Ok(output) => {
             let text = [output.stdout, output.stderr].concat();
-            String::from_utf8_lossy(&text)
-                .lines()
-                .next()
-                .unwrap_or("(says nothing)")
-                .to_owned()
+            String::from_utf8_lossy(&text).lines().next().unwrap_or("(says nothing)").to_owned()
         }
         Err(error) => format!("{}: {error}", program.display()),
     }

@@ -35,8 +35,7 @@ pub(crate) struct Outcome {
 impl Outcome {
     fn right(&mut self, latency: Duration) {
         self.operations += 1;
-        self.latency
-            .saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+        self.latency.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
     }
 
     fn wrong(&mut self, count: usize, what: impl FnOnce() -> String) {
@@ -144,10 +143,7 @@ impl Connection {
         }
         if self.expected.is_empty() && at < self.filled {
             let unasked = self.input[at..self.filled].escape_ascii();
-            return Err(io::Error::other(format!(
-                "unasked bytes: {:.200}",
-                unasked.to_string()
-            )));
+            return Err(io::Error::other(format!("unasked bytes: {:.200}", unasked.to_string())));
         }
         self.input.copy_within(at..self.filled, 0);
         self.filled -= at;
@@ -156,11 +152,7 @@ impl Connection {
 }
 
 fn describe(dataset: &Dataset, request: Request, input: &[u8]) -> String {
-    format!(
-        "{:.100} -> {:.200}",
-        show(dataset.bytes(request)),
-        show(input)
-    )
+    format!("{:.100} -> {:.200}", show(dataset.bytes(request)), show(input))
 }
 
 fn show(bytes: &[u8]) -> String {
@@ -181,21 +173,12 @@ enum Source {
     /// As soon as a connection has its answers.
     Closed,
     /// At times of its own, taken by whichever connection has been idle longest.
-    Open {
-        rate: f64,
-        next: Instant,
-        due: VecDeque<Instant>,
-        idle: VecDeque<usize>,
-    },
+    Open { rate: f64, next: Instant, due: VecDeque<Instant>, idle: VecDeque<usize> },
 }
 
 impl<'a> Load<'a> {
     /// Opens all connections, the i-th to the address i modulo their number.
-    pub(crate) fn connect(
-        profile: &'a Profile,
-        dataset: &'a Dataset,
-        addresses: &[SocketAddr],
-    ) -> io::Result<Self> {
+    pub(crate) fn connect(profile: &'a Profile, dataset: &'a Dataset, addresses: &[SocketAddr]) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let connections = addresses
             .iter()
@@ -207,13 +190,7 @@ impl<'a> Load<'a> {
             let data = epoll::EventData::new_u64(index as u64);
             epoll::add(&epoll, &connection.stream, data, epoll::EventFlags::IN)?;
         }
-        Ok(Self {
-            profile,
-            dataset,
-            epoll,
-            connections,
-            random: Random::new(1),
-        })
+        Ok(Self { profile, dataset, epoll, connections, random: Random::new(1) })
     }
 
     /// Sends requests for `duration`, then waits for the answers still owed.
@@ -260,18 +237,12 @@ impl<'a> Load<'a> {
                 break;
             }
             if now.duration_since(progress) > PATIENCE || self.connections.iter().all(|c| c.lost) {
-                outcome.wrong((owed + waiting).max(1), || {
-                    format!("no answer for {PATIENCE:?}")
-                });
+                outcome.wrong((owed + waiting).max(1), || format!("no answer for {PATIENCE:?}"));
                 break;
             }
             let pause = wake.map_or(PATIENCE, |next| next.saturating_duration_since(now));
             events.clear();
-            match epoll::wait(
-                &self.epoll,
-                spare_capacity(&mut events),
-                Some(&timespec(pause)),
-            ) {
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timespec(pause))) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
@@ -303,15 +274,8 @@ impl<'a> Load<'a> {
         match self.profile.rate {
             None => Source::Closed,
             Some(rate) => {
-                let idle = (0..self.connections.len())
-                    .filter(|i| !self.connections[*i].lost)
-                    .collect();
-                Source::Open {
-                    rate,
-                    next: start,
-                    due: VecDeque::new(),
-                    idle,
-                }
+                let idle = (0..self.connections.len()).filter(|i| !self.connections[*i].lost).collect();
+                Source::Open { rate, next: start, due: VecDeque::new(), idle }
             }
         }
     }
@@ -324,13 +288,7 @@ impl<'a> Load<'a> {
         deadline: Instant,
         outcome: &mut Outcome,
     ) -> io::Result<Instant> {
-        let Source::Open {
-            rate,
-            next,
-            due,
-            idle,
-        } = source
-        else {
+        let Source::Open { rate, next, due, idle } = source else {
             return Ok(now);
         };
         while *next <= now && *next < deadline {
@@ -370,28 +328,14 @@ impl<'a> Load<'a> {
         };
         if all == connection.waits_to_write {
             connection.waits_to_write = !all;
-            let flags = if all {
-                epoll::EventFlags::IN
-            } else {
-                epoll::EventFlags::IN | epoll::EventFlags::OUT
-            };
-            epoll::modify(
-                &self.epoll,
-                &connection.stream,
-                epoll::EventData::new_u64(index as u64),
-                flags,
-            )?;
+            let flags = if all { epoll::EventFlags::IN } else { epoll::EventFlags::IN | epoll::EventFlags::OUT };
+            epoll::modify(&self.epoll, &connection.stream, epoll::EventData::new_u64(index as u64), flags)?;
         }
         Ok(())
     }
 
     /// Serves one ready connection; gives back the time its answers were read.
-    fn ready(
-        &mut self,
-        index: usize,
-        flags: epoll::EventFlags,
-        outcome: &mut Outcome,
-    ) -> io::Result<Instant> {
+    fn ready(&mut self, index: usize, flags: epoll::EventFlags, outcome: &mut Outcome) -> io::Result<Instant> {
         if flags.contains(epoll::EventFlags::OUT) {
             self.send(index, outcome)?;
         }
@@ -410,9 +354,7 @@ impl<'a> Load<'a> {
     /// Gives a connection up with all it owes. Losing one is itself a fault.
     fn lose(&mut self, index: usize, error: &io::Error, outcome: &mut Outcome) -> io::Result<()> {
         let connection = &mut self.connections[index];
-        outcome.wrong(connection.expected.len().max(1), || {
-            format!("connection lost: {error}")
-        });
+        outcome.wrong(connection.expected.len().max(1), || format!("connection lost: {error}"));
         connection.expected.clear();
         connection.lost = true;
         epoll::delete(&self.epoll, &connection.stream)?;
@@ -421,10 +363,7 @@ impl<'a> Load<'a> {
 }
 
 fn timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: duration.as_secs().cast_signed(),
-        tv_nsec: duration.subsec_nanos().into(),
-    }
+    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: duration.subsec_nanos().into() }
 }
 
 /// Stores every key through each of the addresses and checks that each was stored.
@@ -436,11 +375,7 @@ pub(crate) fn preload(dataset: &Dataset, addresses: &[SocketAddr]) -> io::Result
         stream.set_read_timeout(Some(PATIENCE))?;
         let keys: Vec<usize> = (0..dataset.key_count()).collect();
         for batch in keys.chunks(BATCH) {
-            let requests: Vec<u8> = batch
-                .iter()
-                .flat_map(|k| dataset.bytes(Request::Set(*k)))
-                .copied()
-                .collect();
+            let requests: Vec<u8> = batch.iter().flat_map(|k| dataset.bytes(Request::Set(*k))).copied().collect();
             stream.write_all(&requests)?;
             let mut replies = vec![0; batch.len() * b"STORED\r\n".len()];
             stream.read_exact(&mut replies)?;

@@ -35,15 +35,9 @@
 //! view of CPU per op, free placement that of throughput. In the closed loops latency is little
 //! more than connections ÷ throughput; the tail is the open loop's (`O20k`), where a request that
 //! had to wait for its turn counts from when it should have been sent.
-#![expect(
-    clippy::print_stdout,
-    reason = "the report is what this program is for"
-)]
+#![expect(clippy::print_stdout, reason = "the report is what this program is for")]
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
-#![expect(
-    clippy::indexing_slicing,
-    reason = "a bench may panic; its indices come from its own tables"
-)]
+#![expect(clippy::indexing_slicing, reason = "a bench may panic; its indices come from its own tables")]
 
 mod contestants;
 mod load;
@@ -95,17 +89,11 @@ struct Options {
 }
 
 fn profile(name: &str) -> Result<&'static Profile, String> {
-    PROFILES
-        .iter()
-        .find(|p| p.name == name)
-        .ok_or_else(|| "no such profile".to_owned())
+    PROFILES.iter().find(|p| p.name == name).ok_or_else(|| "no such profile".to_owned())
 }
 
 fn contestant(name: &str) -> Result<Contestant, String> {
-    Contestant::ALL
-        .into_iter()
-        .find(|c| c.name() == name)
-        .ok_or_else(|| "no such contestant".to_owned())
+    Contestant::ALL.into_iter().find(|c| c.name() == name).ok_or_else(|| "no such contestant".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -137,12 +125,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let nodes = Nodes::start(&scratch)?;
     let method = Method::find();
     print_head(options, &cpus, method);
-    let mut bench = Bench {
-        options,
-        nodes,
-        scratch,
-        sound: true,
-    };
+    let mut bench = Bench { options, nodes, scratch, sound: true };
     let mut tables = Vec::new();
     for profile in &options.profiles {
         let table = bench.table(profile, method);
@@ -157,10 +140,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
 fn place(one_core: bool) -> io::Result<String> {
     let allowed = sched_getaffinity(None)?;
     // The last one: the first usually takes most of the interrupts.
-    let last = (0..CpuSet::MAX_CPU)
-        .rev()
-        .find(|cpu| allowed.is_set(*cpu))
-        .unwrap_or(0);
+    let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| allowed.is_set(*cpu)).unwrap_or(0);
     if !one_core {
         return Ok(format!("free placement on {} CPUs", allowed.count()));
     }
@@ -171,23 +151,11 @@ fn place(one_core: bool) -> io::Result<String> {
 }
 
 fn print_head(options: &Options, cpus: &str, method: Option<Method>) {
-    println!(
-        "\n## e2e: {} rounds of {} s, {cpus}\n",
-        options.rounds, options.seconds
-    );
-    println!(
-        "- 3 nodes `-t 1 -m 256`: {}",
-        version(Path::new("memcached"))
-    );
+    println!("\n## e2e: {} rounds of {} s, {cpus}\n", options.rounds, options.seconds);
+    println!("- 3 nodes `-t 1 -m 256`: {}", version(Path::new("memcached")));
     println!("- twemproxy: {}", version(Path::new("nutcracker")));
-    println!(
-        "- slipring: {}",
-        slipring_path().map_or("none".to_owned(), |path| path.display().to_string())
-    );
-    println!(
-        "- syscalls/op by: {}",
-        method.map_or("n/a (neither perf nor strace may trace here)", Method::name)
-    );
+    println!("- slipring: {}", slipring_path().map_or("none".to_owned(), |path| path.display().to_string()));
+    println!("- syscalls/op by: {}", method.map_or("n/a (neither perf nor strace may trace here)", Method::name));
 }
 
 struct Bench<'a> {
@@ -201,12 +169,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn table(&mut self, profile: &'static Profile, method: Option<Method>) -> Table {
         let dataset = Dataset::new(profile);
-        let mut rows: Vec<Row> = self
-            .options
-            .contestants
-            .iter()
-            .map(|c| Row::new(*c))
-            .collect();
+        let mut rows: Vec<Row> = self.options.contestants.iter().map(|c| Row::new(*c)).collect();
         for round in 0..self.options.rounds as usize {
             // A contestant that failed is not tried again.
             rows.retain(|row| row.samples.len() == round);
@@ -214,15 +177,11 @@ impl Bench<'_> {
             for turn in 0..count {
                 let row = &mut rows[(round + turn) % count];
                 let result = self.sample(row.contestant, profile, &dataset);
-                row.samples
-                    .extend(self.noted(row.contestant, profile, result));
+                row.samples.extend(self.noted(row.contestant, profile, result));
             }
         }
         rows.retain(|row| !row.samples.is_empty());
-        for row in rows
-            .iter_mut()
-            .filter(|row| row.contestant != Contestant::Direct)
-        {
+        for row in rows.iter_mut().filter(|row| row.contestant != Contestant::Direct) {
             if let Some(method) = method {
                 let result = self.syscalls(row.contestant, profile, &dataset, method);
                 row.syscalls_per_op = self.noted(row.contestant, profile, result);
@@ -232,20 +191,11 @@ impl Bench<'_> {
     }
 
     /// Reports a failure and goes on without.
-    fn noted<T>(
-        &mut self,
-        contestant: Contestant,
-        profile: &Profile,
-        result: io::Result<T>,
-    ) -> Option<T> {
+    fn noted<T>(&mut self, contestant: Contestant, profile: &Profile, result: io::Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                println!(
-                    "\n{} left out of {}: {error}",
-                    contestant.name(),
-                    profile.name
-                );
+                println!("\n{} left out of {}: {error}", contestant.name(), profile.name);
                 self.sound = false;
                 None
             }
@@ -254,11 +204,7 @@ impl Bench<'_> {
 
     /// Starts a contestant over empty nodes and fills them through it. Gives back its idle memory
     /// too.
-    fn prepare(
-        &self,
-        contestant: Contestant,
-        dataset: &Dataset,
-    ) -> io::Result<(Started, Option<u64>)> {
+    fn prepare(&self, contestant: Contestant, dataset: &Dataset) -> io::Result<(Started, Option<u64>)> {
         self.nodes.flush()?;
         let started = contestant.start(&self.nodes, &self.scratch)?;
         let mut idle = None;
@@ -270,21 +216,12 @@ impl Bench<'_> {
         Ok((started, idle))
     }
 
-    fn sample(
-        &mut self,
-        contestant: Contestant,
-        profile: &Profile,
-        dataset: &Dataset,
-    ) -> io::Result<Sample> {
+    fn sample(&mut self, contestant: Contestant, profile: &Profile, dataset: &Dataset) -> io::Result<Sample> {
         let (started, idle) = self.prepare(contestant, dataset)?;
         let proxy = started.proxy.as_ref().map(|proxy| proxy.pid());
         let mut load = Load::connect(profile, dataset, &started.addresses)?;
         let warm_up = load.run(WARM_UP)?;
-        let groups = [
-            proxy.into_iter().collect(),
-            self.nodes.pids(),
-            vec![std::process::id()],
-        ];
+        let groups = [proxy.into_iter().collect(), self.nodes.pids(), vec![std::process::id()]];
         let before = groups.each_ref().map(|pids| cpu_ns(pids));
         let outcome = load.run(Duration::from_secs_f64(self.options.seconds))?;
         let after = groups.each_ref().map(|pids| cpu_ns(pids));
@@ -306,17 +243,10 @@ impl Bench<'_> {
             proxy_cpu: proxy.map(|_| per_op[0]),
             node_cpu: per_op[1],
             client_cpu: per_op[2],
-            rss: idle
-                .zip(peak)
-                .map(|(idle, peak)| [idle as f64 / 1024.0, peak as f64 / 1024.0]),
+            rss: idle.zip(peak).map(|(idle, peak)| [idle as f64 / 1024.0, peak as f64 / 1024.0]),
             wrong: warm_up.wrong + outcome.wrong,
         };
-        eprintln!(
-            "{} {}: {:.0} ops/s",
-            profile.name,
-            contestant.name(),
-            sample.ops_per_second
-        );
+        eprintln!("{} {}: {:.0} ops/s", profile.name, contestant.name(), sample.ops_per_second);
         Ok(sample)
     }
 
@@ -329,10 +259,7 @@ impl Bench<'_> {
         method: Method,
     ) -> io::Result<f64> {
         let (started, _) = self.prepare(contestant, dataset)?;
-        let proxy = started
-            .proxy
-            .as_ref()
-            .ok_or_else(|| io::Error::other("no proxy to trace"))?;
+        let proxy = started.proxy.as_ref().ok_or_else(|| io::Error::other("no proxy to trace"))?;
         let mut load = Load::connect(profile, dataset, &started.addresses)?;
         let warm_up = load.run(WARM_UP)?;
         let counter = Counter::start(method, proxy.pid())?;
@@ -348,12 +275,7 @@ impl Bench<'_> {
         if outcome.wrong > 0 {
             self.sound = false;
             let first = outcome.first_wrong.as_deref().unwrap_or_default();
-            println!(
-                "\n{} {}: {} wrong answers, the first: {first}",
-                profile.name,
-                contestant.name(),
-                outcome.wrong
-            );
+            println!("\n{} {}: {} wrong answers, the first: {first}", profile.name, contestant.name(), outcome.wrong);
         }
     }
 }

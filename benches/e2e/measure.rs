@@ -16,13 +16,8 @@ pub(crate) fn cpu_ns(pids: &[u32]) -> io::Result<u64> {
     for pid in pids {
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            let field = text
-                .split_whitespace()
-                .next()
-                .and_then(|field| field.parse::<u64>().ok());
-            sum += field.ok_or_else(|| {
-                io::Error::other("schedstat without a run time: is CONFIG_SCHED_INFO set?")
-            })?;
+            let field = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
+            sum += field.ok_or_else(|| io::Error::other("schedstat without a run time: is CONFIG_SCHED_INFO set?"))?;
         }
     }
     Ok(sum)
@@ -33,14 +28,7 @@ pub(crate) fn memory_kib(pid: u32, field: &str) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     status
         .lines()
-        .find_map(|line| {
-            line.strip_prefix(field)?
-                .strip_prefix(':')?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        })
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok())
         .ok_or_else(|| io::Error::other(format!("no {field} for process {pid}")))
 }
 
@@ -64,9 +52,7 @@ impl Method {
 
     /// The first way that works here, tried on a child of our own.
     pub(crate) fn find() -> Option<Self> {
-        [Self::Perf, Self::Strace]
-            .into_iter()
-            .find(|method| method.works())
+        [Self::Perf, Self::Strace].into_iter().find(|method| method.works())
     }
 
     fn works(self) -> bool {
@@ -108,12 +94,8 @@ impl Counter {
             Method::Perf => command.args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p"]),
             Method::Strace => command.args(["-c", "-f", "-p"]),
         };
-        let child = command
-            .arg(pid.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let child =
+            command.arg(pid.to_string()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let mut counter = Self { method, child };
         let deadline = Instant::now() + Duration::from_secs(5);
         while !counter.attached(pid) {
@@ -132,9 +114,7 @@ impl Counter {
             Method::Perf => holds_counter(self.child.id()),
             Method::Strace => {
                 let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-                status
-                    .lines()
-                    .any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+                status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
             }
         }
     }
@@ -170,20 +150,12 @@ fn holds_counter(pid: u32) -> bool {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
-    entries.flatten().any(|entry| {
-        fs::read_link(entry.path()).is_ok_and(|to| to == Path::new("anon_inode:[perf_event]"))
-    })
+    entries
+        .flatten()
+        .any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == Path::new("anon_inode:[perf_event]")))
 }
 
 fn first_field(text: &str, name: &str, separator: char, index: usize) -> Option<u64> {
-    let line = text
-        .as_bytes()
-        .lines()
-        .map_while(Result::ok)
-        .find(|line| line.contains(name))?;
-    line.split(separator)
-        .filter(|field| !field.is_empty())
-        .nth(index)?
-        .parse()
-        .ok()
+    let line = text.as_bytes().lines().map_while(Result::ok).find(|line| line.contains(name))?;
+    line.split(separator).filter(|field| !field.is_empty()).nth(index)?.parse().ok()
 }

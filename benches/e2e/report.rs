@@ -30,11 +30,7 @@ pub(crate) struct Row {
 
 impl Row {
     pub(crate) fn new(contestant: Contestant) -> Self {
-        Self {
-            contestant,
-            samples: Vec::new(),
-            syscalls_per_op: None,
-        }
+        Self { contestant, samples: Vec::new(), syscalls_per_op: None }
     }
 
     fn figure(&self, of: impl Fn(&Sample) -> Option<f64>) -> Option<Figure> {
@@ -79,19 +75,12 @@ impl Figure {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let half = values.len() / 2;
-        let median = if values.len() % 2 == 1 {
-            values[half]
-        } else {
-            f64::midpoint(values[half - 1], values[half])
-        };
+        let median = if values.len() % 2 == 1 { values[half] } else { f64::midpoint(values[half - 1], values[half]) };
         Some(Self { median, min, max })
     }
 
     fn range(self, digits: usize) -> String {
-        format!(
-            "{:.digits$} ({:.digits$}–{:.digits$})",
-            self.median, self.min, self.max
-        )
+        format!("{:.digits$} ({:.digits$}–{:.digits$})", self.median, self.min, self.max)
     }
 }
 
@@ -112,9 +101,7 @@ impl Table {
         for row in &self.rows {
             let times = |other: Contestant| {
                 let base = self.row(other).and_then(Row::operations);
-                text(row.operations().zip(base), |(ours, base)| {
-                    format!("{:.2}", ours.median / base.median)
-                })
+                text(row.operations().zip(base), |(ours, base)| format!("{:.2}", ours.median / base.median))
             };
             let latency = |i: usize| row.figure(|s| s.latency.get(i).copied());
             let syscalls = match (row.syscalls_per_op, method, row.contestant) {
@@ -134,25 +121,17 @@ impl Table {
                 text(latency(2), |f| f.range(0)),
                 text(row.proxy_cpu(), |f| f.range(2)),
                 text(row.node_cpu(), |f| f.range(2)),
-                text(row.figure(|s| Some(s.client_cpu)), |f| format!(
-                    "{:.2}",
-                    f.median
-                )),
+                text(row.figure(|s| Some(s.client_cpu)), |f| format!("{:.2}", f.median)),
                 text(rss(0), |f| format!("{:.1}", f.median)),
                 text(rss(1), |f| format!("{:.1}", f.median)),
                 row.samples.iter().map(|s| s.wrong).sum::<u64>(),
             );
         }
         for row in &self.rows {
-            let busy = row
-                .figure(|s| Some(s.client_cpu * s.ops_per_second / 1e6))
-                .map_or(0.0, |f| f.median);
+            let busy = row.figure(|s| Some(s.client_cpu * s.ops_per_second / 1e6)).map_or(0.0, |f| f.median);
             if busy > 0.85 {
                 let name = row.contestant.name();
-                println!(
-                    "\n{name}: the generator was busy {:.0} % of the time, so it may be the limit.",
-                    busy * 100.0
-                );
+                println!("\n{name}: the generator was busy {:.0} % of the time, so it may be the limit.", busy * 100.0);
             }
         }
     }
@@ -176,60 +155,15 @@ struct Target {
 }
 
 const TARGETS: &[Target] = &[
-    Target {
-        profile: "L50",
-        measure: Measure::Operations,
-        at_least: true,
-        limit: 1.15,
-    },
-    Target {
-        profile: "L50",
-        measure: Measure::ProxyCpu,
-        at_least: false,
-        limit: 1.00,
-    },
-    Target {
-        profile: "L50",
-        measure: Measure::NodeCpu,
-        at_least: false,
-        limit: 0.65,
-    },
-    Target {
-        profile: "L1",
-        measure: Measure::ProxyCpu,
-        at_least: false,
-        limit: 1.00,
-    },
-    Target {
-        profile: "M24",
-        measure: Measure::ProxyCpu,
-        at_least: false,
-        limit: 1.00,
-    },
-    Target {
-        profile: "L1",
-        measure: Measure::Syscalls,
-        at_least: false,
-        limit: 6.5,
-    },
-    Target {
-        profile: "L50",
-        measure: Measure::Syscalls,
-        at_least: false,
-        limit: 2.5,
-    },
-    Target {
-        profile: "P16",
-        measure: Measure::Syscalls,
-        at_least: false,
-        limit: 0.3,
-    },
-    Target {
-        profile: "L1",
-        measure: Measure::IdleRss,
-        at_least: false,
-        limit: 5.0,
-    },
+    Target { profile: "L50", measure: Measure::Operations, at_least: true, limit: 1.15 },
+    Target { profile: "L50", measure: Measure::ProxyCpu, at_least: false, limit: 1.00 },
+    Target { profile: "L50", measure: Measure::NodeCpu, at_least: false, limit: 0.65 },
+    Target { profile: "L1", measure: Measure::ProxyCpu, at_least: false, limit: 1.00 },
+    Target { profile: "M24", measure: Measure::ProxyCpu, at_least: false, limit: 1.00 },
+    Target { profile: "L1", measure: Measure::Syscalls, at_least: false, limit: 6.5 },
+    Target { profile: "L50", measure: Measure::Syscalls, at_least: false, limit: 2.5 },
+    Target { profile: "P16", measure: Measure::Syscalls, at_least: false, limit: 0.3 },
+    Target { profile: "L1", measure: Measure::IdleRss, at_least: false, limit: 5.0 },
 ];
 
 impl Target {
@@ -241,12 +175,7 @@ impl Target {
             Measure::Syscalls => "syscalls per op",
             Measure::IdleRss => return format!("idle RSS, MiB | ≤ {:.1}", self.limit),
         };
-        format!(
-            "{}: {what} | {} {:.2}",
-            self.profile,
-            if self.at_least { "≥" } else { "≤" },
-            self.limit
-        )
+        format!("{}: {what} | {} {:.2}", self.profile, if self.at_least { "≥" } else { "≤" }, self.limit)
     }
 
     /// The figure to judge: a ratio of medians with the range of the rounds' own ratios, or a plain
@@ -255,22 +184,12 @@ impl Target {
         let Some(figure) = self.figure(tables, contestant) else {
             return "n/a".to_owned();
         };
-        let met = if self.at_least {
-            figure.median >= self.limit
-        } else {
-            figure.median <= self.limit
-        };
-        format!(
-            "{} {}",
-            figure.range(3),
-            if met { "pass" } else { "**miss**" }
-        )
+        let met = if self.at_least { figure.median >= self.limit } else { figure.median <= self.limit };
+        format!("{} {}", figure.range(3), if met { "pass" } else { "**miss**" })
     }
 
     fn figure(&self, tables: &[Table], contestant: Contestant) -> Option<Figure> {
-        let table = tables
-            .iter()
-            .find(|table| table.profile.name == self.profile)?;
+        let table = tables.iter().find(|table| table.profile.name == self.profile)?;
         let ours = table.row(contestant)?;
         let of: fn(&Sample) -> Option<f64> = match self.measure {
             Measure::Syscalls => return Figure::of(vec![ours.syscalls_per_op?]),

@@ -38,17 +38,8 @@ const SMALL: Profile = Profile {
 
 /// All profiles, in the order they are run. One with big values is one more line (and fewer keys).
 pub(crate) const PROFILES: &[Profile] = &[
-    Profile {
-        name: "L1",
-        about: "1 connection; 100 B, 90/10 get/set",
-        ..SMALL
-    },
-    Profile {
-        name: "L50",
-        about: "50 connections; 100 B, 90/10 get/set",
-        connections: 50,
-        ..SMALL
-    },
+    Profile { name: "L1", about: "1 connection; 100 B, 90/10 get/set", ..SMALL },
+    Profile { name: "L50", about: "50 connections; 100 B, 90/10 get/set", connections: 50, ..SMALL },
     Profile {
         name: "P16",
         about: "50 connections × 16 pipelined; 100 B, 90/10 get/set; latency is from the write of the batch",
@@ -114,10 +105,7 @@ struct Table {
 impl Table {
     fn new(count: usize, make: impl Fn(usize) -> Vec<u8>) -> Self {
         let bytes: Vec<u8> = (0..count).flat_map(make).collect();
-        Self {
-            stride: bytes.len() / count,
-            bytes,
-        }
+        Self { stride: bytes.len() / count, bytes }
     }
 
     fn row(&self, index: usize) -> &[u8] {
@@ -159,11 +147,7 @@ impl Dataset {
                 reply.extend(END);
                 reply
             }),
-            multigets: if profile.keys_per_get > 1 {
-                multigets(profile)
-            } else {
-                Vec::new()
-            },
+            multigets: if profile.keys_per_get > 1 { multigets(profile) } else { Vec::new() },
         }
     }
 
@@ -223,9 +207,7 @@ impl Dataset {
             let Some(name) = rest.get(VALUE.len()..VALUE.len() + KEY_LEN) else {
                 return Verdict::Partial;
             };
-            let Some(position) =
-                key_index(name).and_then(|key| keys.iter().position(|k| *k == key))
-            else {
+            let Some(position) = key_index(name).and_then(|key| keys.iter().position(|k| *k == key)) else {
                 return Verdict::OutOfStep;
             };
             let hit = self.hits.row(keys[position]);
@@ -263,29 +245,16 @@ fn key(index: usize) -> String {
 fn key_index(name: &[u8]) -> Option<usize> {
     name.strip_prefix(KEY_PREFIX)?
         .iter()
-        .try_fold(0_usize, |sum, byte| {
-            byte.is_ascii_digit()
-                .then(|| sum * 10 + usize::from(byte - b'0'))
-        })
+        .try_fold(0_usize, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + usize::from(byte - b'0')))
 }
 
 /// A value that names its key over and over, so that no part of it fits another key.
 fn value(index: usize, len: usize) -> impl Iterator<Item = u8> {
-    key(index)
-        .into_bytes()
-        .into_iter()
-        .chain([b'/'])
-        .collect::<Vec<_>>()
-        .into_iter()
-        .cycle()
-        .take(len)
+    key(index).into_bytes().into_iter().chain([b'/']).collect::<Vec<_>>().into_iter().cycle().take(len)
 }
 
 fn multigets(profile: &Profile) -> Vec<Multiget> {
-    assert!(
-        profile.keys_per_get <= 128,
-        "check_multiget marks keys in 128 bits"
-    );
+    assert!(profile.keys_per_get <= 128, "check_multiget marks keys in 128 bits");
     let mut random = Random::new(24);
     let one = |_| {
         let mut keys = Vec::with_capacity(profile.keys_per_get);
@@ -296,10 +265,7 @@ fn multigets(profile: &Profile) -> Vec<Multiget> {
             }
         }
         let names: Vec<String> = keys.iter().map(|k| key(*k)).collect();
-        Multiget {
-            line: format!("get {}\r\n", names.join(" ")).into_bytes(),
-            keys,
-        }
+        Multiget { line: format!("get {}\r\n", names.join(" ")).into_bytes(), keys }
     };
     (0..MULTIGETS).map(one).collect()
 }

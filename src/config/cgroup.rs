@@ -25,10 +25,7 @@ pub(super) fn cpu_limit(root: &Path) -> Option<f64> {
             with_ancestors(&mounts.join("cpu"), path, &mut directories);
         }
     }
-    directories
-        .iter()
-        .filter_map(|directory| limit_of(directory))
-        .reduce(f64::min)
+    directories.iter().filter_map(|directory| limit_of(directory)).reduce(f64::min)
 }
 
 /// `mount/a/b`, `mount/a` and `mount` for the path `/a/b`. Inside a container the path may be the host's and lead
@@ -62,8 +59,7 @@ mod tests {
 
     impl Root {
         fn new(name: &str, files: &[(&str, &str)]) -> Self {
-            let root =
-                std::env::temp_dir().join(format!("slipring-cgroup-{}-{name}", std::process::id()));
+            let root = std::env::temp_dir().join(format!("slipring-cgroup-{}-{name}", std::process::id()));
             for (path, text) in files {
                 let path = root.join(path);
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -83,22 +79,8 @@ mod tests {
     fn the_tightest_limit_on_the_way_to_the_root_counts() {
         for (name, files, expected) in [
             ("none", &[][..], None),
-            (
-                "v2",
-                &[
-                    ("proc/self/cgroup", "0::/\n"),
-                    ("sys/fs/cgroup/cpu.max", "200000 100000\n"),
-                ],
-                Some(2.0),
-            ),
-            (
-                "v2-max",
-                &[
-                    ("proc/self/cgroup", "0::/\n"),
-                    ("sys/fs/cgroup/cpu.max", "max 100000\n"),
-                ],
-                None,
-            ),
+            ("v2", &[("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/cpu.max", "200000 100000\n")], Some(2.0)),
+            ("v2-max", &[("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/cpu.max", "max 100000\n")], None),
             (
                 "v2-nested",
                 &[
@@ -111,10 +93,7 @@ mod tests {
             (
                 "v1",
                 &[
-                    (
-                        "proc/self/cgroup",
-                        "5:memory:/x\n4:cpu,cpuacct:/host/path\n",
-                    ),
+                    ("proc/self/cgroup", "5:memory:/x\n4:cpu,cpuacct:/host/path\n"),
                     ("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "300000\n"),
                     ("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n"),
                 ],
@@ -129,22 +108,8 @@ mod tests {
                 ],
                 None,
             ),
-            (
-                "nonsense",
-                &[
-                    ("proc/self/cgroup", "x\n0::/\n"),
-                    ("sys/fs/cgroup/cpu.max", "a b\n"),
-                ],
-                None,
-            ),
-            (
-                "zero",
-                &[
-                    ("proc/self/cgroup", "0::/\n"),
-                    ("sys/fs/cgroup/cpu.max", "100 0\n"),
-                ],
-                None,
-            ),
+            ("nonsense", &[("proc/self/cgroup", "x\n0::/\n"), ("sys/fs/cgroup/cpu.max", "a b\n")], None),
+            ("zero", &[("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/cpu.max", "100 0\n")], None),
         ] {
             let root = Root::new(name, files);
             assert_eq!(cpu_limit(&root.0), expected, "{name}");

@@ -175,15 +175,11 @@ impl LogLevel {
 pub(super) fn without_environment(command: clap::Command) -> clap::Command {
     command.mut_subcommands(|subcommand| {
         subcommand.mut_args(|arg| {
-            let Some(name) = arg
-                .get_env()
-                .map(|name| name.to_string_lossy().into_owned())
-            else {
+            let Some(name) = arg.get_env().map(|name| name.to_string_lossy().into_owned()) else {
                 return arg;
             };
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-            arg.env(Resettable::Reset)
-                .help(format!("{help}\n[env: {name}]"))
+            arg.env(Resettable::Reset).help(format!("{help}\n[env: {name}]"))
         })
     })
 }
@@ -204,8 +200,7 @@ fn parse_admin_listen(text: &str) -> Result<AdminListen, String> {
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| "expected IP:port such as 127.0.0.1:11211 or [::1]:11211".to_owned())
+    text.parse().map_err(|_| "expected IP:port such as 127.0.0.1:11211 or [::1]:11211".to_owned())
 }
 
 fn parse_workers(text: &str) -> Result<Workers, String> {
@@ -213,9 +208,7 @@ fn parse_workers(text: &str) -> Result<Workers, String> {
         return Ok(Workers(None));
     }
     let number = text.parse().ok().filter(|number| (1..=64).contains(number));
-    number
-        .map(|number| Workers(Some(number)))
-        .ok_or_else(|| "expected 1 to 64, or auto".to_owned())
+    number.map(|number| Workers(Some(number))).ok_or_else(|| "expected 1 to 64, or auto".to_owned())
 }
 
 fn parse_switch(text: &str) -> Result<bool, String> {
@@ -238,17 +231,13 @@ fn parse_connect_timeout(text: &str) -> Result<Duration, String> {
 fn parse_max_value(text: &str) -> Result<u64, String> {
     let range = 1 << 10..=1 << 30;
     let size = parse_size(text).filter(|size| range.contains(size));
-    size.ok_or_else(|| {
-        "expected a size from 1KiB to 1GiB, such as 128MiB, 128m or 134217728".to_owned()
-    })
+    size.ok_or_else(|| "expected a size from 1KiB to 1GiB, such as 128MiB, 128m or 134217728".to_owned())
 }
 
 fn parse_node_memory(text: &str) -> Result<u64, String> {
     let range = 1 << 20..=64 << 30;
     let size = parse_size(text).filter(|size| range.contains(size));
-    size.ok_or_else(|| {
-        "expected a size from 1MiB to 64GiB, such as 64MiB, 64m or 67108864".to_owned()
-    })
+    size.ok_or_else(|| "expected a size from 1MiB to 64GiB, such as 64MiB, 64m or 67108864".to_owned())
 }
 
 /// Bytes, or a number with a binary unit: `KiB`, `Ki` (as Kubernetes writes it) and `k` (as memcached does) are 1024.
@@ -271,9 +260,7 @@ fn parse_size(text: &str) -> Option<u64> {
 
 /// A whole number directly followed by one of the units, in units of one.
 fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(end)?;
     let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
     number.parse::<u64>().ok()?.checked_mul(*factor)
@@ -323,11 +310,7 @@ mod tests {
             ("", None),
             ("s", None),
         ] {
-            assert_eq!(
-                parse_connect_timeout(text).ok(),
-                milliseconds.map(Duration::from_millis),
-                "{text}"
-            );
+            assert_eq!(parse_connect_timeout(text).ok(), milliseconds.map(Duration::from_millis), "{text}");
         }
     }
 }

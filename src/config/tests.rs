@@ -3,14 +3,8 @@ use super::*;
 type Env<'a> = &'a [(&'a str, &'a str)];
 
 fn parsed_with(line: &str, env: Env<'_>, cpu_limit: Option<f64>) -> Result<Config, Exit> {
-    let args = std::iter::once("slipring")
-        .chain(line.split_whitespace())
-        .map(OsString::from);
-    let lookup = |name: &str| {
-        env.iter()
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| (*value).to_owned())
-    };
+    let args = std::iter::once("slipring").chain(line.split_whitespace()).map(OsString::from);
+    let lookup = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
     parse_within(args, &lookup, cpu_limit)
 }
 
@@ -24,41 +18,27 @@ fn refused(line: &str, env: Env<'_>) -> String {
         Ok(config) => panic!("{line} {env:?} gave {config:?}"),
         Err(exit) => exit,
     };
-    assert_eq!(
-        (exit.code, exit.stream),
-        (64, Stream::Stderr),
-        "{}",
-        exit.text
-    );
+    assert_eq!((exit.code, exit.stream), (64, Stream::Stderr), "{}", exit.text);
     assert_eq!(exit.text.lines().count(), 1, "{}", exit.text);
     exit.text.strip_prefix("slipring: ").unwrap().to_owned()
 }
 
 fn names(config: &Config) -> Vec<String> {
     match &config.command {
-        Command::Serve { nodes } => nodes
-            .iter()
-            .map(|node| format!("{}={}", node.name, node.weight))
-            .collect(),
+        Command::Serve { nodes } => nodes.iter().map(|node| format!("{}={}", node.name, node.weight)).collect(),
         Command::Dev { .. } => panic!("not serve"),
     }
 }
 
 fn addresses(list: &[&str]) -> Listen {
-    Listen::Explicit(
-        list.iter()
-            .map(|address| address.parse().unwrap())
-            .collect(),
-    )
+    Listen::Explicit(list.iter().map(|address| address.parse().unwrap()).collect())
 }
 
 #[test]
 fn defaults() {
     let config = parsed("serve --nodes a", &[]);
     let expected = Config {
-        command: Command::Serve {
-            nodes: vec![Node::new("a", 11211, 1)],
-        },
+        command: Command::Serve { nodes: vec![Node::new("a", 11211, 1)] },
         listen: Listen::Default,
         admin_listen: Some("0.0.0.0:9150".parse().unwrap()),
         workers: 1,
@@ -75,13 +55,7 @@ fn defaults() {
     assert_eq!(config, expected);
     assert_eq!(parsed("--nodes a", &[]), expected, "no command is serve");
     assert_eq!(parsed("", &[("MEMCACHED_NODES", "a")]), expected);
-    assert_eq!(
-        parsed("dev", &[]).command,
-        Command::Dev {
-            nodes: 3,
-            node_memory: 64 << 20
-        }
-    );
+    assert_eq!(parsed("dev", &[]).command, Command::Dev { nodes: 3, node_memory: 64 << 20 });
 }
 
 /// Flag, variable, a value, another one, and how each is seen in the configuration.
@@ -89,162 +63,54 @@ fn defaults() {
 fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
     type See = fn(&Config) -> String;
     let rows: [(&str, &str, &str, &str, See); 14] = [
-        ("nodes", "MEMCACHED_NODES", "a:11211=1", "b:11211=1", |c| {
-            names(c).join(",")
+        ("nodes", "MEMCACHED_NODES", "a:11211=1", "b:11211=1", |c| names(c).join(",")),
+        ("node-port", "MEMCACHED_PORT", "1", "2", |c| names(c)[0].rsplit_once(':').unwrap().1.replace("=1", "")),
+        ("listen", "SLIPRING_LISTEN", "[::1]:5", "1.2.3.4:6", |c| match &c.listen {
+            Listen::Explicit(list) => list[0].to_string(),
+            Listen::Default => panic!("default"),
         }),
-        ("node-port", "MEMCACHED_PORT", "1", "2", |c| {
-            names(c)[0].rsplit_once(':').unwrap().1.replace("=1", "")
-        }),
-        (
-            "listen",
-            "SLIPRING_LISTEN",
-            "[::1]:5",
-            "1.2.3.4:6",
-            |c| match &c.listen {
-                Listen::Explicit(list) => list[0].to_string(),
-                Listen::Default => panic!("default"),
-            },
-        ),
-        (
-            "admin-listen",
-            "SLIPRING_ADMIN_LISTEN",
-            "127.0.0.1:1",
-            "[::]:2",
-            |c| c.admin_listen.unwrap().to_string(),
-        ),
-        ("workers", "SLIPRING_WORKERS", "3", "64", |c| {
-            c.workers.to_string()
-        }),
-        (
-            "connections-per-node",
-            "SLIPRING_CONNECTIONS_PER_NODE",
-            "2",
-            "16",
-            |c| c.connections_per_node.to_string(),
-        ),
-        (
-            "connect-timeout",
-            "SLIPRING_CONNECT_TIMEOUT",
-            "1ms",
-            "5s",
-            |c| format!("{:?}", c.connect_timeout),
-        ),
-        (
-            "max-connections",
-            "SLIPRING_MAX_CONNECTIONS",
-            "1",
-            "1000000",
-            |c| c.max_connections.to_string(),
-        ),
-        (
-            "max-value",
-            "SLIPRING_MAX_VALUE",
-            "1024",
-            "1073741824",
-            |c| c.max_value.to_string(),
-        ),
-        ("merge-gets", "SLIPRING_MERGE_GETS", "off", "on", |c| {
-            if c.merge_gets { "on" } else { "off" }.to_owned()
-        }),
-        (
-            "on-node-down",
-            "SLIPRING_ON_NODE_DOWN",
-            "error",
-            "miss",
-            |c| format!("{:?}", c.on_node_down).to_lowercase(),
-        ),
-        (
-            "deny-flush-all",
-            "SLIPRING_DENY_FLUSH_ALL",
-            "true",
-            "false",
-            |c| c.deny_flush_all.to_string(),
-        ),
-        ("log-level", "SLIPRING_LOG_LEVEL", "debug", "off", |c| {
-            c.log_filter.clone()
-        }),
-        ("log-level", "SLIPRING_LOG_LEVEL", "trace", "error", |c| {
-            c.log_filter.clone()
-        }),
+        ("admin-listen", "SLIPRING_ADMIN_LISTEN", "127.0.0.1:1", "[::]:2", |c| c.admin_listen.unwrap().to_string()),
+        ("workers", "SLIPRING_WORKERS", "3", "64", |c| c.workers.to_string()),
+        ("connections-per-node", "SLIPRING_CONNECTIONS_PER_NODE", "2", "16", |c| c.connections_per_node.to_string()),
+        ("connect-timeout", "SLIPRING_CONNECT_TIMEOUT", "1ms", "5s", |c| format!("{:?}", c.connect_timeout)),
+        ("max-connections", "SLIPRING_MAX_CONNECTIONS", "1", "1000000", |c| c.max_connections.to_string()),
+        ("max-value", "SLIPRING_MAX_VALUE", "1024", "1073741824", |c| c.max_value.to_string()),
+        ("merge-gets", "SLIPRING_MERGE_GETS", "off", "on", |c| if c.merge_gets { "on" } else { "off" }.to_owned()),
+        ("on-node-down", "SLIPRING_ON_NODE_DOWN", "error", "miss", |c| format!("{:?}", c.on_node_down).to_lowercase()),
+        ("deny-flush-all", "SLIPRING_DENY_FLUSH_ALL", "true", "false", |c| c.deny_flush_all.to_string()),
+        ("log-level", "SLIPRING_LOG_LEVEL", "debug", "off", |c| c.log_filter.clone()),
+        ("log-level", "SLIPRING_LOG_LEVEL", "trace", "error", |c| c.log_filter.clone()),
     ];
     for (flag, variable, one, other, see) in rows {
         let nodes = if flag == "nodes" { "" } else { "--nodes x" };
-        assert_eq!(
-            see(&parsed(&format!("{nodes} --{flag}={one}"), &[])),
-            one,
-            "{flag}"
-        );
+        assert_eq!(see(&parsed(&format!("{nodes} --{flag}={one}"), &[])), one, "{flag}");
         assert_eq!(see(&parsed(nodes, &[(variable, one)])), one, "{variable}");
-        assert_eq!(
-            see(&parsed(
-                &format!("{nodes} --{flag}={one}"),
-                &[(variable, other)]
-            )),
-            one,
-            "{flag}"
-        );
-        assert_eq!(
-            see(&parsed(
-                &format!("{nodes} --{flag}={other}"),
-                &[(variable, one)]
-            )),
-            other,
-            "{flag}"
-        );
+        assert_eq!(see(&parsed(&format!("{nodes} --{flag}={one}"), &[(variable, other)])), one, "{flag}");
+        assert_eq!(see(&parsed(&format!("{nodes} --{flag}={other}"), &[(variable, one)])), other, "{flag}");
         assert_eq!(
             parsed(&format!("{nodes} --{flag}={one}"), &[(variable, "")]),
             parsed(&format!("{nodes} --{flag}={one}"), &[]),
         );
     }
-    let dev = parsed(
-        "dev --node-memory 1m",
-        &[
-            ("SLIPRING_DEV_NODES", "20"),
-            ("SLIPRING_DEV_NODE_MEMORY", "2g"),
-        ],
-    );
-    assert_eq!(
-        dev.command,
-        Command::Dev {
-            nodes: 20,
-            node_memory: 1 << 20
-        }
-    );
+    let dev = parsed("dev --node-memory 1m", &[("SLIPRING_DEV_NODES", "20"), ("SLIPRING_DEV_NODE_MEMORY", "2g")]);
+    assert_eq!(dev.command, Command::Dev { nodes: 20, node_memory: 1 << 20 });
 }
 
 #[test]
 fn a_flag_silences_a_variable_that_would_be_wrong() {
-    let env: Env<'_> = &[
-        ("MEMCACHED_NODES", "a,a"),
-        ("SLIPRING_LISTEN", "nonsense"),
-        ("MEMCACHED_PORT", "tcp://x"),
-    ];
+    let env: Env<'_> = &[("MEMCACHED_NODES", "a,a"), ("SLIPRING_LISTEN", "nonsense"), ("MEMCACHED_PORT", "tcp://x")];
     let config = parsed("--nodes b --listen 127.0.0.1:1 --node-port 5", env);
     assert_eq!(names(&config), ["b:5=1"]);
     assert_eq!(config.warnings, [""; 0]);
-    assert_eq!(
-        parsed(
-            "dev",
-            &[("MEMCACHED_NODES", "a,a"), ("MEMCACHED_PORT", "x")]
-        )
-        .warnings,
-        [""; 0]
-    );
+    assert_eq!(parsed("dev", &[("MEMCACHED_NODES", "a,a"), ("MEMCACHED_PORT", "x")]).warnings, [""; 0]);
 }
 
 #[test]
 fn empty_and_blank_variables_are_not_set_and_the_others_are_trimmed() {
-    let blank: Env<'_> = &[
-        ("SLIPRING_LISTEN", ""),
-        ("MEMCACHED_PORT", " \n"),
-        ("RUST_LOG", ""),
-        ("SLIPRING_WORKERS", ""),
-    ];
+    let blank: Env<'_> =
+        &[("SLIPRING_LISTEN", ""), ("MEMCACHED_PORT", " \n"), ("RUST_LOG", ""), ("SLIPRING_WORKERS", "")];
     assert_eq!(parsed("--nodes a", blank), parsed("--nodes a", &[]));
-    assert_eq!(
-        parsed("--nodes a", &[("SLIPRING_WORKERS", " 4\n")]).workers,
-        4
-    );
+    assert_eq!(parsed("--nodes a", &[("SLIPRING_WORKERS", " 4\n")]).workers, 4);
     assert!(refused("", &[("MEMCACHED_NODES", "  ")]).starts_with("no nodes"));
 }
 
@@ -254,61 +120,25 @@ fn the_port_that_kubernetes_sets_is_ignored_with_one_warning() {
         let config = parsed("--nodes a", &[("MEMCACHED_PORT", value)]);
         assert_eq!(names(&config), ["a:11211=1"]);
         assert_eq!(config.warnings.len(), 1);
-        assert!(
-            config.warnings[0].starts_with(&format!("MEMCACHED_PORT={value} ignored")),
-            "{:?}",
-            config.warnings
-        );
+        assert!(config.warnings[0].starts_with(&format!("MEMCACHED_PORT={value} ignored")), "{:?}", config.warnings);
     }
     for value in ["0", "65536", "http", "10.0.0.9:11211", "-1"] {
         let line = refused("--nodes a", &[("MEMCACHED_PORT", value)]);
-        assert!(
-            line.starts_with(&format!("invalid value '{value}' for MEMCACHED_PORT: ")),
-            "{line}"
-        );
+        assert!(line.starts_with(&format!("invalid value '{value}' for MEMCACHED_PORT: ")), "{line}");
     }
-    assert!(
-        refused("--nodes a --node-port=tcp://10.0.0.9:1", &[])
-            .contains("'tcp://10.0.0.9:1' for '--node-port")
-    );
+    assert!(refused("--nodes a --node-port=tcp://10.0.0.9:1", &[]).contains("'tcp://10.0.0.9:1' for '--node-port"));
 }
 
 #[test]
 fn node_lists() {
-    let list = parsed(
-        "",
-        &[
-            ("MEMCACHED_NODES", "10.0.0.2;10.0.0.3:11212=2\n[::1] b"),
-            ("MEMCACHED_PORT", "22122"),
-        ],
-    );
-    assert_eq!(
-        names(&list),
-        [
-            "10.0.0.2:22122=1",
-            "10.0.0.3:11212=2",
-            "[::1]:22122=1",
-            "b:22122=1"
-        ]
-    );
+    let list = parsed("", &[("MEMCACHED_NODES", "10.0.0.2;10.0.0.3:11212=2\n[::1] b"), ("MEMCACHED_PORT", "22122")]);
+    assert_eq!(names(&list), ["10.0.0.2:22122=1", "10.0.0.3:11212=2", "[::1]:22122=1", "b:22122=1"]);
     assert_eq!(names(&parsed("--nodes a,b --nodes c", &[])).len(), 3);
 
-    assert_eq!(
-        refused("--nodes a,a:0", &[]),
-        r#"--nodes: node "a:0": the port must be a number from 1 to 65535"#
-    );
-    assert_eq!(
-        refused("", &[("MEMCACHED_NODES", "a\nb\na")]),
-        r#"MEMCACHED_NODES: node "a" is listed twice"#
-    );
-    assert_eq!(
-        refused("--nodes ,", &[]),
-        "--nodes: the list of nodes is empty"
-    );
-    assert_eq!(
-        refused("--nodes=", &[("MEMCACHED_NODES", "a")]),
-        "--nodes: the list of nodes is empty"
-    );
+    assert_eq!(refused("--nodes a,a:0", &[]), r#"--nodes: node "a:0": the port must be a number from 1 to 65535"#);
+    assert_eq!(refused("", &[("MEMCACHED_NODES", "a\nb\na")]), r#"MEMCACHED_NODES: node "a" is listed twice"#);
+    assert_eq!(refused("--nodes ,", &[]), "--nodes: the list of nodes is empty");
+    assert_eq!(refused("--nodes=", &[("MEMCACHED_NODES", "a")]), "--nodes: the list of nodes is empty");
     let none = refused("", &[]);
     for hint in ["--nodes", "MEMCACHED_NODES", "slipring dev"] {
         assert!(none.contains(hint), "{none}");
@@ -318,57 +148,23 @@ fn node_lists() {
 #[test]
 fn listening() {
     let both = addresses(&["127.0.0.1:1", "[::1]:1"]);
-    assert_eq!(
-        parsed("--nodes a --listen 127.0.0.1:1 --listen [::1]:1", &[]).listen,
-        both
-    );
-    assert_eq!(
-        parsed("--nodes a --listen 127.0.0.1:1,[::1]:1", &[]).listen,
-        both
-    );
-    assert_eq!(
-        parsed("--nodes a", &[("SLIPRING_LISTEN", "127.0.0.1:1, [::1]:1")]).listen,
-        both
-    );
-    assert_eq!(
-        parsed(
-            "--nodes a --listen localhost",
-            &[("SLIPRING_LISTEN", "1.1.1.1:1")]
-        )
-        .listen,
-        Listen::Default
-    );
+    assert_eq!(parsed("--nodes a --listen 127.0.0.1:1 --listen [::1]:1", &[]).listen, both);
+    assert_eq!(parsed("--nodes a --listen 127.0.0.1:1,[::1]:1", &[]).listen, both);
+    assert_eq!(parsed("--nodes a", &[("SLIPRING_LISTEN", "127.0.0.1:1, [::1]:1")]).listen, both);
+    assert_eq!(parsed("--nodes a --listen localhost", &[("SLIPRING_LISTEN", "1.1.1.1:1")]).listen, Listen::Default);
     let any = "--nodes a --listen 127.0.0.1:0,127.0.0.1:0";
-    assert_eq!(
-        parsed(any, &[]).listen,
-        addresses(&["127.0.0.1:0", "127.0.0.1:0"])
-    );
-    assert_eq!(
-        parsed("--nodes a --admin-listen off", &[]).admin_listen,
-        None
-    );
+    assert_eq!(parsed(any, &[]).listen, addresses(&["127.0.0.1:0", "127.0.0.1:0"]));
+    assert_eq!(parsed("--nodes a --admin-listen off", &[]).admin_listen, None);
 
-    assert_eq!(
-        refused("--nodes a --listen 1.1.1.1:1,1.1.1.1:1", &[]),
-        "--listen: 1.1.1.1:1 is listed twice"
-    );
+    assert_eq!(refused("--nodes a --listen 1.1.1.1:1,1.1.1.1:1", &[]), "--listen: 1.1.1.1:1 is listed twice");
     let mixed = refused("--nodes a", &[("SLIPRING_LISTEN", "localhost,1.1.1.1:1")]);
-    assert_eq!(
-        mixed,
-        "SLIPRING_LISTEN: localhost goes with no other address"
-    );
+    assert_eq!(mixed, "SLIPRING_LISTEN: localhost goes with no other address");
 }
 
 #[test]
 fn workers_follow_the_cpu_limit_and_not_the_number_of_cpus() {
     let workers = |line: &str, limit| parsed_with(line, &[], limit).unwrap().workers;
-    for (limit, expected) in [
-        (None, 1),
-        (Some(0.5), 1),
-        (Some(1.9), 1),
-        (Some(2.0), 2),
-        (Some(8.0), 2),
-    ] {
+    for (limit, expected) in [(None, 1), (Some(0.5), 1), (Some(1.9), 1), (Some(2.0), 2), (Some(8.0), 2)] {
         assert_eq!(workers("--nodes a", limit), expected, "{limit:?}");
         assert_eq!(workers("--nodes a --workers auto", limit), expected);
         assert_eq!(workers("--nodes a --workers 1", limit), 1);
@@ -377,47 +173,19 @@ fn workers_follow_the_cpu_limit_and_not_the_number_of_cpus() {
 
 #[test]
 fn switches() {
-    for (text, value) in [
-        ("true", true),
-        ("1", true),
-        ("ON", true),
-        ("false", false),
-        ("0", false),
-        ("off", false),
-    ] {
-        assert_eq!(
-            parsed("--nodes a", &[("SLIPRING_DENY_FLUSH_ALL", text)]).deny_flush_all,
-            value
-        );
-        assert_eq!(
-            parsed("--nodes a", &[("SLIPRING_MERGE_GETS", text)]).merge_gets,
-            value
-        );
+    for (text, value) in [("true", true), ("1", true), ("ON", true), ("false", false), ("0", false), ("off", false)] {
+        assert_eq!(parsed("--nodes a", &[("SLIPRING_DENY_FLUSH_ALL", text)]).deny_flush_all, value);
+        assert_eq!(parsed("--nodes a", &[("SLIPRING_MERGE_GETS", text)]).merge_gets, value);
     }
-    assert!(
-        parsed(
-            "--nodes a --deny-flush-all",
-            &[("SLIPRING_DENY_FLUSH_ALL", "false")]
-        )
-        .deny_flush_all
-    );
-    assert!(
-        parsed("--deny-flush-all --nodes a", &[]).deny_flush_all,
-        "takes no separate value"
-    );
+    assert!(parsed("--nodes a --deny-flush-all", &[("SLIPRING_DENY_FLUSH_ALL", "false")]).deny_flush_all);
+    assert!(parsed("--deny-flush-all --nodes a", &[]).deny_flush_all, "takes no separate value");
 }
 
 #[test]
 fn rust_log_wins_over_the_level() {
-    let config = parsed(
-        "--nodes a --log-level error",
-        &[("RUST_LOG", "slipring=debug,warn")],
-    );
+    let config = parsed("--nodes a --log-level error", &[("RUST_LOG", "slipring=debug,warn")]);
     assert_eq!(config.log_filter, "slipring=debug,warn");
-    assert!(
-        refused("--nodes a", &[("RUST_LOG", "slipring=loud")])
-            .starts_with("RUST_LOG=slipring=loud: ")
-    );
+    assert!(refused("--nodes a", &[("RUST_LOG", "slipring=loud")]).starts_with("RUST_LOG=slipring=loud: "));
 }
 
 #[test]
@@ -429,11 +197,7 @@ fn what_is_wrong_is_named_in_one_line() {
         ("workers", "SLIPRING_WORKERS", "0"),
         ("workers", "SLIPRING_WORKERS", "65"),
         ("connections-per-node", "SLIPRING_CONNECTIONS_PER_NODE", "0"),
-        (
-            "connections-per-node",
-            "SLIPRING_CONNECTIONS_PER_NODE",
-            "17",
-        ),
+        ("connections-per-node", "SLIPRING_CONNECTIONS_PER_NODE", "17"),
         ("connect-timeout", "SLIPRING_CONNECT_TIMEOUT", "0s"),
         ("connect-timeout", "SLIPRING_CONNECT_TIMEOUT", "250"),
         ("max-connections", "SLIPRING_MAX_CONNECTIONS", "0"),
@@ -447,31 +211,19 @@ fn what_is_wrong_is_named_in_one_line() {
         ("log-level", "SLIPRING_LOG_LEVEL", "loud"),
     ] {
         let line = refused("--nodes a", &[(variable, value)]);
-        assert!(
-            line.starts_with(&format!("invalid value '{value}' for {variable}")),
-            "{line}"
-        );
+        assert!(line.starts_with(&format!("invalid value '{value}' for {variable}")), "{line}");
         if !value.contains(' ') {
             let line = refused(&format!("--nodes a --{option}={value}"), &[]);
-            assert!(
-                line.starts_with(&format!("invalid value '{value}' for '--{option}")),
-                "{line}"
-            );
+            assert!(line.starts_with(&format!("invalid value '{value}' for '--{option}")), "{line}");
         }
     }
     let nodes = refused("dev --nodes 21", &[]);
-    assert!(
-        nodes.starts_with("invalid value '21' for '--nodes"),
-        "{nodes}"
-    );
+    assert!(nodes.starts_with("invalid value '21' for '--nodes"), "{nodes}");
     assert!(refused("dev", &[("SLIPRING_DEV_NODES", "0")]).contains("'0' for SLIPRING_DEV_NODES"));
     assert!(refused("dev --node-memory 1k", &[]).contains("'1k'"));
     // A hostile value neither breaks the line nor reaches the terminal as control characters.
     let line = refused("--nodes a", &[("SLIPRING_LISTEN", "a\u{7}\n\u{1b}[2Jb")]);
-    assert!(
-        line.contains("for SLIPRING_LISTEN") && !line.contains(char::is_control),
-        "{line:?}"
-    );
+    assert!(line.contains("for SLIPRING_LISTEN") && !line.contains(char::is_control), "{line:?}");
     let line = refused("--nodes a", &[("RUST_LOG", "x=\u{1b}[2J\ny")]);
     assert!(line.starts_with("RUST_LOG=x=?[2J y: "), "{line:?}");
 }
@@ -509,12 +261,7 @@ fn help_and_version_leave_with_success_whatever_the_environment_says() {
         ("-V", "slipring"),
     ] {
         let exit = parsed_with(line, env, None).unwrap_err();
-        assert_eq!(
-            (exit.code, exit.stream),
-            (0, Stream::Stdout),
-            "{line}: {}",
-            exit.text
-        );
+        assert_eq!((exit.code, exit.stream), (0, Stream::Stdout), "{line}: {}", exit.text);
         assert!(exit.text.contains(part), "{line}: {}", exit.text);
         assert!(!exit.text.contains("nonsense"));
     }
@@ -525,17 +272,10 @@ fn the_table_has_every_option_once() {
     let table = option_table();
     let rows: Vec<&str> = table.lines().skip(2).collect();
     assert_eq!(rows.len(), 15, "{table}");
-    assert!(
-        rows.iter()
-            .all(|row| row.replace("\\|", "").matches('|').count() == 5),
-        "{table}"
-    );
+    assert!(rows.iter().all(|row| row.replace("\\|", "").matches('|').count() == 5), "{table}");
     let port = "| `--node-port` | `MEMCACHED_PORT` | `11211` | Port of nodes named without one |";
     assert!(rows.contains(&port), "{table}");
-    assert!(
-        table.contains("| `--nodes` | `SLIPRING_DEV_NODES` | `3` | `slipring dev`: Number"),
-        "{table}"
-    );
+    assert!(table.contains("| `--nodes` | `SLIPRING_DEV_NODES` | `3` | `slipring dev`: Number"), "{table}");
 }
 
 #[test]

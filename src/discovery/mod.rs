@@ -44,10 +44,7 @@ pub enum NodeListError {
 pub fn parse_nodes(text: &str, default_port: u16) -> Result<Vec<Node>, NodeListError> {
     let mut nodes = Vec::new();
     let mut seen = HashSet::new();
-    for entry in text
-        .split(|c: char| c == ',' || c == ';' || c.is_whitespace())
-        .filter(|entry| !entry.is_empty())
-    {
+    for entry in text.split(|c: char| c == ',' || c == ';' || c.is_whitespace()).filter(|entry| !entry.is_empty()) {
         if nodes.len() == MAX_NODES {
             return Err(NodeListError::TooMany);
         }
@@ -57,21 +54,14 @@ pub fn parse_nodes(text: &str, default_port: u16) -> Result<Vec<Node>, NodeListE
         }
         nodes.push(node);
     }
-    if nodes.is_empty() {
-        Err(NodeListError::Empty)
-    } else {
-        Ok(nodes)
-    }
+    if nodes.is_empty() { Err(NodeListError::Empty) } else { Ok(nodes) }
 }
 
 fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeListError> {
     let (address, weight) = match entry.split_once('=') {
         Some((address, weight)) => {
             let weight = number(weight).filter(|weight| (1..=MAX_WEIGHT).contains(weight));
-            (
-                address,
-                weight.ok_or_else(|| NodeListError::BadWeight(quote(entry)))?,
-            )
+            (address, weight.ok_or_else(|| NodeListError::BadWeight(quote(entry)))?)
         }
         None => (entry, 1),
     };
@@ -93,19 +83,12 @@ fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeListError> {
 fn split_port(address: &str) -> Option<(&str, Option<&str>)> {
     if let Some(rest) = address.strip_prefix('[') {
         let (host, rest) = rest.split_once(']')?;
-        let port = if rest.is_empty() {
-            None
-        } else {
-            Some(rest.strip_prefix(':')?)
-        };
+        let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) };
         return host.parse::<Ipv6Addr>().is_ok().then_some((host, port));
     }
     match address.split_once(':') {
         None => Some((address, None)),
-        Some((_, rest)) if rest.contains(':') => address
-            .parse::<Ipv6Addr>()
-            .is_ok()
-            .then_some((address, None)),
+        Some((_, rest)) if rest.contains(':') => address.parse::<Ipv6Addr>().is_ok().then_some((address, None)),
         Some((host, port)) => Some((host, Some(port))),
     }
 }
@@ -117,27 +100,17 @@ fn is_host(host: &str) -> bool {
     }
     let name = host.strip_suffix('.').unwrap_or(host);
     // "10.0.0.256" and "10.0.0" are addresses gone wrong, though their bytes would do for a name.
-    let has_letter = name
-        .bytes()
-        .any(|byte| !byte.is_ascii_digit() && byte != b'.');
+    let has_letter = name.bytes().any(|byte| !byte.is_ascii_digit() && byte != b'.');
     let label = |label: &str| {
         (1..=MAX_LABEL).contains(&label.len())
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
-    (name.parse::<std::net::Ipv4Addr>().is_ok() || has_letter)
-        && name.len() <= MAX_HOST
-        && name.split('.').all(label)
+    (name.parse::<std::net::Ipv4Addr>().is_ok() || has_letter) && name.len() <= MAX_HOST && name.split('.').all(label)
 }
 
 /// Digits only: `str::parse` would also take a sign.
 fn number(text: &str) -> Option<u32> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 /// An entry for an error line, which stays one short line whatever was in the environment.
@@ -155,10 +128,7 @@ mod tests {
 
     fn listed(text: &str) -> Result<Vec<String>, String> {
         let nodes = parse_nodes(text, 11211).map_err(|error| error.to_string())?;
-        Ok(nodes
-            .iter()
-            .map(|node| format!("{}={}", node.name, node.weight))
-            .collect())
+        Ok(nodes.iter().map(|node| format!("{}={}", node.name, node.weight)).collect())
     }
 
     #[test]
@@ -192,16 +162,10 @@ mod tests {
 
     #[test]
     fn every_separator() {
-        let expected: Vec<String> = ["a:11211=1", "b:1=1", "c:11211=2", "[::1]:11211=1"]
-            .map(str::to_owned)
-            .into();
-        for text in [
-            "a,b:1,c=2,::1",
-            "a;b:1;c=2;::1",
-            "a b:1 c=2 ::1",
-            "a\nb:1\r\nc=2\n::1\n",
-            " ,a, b:1;;\t c=2 ,\n[::1], ",
-        ] {
+        let expected: Vec<String> = ["a:11211=1", "b:1=1", "c:11211=2", "[::1]:11211=1"].map(str::to_owned).into();
+        for text in
+            ["a,b:1,c=2,::1", "a;b:1;c=2;::1", "a b:1 c=2 ::1", "a\nb:1\r\nc=2\n::1\n", " ,a, b:1;;\t c=2 ,\n[::1], "]
+        {
             assert_eq!(listed(text), Ok(expected.clone()), "{text:?}");
         }
     }
@@ -209,10 +173,7 @@ mod tests {
     #[test]
     fn the_default_port_is_the_one_given() {
         let nodes = parse_nodes("a,b:5", 22122).unwrap();
-        assert_eq!(
-            nodes.iter().map(|node| node.port).collect::<Vec<_>>(),
-            [22122, 5]
-        );
+        assert_eq!(nodes.iter().map(|node| node.port).collect::<Vec<_>>(), [22122, 5]);
     }
 
     #[test]
@@ -282,10 +243,7 @@ mod tests {
             ("a=2,a=3", "a=3"),
             ("::1,[0:0::1]:11211", "[0:0::1]:11211"),
         ] {
-            assert_eq!(
-                listed(text),
-                Err(format!("node {second:?} is listed twice"))
-            );
+            assert_eq!(listed(text), Err(format!("node {second:?} is listed twice")));
         }
         assert_eq!(listed("a:1,a:2").map(|nodes| nodes.len()), Ok(2));
     }
@@ -295,19 +253,8 @@ mod tests {
         for text in ["", " ", ",;\n", "\t"] {
             assert_eq!(listed(text), Err("the list of nodes is empty".to_owned()));
         }
-        let list = |n: usize| {
-            (0..n)
-                .map(|i| format!("n{i}"))
-                .collect::<Vec<_>>()
-                .join(",")
-        };
-        assert_eq!(
-            listed(&list(MAX_NODES)).map(|nodes| nodes.len()),
-            Ok(MAX_NODES)
-        );
-        assert_eq!(
-            listed(&list(MAX_NODES + 1)),
-            Err("the list has more than 1024 nodes".to_owned())
-        );
+        let list = |n: usize| (0..n).map(|i| format!("n{i}")).collect::<Vec<_>>().join(",");
+        assert_eq!(listed(&list(MAX_NODES)).map(|nodes| nodes.len()), Ok(MAX_NODES));
+        assert_eq!(listed(&list(MAX_NODES + 1)), Err("the list has more than 1024 nodes".to_owned()));
     }
 }

@@ -14,9 +14,7 @@ use tokio::net::TcpStream;
 
 use super::store::{Counted, Item, Step};
 use super::{Shared, VERSION_LINE, stats, unix_time};
-use crate::protocol::request::{
-    self, Block, Change, Keys, ReadVerb, Refusal, Request, Stats, StoreVerb,
-};
+use crate::protocol::request::{self, Block, Change, Keys, ReadVerb, Refusal, Request, Stats, StoreVerb};
 use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line, number};
 
 /// Bytes asked of the socket at a time.
@@ -65,15 +63,7 @@ impl Connection {
             store.counters.total_connections += 1;
             store.max_item()
         };
-        Self {
-            socket,
-            peer,
-            node,
-            input: BytesMut::new(),
-            scanned: 0,
-            out: Vec::new(),
-            max_item,
-        }
+        Self { socket, peer, node, input: BytesMut::new(), scanned: 0, out: Vec::new(), max_item }
     }
 
     /// Serves the client until it leaves, says `quit` or sends what has no end.
@@ -166,9 +156,7 @@ impl Connection {
         for key in keys {
             let found = match verb {
                 ReadVerb::Get | ReadVerb::Gets => self.node.store().get(key, now),
-                ReadVerb::Gat(exptime) | ReadVerb::Gats(exptime) => {
-                    self.node.store().touch(key, exptime, now)
-                }
+                ReadVerb::Gat(exptime) | ReadVerb::Gats(exptime) => self.node.store().touch(key, exptime, now),
             };
             let Some(item) = found else { continue };
             let unique = match verb {
@@ -241,9 +229,7 @@ impl Connection {
         if self.input.len() >= total {
             // Copied: a small value must not hold the whole read buffer.
             let block = self.input.split_to(total);
-            return Ok(Some(
-                block.strip_suffix(b"\r\n").map(Bytes::copy_from_slice),
-            ));
+            return Ok(Some(block.strip_suffix(b"\r\n").map(Bytes::copy_from_slice)));
         }
         let mut body = Vec::with_capacity(total.min(BODY_STEP.max(self.input.len())));
         body.extend_from_slice(&self.input);
@@ -282,10 +268,7 @@ impl Connection {
         let counted = self.node.store().count(key, step, now);
         match counted {
             Counted::NotFound => self.answer("NOT_FOUND", quiet),
-            Counted::NonNumeric => self.answer(
-                "CLIENT_ERROR cannot increment or decrement non-numeric value",
-                quiet,
-            ),
+            Counted::NonNumeric => self.answer("CLIENT_ERROR cannot increment or decrement non-numeric value", quiet),
             Counted::Value(_) if quiet => {}
             Counted::Value(value) => {
                 number::append(&mut self.out, value);
@@ -326,11 +309,7 @@ impl Connection {
             Block::Unknown => Flow::Close,
         };
         // The parser's word for what a router cannot do; a node does not know the command at all.
-        let text = if refusal.text.ends_with("not supported by proxy") {
-            "ERROR"
-        } else {
-            refusal.text
-        };
+        let text = if refusal.text.ends_with("not supported by proxy") { "ERROR" } else { refusal.text };
         self.answer(text, refusal.quiet || text.is_empty());
         Ok(flow)
     }
@@ -338,9 +317,7 @@ impl Connection {
     async fn swallow(&mut self, len: u64) -> io::Result<Flow> {
         let mut left = len;
         loop {
-            let n = usize::try_from(left)
-                .unwrap_or(usize::MAX)
-                .min(self.input.len());
+            let n = usize::try_from(left).unwrap_or(usize::MAX).min(self.input.len());
             let _ = self.input.split_to(n);
             left -= n as u64;
             if left == 0 {

@@ -136,8 +136,5 @@ impl Shared {
 
 /// Whole seconds since 1970: memcached's clock has no finer step.
 fn unix_time() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -137,13 +137,7 @@ impl Expiry<Bytes, Item> for Lifetime {
         item.lifetime
     }
 
-    fn expire_after_update(
-        &self,
-        _: &Bytes,
-        item: &Item,
-        _: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
+    fn expire_after_update(&self, _: &Bytes, item: &Item, _: Instant, _: Option<Duration>) -> Option<Duration> {
         item.lifetime
     }
 }
@@ -160,9 +154,7 @@ impl Item {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store")
-            .field("items", &self.cache.entry_count())
-            .finish_non_exhaustive()
+        f.debug_struct("Store").field("items", &self.cache.entry_count()).finish_non_exhaustive()
     }
 }
 
@@ -174,9 +166,7 @@ impl Store {
         let (evicted, expired) = (Arc::clone(&evictions), Arc::clone(&reclaimed));
         let cache = Cache::builder()
             .max_capacity(memory_bytes)
-            .weigher(|key: &Bytes, item: &Item| {
-                u32::try_from(weight(key, item)).unwrap_or(u32::MAX)
-            })
+            .weigher(|key: &Bytes, item: &Item| u32::try_from(weight(key, item)).unwrap_or(u32::MAX))
             // The default policy may refuse a new key in favour of a popular old one; a memcached
             // always takes what was just set.
             .eviction_policy(EvictionPolicy::lru())
@@ -247,29 +237,20 @@ impl Store {
             return None;
         };
         self.counters.touch_hits += 1;
-        let touched = Item {
-            deadline: deadline(exptime, now),
-            ..item.clone()
-        };
+        let touched = Item { deadline: deadline(exptime, now), ..item.clone() };
         self.place(key, touched, now);
         Some(item)
     }
 
     /// The six storage commands; the answer's text.
-    pub(super) fn store(
-        &mut self,
-        line: &request::Store<'_>,
-        data: Bytes,
-        now: u64,
-    ) -> &'static str {
+    pub(super) fn store(&mut self, line: &request::Store<'_>, data: Bytes, now: u64) -> &'static str {
         let key = line.key;
         let old = self.live(key, now);
         match (line.verb, &old) {
             (StoreVerb::Set, _) | (StoreVerb::Add, None) | (StoreVerb::Replace, Some(_)) => {}
             (StoreVerb::Append, Some(old)) => return self.join(key, old, &old.data, &data, now),
             (StoreVerb::Prepend, Some(old)) => return self.join(key, old, &data, &old.data, now),
-            (StoreVerb::Add, Some(_))
-            | (StoreVerb::Replace | StoreVerb::Append | StoreVerb::Prepend, None) => {
+            (StoreVerb::Add, Some(_)) | (StoreVerb::Replace | StoreVerb::Append | StoreVerb::Prepend, None) => {
                 return "NOT_STORED";
             }
             (StoreVerb::Cas, None) => {
@@ -341,15 +322,7 @@ impl Store {
             text.resize(old.data.len(), b' ');
             let unique = self.next_unique();
             let data = Bytes::from(text);
-            self.place(
-                key,
-                Item {
-                    data,
-                    unique,
-                    ..old
-                },
-                now,
-            );
+            self.place(key, Item { data, unique, ..old }, now);
         } else {
             self.put(key, Bytes::from(text), old.flags, old.deadline, now);
         }
@@ -387,10 +360,7 @@ impl Store {
 
     /// `stats reset`: the counters, not the sizes.
     pub(super) fn reset(&mut self) {
-        self.counters = Counters {
-            curr_connections: self.counters.curr_connections,
-            ..Counters::default()
-        };
+        self.counters = Counters { curr_connections: self.counters.curr_connections, ..Counters::default() };
         self.evictions.store(0, Ordering::Relaxed);
         self.reclaimed.store(0, Ordering::Relaxed);
     }
@@ -424,14 +394,7 @@ impl Store {
     fn put(&mut self, key: &[u8], data: Bytes, flags: u32, deadline: u64, now: u64) {
         let unique = self.next_unique();
         self.counters.total_items += 1;
-        let item = Item {
-            data,
-            flags,
-            unique,
-            deadline,
-            stored_at: now,
-            lifetime: None,
-        };
+        let item = Item { data, flags, unique, deadline, stored_at: now, lifetime: None };
         self.place(key, item, now);
     }
 
@@ -440,8 +403,7 @@ impl Store {
             self.remove(key);
             return;
         }
-        item.lifetime =
-            (item.deadline != 0).then(|| Duration::from_secs(item.deadline.saturating_sub(now)));
+        item.lifetime = (item.deadline != 0).then(|| Duration::from_secs(item.deadline.saturating_sub(now)));
         self.unmaintained += weight(key, &item) as u64;
         self.cache.insert(Bytes::copy_from_slice(key), item);
         if self.unmaintained >= MAINTENANCE_BYTES {

@@ -25,7 +25,5 @@ pub const MAX_KEY_LINE: usize = 4 << 20;
 pub fn is_key_line(head: &[u8]) -> bool {
     let start = head.iter().position(|&b| b != b' ').unwrap_or(head.len());
     let head = head.get(start..).unwrap_or_default();
-    [b"get ".as_slice(), b"gets ", b"gat ", b"gats ", b"bget "]
-        .iter()
-        .any(|verb| head.starts_with(verb))
+    [b"get ".as_slice(), b"gets ", b"gat ", b"gats ", b"bget "].iter().any(|verb| head.starts_with(verb))
 }

@@ -10,11 +10,7 @@
 pub fn signed(token: &[u8]) -> Option<i64> {
     let (negative, digits) = sign(token);
     let magnitude = magnitude(digits)?;
-    if negative {
-        0_i64.checked_sub_unsigned(magnitude)
-    } else {
-        i64::try_from(magnitude).ok()
-    }
+    if negative { 0_i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() }
 }
 
 /// Reads an unsigned integer like `safe_strtoull`: a minus sign is refused unless the wrapped
@@ -23,11 +19,7 @@ pub fn signed(token: &[u8]) -> Option<i64> {
 pub fn unsigned(token: &[u8]) -> Option<u64> {
     let (negative, digits) = sign(token);
     let magnitude = magnitude(digits)?;
-    let value = if negative {
-        magnitude.wrapping_neg()
-    } else {
-        magnitude
-    };
+    let value = if negative { magnitude.wrapping_neg() } else { magnitude };
     (value >> 63 == 0 || !token.contains(&b'-')).then_some(value)
 }
 
@@ -75,10 +67,7 @@ const fn is_space(b: u8) -> bool {
 }
 
 fn sign(token: &[u8]) -> (bool, &[u8]) {
-    let start = token
-        .iter()
-        .position(|&b| !is_space(b))
-        .unwrap_or(token.len());
+    let start = token.iter().position(|&b| !is_space(b)).unwrap_or(token.len());
     match token.get(start..) {
         Some([b'-', rest @ ..]) => (true, rest),
         Some([b'+', rest @ ..]) => (false, rest),
@@ -88,17 +77,12 @@ fn sign(token: &[u8]) -> (bool, &[u8]) {
 }
 
 fn magnitude(text: &[u8]) -> Option<u64> {
-    let end = text
-        .iter()
-        .position(|b| !b.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
     let (number, rest) = text.split_at(end);
     if number.is_empty() || rest.first().is_some_and(|&b| !is_space(b)) {
         return None;
     }
-    number.iter().try_fold(0_u64, |value, &b| {
-        value.checked_mul(10)?.checked_add(u64::from(b - b'0'))
-    })
+    number.iter().try_fold(0_u64, |value, &b| value.checked_mul(10)?.checked_add(u64::from(b - b'0')))
 }
 
 #[cfg(test)]
@@ -128,26 +112,14 @@ mod tests {
             ("-18446744073709551615", None, Some(1)),
         ] {
             assert_eq!(signed(text.as_bytes()), signed_value, "{text:?} signed");
-            assert_eq!(
-                unsigned(text.as_bytes()),
-                unsigned_value,
-                "{text:?} unsigned"
-            );
+            assert_eq!(unsigned(text.as_bytes()), unsigned_value, "{text:?} unsigned");
         }
     }
 
     #[test]
     fn replies_hold_plain_digits_only() {
         assert_eq!(digits(b"18446744073709551615"), Some(u64::MAX));
-        for text in [
-            "",
-            "+1",
-            "-1",
-            " 1",
-            "1 ",
-            "18446744073709551616",
-            "000000000000000000001",
-        ] {
+        for text in ["", "+1", "-1", " 1", "1 ", "18446744073709551616", "000000000000000000001"] {
             assert_eq!(digits(text.as_bytes()), None, "{text:?}");
         }
     }

@@ -11,10 +11,7 @@ pub const MAX_REPLY_LINE: usize = 2048;
 
 /// One line of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(
-    missing_docs,
-    reason = "the answers of doc/protocol.txt by their own names"
-)]
+#[allow(missing_docs, reason = "the answers of doc/protocol.txt by their own names")]
 pub enum Line<'a> {
     /// `VALUE <key> <flags> <bytes> [<unique>]`; the block of `len` bytes and CRLF follows.
     Value {
@@ -97,21 +94,15 @@ fn value(rest: &[u8]) -> Option<Line<'_>> {
         number::digits(unique)?;
     }
     let len = number::digits(len).filter(|&len| len <= u64::from(u32::MAX))?;
-    (1..=MAX_KEY)
-        .contains(&key.len())
-        .then_some(Line::Value { key, len })
+    (1..=MAX_KEY).contains(&key.len()).then_some(Line::Value { key, len })
 }
 
 fn stat(rest: &[u8]) -> Line<'_> {
     match memchr::memchr(b' ', rest) {
-        Some(end) => Line::Stat {
-            name: rest.get(..end).unwrap_or_default(),
-            value: rest.get(end + 1..).unwrap_or_default(),
-        },
-        None => Line::Stat {
-            name: rest,
-            value: &[],
-        },
+        Some(end) => {
+            Line::Stat { name: rest.get(..end).unwrap_or_default(), value: rest.get(end + 1..).unwrap_or_default() }
+        }
+        None => Line::Stat { name: rest, value: &[] },
     }
 }
 
@@ -134,32 +125,14 @@ mod tests {
             ("RESET", Line::Reset),
             ("18446744073709551615", Line::Number),
             ("VERSION 1.6.18", Line::Version(b"1.6.18")),
-            (
-                "STAT pid 1",
-                Line::Stat {
-                    name: b"pid",
-                    value: b"1",
-                },
-            ),
-            (
-                "STAT libevent 2.1.12 stable",
-                Line::Stat {
-                    name: b"libevent",
-                    value: b"2.1.12 stable",
-                },
-            ),
+            ("STAT pid 1", Line::Stat { name: b"pid", value: b"1" }),
+            ("STAT libevent 2.1.12 stable", Line::Stat { name: b"libevent", value: b"2.1.12 stable" }),
             ("ERROR", Line::Error),
             ("ERROR Too many open connections", Line::Error),
             ("CLIENT_ERROR bad data chunk", Line::Error),
             ("SERVER_ERROR out of memory", Line::Error),
             ("VALUE k 0 5", Line::Value { key: b"k", len: 5 }),
-            (
-                "VALUE k 4294967295 1048576 18446744073709551615",
-                Line::Value {
-                    key: b"k",
-                    len: 1_048_576,
-                },
-            ),
+            ("VALUE k 4294967295 1048576 18446744073709551615", Line::Value { key: b"k", len: 1_048_576 }),
         ] {
             assert_eq!(parse(text.as_bytes()), Some(line), "{text:?}");
         }

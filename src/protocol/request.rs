@@ -11,10 +11,7 @@ const MAX_LENGTH: i64 = 2_147_483_645;
 
 /// What to do with a stored value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(
-    missing_docs,
-    reason = "the commands of doc/protocol.txt by their own names"
-)]
+#[allow(missing_docs, reason = "the commands of doc/protocol.txt by their own names")]
 pub enum StoreVerb {
     Set,
     Add,
@@ -220,12 +217,7 @@ pub struct Refusal<'a> {
 
 impl Refusal<'_> {
     const fn new(text: &'static str) -> Self {
-        Self {
-            text,
-            quiet: false,
-            block: Block::None,
-            stale: None,
-        }
+        Self { text, quiet: false, block: Block::None, stale: None }
     }
 
     /// The answer to a line longer than [`MAX_LINE`](super::MAX_LINE). memcached closes without a
@@ -351,11 +343,7 @@ fn read<'a>(verb: ReadVerb, keys: Keys<'a>) -> Result<Request<'a>, Refusal<'a>> 
     }
 }
 
-fn parse_words<'a>(
-    words: &Words<'a>,
-    line: &'a [u8],
-    max_value: usize,
-) -> Result<Request<'a>, Refusal<'a>> {
+fn parse_words<'a>(words: &Words<'a>, line: &'a [u8], max_value: usize) -> Result<Request<'a>, Refusal<'a>> {
     let count = words.count;
     let verb = words.get(0);
     // No command is shorter than two bytes.
@@ -376,14 +364,7 @@ fn parse_words<'a>(
             let exptime = exptime(words.get(1)).ok_or(BAD_EXPTIME)?;
             let mut keys = Keys(line);
             keys.nth(1);
-            read(
-                if verb == b"gat" {
-                    ReadVerb::Gat(exptime)
-                } else {
-                    ReadVerb::Gats(exptime)
-                },
-                keys,
-            )
+            read(if verb == b"gat" { ReadVerb::Gat(exptime) } else { ReadVerb::Gats(exptime) }, keys)
         }
         b"delete" => delete(words),
         b"incr" | b"decr" | b"touch" => change(words),
@@ -411,10 +392,7 @@ fn parse_words<'a>(
             || {
                 // A browser or a probe speaking HTTP: memcached closes without an answer. It looks
                 // at the last word, and only where no letter branch has answered before.
-                let answered_before = matches!(
-                    verb.first(),
-                    Some(b'g' | b's' | b'a' | b'c' | b'i' | b'd' | b't')
-                );
+                let answered_before = matches!(verb.first(), Some(b'g' | b's' | b'a' | b'c' | b'i' | b'd' | b't'));
                 let last = Keys(line).last().unwrap_or_default();
                 if !answered_before && last.starts_with(b"HTTP/") {
                     Refusal::new("").with_block(Block::Unknown)
@@ -450,18 +428,11 @@ fn unsupported(verb: &[u8]) -> Option<&'static str> {
 
 /// `safe_strtol`: read as 64 bits, kept as 32.
 fn exptime(token: &[u8]) -> Option<i32> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "memcached assigns strtol's long to an int32_t"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "memcached assigns strtol's long to an int32_t")]
     number::signed(token).map(|value| value as i32)
 }
 
-fn store<'a>(
-    verb: StoreVerb,
-    words: &Words<'a>,
-    max_value: usize,
-) -> Result<Request<'a>, Refusal<'a>> {
+fn store<'a>(verb: StoreVerb, words: &Words<'a>, max_value: usize) -> Result<Request<'a>, Refusal<'a>> {
     let needed = if verb == StoreVerb::Cas { 6 } else { 5 };
     let count = words.count;
     let key = words.get(1);
@@ -475,9 +446,7 @@ fn store<'a>(
     // where the line has its exact number of words, or numbers in all three places.
     let exact = count == needed || (count == needed + 1 && words.quiet());
     let block = match len {
-        Some(len) if count >= 5 && (exact || (flags.is_some() && exptime.is_some())) => {
-            Block::Swallow(len as u64 + 2)
-        }
+        Some(len) if count >= 5 && (exact || (flags.is_some() && exptime.is_some())) => Block::Swallow(len as u64 + 2),
         _ => Block::Unknown,
     };
     if count != needed && count != needed + 1 {
@@ -497,25 +466,11 @@ fn store<'a>(
     };
     if len > max_value {
         let stale = (verb == StoreVerb::Set).then_some(key);
-        return Err(Refusal {
-            stale,
-            ..refuse(TOO_LARGE)
-        });
+        return Err(Refusal { stale, ..refuse(TOO_LARGE) });
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "memcached keeps the low 32 bits of the flags"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "memcached keeps the low 32 bits of the flags")]
     let flags = flags as u32;
-    Ok(Request::Store(Store {
-        verb,
-        key,
-        flags,
-        exptime,
-        len,
-        unique,
-        quiet,
-    }))
+    Ok(Request::Store(Store { verb, key, flags, exptime, len, unique, quiet }))
 }
 
 fn delete<'a>(words: &Words<'a>) -> Result<Request<'a>, Refusal<'a>> {
@@ -532,11 +487,7 @@ fn delete<'a>(words: &Words<'a>) -> Result<Request<'a>, Refusal<'a>> {
     if key.len() > MAX_KEY {
         return Err(BAD_FORMAT.quiet_if(quiet));
     }
-    Ok(Request::Change {
-        change: Change::Delete,
-        key,
-        quiet,
-    })
+    Ok(Request::Change { change: Change::Delete, key, quiet })
 }
 
 fn change<'a>(words: &Words<'a>) -> Result<Request<'a>, Refusal<'a>> {
@@ -552,11 +503,7 @@ fn change<'a>(words: &Words<'a>) -> Result<Request<'a>, Refusal<'a>> {
         b"touch" => Change::Touch(exptime(words.get(2)).ok_or(BAD_EXPTIME.quiet_if(quiet))?),
         verb => {
             let delta = number::unsigned(words.get(2)).ok_or(BAD_DELTA.quiet_if(quiet))?;
-            if verb == b"incr" {
-                Change::Incr(delta)
-            } else {
-                Change::Decr(delta)
-            }
+            if verb == b"incr" { Change::Incr(delta) } else { Change::Decr(delta) }
         }
     };
     Ok(Request::Change { change, key, quiet })
@@ -568,11 +515,7 @@ fn flush_all<'a>(words: &Words<'a>) -> Result<Request<'a>, Refusal<'a>> {
     }
     let quiet = words.quiet();
     let bare = words.count == if quiet { 2 } else { 1 };
-    let delay = if bare {
-        None
-    } else {
-        Some(exptime(words.get(1)).ok_or(BAD_EXPTIME.quiet_if(quiet))?)
-    };
+    let delay = if bare { None } else { Some(exptime(words.get(1)).ok_or(BAD_EXPTIME.quiet_if(quiet))?) };
     Ok(Request::FlushAll { delay, quiet })
 }
 
@@ -588,19 +531,13 @@ fn stats<'a>(words: &Words<'a>) -> Result<Request<'a>, Refusal<'a>> {
         b"conns" => Stats::Conns,
         b"reset" => Stats::Reset,
         b"cachedump" => {
-            return Err(Refusal::new(
-                "CLIENT_ERROR stats cachedump not supported by proxy",
-            ));
+            return Err(Refusal::new("CLIENT_ERROR stats cachedump not supported by proxy"));
         }
         b"detail" => {
-            return Err(Refusal::new(
-                "CLIENT_ERROR stats detail not supported by proxy",
-            ));
+            return Err(Refusal::new("CLIENT_ERROR stats detail not supported by proxy"));
         }
         b"extstore" => {
-            return Err(Refusal::new(
-                "CLIENT_ERROR stats extstore not supported by proxy",
-            ));
+            return Err(Refusal::new("CLIENT_ERROR stats extstore not supported by proxy"));
         }
         _ => return Err(ERROR),
     }))

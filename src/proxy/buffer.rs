@@ -31,10 +31,7 @@ impl BufferPool {
 
     /// Takes a buffer back.
     pub fn put(&mut self, mut buffer: Vec<u8>) {
-        if buffer.capacity() > 0
-            && buffer.capacity() <= KEEP_CAPACITY
-            && self.0.len() < KEEP_BUFFERS
-        {
+        if buffer.capacity() > 0 && buffer.capacity() <= KEEP_CAPACITY && self.0.len() < KEEP_BUFFERS {
             buffer.clear();
             self.0.push(buffer);
         }
@@ -113,10 +110,7 @@ impl OutBuf {
     fn close_tail(&mut self) {
         if self.tail.len() > self.sent {
             let buffer = std::mem::take(&mut self.tail);
-            self.chunks.push_back(Chunk::Owned {
-                buffer,
-                sent: self.sent,
-            });
+            self.chunks.push_back(Chunk::Owned { buffer, sent: self.sent });
         } else {
             self.tail.clear();
         }
@@ -190,11 +184,7 @@ mod tests {
         while !out.is_empty() {
             let mut slices = [IoSlice::new(&[]); 3];
             let filled = out.slices(&mut slices);
-            let written: Vec<u8> = slices[..filled]
-                .iter()
-                .flat_map(|s| s.iter().copied())
-                .take(step)
-                .collect();
+            let written: Vec<u8> = slices[..filled].iter().flat_map(|s| s.iter().copied()).take(step).collect();
             assert!(!written.is_empty());
             out.advance(written.len(), pool);
             all.extend(written);

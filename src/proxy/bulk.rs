@@ -56,25 +56,15 @@ impl Core {
             return;
         };
         let node = up.node;
-        let writers: Vec<ClientId> = up
-            .fifo
-            .iter()
-            .filter(|entry| !matches!(entry, Entry::Group(_)))
-            .flat_map(Entry::clients)
-            .collect();
+        let writers: Vec<ClientId> =
+            up.fifo.iter().filter(|entry| !matches!(entry, Entry::Group(_))).flat_map(Entry::clients).collect();
         let owner = up.body_askers().and_then(|(group, key)| {
-            let askers = group
-                .askers(key)
-                .filter_map(|i| group.members.get(i).map(|m| m.client));
-            askers
-                .into_iter()
-                .find(|client| self.clients.get(client.0).is_some())
+            let askers = group.askers(key).filter_map(|i| group.members.get(i).map(|m| m.client));
+            askers.into_iter().find(|client| self.clients.get(client.0).is_some())
         });
         self.shared.cells().bulk_transfers.add(1);
         let fresh = self.fresh_lane(node, id);
-        for (client, read) in
-            self.take_reads(id, key, |c| Some(c) != owner && !writers.contains(&c))
-        {
+        for (client, read) in self.take_reads(id, key, |c| Some(c) != owner && !writers.contains(&c)) {
             self.ask_again(client, fresh, &read);
         }
         let others = self.drain_all(id, owner);
@@ -90,9 +80,7 @@ impl Core {
             Some(owner) if !writers.contains(&owner) => {
                 let reads = self.take_reads(id, key, |client| client == owner);
                 if let Some(client) = self.clients.get_mut(owner.0) {
-                    client
-                        .bulk_reads
-                        .extend(reads.into_iter().map(|(_, read)| read));
+                    client.bulk_reads.extend(reads.into_iter().map(|(_, read)| read));
                 }
                 self.retire(id, others);
                 self.await_bulk(owner, node);
@@ -120,10 +108,7 @@ impl Core {
     /// Puts a fresh shared lane in the place of one that turns.
     fn fresh_lane(&mut self, node: NodeIndex, old: UpstreamId) -> UpstreamId {
         self.release_waiters(old);
-        let idle = self
-            .nodes
-            .get_mut(usize::from(node.0))
-            .and_then(|entry| entry.bulk.idle.pop());
+        let idle = self.nodes.get_mut(usize::from(node.0)).and_then(|entry| entry.bulk.idle.pop());
         let fresh = match idle {
             Some(id) => {
                 self.set_kind(id, Kind::Shared);
@@ -160,9 +145,7 @@ impl Core {
         head: usize,
         takes: impl Fn(ClientId) -> bool,
     ) -> Vec<(ClientId, BulkRead)> {
-        let Self {
-            upstreams, clients, ..
-        } = self;
+        let Self { upstreams, clients, .. } = self;
         let mut taken = Vec::new();
         let Some(up) = upstreams.get_mut(id.0) else {
             return taken;
@@ -186,14 +169,7 @@ impl Core {
                 member.client = ClientId(Key::NONE);
                 if !member.done {
                     member.done = true;
-                    taken.push((
-                        id,
-                        BulkRead {
-                            seq: member.seq,
-                            verb,
-                            keys,
-                        },
-                    ));
+                    taken.push((id, BulkRead { seq: member.seq, verb, keys }));
                 }
             }
         }
@@ -202,21 +178,13 @@ impl Core {
 
     /// Asks again for what a client has not got, into the slot that waits for it.
     fn ask_again(&mut self, id: ClientId, lane: UpstreamId, read: &BulkRead) {
-        let Self {
-            upstreams,
-            clients,
-            shared,
-            ..
-        } = self;
+        let Self { upstreams, clients, shared, .. } = self;
         let (Some(client), Some(up)) = (clients.get_mut(id.0), upstreams.get_mut(lane.0)) else {
             return;
         };
         let room: usize = read.keys.iter().map(|key| key.len() + 1).sum();
-        let merge =
-            shared.settings.merge_gets && matches!(read.verb, ReadVerb::Get | ReadVerb::Gets);
-        let joins = up
-            .open_group()
-            .is_some_and(|group| merge && group.verb == read.verb && group.has_room(room));
+        let merge = shared.settings.merge_gets && matches!(read.verb, ReadVerb::Get | ReadVerb::Gets);
+        let joins = up.open_group().is_some_and(|group| merge && group.verb == read.verb && group.has_room(room));
         if !joins {
             let mut group = shared.group();
             group.reset(read.verb);
@@ -283,15 +251,7 @@ impl Core {
             self.shared.cells().bulk_transfers.add(1);
             client.in_flight += 1;
             if let Some(up) = self.upstreams.get_mut(lane.0) {
-                up.push(
-                    &large.header,
-                    Entry::Single {
-                        client: owner,
-                        seq,
-                        verb: large.verb,
-                    },
-                    &mut self.shared,
-                );
+                up.push(&large.header, Entry::Single { client: owner, seq, verb: large.verb }, &mut self.shared);
                 up.touch(lane, &mut self.shared);
             }
         }
@@ -313,17 +273,11 @@ impl Core {
         let Some((group, key)) = up.body_askers() else {
             return false;
         };
-        let mut readers = group
-            .askers(key)
-            .filter_map(|i| group.members.get(i).map(|member| member.client));
+        let mut readers = group.askers(key).filter_map(|i| group.members.get(i).map(|member| member.client));
         let (Some(reader), None) = (readers.next(), readers.next()) else {
             return false;
         };
-        let others = up
-            .fifo
-            .iter()
-            .flat_map(Entry::waiting)
-            .any(|c| c != reader && self.clients.get(c.0).is_some());
+        let others = up.fifo.iter().flat_map(Entry::waiting).any(|c| c != reader && self.clients.get(c.0).is_some());
         let Some(client) = self.clients.get_mut(reader.0).filter(|_| !others) else {
             return false;
         };
@@ -343,21 +297,14 @@ impl Core {
         if matches!(up.kind, Kind::Shared | Kind::Idle { .. }) {
             return;
         }
-        let needed = up
-            .fifo
-            .iter()
-            .flat_map(Entry::waiting)
-            .any(|client| self.clients.get(client.0).is_some());
+        let needed = up.fifo.iter().flat_map(Entry::waiting).any(|client| self.clients.get(client.0).is_some());
         let Kind::Bulk { owner } = up.kind else {
             if !needed {
                 self.drop_upstream(id, b"");
             }
             return;
         };
-        let streams = self
-            .clients
-            .get(owner.0)
-            .is_some_and(|client| client.streams_through(id));
+        let streams = self.clients.get(owner.0).is_some_and(|client| client.streams_through(id));
         if needed || streams {
             return;
         }
@@ -397,10 +344,7 @@ impl Core {
 
     /// A client has gone: a lane that worked for it alone is closed, whatever it was doing.
     pub(super) fn drop_lanes_of(&mut self, owner: ClientId) {
-        let mine = self
-            .upstreams
-            .iter()
-            .find(|(_, up)| up.kind == Kind::Bulk { owner });
+        let mine = self.upstreams.iter().find(|(_, up)| up.kind == Kind::Bulk { owner });
         if let Some(id) = mine.map(|(key, _)| UpstreamId(key)) {
             self.drop_upstream(id, b"");
         }
@@ -409,11 +353,7 @@ impl Core {
     /// The block of a streamed value does not end as it must: its request is never completed.
     pub(super) fn refuse_stream(&mut self, id: ClientId, lane: UpstreamId, seq: Option<u32>) {
         if let (Some(client), Some(seq)) = (self.clients.get_mut(id.0), seq) {
-            client.replies.deliver(
-                seq,
-                b"CLIENT_ERROR bad data chunk\r\n",
-                &mut self.shared.pool,
-            );
+            client.replies.deliver(seq, b"CLIENT_ERROR bad data chunk\r\n", &mut self.shared.pool);
             client.replies.finish(seq, &mut self.shared.pool);
         }
         self.drop_upstream(lane, b"");
@@ -426,17 +366,11 @@ impl Core {
             Kind::Idle { since } => Some(since.after(IDLE)),
             _ => None,
         };
-        let all: Vec<(UpstreamId, Tick)> = self
-            .upstreams
-            .iter()
-            .filter_map(|(key, up)| idle(up.kind).map(|until| (UpstreamId(key), until)))
-            .collect();
+        let all: Vec<(UpstreamId, Tick)> =
+            self.upstreams.iter().filter_map(|(key, up)| idle(up.kind).map(|until| (UpstreamId(key), until))).collect();
         for (id, _) in all.iter().filter(|(_, until)| *until <= now) {
             self.drop_upstream(*id, b"");
         }
-        all.iter()
-            .map(|(_, until)| *until)
-            .filter(|until| *until > now)
-            .min()
+        all.iter().map(|(_, until)| *until).filter(|until| *until > now).min()
     }
 }

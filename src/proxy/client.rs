@@ -11,13 +11,9 @@ use super::gather::{Gather, Gathering};
 use super::replies::{Part, Replies};
 use super::stats::Sidecar;
 use super::upstream::{Entry, Verb};
-use super::{
-    ClientId, Core, Effect, NodeIndex, OnNodeDown, OutBuf, Shared, Tick, UpstreamId, node_index,
-};
+use super::{ClientId, Core, Effect, NodeIndex, OnNodeDown, OutBuf, Shared, Tick, UpstreamId, node_index};
 use crate::metrics::NodeState;
-use crate::protocol::request::{
-    self, Block, Change, Keys, ReadVerb, Refusal, Request, Stats, Store,
-};
+use crate::protocol::request::{self, Block, Change, Keys, ReadVerb, Refusal, Request, Stats, Store};
 use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line, number};
 use crate::routing::Topology;
 
@@ -207,10 +203,7 @@ impl Client {
     fn settle_end(&mut self, id: ClientId, shared: &mut Shared) {
         if self.replies.bytes() > CLIENT_LIMIT {
             shared.cells().clients_too_slow.add(1);
-            tracing::warn!(
-                bytes = self.replies.bytes(),
-                "client does not read its replies; closed"
-            );
+            tracing::warn!(bytes = self.replies.bytes(), "client does not read its replies; closed");
             shared.finished.push(id);
             self.closing = true;
             return;
@@ -244,11 +237,7 @@ impl Client {
         match std::mem::replace(&mut self.reading, Reading::Line) {
             Reading::AwaitLane(large) => {
                 let seq = (!large.quiet).then(|| self.replies.push(Part::Whole));
-                self.reading = Reading::Stream {
-                    lane,
-                    left: large.total,
-                    seq,
-                };
+                self.reading = Reading::Stream { lane, left: large.total, seq };
                 Some((large, seq))
             }
             other => {
@@ -273,9 +262,7 @@ impl Core {
     /// Whether the rim should read from this client now.
     #[must_use]
     pub fn client_may_read(&self, id: ClientId) -> bool {
-        self.clients
-            .get(id.0)
-            .is_some_and(|client| client.stall == Stall::None && client.input == Input::Open)
+        self.clients.get(id.0).is_some_and(|client| client.stall == Stall::None && client.input == Input::Open)
     }
 
     /// Whether the client is still there.
@@ -293,11 +280,8 @@ impl Core {
         };
         if client.carry.is_empty() {
             let used = self.parse(id, bytes);
-            let Self {
-                clients, shared, ..
-            } = self;
-            if let (Some(client), Some(rest @ [_, ..])) = (clients.get_mut(id.0), bytes.get(used..))
-            {
+            let Self { clients, shared, .. } = self;
+            if let (Some(client), Some(rest @ [_, ..])) = (clients.get_mut(id.0), bytes.get(used..)) {
                 if client.carry.capacity() == 0 {
                     client.carry = shared.pool.take();
                 }
@@ -339,9 +323,7 @@ impl Core {
     pub fn client_written(&mut self, id: ClientId, bytes: usize, now: Tick) {
         self.shared.now = now;
         self.shared.cells().bytes_written.add(bytes as u64);
-        let Self {
-            clients, shared, ..
-        } = self;
+        let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else {
             return;
         };
@@ -368,9 +350,7 @@ impl Core {
     }
 
     fn settle_client(&mut self, id: ClientId) {
-        let Self {
-            clients, shared, ..
-        } = self;
+        let Self { clients, shared, .. } = self;
         if let Some(client) = clients.get_mut(id.0) {
             client.settle(id, shared);
         }
@@ -424,9 +404,7 @@ impl Core {
         };
         let mut carry = std::mem::take(&mut client.carry);
         let used = self.parse(id, &carry);
-        let Self {
-            clients, shared, ..
-        } = self;
+        let Self { clients, shared, .. } = self;
         match clients.get_mut(id.0) {
             Some(client) if used < carry.len() => {
                 carry.drain(..used);
@@ -447,9 +425,7 @@ impl Core {
                 return input.len();
             }
             client.draining &= client.in_flight > 0;
-            if client.stall == Stall::None
-                && matches!(client.reading, Reading::Line | Reading::Body(_))
-            {
+            if client.stall == Stall::None && matches!(client.reading, Reading::Line | Reading::Body(_)) {
                 if client.draining {
                     client.stall = Stall::Drain;
                 } else if client.is_behind() {
@@ -475,8 +451,7 @@ impl Core {
                 }
                 Reading::Body(body) => {
                     let used = (body.total - body.bytes.len()).min(rest.len());
-                    body.bytes
-                        .extend_from_slice(rest.get(..used).unwrap_or_default());
+                    body.bytes.extend_from_slice(rest.get(..used).unwrap_or_default());
                     if body.bytes.len() == body.total {
                         self.finish_body(id);
                     }
@@ -579,11 +554,7 @@ impl Core {
     /// Puts a read's keys on their nodes' lanes: one slot and one group per node (more where a line
     /// would become too long).
     fn read(&mut self, id: ClientId, verb: ReadVerb, keys: Keys<'_>) -> Taken {
-        if self.shared.full_lanes > 0
-            && keys
-                .clone()
-                .any(|key| self.stalls_on(id, Topology::hash(key)))
-        {
+        if self.shared.full_lanes > 0 && keys.clone().any(|key| self.stalls_on(id, Topology::hash(key))) {
             return Taken::Stalled;
         }
         let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else {
@@ -618,13 +589,8 @@ impl Core {
         match error {
             Some(text) => {
                 self.shared.cells().soft_errors.add(1);
-                let seq = client.replies.push(Part::Values {
-                    first: first.is_none(),
-                    last: true,
-                });
-                client
-                    .replies
-                    .fail_part(seq, text.as_bytes(), &mut self.shared.pool);
+                let seq = client.replies.push(Part::Values { first: first.is_none(), last: true });
+                client.replies.fail_part(seq, text.as_bytes(), &mut self.shared.pool);
             }
             None if first.is_none() => client.replies.push_ready(b"END\r\n", &mut self.shared.pool),
             None => client.replies.close_read(),
@@ -634,39 +600,19 @@ impl Core {
 
     /// Adds one key of a read to its lane. `first` is the slot of the read's first part.
     #[inline]
-    fn ask(
-        &mut self,
-        id: ClientId,
-        up_id: UpstreamId,
-        verb: ReadVerb,
-        key: &[u8],
-        hash: u64,
-        first: &mut Option<u32>,
-    ) {
-        let Self {
-            clients,
-            upstreams,
-            shared,
-            nodes,
-            ..
-        } = self;
+    fn ask(&mut self, id: ClientId, up_id: UpstreamId, verb: ReadVerb, key: &[u8], hash: u64, first: &mut Option<u32>) {
+        let Self { clients, upstreams, shared, nodes, .. } = self;
         let (Some(client), Some(up)) = (clients.get_mut(id.0), upstreams.get_mut(up_id.0)) else {
             return;
         };
         let merge = shared.settings.merge_gets
             && matches!(verb, ReadVerb::Get | ReadVerb::Gets)
-            && nodes
-                .get(usize::from(up.node.0))
-                .is_some_and(|node| node.no_merge_until <= shared.now);
+            && nodes.get(usize::from(up.node.0)).is_some_and(|node| node.no_merge_until <= shared.now);
         // The open group's last member is this read's when its slot is not older than the first.
-        let this_read =
-            |seq: u32| first.is_some_and(|first| seq.wrapping_sub(first) < u32::MAX / 2);
+        let this_read = |seq: u32| first.is_some_and(|first| seq.wrapping_sub(first) < u32::MAX / 2);
         let mut own = false;
         let joins = up.open_group().is_some_and(|group| {
-            own = group
-                .members
-                .last()
-                .is_some_and(|member| member.client == id && this_read(member.seq));
+            own = group.members.last().is_some_and(|member| member.client == id && this_read(member.seq));
             group.verb == verb && group.has_room(key.len()) && (merge || own)
         });
         if !joins {
@@ -677,10 +623,7 @@ impl Core {
         }
         let Some(group) = up.open_group() else { return };
         if !own {
-            let seq = client.replies.push(Part::Values {
-                first: first.is_none(),
-                last: false,
-            });
+            let seq = client.replies.push(Part::Values { first: first.is_none(), last: false });
             first.get_or_insert(seq);
             group.join(id, seq);
             client.in_flight += 1;
@@ -733,14 +676,7 @@ impl Core {
     /// Forwards a storage request whose whole block is there: as a slice, or as a buffer of its own.
     ///
     /// A lane that has become full in the meantime takes this one more.
-    fn forward_value(
-        &mut self,
-        id: ClientId,
-        target: Target,
-        header: &[u8],
-        block: &[u8],
-        owned: Option<Vec<u8>>,
-    ) {
+    fn forward_value(&mut self, id: ClientId, target: Target, header: &[u8], block: &[u8], owned: Option<Vec<u8>>) {
         let Target { hash, quiet, verb } = target;
         let bytes = owned.as_deref().unwrap_or(block);
         if !bytes.ends_with(b"\r\n") {
@@ -749,9 +685,7 @@ impl Core {
         let Some(up_id) = self.enqueue(id, hash, quiet, header, verb) else {
             return;
         };
-        let Self {
-            upstreams, shared, ..
-        } = self;
+        let Self { upstreams, shared, .. } = self;
         let Some(up) = upstreams.get_mut(up_id.0) else {
             return;
         };
@@ -787,38 +721,18 @@ impl Core {
     }
 
     /// Puts a request for one node on its lane and owes its reply, or answers that the node is down.
-    fn enqueue(
-        &mut self,
-        id: ClientId,
-        hash: u64,
-        quiet: bool,
-        line: &[u8],
-        verb: Verb,
-    ) -> Option<UpstreamId> {
+    fn enqueue(&mut self, id: ClientId, hash: u64, quiet: bool, line: &[u8], verb: Verb) -> Option<UpstreamId> {
         let node = self.topology.route_hash(hash);
         let lane = self.clients.get(id.0)?.lane;
         let Some(up_id) = self.lane(node, lane) else {
             self.answer_down(id, node, quiet, verb);
             return None;
         };
-        let Self {
-            clients,
-            upstreams,
-            shared,
-            ..
-        } = self;
+        let Self { clients, upstreams, shared, .. } = self;
         let (client, up) = (clients.get_mut(id.0)?, upstreams.get_mut(up_id.0)?);
         let seq = (!quiet).then(|| client.replies.push(Part::Whole));
         client.in_flight += 1;
-        up.push(
-            line,
-            Entry::Single {
-                client: id,
-                seq,
-                verb,
-            },
-            shared,
-        );
+        up.push(line, Entry::Single { client: id, seq, verb }, shared);
         up.touch(up_id, shared);
         Some(up_id)
     }
@@ -834,10 +748,7 @@ impl Core {
     }
 
     fn down_text(&self, node: NodeIndex) -> String {
-        let name = self
-            .nodes
-            .get(usize::from(node.0))
-            .map_or("", |entry| &entry.name);
+        let name = self.nodes.get(usize::from(node.0)).map_or("", |entry| &entry.name);
         format!("SERVER_ERROR proxy: node {name} is down\r\n")
     }
 
@@ -847,15 +758,10 @@ impl Core {
             return false;
         }
         let node = self.topology.route_hash(hash);
-        let Some(lane) = self
-            .clients
-            .get(id.0)
-            .and_then(|client| self.lane(node, client.lane))
-        else {
+        let Some(lane) = self.clients.get(id.0).and_then(|client| self.lane(node, client.lane)) else {
             return false;
         };
-        let (Some(client), Some(up)) = (self.clients.get_mut(id.0), self.upstreams.get_mut(lane.0))
-        else {
+        let (Some(client), Some(up)) = (self.clients.get_mut(id.0), self.upstreams.get_mut(lane.0)) else {
             return false;
         };
         if up.is_full() {
@@ -914,21 +820,12 @@ impl Core {
             match ready {
                 Some(up) => asked.push((up, gather.expect(&entry.name))),
                 None => {
-                    let state = if entry.state == NodeState::Up {
-                        NodeState::Connecting
-                    } else {
-                        entry.state
-                    };
+                    let state = if entry.state == NodeState::Up { NodeState::Connecting } else { entry.state };
                     gather.unreachable(&entry.name, state.word(), self.down_text(node).as_bytes());
                 }
             }
         }
-        let Self {
-            clients,
-            upstreams,
-            shared,
-            ..
-        } = self;
+        let Self { clients, upstreams, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else {
             return;
         };
@@ -943,15 +840,7 @@ impl Core {
                 continue;
             };
             client.in_flight += 1;
-            up.push(
-                line,
-                Entry::Gather {
-                    client: id,
-                    seq,
-                    part,
-                },
-                shared,
-            );
+            up.push(line, Entry::Gather { client: id, seq, part }, shared);
             up.touch(up_id, shared);
         }
     }
@@ -1022,7 +911,8 @@ impl Core {
         let mut header = Vec::new();
         store.write(&mut header);
         if let Some(client) = self.clients.get_mut(id.0) {
-            client.reading = Reading::AwaitLane(Box::new(Large { header, quiet: store.quiet, verb: store.verb.into(), total }));
+            client.reading =
+                Reading::AwaitLane(Box::new(Large { header, quiet: store.quiet, verb: store.verb.into(), total }));
         }
         self.await_bulk(id, node);
         Taken::Yes(0)
@@ -1030,12 +920,7 @@ impl Core {
 
     /// Moves a piece of a large value to its lane. `None`: not now.
     fn stream(&mut self, id: ClientId, rest: &[u8]) -> Option<usize> {
-        let Self {
-            clients,
-            upstreams,
-            shared,
-            ..
-        } = self;
+        let Self { clients, upstreams, shared, .. } = self;
         let client = clients.get_mut(id.0)?;
         let Reading::Stream { lane, left, seq } = &mut client.reading else {
             return None;
@@ -1052,9 +937,7 @@ impl Core {
         }
         // The last two bytes go only when they are what they must be.
         let used = if *left > 2 {
-            let used = usize::try_from(*left - 2)
-                .unwrap_or(usize::MAX)
-                .min(rest.len());
+            let used = usize::try_from(*left - 2).unwrap_or(usize::MAX).min(rest.len());
             up.out.append(rest.get(..used)?, &mut shared.pool);
             *left -= used as u64;
             used

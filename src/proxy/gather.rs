@@ -33,12 +33,7 @@ pub(super) struct Gather {
 
 impl Gather {
     pub(super) const fn new(what: Gathering) -> Self {
-        Self {
-            what,
-            left: 0,
-            error: None,
-            parts: Vec::new(),
-        }
+        Self { what, left: 0, error: None, parts: Vec::new() }
     }
 
     /// Adds a node that was asked; its part arrives by [`Gather::line`] and [`Gather::finish`].
@@ -54,11 +49,7 @@ impl Gather {
     }
 
     fn add(&mut self, name: &str, state: &'static str) -> usize {
-        self.parts.push(NodePart {
-            name: name.to_owned(),
-            state,
-            text: Vec::new(),
-        });
+        self.parts.push(NodePart { name: name.to_owned(), state, text: Vec::new() });
         self.parts.len() - 1
     }
 
@@ -70,12 +61,7 @@ impl Gather {
     }
 
     /// A node has answered or failed. Returns whether all have.
-    pub(super) fn finish(
-        &mut self,
-        part: usize,
-        error: Option<&[u8]>,
-        lost: Option<&'static str>,
-    ) -> bool {
+    pub(super) fn finish(&mut self, part: usize, error: Option<&[u8]>, lost: Option<&'static str>) -> bool {
         if let Some(error) = error {
             self.error.get_or_insert_with(|| error.to_vec());
         }
@@ -94,15 +80,8 @@ impl Gather {
 
     /// The whole answer.
     pub(super) fn render(&self, out: &mut Vec<u8>) {
-        let reports: Vec<NodeReport<'_>> = self
-            .parts
-            .iter()
-            .map(|p| NodeReport {
-                name: &p.name,
-                state: p.state,
-                stats: &p.text,
-            })
-            .collect();
+        let reports: Vec<NodeReport<'_>> =
+            self.parts.iter().map(|p| NodeReport { name: &p.name, state: p.state, stats: &p.text }).collect();
         match (&self.what, &self.error) {
             (Gathering::Flush | Gathering::Reset, Some(error)) => out.extend_from_slice(error),
             (Gathering::Flush, None) => out.extend_from_slice(b"OK\r\n"),

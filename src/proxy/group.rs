@@ -64,10 +64,7 @@ pub(super) struct Group {
     cursor: usize,
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a line is at most MAX_GROUP_LINE + one key, so are its counts"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "a line is at most MAX_GROUP_LINE + one key, so are its counts")]
 impl Group {
     pub(super) fn new() -> Self {
         Self {
@@ -125,12 +122,7 @@ impl Group {
 
     /// Adds a member; its keys follow by [`Group::add`].
     pub(super) fn join(&mut self, client: ClientId, seq: u32) {
-        self.members.push(Member {
-            client,
-            seq,
-            left: 0,
-            done: false,
-        });
+        self.members.push(Member { client, seq, left: 0, done: false });
     }
 
     /// Adds a key for the last member. Returns whether it travels by itself (`false`: another
@@ -146,20 +138,11 @@ impl Group {
         }
         let member = last as u32;
         if last > 0 {
-            let found =
-                self.tags
-                    .iter()
-                    .take(COALESCE_WINDOW)
-                    .enumerate()
-                    .find_map(|(i, &other)| {
-                        (other == tag && self.key(i) == Some(key) && self.may_share(i, client))
-                            .then_some(i)
-                    });
+            let found = self.tags.iter().take(COALESCE_WINDOW).enumerate().find_map(|(i, &other)| {
+                (other == tag && self.key(i) == Some(key) && self.may_share(i, client)).then_some(i)
+            });
             if let Some(shared) = found.and_then(|i| self.keys.get_mut(i)) {
-                self.waiters.push(Waiter {
-                    member,
-                    next: shared.waiters,
-                });
+                self.waiters.push(Waiter { member, next: shared.waiters });
                 shared.waiters = self.waiters.len() as u32;
                 shared.waiting += 1;
                 return false;
@@ -168,14 +151,7 @@ impl Group {
         self.line.push(b' ');
         let start = self.line.len() as u32;
         self.line.extend_from_slice(key);
-        self.keys.push(Key {
-            start,
-            len: key.len() as u16,
-            answered: false,
-            member,
-            waiters: 0,
-            waiting: 0,
-        });
+        self.keys.push(Key { start, len: key.len() as u16, answered: false, member, waiters: 0, waiting: 0 });
         if self.tags.len() < COALESCE_WINDOW {
             self.tags.push(tag);
         }
@@ -184,31 +160,24 @@ impl Group {
 
     /// Whether a client may wait for a key that others asked for: not when it asked itself.
     fn may_share(&self, key: usize, client: Option<ClientId>) -> bool {
-        self.keys
-            .get(key)
-            .is_some_and(|key| key.waiting < MAX_WAITERS)
-            && self
-                .askers(key)
-                .all(|member| self.members.get(member).map(|m| m.client) != client)
+        self.keys.get(key).is_some_and(|key| key.waiting < MAX_WAITERS)
+            && self.askers(key).all(|member| self.members.get(member).map(|m| m.client) != client)
     }
 
     /// The members that asked for a key, the one it travels for first.
     pub(super) fn askers(&self, key: usize) -> impl Iterator<Item = usize> + '_ {
         let key = self.keys.get(key);
         let mut next = key.map_or(0, |key| key.waiters);
-        key.map(|key| key.member as usize)
-            .into_iter()
-            .chain(std::iter::from_fn(move || {
-                let waiter = self.waiters.get((next as usize).checked_sub(1)?)?;
-                next = waiter.next;
-                Some(waiter.member as usize)
-            }))
+        key.map(|key| key.member as usize).into_iter().chain(std::iter::from_fn(move || {
+            let waiter = self.waiters.get((next as usize).checked_sub(1)?)?;
+            next = waiter.next;
+            Some(waiter.member as usize)
+        }))
     }
 
     fn key(&self, i: usize) -> Option<&[u8]> {
         let key = self.keys.get(i)?;
-        self.line
-            .get(key.start as usize..key.start as usize + usize::from(key.len))
+        self.line.get(key.start as usize..key.start as usize + usize::from(key.len))
     }
 
     /// Closes the line; it is sent as it stands now.
@@ -223,12 +192,8 @@ impl Group {
     /// found. `None` is doubt.
     pub(super) fn find(&mut self, key: &[u8]) -> Option<usize> {
         let count = self.keys.len();
-        let open = |group: &Self, i: usize| {
-            group.keys.get(i).is_some_and(|k| !k.answered) && group.key(i) == Some(key)
-        };
-        let found = (self.cursor..count)
-            .chain(0..self.cursor.min(count))
-            .find(|&i| open(self, i))?;
+        let open = |group: &Self, i: usize| group.keys.get(i).is_some_and(|k| !k.answered) && group.key(i) == Some(key);
+        let found = (self.cursor..count).chain(0..self.cursor.min(count)).find(|&i| open(self, i))?;
         self.cursor = found + 1;
         if let Some(key) = self.keys.get_mut(found) {
             key.answered = true;
@@ -245,9 +210,7 @@ impl Group {
     pub(super) fn open_keys(&self, member: usize) -> impl Iterator<Item = &[u8]> {
         (0..self.keys.len()).filter_map(move |i| {
             let open = self.keys.get(i).is_some_and(|key| !key.answered);
-            (open && self.askers(i).any(|m| m == member))
-                .then(|| self.key(i))
-                .flatten()
+            (open && self.askers(i).any(|m| m == member)).then(|| self.key(i)).flatten()
         })
     }
 

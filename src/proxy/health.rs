@@ -36,11 +36,7 @@ impl Health {
             return Duration::ZERO;
         }
         let outage = Duration::from_micros(now.saturating_sub(self.since));
-        let ceiling = if outage < EARLY {
-            EARLY_CEILING
-        } else {
-            LATE_CEILING
-        };
+        let ceiling = if outage < EARLY { EARLY_CEILING } else { LATE_CEILING };
         let step = FIRST.saturating_mul(1 << self.failures.min(6)).min(ceiling);
         // Never at once again: half of the step is certain.
         let jitter = u64::try_from(step.as_micros() / 2).unwrap_or(0).max(1);
@@ -59,23 +55,12 @@ mod tests {
         let mut now = 0;
         for _ in 0..200 {
             let wait = health.failed(false, now, 0xdead_beef_dead_beef);
-            let ceiling = if now < 60_000_000 {
-                EARLY_CEILING
-            } else {
-                LATE_CEILING
-            };
-            assert!(
-                wait >= FIRST / 2 && wait <= ceiling,
-                "{wait:?} after {now} µs"
-            );
+            let ceiling = if now < 60_000_000 { EARLY_CEILING } else { LATE_CEILING };
+            assert!(wait >= FIRST / 2 && wait <= ceiling, "{wait:?} after {now} µs");
             now += 1_000_000;
         }
         health.succeeded();
         assert_eq!(health.failed(true, now, 7), Duration::ZERO);
-        assert_ne!(
-            Health::default().failed(false, 0, 7),
-            Duration::ZERO,
-            "a refused first connection waits"
-        );
+        assert_ne!(Health::default().failed(false, 0, 7), Duration::ZERO, "a refused first connection waits");
     }
 }

@@ -75,10 +75,7 @@ impl Tick {
     /// This moment and a while.
     #[must_use]
     pub fn after(self, wait: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)))
     }
 }
 
@@ -212,12 +209,7 @@ pub struct Core {
 impl Core {
     /// A core that has no connection yet; the first effects ask for the lanes of each node.
     #[must_use]
-    pub fn new(
-        topology: Arc<Topology>,
-        settings: Settings,
-        cells: Arc<Cells>,
-        worker: usize,
-    ) -> Self {
+    pub fn new(topology: Arc<Topology>, settings: Settings, cells: Arc<Cells>, worker: usize) -> Self {
         let shared = Shared {
             pool: BufferPool::default(),
             groups: Vec::new(),
@@ -235,20 +227,9 @@ impl Core {
             full_lanes: 0,
             random: settings.seed | 1,
         };
-        let mut core = Self {
-            topology,
-            nodes: Vec::new(),
-            clients: Table::new(),
-            upstreams: Table::new(),
-            shared,
-            next_lane: 0,
-        };
-        let names: Vec<Arc<str>> = core
-            .topology
-            .nodes()
-            .iter()
-            .map(|node| Arc::clone(&node.name))
-            .collect();
+        let mut core =
+            Self { topology, nodes: Vec::new(), clients: Table::new(), upstreams: Table::new(), shared, next_lane: 0 };
+        let names: Vec<Arc<str>> = core.topology.nodes().iter().map(|node| Arc::clone(&node.name)).collect();
         for (index, name) in names.into_iter().enumerate() {
             core.nodes.push(NodeEntry {
                 name,
@@ -260,8 +241,7 @@ impl Core {
                 bulk: bulk::Bulk::default(),
             });
             for _ in 0..settings.lanes.max(1) {
-                let lane =
-                    core.open_upstream(node_index(index), upstream::Kind::Shared, Duration::ZERO);
+                let lane = core.open_upstream(node_index(index), upstream::Kind::Shared, Duration::ZERO);
                 if let Some(node) = core.nodes.get_mut(index) {
                     node.lanes.push(lane);
                 }
@@ -348,11 +328,7 @@ impl Core {
 
     /// The lowest version among the nodes: clients switch features by it. Never our own.
     fn lowest_version(&self) -> &str {
-        self.nodes
-            .iter()
-            .filter_map(|node| node.version.as_ref())
-            .min()
-            .map_or("1.6.0", |version| &version.text)
+        self.nodes.iter().filter_map(|node| node.version.as_ref()).min().map_or("1.6.0", |version| &version.text)
     }
 
     /// Checks what must hold between steps.
@@ -365,10 +341,7 @@ impl Core {
 }
 
 /// The index type is 16 bits wide; a topology is far smaller.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a topology holds at most 2^16 nodes"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "a topology holds at most 2^16 nodes")]
 const fn node_index(index: usize) -> NodeIndex {
     NodeIndex(index as u16)
 }

@@ -69,10 +69,7 @@ impl Replies {
     }
 
     /// The number the next slot gets.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "slots are limited to MAX_PIPELINE"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "slots are limited to MAX_PIPELINE")]
     pub(super) fn next_seq(&self) -> u32 {
         self.base.wrapping_add(self.slots.len() as u32)
     }
@@ -80,13 +77,7 @@ impl Replies {
     /// Owes one more reply.
     pub(super) fn push(&mut self, part: Part) -> u32 {
         let seq = self.next_seq();
-        self.slots.push_back(Slot {
-            parked: Vec::new(),
-            done: false,
-            part,
-            gather: None,
-            error: None,
-        });
+        self.slots.push_back(Slot { parked: Vec::new(), done: false, part, gather: None, error: None });
         seq
     }
 
@@ -108,11 +99,7 @@ impl Replies {
 
     /// Marks the last pushed slot as the last part of its read.
     pub(super) fn close_read(&mut self) {
-        if let Some(Slot {
-            part: Part::Values { last, .. },
-            ..
-        }) = self.slots.back_mut()
-        {
+        if let Some(Slot { part: Part::Values { last, .. }, .. }) = self.slots.back_mut() {
             *last = true;
         }
     }
@@ -216,13 +203,7 @@ impl Replies {
     /// Whether there is something worth a write now.
     #[inline]
     pub(super) fn wants_flush(&self) -> bool {
-        let held = matches!(
-            self.slots.front(),
-            Some(Slot {
-                part: Part::Values { first: false, .. },
-                ..
-            })
-        );
+        let held = matches!(self.slots.front(), Some(Slot { part: Part::Values { first: false, .. }, .. }));
         !self.out.is_empty() && (!held || self.out.len() >= HOLD)
     }
 
@@ -245,10 +226,7 @@ mod tests {
         while !replies.out.is_empty() {
             let mut slices = [std::io::IoSlice::new(&[]); 8];
             let filled = replies.out.slices(&mut slices);
-            let bytes: Vec<u8> = slices[..filled]
-                .iter()
-                .flat_map(|s| s.iter().copied())
-                .collect();
+            let bytes: Vec<u8> = slices[..filled].iter().flat_map(|s| s.iter().copied()).collect();
             replies.out.advance(bytes.len(), pool);
             text.extend(bytes);
         }
@@ -276,14 +254,8 @@ mod tests {
     fn a_read_from_several_nodes_has_one_end_and_is_held_for_it() {
         let mut pool = BufferPool::default();
         let mut replies = Replies::default();
-        let a = replies.push(Part::Values {
-            first: true,
-            last: false,
-        });
-        let b = replies.push(Part::Values {
-            first: false,
-            last: false,
-        });
+        let a = replies.push(Part::Values { first: true, last: false });
+        let b = replies.push(Part::Values { first: false, last: false });
         replies.close_read();
         replies.deliver(b, b"VALUE b 0 0\r\n\r\n", &mut pool);
         replies.deliver(a, b"VALUE a 0 0\r\n\r\n", &mut pool);
@@ -291,35 +263,20 @@ mod tests {
         assert!(!replies.wants_flush(), "held until END");
         replies.finish(b, &mut pool);
         assert!(replies.wants_flush());
-        assert_eq!(
-            sent(&mut replies, &mut pool),
-            "VALUE a 0 0\r\n\r\nVALUE b 0 0\r\n\r\nEND\r\n"
-        );
+        assert_eq!(sent(&mut replies, &mut pool), "VALUE a 0 0\r\n\r\nVALUE b 0 0\r\n\r\nEND\r\n");
     }
 
     #[test]
     fn an_error_takes_the_place_of_end_only_in_its_own_read() {
         let mut pool = BufferPool::default();
         let mut replies = Replies::default();
-        let a = replies.push(Part::Values {
-            first: true,
-            last: false,
-        });
-        let b = replies.push(Part::Values {
-            first: false,
-            last: true,
-        });
-        let c = replies.push(Part::Values {
-            first: true,
-            last: true,
-        });
+        let a = replies.push(Part::Values { first: true, last: false });
+        let b = replies.push(Part::Values { first: false, last: true });
+        let c = replies.push(Part::Values { first: true, last: true });
         replies.finish(c, &mut pool);
         replies.deliver(b, b"VALUE b 0 0\r\n\r\n", &mut pool);
         replies.finish(b, &mut pool);
         replies.fail_part(a, b"SERVER_ERROR proxy\r\n", &mut pool);
-        assert_eq!(
-            sent(&mut replies, &mut pool),
-            "VALUE b 0 0\r\n\r\nSERVER_ERROR proxy\r\nEND\r\n"
-        );
+        assert_eq!(sent(&mut replies, &mut pool), "VALUE b 0 0\r\n\r\nSERVER_ERROR proxy\r\nEND\r\n");
     }
 }

@@ -112,10 +112,7 @@ const GENERAL: &[(&str, Source)] = &[
     ("max_connections", Source::Own(|s| s.max_connections)),
     ("curr_connections", Source::Own(|s| s.curr_connections)),
     ("total_connections", Source::Own(|s| s.total_connections)),
-    (
-        "rejected_connections",
-        Source::Own(|s| s.rejected_connections),
-    ),
+    ("rejected_connections", Source::Own(|s| s.rejected_connections)),
     ("connection_structures", Source::Own(|s| s.curr_connections)),
     ("cmd_get", Source::Own(|s| s.cmd_get)),
     ("cmd_set", Source::Own(|s| s.cmd_set)),
@@ -181,9 +178,8 @@ pub fn general(out: &mut Vec<u8>, sidecar: &Sidecar, reports: &[NodeReport<'_>])
     let mut sums = Table::default();
     for report in reports {
         sums.add(report.stats, |name| {
-            let wanted = GENERAL
-                .iter()
-                .any(|(known, source)| matches!(source, Source::Nodes) && known.as_bytes() == name);
+            let wanted =
+                GENERAL.iter().any(|(known, source)| matches!(source, Source::Nodes) && known.as_bytes() == name);
             wanted.then_some(Fold::Sum)
         });
     }
@@ -266,10 +262,7 @@ pub fn slabs(out: &mut Vec<u8>, reports: &[NodeReport<'_>]) {
 /// Answers `stats settings`: those of the first reachable node (a fleet is homogeneous), with the
 /// sidecar's own `maxconns`, the one that its clients run into.
 pub fn settings(out: &mut Vec<u8>, sidecar: &Sidecar, reports: &[NodeReport<'_>]) {
-    let reachable = reports
-        .iter()
-        .map(|report| report.stats)
-        .find(|stats| lines(stats).next().is_some());
+    let reachable = reports.iter().map(|report| report.stats).find(|stats| lines(stats).next().is_some());
     append_figure(out, b"maxconns", whole(sidecar.max_connections), false);
     for (name, value) in lines(reachable.unwrap_or_default()) {
         if name != b"maxconns" {
@@ -330,12 +323,7 @@ impl<'a> Table<'a> {
                         Fold::Min => entry.millionths.min(millionths),
                     };
                 }
-                None => self.entries.push(Entry {
-                    name,
-                    fold,
-                    millionths,
-                    decimals,
-                }),
+                None => self.entries.push(Entry { name, fold, millionths, decimals }),
             }
         }
     }
@@ -362,11 +350,7 @@ impl<'a> Table<'a> {
     }
 }
 
-fn fold(
-    out: &mut Vec<u8>,
-    reports: &[NodeReport<'_>],
-    choose: impl Fn(&[u8]) -> Option<Fold> + Copy,
-) {
+fn fold(out: &mut Vec<u8>, reports: &[NodeReport<'_>], choose: impl Fn(&[u8]) -> Option<Fold> + Copy) {
     let mut table = Table::default();
     for report in reports {
         table.add(report.stats, choose);
@@ -384,13 +368,12 @@ fn fold(
 
 /// The `STAT` lines of a node's reply. Anything else is passed over.
 fn lines(stats: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    stats
-        .split(|&b| b == b'\n')
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-        .filter_map(|line| match reply::parse(line) {
+    stats.split(|&b| b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter_map(|line| {
+        match reply::parse(line) {
             Some(Line::Stat { name, value }) => Some((name, value)),
             _ => None,
-        })
+        }
+    })
 }
 
 /// The slab class of `items:<class>:<field>` and `<class>:<field>`; `u64::MAX` without one.
@@ -424,11 +407,7 @@ const fn whole(value: u64) -> u128 {
 
 fn append_figure(out: &mut Vec<u8>, name: &[u8], millionths: u128, decimals: bool) {
     let units = millionths / 1_000_000;
-    let text = if decimals {
-        format!("{units}.{:06}", millionths % 1_000_000)
-    } else {
-        units.to_string()
-    };
+    let text = if decimals { format!("{units}.{:06}", millionths % 1_000_000) } else { units.to_string() };
     append_stat(out, name, text.as_bytes());
 }
 
@@ -438,10 +417,7 @@ fn append_figure(out: &mut Vec<u8>, name: &[u8], millionths: u128, decimals: boo
 fn append_stat(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     let start = out.len();
     out.extend_from_slice(b"STAT ");
-    out.extend(
-        name.iter()
-            .map(|&b| if b <= b' ' || b == 0x7f { b'_' } else { b }),
-    );
+    out.extend(name.iter().map(|&b| if b <= b' ' || b == 0x7f { b'_' } else { b }));
     out.push(b' ');
     out.extend_from_slice(value);
     let line = out.get_mut(start..).unwrap_or_default();

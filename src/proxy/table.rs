@@ -12,10 +12,7 @@ pub struct Key {
 
 impl Key {
     /// Finds nothing.
-    pub(super) const NONE: Self = Self {
-        index: u32::MAX,
-        generation: 0,
-    };
+    pub(super) const NONE: Self = Self { index: u32::MAX, generation: 0 };
 
     /// The place: small, and unique among what lives.
     #[must_use]
@@ -32,39 +29,24 @@ pub(super) struct Table<T> {
 
 impl<T> Table<T> {
     pub(super) const fn new() -> Self {
-        Self {
-            slab: Slab::new(),
-            generation: 0,
-        }
+        Self { slab: Slab::new(), generation: 0 }
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a table holds sockets: far fewer than 2^32"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "a table holds sockets: far fewer than 2^32")]
     pub(super) fn insert(&mut self, value: T) -> Key {
         self.generation = self.generation.wrapping_add(1);
         let index = self.slab.insert((self.generation, value));
-        Key {
-            index: index as u32,
-            generation: self.generation,
-        }
+        Key { index: index as u32, generation: self.generation }
     }
 
     #[inline]
     pub(super) fn get(&self, key: Key) -> Option<&T> {
-        self.slab
-            .get(key.index())
-            .filter(|(generation, _)| *generation == key.generation)
-            .map(|(_, value)| value)
+        self.slab.get(key.index()).filter(|(generation, _)| *generation == key.generation).map(|(_, value)| value)
     }
 
     #[inline]
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.slab
-            .get_mut(key.index())
-            .filter(|(generation, _)| *generation == key.generation)
-            .map(|(_, value)| value)
+        self.slab.get_mut(key.index()).filter(|(generation, _)| *generation == key.generation).map(|(_, value)| value)
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<T> {
@@ -74,14 +56,8 @@ impl<T> Table<T> {
 
     #[expect(clippy::cast_possible_truncation, reason = "see insert")]
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        self.slab.iter().map(|(index, (generation, value))| {
-            (
-                Key {
-                    index: index as u32,
-                    generation: *generation,
-                },
-                value,
-            )
-        })
+        self.slab
+            .iter()
+            .map(|(index, (generation, value))| (Key { index: index as u32, generation: *generation }, value))
     }
 }

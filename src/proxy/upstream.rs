@@ -19,9 +19,7 @@ use bytes::Bytes;
 use super::group::{Group, Member};
 use super::replies::Replies;
 use super::table::Key;
-use super::{
-    ClientId, Core, Effect, NodeIndex, OnNodeDown, OutBuf, Shared, Tick, UpstreamId, Version, bulk,
-};
+use super::{ClientId, Core, Effect, NodeIndex, OnNodeDown, OutBuf, Shared, Tick, UpstreamId, Version, bulk};
 use crate::metrics::{NodeState, WorkerCells};
 use crate::protocol::reply::{self, Line, MAX_REPLY_LINE};
 use crate::protocol::request::{Change, StoreVerb};
@@ -121,17 +119,9 @@ pub(super) enum Entry {
     /// A read, perhaps of several clients.
     Group(Box<Group>),
     /// A request with a reply of one line; `seq` is `None` for `noreply`.
-    Single {
-        client: ClientId,
-        seq: Option<u32>,
-        verb: Verb,
-    },
+    Single { client: ClientId, seq: Option<u32>, verb: Verb },
     /// A node's part of a fan-out; `seq` is `None` for `noreply`.
-    Gather {
-        client: ClientId,
-        seq: Option<u32>,
-        part: usize,
-    },
+    Gather { client: ClientId, seq: Option<u32>, part: usize },
 }
 
 /// The value whose data block is arriving.
@@ -233,9 +223,7 @@ impl Upstream {
             self.dirty = true;
             shared.dirty_upstreams.push(id);
         }
-        if !self.full
-            && self.kind == Kind::Shared
-            && (self.out.len() >= LANE_BYTES || self.fifo.len() >= LANE_REQUESTS)
+        if !self.full && self.kind == Kind::Shared && (self.out.len() >= LANE_BYTES || self.fifo.len() >= LANE_REQUESTS)
         {
             self.full = true;
             shared.full_lanes += 1;
@@ -264,21 +252,13 @@ impl Entry {
     /// Every client that waits for this entry, as often as it counts in `in_flight`.
     pub(super) fn clients(&self) -> impl Iterator<Item = ClientId> + '_ {
         let (single, members) = self.parties();
-        single
-            .into_iter()
-            .chain(members.iter().map(|member| member.client))
-            .filter(|client| client.0 != Key::NONE)
+        single.into_iter().chain(members.iter().map(|member| member.client)).filter(|client| client.0 != Key::NONE)
     }
 
     /// The clients whose answer is still to come by this entry.
     pub(super) fn waiting(&self) -> impl Iterator<Item = ClientId> + '_ {
         let (single, members) = self.parties();
-        single.into_iter().chain(
-            members
-                .iter()
-                .filter(|member| !member.done)
-                .map(|member| member.client),
-        )
+        single.into_iter().chain(members.iter().filter(|member| !member.done).map(|member| member.client))
     }
 }
 
@@ -294,12 +274,7 @@ impl Entry {
 
 impl Core {
     /// Makes an upstream connection and asks the rim to connect it.
-    pub(super) fn open_upstream(
-        &mut self,
-        node: NodeIndex,
-        kind: Kind,
-        wait: Duration,
-    ) -> UpstreamId {
+    pub(super) fn open_upstream(&mut self, node: NodeIndex, kind: Kind, wait: Duration) -> UpstreamId {
         let mut out = OutBuf::default();
         // The first reply proves that this is a memcached that takes us; requests follow at once.
         out.append(b"version\r\n", &mut self.shared.pool);
@@ -427,11 +402,7 @@ impl Core {
             }
             let Some(end) = memchr::memchr(b'\n', input) else {
                 up.partial.extend_from_slice(input);
-                return if up.partial.len() > MAX_REPLY_LINE {
-                    Err(Desync)
-                } else {
-                    Ok(())
-                };
+                return if up.partial.len() > MAX_REPLY_LINE { Err(Desync) } else { Ok(()) };
             };
             let (raw, rest) = input.split_at(end + 1);
             input = rest;
@@ -483,9 +454,7 @@ impl Core {
                 self.finish_single(client, seq, raw);
                 Ok(())
             }
-            &mut Entry::Gather { client, seq, part } => {
-                self.gather_line(id, client, seq, part, &line, raw)
-            }
+            &mut Entry::Gather { client, seq, part } => self.gather_line(id, client, seq, part, &line, raw),
             Entry::Version => match line {
                 Line::Version(text) => {
                     up.fifo.pop_front();
@@ -514,12 +483,7 @@ impl Core {
 
     /// Gives a `VALUE` line to those who asked for the key.
     fn deliver_header(&mut self, id: UpstreamId, raw: &[u8]) {
-        let Self {
-            upstreams,
-            clients,
-            shared,
-            ..
-        } = self;
+        let Self { upstreams, clients, shared, .. } = self;
         let Some(up) = upstreams.get_mut(id.0) else {
             return;
         };
@@ -539,12 +503,7 @@ impl Core {
 
     /// Gives a piece of a value to those who asked for it. Returns how much of `input` it was.
     fn deliver_body(&mut self, id: UpstreamId, input: &[u8]) -> Result<usize, Desync> {
-        let Self {
-            upstreams,
-            clients,
-            shared,
-            ..
-        } = self;
+        let Self { upstreams, clients, shared, .. } = self;
         let up = upstreams.get_mut(id.0).ok_or(Desync)?;
         let Some(body) = up.body.as_mut() else {
             return Ok(0);
@@ -552,16 +511,13 @@ impl Core {
         let Some(Entry::Group(group)) = up.fifo.front_mut() else {
             return Err(Desync);
         };
-        let used = usize::try_from(body.left)
-            .unwrap_or(usize::MAX)
-            .min(input.len());
+        let used = usize::try_from(body.left).unwrap_or(usize::MAX).min(input.len());
         let piece = input.get(..used).ok_or(Desync)?;
         check_end(body.left, piece)?;
         body.left -= used as u64;
         let ended = body.left == 0;
         let key = body.key;
-        let shared_piece = (used >= SHARE && group.askers(key).nth(1).is_some())
-            .then(|| Bytes::copy_from_slice(piece));
+        let shared_piece = (used >= SHARE && group.askers(key).nth(1).is_some()).then(|| Bytes::copy_from_slice(piece));
         // A group of one passes its node's last word on, whatever it is; others need not wait.
         let early = group.members.len() > 1;
         let mut askers = std::mem::take(&mut shared.askers);
@@ -579,11 +535,7 @@ impl Core {
                 continue;
             };
             match &shared_piece {
-                Some(bytes) => {
-                    client
-                        .replies
-                        .deliver_shared(member.seq, bytes.clone(), &mut shared.pool)
-                }
+                Some(bytes) => client.replies.deliver_shared(member.seq, bytes.clone(), &mut shared.pool),
                 None => client.replies.deliver(member.seq, piece, &mut shared.pool),
             }
             if complete {
@@ -600,13 +552,7 @@ impl Core {
 
     /// The read at the head is over: `END`, or an error line.
     fn finish_group(&mut self, id: UpstreamId, error: Option<&[u8]>) -> Result<(), Desync> {
-        let Self {
-            upstreams,
-            clients,
-            shared,
-            nodes,
-            ..
-        } = self;
+        let Self { upstreams, clients, shared, nodes, .. } = self;
         let up = upstreams.get_mut(id.0).ok_or(Desync)?;
         let Some(Entry::Group(mut group)) = up.fifo.pop_front() else {
             return Err(Desync);
@@ -647,9 +593,7 @@ impl Core {
 
     /// The one line that answers a request. `raw` has its CRLF.
     pub(super) fn finish_single(&mut self, id: ClientId, seq: Option<u32>, raw: &[u8]) {
-        let Self {
-            clients, shared, ..
-        } = self;
+        let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else {
             shared.cells().dropped_replies.add(1);
             return;
@@ -702,9 +646,7 @@ impl Core {
         error: Option<&[u8]>,
         lost: Option<&'static str>,
     ) {
-        let Self {
-            clients, shared, ..
-        } = self;
+        let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else {
             return;
         };
@@ -745,11 +687,7 @@ impl Core {
         };
         let (node, ready, kind, waiting) = (up.node, up.ready, up.kind, up.fifo.len());
         let unused = matches!(kind, Kind::Idle { .. });
-        let name = self
-            .nodes
-            .get(usize::from(node.0))
-            .map(|entry| entry.name.clone())
-            .unwrap_or_default();
+        let name = self.nodes.get(usize::from(node.0)).map(|entry| entry.name.clone()).unwrap_or_default();
         match reason {
             FailReason::Desync => {
                 self.shared.cells().desyncs.add(1);
@@ -777,11 +715,7 @@ impl Core {
             return Duration::ZERO;
         };
         let wait = entry.health.failed(ready, now, random);
-        let state = if wait.is_zero() {
-            NodeState::Connecting
-        } else {
-            NodeState::Down
-        };
+        let state = if wait.is_zero() { NodeState::Connecting } else { NodeState::Down };
         self.set_node_state(node, state);
         wait
     }
@@ -819,8 +753,7 @@ impl Core {
                 Entry::Version => {}
                 Entry::Group(group) => self.fail_group(group, text),
                 Entry::Single { client, seq, verb } => {
-                    let soft = verb == Verb::Touch
-                        && self.shared.settings.on_node_down == OnNodeDown::Miss;
+                    let soft = verb == Verb::Touch && self.shared.settings.on_node_down == OnNodeDown::Miss;
                     if soft {
                         self.shared.cells().soft_misses.add(1);
                     } else {
@@ -837,9 +770,7 @@ impl Core {
     }
 
     fn fail_group(&mut self, mut group: Box<Group>, text: &[u8]) {
-        let Self {
-            clients, shared, ..
-        } = self;
+        let Self { clients, shared, .. } = self;
         let miss = shared.settings.on_node_down == OnNodeDown::Miss;
         for member in &mut group.members {
             let Some(client) = clients.get_mut(member.client.0) else {
@@ -881,20 +812,13 @@ impl Core {
 }
 
 fn check_client(replies: &Replies) {
-    debug_assert!(
-        !replies.is_empty() || replies.bytes() == replies.out.len(),
-        "nothing is parked without a slot"
-    );
+    debug_assert!(!replies.is_empty() || replies.bytes() == replies.out.len(), "nothing is parked without a slot");
 }
 
 /// The last two bytes of a data block are CRLF, else the lengths do not mean what we think.
 /// `left` counts from the beginning of `piece` to the block's end.
 fn check_end(left: u64, piece: &[u8]) -> Result<(), Desync> {
-    let from_end = |n: u64| {
-        left.checked_sub(n)
-            .and_then(|at| usize::try_from(at).ok())
-            .and_then(|at| piece.get(at))
-    };
+    let from_end = |n: u64| left.checked_sub(n).and_then(|at| usize::try_from(at).ok()).and_then(|at| piece.get(at));
     match (from_end(2), from_end(1)) {
         (None | Some(b'\r'), None | Some(b'\n')) => Ok(()),
         _ => Err(Desync),

@@ -69,12 +69,7 @@ impl Node {
                 (host, name)
             }
         };
-        Self {
-            name: name.into(),
-            host: host.into(),
-            port,
-            weight,
-        }
+        Self { name: name.into(), host: host.into(), port, weight }
     }
 }
 
@@ -82,7 +77,11 @@ impl Node {
     /// What is dialled: host and port, an IPv6 address in brackets.
     #[must_use]
     pub fn address(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -107,12 +106,7 @@ impl Topology {
             0 => Err(TopologyError::Empty),
             1..=MAX_NODES => {
                 let ring = Ring::new(&nodes);
-                Ok(Self {
-                    version,
-                    fingerprint: fingerprint(&nodes),
-                    nodes: nodes.into(),
-                    ring,
-                })
+                Ok(Self { version, fingerprint: fingerprint(&nodes), nodes: nodes.into(), ring })
             }
             many => Err(TopologyError::TooMany(many)),
         }
@@ -172,10 +166,7 @@ impl Topology {
 }
 
 fn fingerprint(nodes: &[Arc<Node>]) -> u64 {
-    let mut lines: Vec<String> = nodes
-        .iter()
-        .map(|node| format!("{}={}\n", node.name, node.weight))
-        .collect();
+    let mut lines: Vec<String> = nodes.iter().map(|node| format!("{}={}\n", node.name, node.weight)).collect();
     lines.sort_unstable();
     lines.insert(0, "ring\n".to_owned());
     XxHash3_64::oneshot(lines.concat().as_bytes())
@@ -186,25 +177,16 @@ mod tests {
     use super::*;
 
     fn topology(names: &[(&str, u32)]) -> Topology {
-        let nodes = names
-            .iter()
-            .map(|(host, weight)| Arc::new(Node::new(host, 11211, *weight)))
-            .collect();
+        let nodes = names.iter().map(|(host, weight)| Arc::new(Node::new(host, 11211, *weight))).collect();
         Topology::new(7, nodes).unwrap()
     }
 
     #[test]
     fn no_nodes_and_too_many_nodes_make_no_topology() {
-        assert_eq!(
-            Topology::new(1, Vec::new()).unwrap_err(),
-            TopologyError::Empty
-        );
+        assert_eq!(Topology::new(1, Vec::new()).unwrap_err(), TopologyError::Empty);
         let node = Arc::new(Node::new("a", 1, 1));
         let error = Topology::new(1, vec![node; MAX_NODES + 1]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "a ring has room for 1024 nodes, not for 1025"
-        );
+        assert_eq!(error.to_string(), "a ring has room for 1024 nodes, not for 1025");
     }
 
     #[test]
@@ -223,18 +205,9 @@ mod tests {
     #[test]
     fn the_fingerprint_sees_names_and_weights_but_not_order_or_version() {
         let base = topology(&[("a", 1), ("b", 2)]);
-        assert_eq!(
-            base.fingerprint(),
-            topology(&[("b", 2), ("a", 1)]).fingerprint()
-        );
-        assert_ne!(
-            base.fingerprint(),
-            topology(&[("a", 2), ("b", 1)]).fingerprint()
-        );
-        assert_ne!(
-            base.fingerprint(),
-            topology(&[("a", 1), ("c", 2)]).fingerprint()
-        );
+        assert_eq!(base.fingerprint(), topology(&[("b", 2), ("a", 1)]).fingerprint());
+        assert_ne!(base.fingerprint(), topology(&[("a", 2), ("b", 1)]).fingerprint());
+        assert_ne!(base.fingerprint(), topology(&[("a", 1), ("c", 2)]).fingerprint());
         assert_ne!(base.fingerprint(), topology(&[("a", 1)]).fingerprint());
         assert_eq!(base.version(), 7);
     }
@@ -244,10 +217,7 @@ mod tests {
         let topology = topology(&[("a", 1), ("b", 1), ("c", 1)]);
         for i in 0..1000 {
             let key = format!("key:{i}");
-            assert_eq!(
-                topology.route(key.as_bytes()),
-                topology.route_hash(Topology::hash(key.as_bytes()))
-            );
+            assert_eq!(topology.route(key.as_bytes()), topology.route_hash(Topology::hash(key.as_bytes())));
         }
     }
 }

@@ -55,17 +55,9 @@ pub(super) struct Ring {
 impl Ring {
     /// Builds the ring of 1 to [`MAX_NODES`] nodes; the caller has checked the number.
     pub(super) fn new(nodes: &[Arc<Node>]) -> Self {
-        debug_assert!(
-            (1..=MAX_NODES).contains(&nodes.len()),
-            "the topology checks the number of nodes"
-        );
+        debug_assert!((1..=MAX_NODES).contains(&nodes.len()), "the topology checks the number of nodes");
         let points = sorted_points(nodes);
-        let bits = points
-            .len()
-            .max(2)
-            .ilog2()
-            .saturating_sub(1)
-            .clamp(NODE_BITS, 20);
+        let bits = points.len().max(2).ilog2().saturating_sub(1).clamp(NODE_BITS, 20);
         let shift = u32::BITS - bits;
 
         let mut starts = Vec::with_capacity((1 << bits) + 1);
@@ -89,12 +81,7 @@ impl Ring {
         }
         let first = entries.first().copied().unwrap_or(0);
         entries.resize(entries.len() + WINDOW, first);
-        Self {
-            entries: entries.into(),
-            starts: starts.into(),
-            shift,
-            arcs: arcs.into(),
-        }
+        Self { entries: entries.into(), starts: starts.into(), shift, arcs: arcs.into() }
     }
 
     /// The owner of a hash.
@@ -108,23 +95,14 @@ impl Ring {
             return NodeIndex(0);
         };
         let (start, end) = (start as usize, end as usize);
-        let below = match self
-            .entries
-            .get(start..)
-            .and_then(<[u32]>::first_chunk::<WINDOW>)
-        {
+        let below = match self.entries.get(start..).and_then(<[u32]>::first_chunk::<WINDOW>) {
             // Where in its bucket a hash falls is a coin toss to the branch predictor, and losing it costs more than
             // comparing a whole window. What lies behind the bucket is not in order and must not count.
             Some(window) if end - start <= WINDOW => {
                 let lanes = window.iter().zip(0..);
-                lanes
-                    .map(|(&e, lane)| usize::from((e < needle) & (lane < end - start)))
-                    .sum()
+                lanes.map(|(&e, lane)| usize::from((e < needle) & (lane < end - start))).sum()
             }
-            _ => self
-                .entries
-                .get(start..end)
-                .map_or(0, |bucket| bucket.partition_point(|&e| e < needle)),
+            _ => self.entries.get(start..end).map_or(0, |bucket| bucket.partition_point(|&e| e < needle)),
         };
         let entry = self.entries.get(start + below).copied().unwrap_or(0);
         NodeIndex((entry & NODE_MASK) as u16)
@@ -132,9 +110,7 @@ impl Ring {
 
     /// The exact share of all hashes that a node owns, 0 to 1.
     pub(super) fn share(&self, node: NodeIndex) -> f64 {
-        self.arcs
-            .get(usize::from(node.0))
-            .map_or(0.0, |&arc| arc as f64 / CIRCLE as f64)
+        self.arcs.get(usize::from(node.0)).map_or(0.0, |&arc| arc as f64 / CIRCLE as f64)
     }
 
     /// What the ring occupies on the heap, in bytes.
@@ -146,38 +122,26 @@ impl Ring {
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The entries by the ten thousand would drown whatever else is printed.
-        f.debug_struct("Ring")
-            .field("points", &self.entries.len().saturating_sub(WINDOW))
-            .finish_non_exhaustive()
+        f.debug_struct("Ring").field("points", &self.entries.len().saturating_sub(WINDOW)).finish_non_exhaustive()
     }
 }
 
 /// All points in order, each with its owner. Of nodes that share a point the one whose name sorts first owns it, so
 /// that the order in which nodes are listed decides nothing.
 fn sorted_points(nodes: &[Arc<Node>]) -> Vec<(u32, NodeIndex)> {
-    let mut by_name: Vec<NodeIndex> = (0..nodes.len())
-        .filter_map(|i| u16::try_from(i).ok())
-        .map(NodeIndex)
-        .collect();
+    let mut by_name: Vec<NodeIndex> = (0..nodes.len()).filter_map(|i| u16::try_from(i).ok()).map(NodeIndex).collect();
     by_name.sort_by_key(|index| nodes.get(usize::from(index.0)).map(|node| &node.name));
 
     let per_weight = points_per_weight(nodes.iter().map(|node| u64::from(weight(node))).sum());
     let mut ranked = Vec::new();
-    for (rank, node) in by_name
-        .iter()
-        .filter_map(|index| nodes.get(usize::from(index.0)))
-        .enumerate()
-    {
+    for (rank, node) in by_name.iter().filter_map(|index| nodes.get(usize::from(index.0))).enumerate() {
         for_each_point(&node.name, per_weight * u64::from(weight(node)), |point| {
             ranked.push((point, rank));
         });
     }
     ranked.sort_unstable();
     ranked.dedup_by_key(|&mut (point, _)| point);
-    ranked
-        .into_iter()
-        .filter_map(|(point, rank)| Some((point, *by_name.get(rank)?)))
-        .collect()
+    ranked.into_iter().filter_map(|(point, rank)| Some((point, *by_name.get(rank)?))).collect()
 }
 
 /// Calls `f` with points 0 to `count` of the node `name`, unsorted.

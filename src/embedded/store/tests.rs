@@ -9,15 +9,7 @@ fn store() -> Store {
 }
 
 fn line<'a>(verb: StoreVerb, key: &'a str, exptime: i32, len: usize) -> request::Store<'a> {
-    request::Store {
-        verb,
-        key: key.as_bytes(),
-        flags: 7,
-        exptime,
-        len,
-        unique: 0,
-        quiet: false,
-    }
+    request::Store { verb, key: key.as_bytes(), flags: 7, exptime, len, unique: 0, quiet: false }
 }
 
 fn put(store: &mut Store, verb: StoreVerb, key: &str, value: &str, exptime: i32) -> &'static str {
@@ -80,22 +72,12 @@ fn counting_keeps_the_length_and_wraps_upwards() {
         ("99", Step::Up(1), Counted::Value(100), "100"),
         ("5 x", Step::Up(1), Counted::Value(6), "6  "),
         ("5\0x", Step::Up(1), Counted::Value(6), "6  "),
-        (
-            "18446744073709551615",
-            Step::Up(1),
-            Counted::Value(0),
-            "0                   ",
-        ),
+        ("18446744073709551615", Step::Up(1), Counted::Value(0), "0                   "),
         ("", Step::Up(1), Counted::NonNumeric, ""),
         ("\0", Step::Up(1), Counted::NonNumeric, "\0"),
         ("-5", Step::Up(1), Counted::NonNumeric, "-5"),
         ("abc", Step::Down(1), Counted::NonNumeric, "abc"),
-        (
-            "18446744073709551616",
-            Step::Down(1),
-            Counted::NonNumeric,
-            "18446744073709551616",
-        ),
+        ("18446744073709551616", Step::Down(1), Counted::NonNumeric, "18446744073709551616"),
     ] {
         let mut store = store();
         put(&mut store, StoreVerb::Set, "k", text, 0);
@@ -176,9 +158,7 @@ fn a_value_of_a_megabyte_is_taken_when_memory_is_full() {
 fn the_size_is_exact_after_any_mix_of_writes_and_removals() {
     let mut state = 7_u64;
     let mut random = |n: u64| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from((state >> 33) % n).unwrap()
     };
     let mut store = store();
@@ -187,13 +167,7 @@ fn the_size_is_exact_after_any_mix_of_writes_and_removals() {
         match random(10) {
             0..=4 => {
                 let value = "x".repeat(random(50) * 100);
-                put(
-                    &mut store,
-                    StoreVerb::Set,
-                    &key,
-                    &value,
-                    [0, 1_000][random(2)],
-                );
+                put(&mut store, StoreVerb::Set, &key, &value, [0, 1_000][random(2)]);
             }
             5 => drop(store.delete(key.as_bytes(), NOW)),
             6 => drop(put(&mut store, StoreVerb::Set, &key, "x", -1)),

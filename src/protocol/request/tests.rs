@@ -23,20 +23,13 @@ fn a_storage_line_is_read_and_written_in_canonical_form() {
         ("set k 0 0 5 noreplY", "set k 0 0 5\r\n"),
         ("set k +1 -1 +5", "set k 1 -1 5\r\n"),
         ("set k 4294967296 99999999999 5", "set k 0 1215752191 5\r\n"),
-        (
-            "cas k 1 2 3 18446744073709551615 noreply",
-            "cas k 1 2 3 18446744073709551615\r\n",
-        ),
+        ("cas k 1 2 3 18446744073709551615 noreply", "cas k 1 2 3 18446744073709551615\r\n"),
         ("prepend k\x01\t 0 0 0", "prepend k\x01\t 0 0 0\r\n"),
     ] {
         let mut out = Vec::new();
         store_of(line.as_bytes()).write(&mut out);
         assert_eq!(String::from_utf8_lossy(&out), forwarded, "{line:?}");
-        assert_eq!(
-            store_of(line.as_bytes()).quiet,
-            line.ends_with("noreply"),
-            "{line:?}"
-        );
+        assert_eq!(store_of(line.as_bytes()).quiet, line.ends_with("noreply"), "{line:?}");
     }
 }
 
@@ -44,72 +37,24 @@ fn a_storage_line_is_read_and_written_in_canonical_form() {
 fn the_block_of_a_refused_storage_line_is_swallowed_or_the_connection_closes() {
     let long = "k".repeat(251);
     for (line, text, block) in [
-        (
-            format!("set {long} 0 0 9"),
-            "CLIENT_ERROR bad command line format",
-            Block::Swallow(11),
-        ),
-        (
-            "set k x 0 9".into(),
-            "CLIENT_ERROR bad command line format",
-            Block::Swallow(11),
-        ),
-        (
-            "set k 0 x 9".into(),
-            "CLIENT_ERROR bad command line format",
-            Block::Swallow(11),
-        ),
+        (format!("set {long} 0 0 9"), "CLIENT_ERROR bad command line format", Block::Swallow(11)),
+        ("set k x 0 9".into(), "CLIENT_ERROR bad command line format", Block::Swallow(11)),
+        ("set k 0 x 9".into(), "CLIENT_ERROR bad command line format", Block::Swallow(11)),
         ("set k 0 0 9 a b".into(), "ERROR", Block::Swallow(11)),
         ("cas k 0 0 9".into(), "ERROR", Block::Swallow(11)),
-        (
-            "cas k 0 0 9 x".into(),
-            "CLIENT_ERROR bad command line format",
-            Block::Swallow(11),
-        ),
+        ("cas k 0 0 9 x".into(), "CLIENT_ERROR bad command line format", Block::Swallow(11)),
         // A key with a space: the length is not where it seems to be.
-        (
-            "set my key 0 0 5".into(),
-            "CLIENT_ERROR bad command line format",
-            Block::Unknown,
-        ),
-        (
-            "set k 0 0 -1".into(),
-            "CLIENT_ERROR bad command line format",
-            Block::Unknown,
-        ),
-        (
-            "set k 0 0 2147483646".into(),
-            "CLIENT_ERROR bad command line format",
-            Block::Unknown,
-        ),
-        (
-            "set k 0 0 4294967301".into(),
-            "CLIENT_ERROR bad command line format",
-            Block::Unknown,
-        ),
-        (
-            "set k 0 0 99999999999999999999".into(),
-            "CLIENT_ERROR bad command line format",
-            Block::Unknown,
-        ),
-        (
-            "set k 0 0 x".into(),
-            "CLIENT_ERROR bad command line format",
-            Block::Unknown,
-        ),
+        ("set my key 0 0 5".into(), "CLIENT_ERROR bad command line format", Block::Unknown),
+        ("set k 0 0 -1".into(), "CLIENT_ERROR bad command line format", Block::Unknown),
+        ("set k 0 0 2147483646".into(), "CLIENT_ERROR bad command line format", Block::Unknown),
+        ("set k 0 0 4294967301".into(), "CLIENT_ERROR bad command line format", Block::Unknown),
+        ("set k 0 0 99999999999999999999".into(), "CLIENT_ERROR bad command line format", Block::Unknown),
+        ("set k 0 0 x".into(), "CLIENT_ERROR bad command line format", Block::Unknown),
         ("set 0 0 5".into(), "ERROR", Block::Unknown),
         ("set".into(), "ERROR", Block::Unknown),
         ("set k\0 0 0 5".into(), "ERROR", Block::Unknown),
-        (
-            "ms k 5 T0".into(),
-            "CLIENT_ERROR ms not supported by proxy",
-            Block::Swallow(7),
-        ),
-        (
-            "ms k".into(),
-            "CLIENT_ERROR ms not supported by proxy",
-            Block::Unknown,
-        ),
+        ("ms k 5 T0".into(), "CLIENT_ERROR ms not supported by proxy", Block::Swallow(7)),
+        ("ms k".into(), "CLIENT_ERROR ms not supported by proxy", Block::Unknown),
     ] {
         let refused = refusal(line.as_bytes());
         assert_eq!((refused.text, refused.block), (text, block), "{line:?}");
@@ -118,18 +63,11 @@ fn the_block_of_a_refused_storage_line_is_swallowed_or_the_connection_closes() {
 
 #[test]
 fn a_value_over_the_limit_is_refused_and_only_set_drops_the_old_value() {
-    for (verb, stale) in [
-        ("set", Some(b"k".as_slice())),
-        ("add", None),
-        ("append", None),
-    ] {
+    for (verb, stale) in [("set", Some(b"k".as_slice())), ("add", None), ("append", None)] {
         let line = format!("{verb} k 0 0 1048577 noreply");
         let refused = refusal(line.as_bytes());
         assert_eq!(refused.text, "SERVER_ERROR object too large for cache");
-        assert_eq!(
-            (refused.block, refused.quiet, refused.stale),
-            (Block::Swallow(1_048_579), true, stale)
-        );
+        assert_eq!((refused.block, refused.quiet, refused.stale), (Block::Swallow(1_048_579), true, stale));
     }
     assert_eq!(store_of(b"set k 0 0 1048576").len, MAX);
 }
@@ -148,16 +86,9 @@ fn reads_keep_every_key_in_order() {
         ("get a\0b c", ReadVerb::Get, vec!["a"]),
     ] {
         match parse(trim(line.as_bytes()), MAX) {
-            Ok(Request::Read {
-                verb: found,
-                keys: list,
-            }) => {
+            Ok(Request::Read { verb: found, keys: list }) => {
                 assert_eq!(found, verb, "{line:?}");
-                assert_eq!(
-                    list.map(String::from_utf8_lossy).collect::<Vec<_>>(),
-                    keys,
-                    "{line:?}"
-                );
+                assert_eq!(list.map(String::from_utf8_lossy).collect::<Vec<_>>(), keys, "{line:?}");
             }
             other => panic!("{line:?}: {other:?}"),
         }
@@ -173,98 +104,18 @@ fn one_long_key_refuses_the_whole_list() {
 #[test]
 fn other_commands_are_read_as_memcached_reads_them() {
     let ok: [(&str, Request<'_>); 17] = [
-        (
-            "delete k",
-            Request::Change {
-                change: Change::Delete,
-                key: b"k",
-                quiet: false,
-            },
-        ),
-        (
-            "delete k 0",
-            Request::Change {
-                change: Change::Delete,
-                key: b"k",
-                quiet: false,
-            },
-        ),
-        (
-            "delete k noreply",
-            Request::Change {
-                change: Change::Delete,
-                key: b"k",
-                quiet: true,
-            },
-        ),
-        (
-            "delete k 0 noreply",
-            Request::Change {
-                change: Change::Delete,
-                key: b"k",
-                quiet: true,
-            },
-        ),
-        (
-            "delete noreply",
-            Request::Change {
-                change: Change::Delete,
-                key: b"noreply",
-                quiet: false,
-            },
-        ),
-        (
-            "incr k 5 x",
-            Request::Change {
-                change: Change::Incr(5),
-                key: b"k",
-                quiet: false,
-            },
-        ),
-        (
-            "decr k 5 noreply",
-            Request::Change {
-                change: Change::Decr(5),
-                key: b"k",
-                quiet: true,
-            },
-        ),
-        (
-            "touch k -1",
-            Request::Change {
-                change: Change::Touch(-1),
-                key: b"k",
-                quiet: false,
-            },
-        ),
-        (
-            "flush_all",
-            Request::FlushAll {
-                delay: None,
-                quiet: false,
-            },
-        ),
-        (
-            "flush_all noreply",
-            Request::FlushAll {
-                delay: None,
-                quiet: true,
-            },
-        ),
-        (
-            "flush_all 10 noreply",
-            Request::FlushAll {
-                delay: Some(10),
-                quiet: true,
-            },
-        ),
-        (
-            "flush_all 1 2",
-            Request::FlushAll {
-                delay: Some(1),
-                quiet: false,
-            },
-        ),
+        ("delete k", Request::Change { change: Change::Delete, key: b"k", quiet: false }),
+        ("delete k 0", Request::Change { change: Change::Delete, key: b"k", quiet: false }),
+        ("delete k noreply", Request::Change { change: Change::Delete, key: b"k", quiet: true }),
+        ("delete k 0 noreply", Request::Change { change: Change::Delete, key: b"k", quiet: true }),
+        ("delete noreply", Request::Change { change: Change::Delete, key: b"noreply", quiet: false }),
+        ("incr k 5 x", Request::Change { change: Change::Incr(5), key: b"k", quiet: false }),
+        ("decr k 5 noreply", Request::Change { change: Change::Decr(5), key: b"k", quiet: true }),
+        ("touch k -1", Request::Change { change: Change::Touch(-1), key: b"k", quiet: false }),
+        ("flush_all", Request::FlushAll { delay: None, quiet: false }),
+        ("flush_all noreply", Request::FlushAll { delay: None, quiet: true }),
+        ("flush_all 10 noreply", Request::FlushAll { delay: Some(10), quiet: true }),
+        ("flush_all 1 2", Request::FlushAll { delay: Some(1), quiet: false }),
         ("verbosity 1", Request::Verbosity { quiet: false }),
         ("version x y", Request::Version),
         ("stats", Request::Stats(Stats::General)),
@@ -303,21 +154,12 @@ fn other_commands_are_read_as_memcached_reads_them() {
         ("verbosity noreply", BAD_FORMAT.quiet_if(true)),
         ("stats noreply", ERROR),
         ("config get cluster", ERROR),
-        (
-            "watch fetchers",
-            Refusal::new("CLIENT_ERROR watch not supported by proxy"),
-        ),
-        (
-            "GET / HTTP/1.1",
-            Refusal::new("").with_block(Block::Unknown),
-        ),
+        ("watch fetchers", Refusal::new("CLIENT_ERROR watch not supported by proxy")),
+        ("GET / HTTP/1.1", Refusal::new("").with_block(Block::Unknown)),
         ("get / HTTP/1.1 x", ERROR),
     ] {
         if line.starts_with("get /") {
-            assert!(
-                parse(trim(line.as_bytes()), MAX).is_ok(),
-                "a key may look like anything"
-            );
+            assert!(parse(trim(line.as_bytes()), MAX).is_ok(), "a key may look like anything");
         } else {
             assert_eq!(refusal(line.as_bytes()), refused, "{line:?}");
         }

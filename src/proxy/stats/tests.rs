@@ -18,18 +18,10 @@ STAT accepting_conns 0\r\nSTAT hash_power_level 17\r\nSTAT bytes 100\r\nSTAT cur
 STAT total_items 9\r\nSTAT evictions 5\r\nEND\r\n";
 
 const fn up<'a>(name: &'a str, stats: &'a [u8]) -> NodeReport<'a> {
-    NodeReport {
-        name,
-        state: "up",
-        stats,
-    }
+    NodeReport { name, state: "up", stats }
 }
 
-const DOWN: NodeReport<'static> = NodeReport {
-    name: "10.0.0.3:11211",
-    state: "down",
-    stats: b"",
-};
+const DOWN: NodeReport<'static> = NodeReport { name: "10.0.0.3:11211", state: "down", stats: b"" };
 
 fn text(render: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut out = Vec::new();
@@ -87,10 +79,7 @@ fn the_general_answer_has_the_sidecars_counters_and_the_nodes_sizes() {
         "total_items 11",
         "evictions 5",
     ] {
-        assert!(
-            text.contains(&format!("STAT {line}\r\n")),
-            "{line} in {text}"
-        );
+        assert!(text.contains(&format!("STAT {line}\r\n")), "{line} in {text}");
     }
     assert!(text.starts_with("STAT pid 1\r\nSTAT uptime 60\r\nSTAT time 1795408000\r\n"));
     assert!(!text.contains("only_here"));
@@ -161,19 +150,13 @@ fn the_classes_of_all_nodes_stand_in_order() {
 fn settings_are_a_nodes_with_the_sidecars_connection_limit() {
     let stats = b"STAT maxbytes 67108864\r\nSTAT maxconns 1024\r\nSTAT domain_socket /run/END\r\n\
         STAT inter 127.0.0.1\r\nSTAT item_size_max 1048576\r\n";
-    let sidecar = Sidecar {
-        max_connections: 4096,
-        ..Sidecar::default()
-    };
+    let sidecar = Sidecar { max_connections: 4096, ..Sidecar::default() };
     assert_eq!(
         text(|out| settings(out, &sidecar, &[DOWN, up("a:1", stats)])),
         "STAT maxconns 4096\r\nSTAT maxbytes 67108864\r\nSTAT domain_socket /run/end\r\n\
          STAT inter 127.0.0.1\r\nSTAT item_size_max 1048576\r\nEND\r\n"
     );
-    assert_eq!(
-        text(|out| settings(out, &sidecar, &[DOWN])),
-        "STAT maxconns 4096\r\nEND\r\n"
-    );
+    assert_eq!(text(|out| settings(out, &sidecar, &[DOWN])), "STAT maxconns 4096\r\nEND\r\n");
 }
 
 #[test]

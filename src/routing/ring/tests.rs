@@ -5,20 +5,13 @@ use proptest::prelude::*;
 use super::*;
 
 fn nodes(names: &[(String, u32)]) -> Vec<Arc<Node>> {
-    names
-        .iter()
-        .map(|(host, weight)| Arc::new(Node::new(host, 11211, *weight)))
-        .collect()
+    names.iter().map(|(host, weight)| Arc::new(Node::new(host, 11211, *weight))).collect()
 }
 
 /// The owner by the definition: the first point at or above the hash, else the first point of all.
 fn oracle(points: &[(u32, NodeIndex)], hash: u64) -> NodeIndex {
     let wanted = (hash >> 32) as u32;
-    points
-        .iter()
-        .find(|(point, _)| *point >= wanted)
-        .unwrap_or(&points[0])
-        .1
+    points.iter().find(|(point, _)| *point >= wanted).unwrap_or(&points[0]).1
 }
 
 fn hashes(seed: u64) -> impl Iterator<Item = u64> {
@@ -56,9 +49,7 @@ fn shares(points: &[(u32, usize)], n: usize) -> Vec<f64> {
         previous = u64::from(point);
     }
     assert_eq!(arcs.iter().sum::<u64>(), CIRCLE);
-    arcs.into_iter()
-        .map(|arc| arc as f64 / CIRCLE as f64)
-        .collect()
+    arcs.into_iter().map(|arc| arc as f64 / CIRCLE as f64).collect()
 }
 
 /// One set of 21 names; its first n are the set for n, the name after them is the node that is added.
@@ -74,16 +65,10 @@ fn three_to_twenty_nodes_are_balanced_and_a_new_one_takes_little_more_than_its_s
         points.sort_unstable();
         for n in 3..=20 {
             let max = shares(&points, n).into_iter().fold(0.0, f64::max) * n as f64;
-            assert!(
-                max <= 1.10,
-                "seed {seed}, {n} nodes: the hottest has {max:.4} times the mean"
-            );
+            assert!(max <= 1.10, "seed {seed}, {n} nodes: the hottest has {max:.4} times the mean");
             // That only the new node's keys move is shown below; so its share is what moves.
             let new = shares(&points, n + 1)[n] * (n + 1) as f64;
-            assert!(
-                new <= 1.15,
-                "seed {seed}, {n} nodes: one more moves {new:.4} times 1/(n+1)"
-            );
+            assert!(new <= 1.15, "seed {seed}, {n} nodes: one more moves {new:.4} times 1/(n+1)");
             (hottest, moved) = (hottest.max(max), moved.max(new));
         }
     }
@@ -101,14 +86,7 @@ fn a_ring_has_the_shares_of_its_points() {
                 for_each_point(name, POINTS_PER_WEIGHT, |point| points.push((point, node)));
             }
             points.sort_unstable();
-            let of = |name: &String| {
-                Arc::new(Node {
-                    name: name.as_str().into(),
-                    host: "".into(),
-                    port: 1,
-                    weight: 1,
-                })
-            };
+            let of = |name: &String| Arc::new(Node { name: name.as_str().into(), host: "".into(), port: 1, weight: 1 });
             let ring = Ring::new(&names.iter().map(of).collect::<Vec<_>>());
             for (node, share) in shares(&points, n).into_iter().enumerate() {
                 // They differ by the tie-break of a shared point at most: arcs of a few 2^-32.
@@ -120,12 +98,7 @@ fn a_ring_has_the_shares_of_its_points() {
 
 #[test]
 fn memory_stays_small() {
-    let bytes = |n: usize| {
-        Ring::new(&nodes(
-            &(0..n).map(|i| (format!("n{i}"), 1)).collect::<Vec<_>>(),
-        ))
-        .heap_bytes()
-    };
+    let bytes = |n: usize| Ring::new(&nodes(&(0..n).map(|i| (format!("n{i}"), 1)).collect::<Vec<_>>())).heap_bytes();
     println!("3 nodes: {} bytes, 20 nodes: {} bytes", bytes(3), bytes(20));
     assert!(bytes(3) <= 96 << 10);
     assert!(bytes(20) <= 512 << 10);
@@ -138,10 +111,7 @@ fn points_per_weight_never_exceed_the_limit_nor_reach_nought() {
     assert_eq!(points_per_weight(1), 4096);
     assert_eq!(points_per_weight(128), 4096);
     assert_eq!(points_per_weight(129), 2048);
-    assert_eq!(
-        points_per_weight(MAX_NODES as u64 * u64::from(MAX_WEIGHT)),
-        1
-    );
+    assert_eq!(points_per_weight(MAX_NODES as u64 * u64::from(MAX_WEIGHT)), 1);
 }
 
 #[test]
@@ -163,43 +133,22 @@ fn a_node_alone_owns_everything() {
 /// Placement is a promise between sidecars of different versions: a change here loses every user's cache.
 #[test]
 fn placement_is_pinned() {
-    let ring = Ring::new(&nodes(
-        &["10.0.0.2", "10.0.0.3", "10.0.0.4"].map(|host| (host.to_owned(), 1)),
-    ));
-    let owners: Vec<u16> = (0..24)
-        .map(|i| {
-            ring.locate(XxHash3_64::oneshot(format!("key:{i}").as_bytes()))
-                .0
-        })
-        .collect();
-    assert_eq!(
-        owners,
-        [
-            0, 2, 0, 2, 1, 0, 1, 1, 0, 2, 2, 0, 1, 1, 1, 2, 0, 2, 1, 1, 0, 1, 2, 2
-        ]
-    );
+    let ring = Ring::new(&nodes(&["10.0.0.2", "10.0.0.3", "10.0.0.4"].map(|host| (host.to_owned(), 1))));
+    let owners: Vec<u16> = (0..24).map(|i| ring.locate(XxHash3_64::oneshot(format!("key:{i}").as_bytes())).0).collect();
+    assert_eq!(owners, [0, 2, 0, 2, 1, 0, 1, 1, 0, 2, 2, 0, 1, 1, 1, 2, 0, 2, 1, 1, 0, 1, 2, 2]);
 }
 
 /// The hashes that matter: random ones, and those at and beside every boundary.
 fn interesting_hashes(points: &[(u32, NodeIndex)], seed: u64) -> Vec<u64> {
     let edges = points.iter().step_by(97).flat_map(|(point, _)| {
         let hash = u64::from(*point) << 32;
-        [
-            hash,
-            hash.wrapping_sub(1),
-            hash.wrapping_add(1 << 32),
-            hash | 0xffff_ffff,
-        ]
+        [hash, hash.wrapping_sub(1), hash.wrapping_add(1 << 32), hash | 0xffff_ffff]
     });
-    edges
-        .chain(hashes(seed).take(200))
-        .chain([0, u64::MAX])
-        .collect()
+    edges.chain(hashes(seed).take(200)).chain([0, u64::MAX]).collect()
 }
 
 fn members() -> impl Strategy<Value = Vec<(String, u32)>> {
-    proptest::collection::btree_map("[a-z]{1,8}(-[0-9])?", 1_u32..=4, 1..=8)
-        .prop_map(|map| map.into_iter().collect())
+    proptest::collection::btree_map("[a-z]{1,8}(-[0-9])?", 1_u32..=4, 1..=8).prop_map(|map| map.into_iter().collect())
 }
 
 proptest! {
@@ -262,15 +211,8 @@ proptest! {
 #[test]
 fn a_shared_point_belongs_to_the_name_that_sorts_first() {
     // The same name twice shares every point: one owner for all, whichever is listed first.
-    let twice = nodes(&[
-        ("a".to_owned(), 1),
-        ("a".to_owned(), 1),
-        ("b".to_owned(), 1),
-    ]);
+    let twice = nodes(&[("a".to_owned(), 1), ("a".to_owned(), 1), ("b".to_owned(), 1)]);
     let points = sorted_points(&twice);
-    assert!(
-        points.windows(2).all(|pair| pair[0].0 < pair[1].0),
-        "no point stands twice"
-    );
+    assert!(points.windows(2).all(|pair| pair[0].0 < pair[1].0), "no point stands twice");
     assert!(points.iter().all(|(_, node)| node.0 != 1));
 }
