@@ -15,11 +15,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::client::Stall;
+use super::client::{Large, Reading, Stall, Taken};
+use super::lane::{Entry, Kind};
 use super::table::Key;
-use super::upstream::{Entry, Kind};
 use super::{ClientId, Core, Effect, NodeIndex, Tick, UpstreamId};
-use crate::protocol::request::ReadVerb;
+use crate::protocol::request::{ReadVerb, Store};
+use crate::routing::Topology;
 
 /// Values above this many bytes are streamed.
 pub(super) const BULK_VALUE: usize = 1 << 20;
@@ -194,7 +195,7 @@ impl Core {
         group.join(id, read.seq);
         client.in_flight += 1;
         for key in &read.keys {
-            group.add(key, crate::routing::Topology::hash(key));
+            group.add(key, Topology::hash(key));
         }
         up.touch(lane, shared);
     }
@@ -372,5 +373,77 @@ impl Core {
             self.drop_upstream(*id, b"");
         }
         all.iter().map(|(_, until)| *until).filter(|until| *until > now).min()
+    }
+
+    /// A large value: it is not stored here but streamed, once nothing else of its client is in
+    /// flight, through a bulk lane.
+    pub(super) fn store_large(&mut self, id: ClientId, store: &Store<'_>) -> Taken {
+        let Some(client) = self.clients.get_mut(id.0) else {
+            return Taken::Yes(0);
+        };
+        if client.in_flight > 0 {
+            client.stall = Stall::Drain;
+            return Taken::Stalled;
+        }
+        let total = store.len as u64 + 2;
+        let node = self.topology.route(store.key);
+        let lane = client.lane;
+        self.shared.cells().stores.add(1);
+        if self.lane(node, lane).is_none() {
+            self.answer_down(id, node, store.quiet, store.verb.into());
+            if let Some(client) = self.clients.get_mut(id.0) {
+                client.reading = Reading::Swallow(total);
+            }
+            return Taken::Yes(0);
+        }
+        let mut header = Vec::new();
+        store.write(&mut header);
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.reading =
+                Reading::AwaitLane(Box::new(Large { header, quiet: store.quiet, verb: store.verb.into(), total }));
+        }
+        self.await_bulk(id, node);
+        Taken::Yes(0)
+    }
+
+    /// Moves a piece of a large value to its lane. `None`: not now.
+    pub(super) fn stream(&mut self, id: ClientId, rest: &[u8]) -> Option<usize> {
+        let Self { clients, upstreams, shared, .. } = self;
+        let client = clients.get_mut(id.0)?;
+        let Reading::Stream { lane, left, seq } = &mut client.reading else {
+            return None;
+        };
+        let (lane, seq) = (*lane, *seq);
+        let Some(up) = upstreams.get_mut(lane.0) else {
+            client.reading = Reading::Swallow(*left);
+            return Some(0);
+        };
+        if up.out.len() >= STREAM_BYTES {
+            client.stall = Stall::Lane;
+            up.waiters.push_back(id);
+            return None;
+        }
+        // The last two bytes go only when they are what they must be.
+        let used = if *left > 2 {
+            let used = usize::try_from(*left - 2).unwrap_or(usize::MAX).min(rest.len());
+            up.out.append(rest.get(..used)?, &mut shared.pool);
+            *left -= used as u64;
+            used
+        } else {
+            let end = rest.get(..usize::try_from(*left).ok()?)?;
+            if end != b"\r\n" {
+                client.reading = Reading::Line;
+                self.refuse_stream(id, lane, seq);
+                return Some(end.len());
+            }
+            up.out.append(end, &mut shared.pool);
+            client.reading = Reading::Line;
+            // What follows waits for the answer: the next request may go by another lane.
+            client.draining = true;
+            end.len()
+        };
+        up.touch(lane, shared);
+        self.release_bulk(lane);
+        Some(used)
     }
 }

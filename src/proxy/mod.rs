@@ -17,10 +17,14 @@
 mod buffer;
 mod bulk;
 mod client;
+mod failure;
 mod gather;
 mod group;
 mod health;
+mod invariants;
+mod lane;
 mod replies;
+mod requests;
 pub mod stats;
 mod table;
 mod upstream;
@@ -30,8 +34,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use buffer::{MAX_SLICES, OutBuf};
+pub use failure::FailReason;
 pub use table::Key;
-pub use upstream::FailReason;
 
 use crate::config::OnNodeDown;
 use crate::metrics::{Cells, NodeState, WorkerCells};
@@ -40,8 +44,8 @@ use buffer::BufferPool;
 use client::Client;
 use group::Group;
 use health::Health;
+use lane::Upstream;
 use table::Table;
-use upstream::Upstream;
 
 /// A client connection; finds nothing once the client is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -150,6 +154,7 @@ struct Version {
 #[derive(Debug)]
 struct Shared {
     pool: BufferPool,
+    #[expect(clippy::vec_box, reason = "entries move through the FIFOs: a box keeps them small")]
     groups: Vec<Box<Group>>,
     /// The line under construction.
     line: Vec<u8>,
@@ -241,7 +246,7 @@ impl Core {
                 bulk: bulk::Bulk::default(),
             });
             for _ in 0..settings.lanes.max(1) {
-                let lane = core.open_upstream(node_index(index), upstream::Kind::Shared, Duration::ZERO);
+                let lane = core.open_upstream(node_index(index), lane::Kind::Shared, Duration::ZERO);
                 if let Some(node) = core.nodes.get_mut(index) {
                     node.lanes.push(lane);
                 }
@@ -318,7 +323,7 @@ impl Core {
             match state {
                 NodeState::Up => tracing::info!(node = %entry.name, "node is up"),
                 NodeState::Connecting => {
-                    tracing::info!(node = %entry.name, "connecting to node again")
+                    tracing::info!(node = %entry.name, "connecting to node again");
                 }
                 NodeState::Down => tracing::warn!(node = %entry.name, "node is down"),
             }
@@ -329,14 +334,6 @@ impl Core {
     /// The lowest version among the nodes: clients switch features by it. Never our own.
     fn lowest_version(&self) -> &str {
         self.nodes.iter().filter_map(|node| node.version.as_ref()).min().map_or("1.6.0", |version| &version.text)
-    }
-
-    /// Checks what must hold between steps.
-    ///
-    /// # Panics
-    /// In debug builds, when an invariant is broken.
-    pub fn check_invariants(&self) {
-        self.check_counts();
     }
 }
 
