@@ -1,8 +1,9 @@
 //! Processes the tests start, and kill again by their own handle.
 use super::{TextClient, eventually};
+use socket2::{Domain, Socket, Type};
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -82,11 +83,16 @@ pub fn free_port() -> Port {
         let Ok(claim) = UdpSocket::bind(("127.0.0.1", number)) else {
             continue;
         };
-        if TcpListener::bind(("127.0.0.1", number)).is_ok() {
-            return Port {
-                number,
-                _claim: claim,
-            };
+        let port = Port {
+            number,
+            _claim: claim,
+        };
+        // Bound and not listening: a child that another thread forks at this moment holds a copy,
+        // and nobody may be able to connect to that.
+        let probe = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        probe.set_reuse_address(true).expect("SO_REUSEADDR");
+        if probe.bind(&port.on("127.0.0.1").into()).is_ok() {
+            return port;
         }
     }
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
@@ -156,9 +162,10 @@ impl Drop for Process {
         let output = self.output();
         let _ = fs::remove_file(&self.log);
         if std::thread::panicking() {
-            if !output.is_empty() {
-                eprintln!("--- output of {}:\n{output}---", self.name);
-            }
+            let end = died.map_or("was running".to_owned(), |status| {
+                format!("died with {status}")
+            });
+            eprintln!("--- {} {end}; its output:\n{output}---", self.name);
         } else if let Some(status) = died {
             panic!("{} died in the test with {status}: {output}", self.name);
         }

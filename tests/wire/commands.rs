@@ -107,7 +107,6 @@ const SESSION: &[(&str, &str)] = &[
     ("nonsense\r\n", "ERROR\r\n"),
     ("GET a\r\n", "ERROR\r\n"),
     ("get\r\n", "ERROR\r\n"),
-    ("set\r\n", "ERROR\r\n"),
     ("delete\r\n", "ERROR\r\n"),
     ("incr a\r\n", "ERROR\r\n"),
     ("touch a\r\n", "ERROR\r\n"),
