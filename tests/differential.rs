@@ -38,9 +38,7 @@ enum Kind {
     Ordinary,
 }
 
-const STORAGE: &[&str] = &[
-    "set", "set", "set", "set", "add", "replace", "append", "prepend",
-];
+const STORAGE: &[&str] = &["set", "set", "set", "set", "add", "replace", "append", "prepend"];
 const KEYS: usize = 12;
 
 struct Session<'a> {
@@ -90,8 +88,7 @@ impl Session<'_> {
 
     fn flags(&mut self) -> &'static str {
         if self.hostile() {
-            self.random
-                .pick(&["0", "1", "4294967295", "4294967296", "007", "+5"])
+            self.random.pick(&["0", "1", "4294967295", "4294967296", "007", "+5"])
         } else {
             self.random.pick(&["0", "1", "4294967295"])
         }
@@ -150,19 +147,13 @@ impl Session<'_> {
             }
             _ => {
                 let length = self.random.between(1, 40);
-                (0..length)
-                    .map(|_| b'a' + self.random.below(26) as u8)
-                    .collect()
+                (0..length).map(|_| b'a' + self.random.below(26) as u8).collect()
             }
         }
     }
 
     fn end(&mut self) -> &'static str {
-        if self.hostile() && self.random.one_in(6) {
-            self.random.pick(&["\n", " \r\n", "  \n"])
-        } else {
-            "\r\n"
-        }
+        if self.hostile() && self.random.one_in(6) { self.random.pick(&["\n", " \r\n", "  \n"]) } else { "\r\n" }
     }
 
     fn noreply(&mut self) -> &'static str {
@@ -174,11 +165,7 @@ impl Session<'_> {
     }
 
     fn space(&mut self) -> &'static str {
-        if self.hostile() && self.random.one_in(15) {
-            self.random.pick(&["  ", "    "])
-        } else {
-            " "
-        }
+        if self.hostile() && self.random.one_in(15) { self.random.pick(&["  ", "    "]) } else { " " }
     }
 
     /// Words with spaces between them, and a line end.
@@ -224,11 +211,7 @@ impl Session<'_> {
                 self.line(&[b"verbosity", b"0"], noreply)
             }
             88 => {
-                let noreply = if self.random.one_in(2) {
-                    " noreply"
-                } else {
-                    ""
-                };
+                let noreply = if self.random.one_in(2) { " noreply" } else { "" };
                 self.line(&[b"flush_all"], noreply)
             }
             _ if self.hostile() => self.oddity(),
@@ -246,10 +229,7 @@ impl Session<'_> {
             let key = format!("n{}", self.random.below(3));
             let mut piece = format!("add {key} 0 0 10\r\n5000000000\r\n").into_bytes();
             let delta = self.random.pick(&["0", "1", "99"]);
-            piece.extend(self.line(
-                &[verb.as_bytes(), key.as_bytes(), delta.as_bytes()],
-                noreply,
-            ));
+            piece.extend(self.line(&[verb.as_bytes(), key.as_bytes(), delta.as_bytes()], noreply));
             return piece;
         }
         let (key, number) = (self.key_of_a_line(), self.number());
@@ -264,22 +244,14 @@ impl Session<'_> {
         let block = self.block();
         let length = block.len().to_string();
         let noreply = self.noreply();
-        let words = [
-            verb.as_bytes(),
-            &key,
-            flags.as_bytes(),
-            exptime.as_bytes(),
-            length.as_bytes(),
-        ];
+        let words = [verb.as_bytes(), &key, flags.as_bytes(), exptime.as_bytes(), length.as_bytes()];
         let mut piece = self.line(&words, noreply);
         piece.extend_from_slice(&block);
         if self.hostile() && self.random.one_in(25) {
             // Too short or too long by a few, or with another end: `bad data chunk`, and the rest
             // is what it is. It never reaches into the next request, which could become a line too
             // long to be anything.
-            let chunk_end =
-                self.random
-                    .pick(&["\nmn\r\n", "x\r\n", "mn\r\n", "\rmn\r\n", "..\r\nmn\r\n"]);
+            let chunk_end = self.random.pick(&["\nmn\r\n", "x\r\n", "mn\r\n", "\rmn\r\n", "..\r\nmn\r\n"]);
             piece.extend_from_slice(chunk_end.as_bytes());
         } else {
             piece.extend_from_slice(b"\r\n");
@@ -296,19 +268,8 @@ impl Session<'_> {
         };
         let block = self.block();
         let length = block.len().to_string();
-        let noreply = if self.random.one_in(5) {
-            " noreply"
-        } else {
-            ""
-        };
-        let words = [
-            &b"cas"[..],
-            &key,
-            b"0",
-            b"0",
-            length.as_bytes(),
-            unique.as_bytes(),
-        ];
+        let noreply = if self.random.one_in(5) { " noreply" } else { "" };
+        let words = [&b"cas"[..], &key, b"0", b"0", length.as_bytes(), unique.as_bytes()];
         let mut piece = self.line(&words, noreply);
         piece.extend_from_slice(&block);
         piece.extend_from_slice(b"\r\n");
@@ -316,9 +277,7 @@ impl Session<'_> {
     }
 
     fn retrieval(&mut self) -> Piece {
-        let verb = self
-            .random
-            .pick(&["get", "get", "get", "gets", "gat", "gats"]);
+        let verb = self.random.pick(&["get", "get", "get", "gets", "gat", "gats"]);
         let count = match self.random.below(12) {
             0..6 => 1,
             6..10 => self.random.between(2, 6),
@@ -425,10 +384,7 @@ fn barrier(number: u64) -> Piece {
 
 /// The reply to the barrier that these bytes begin with, and the barrier's length.
 fn barrier_in(piece: &[u8]) -> Option<(Vec<u8>, usize)> {
-    let digits = piece
-        .strip_prefix(b"\r\n\r\nset B")?
-        .split(|&byte| byte == b' ')
-        .next()?;
+    let digits = piece.strip_prefix(b"\r\n\r\nset B")?.split(|&byte| byte == b' ').next()?;
     let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
     let reply = format!("VALUE B{number} 0 1\r\nx\r\nEND\r\n").into_bytes();
     Some((reply, barrier(number).len()))
@@ -448,10 +404,7 @@ fn stretches(pieces: &[Piece], random: &mut Random) -> Vec<Stretch> {
         if let Some((reply, length)) = barrier_in(piece) {
             bytes.extend_from_slice(&piece[..length]);
             piece = &piece[length..];
-            stretches.push(Stretch {
-                parts: split(&bytes, random),
-                until: Some(reply),
-            });
+            stretches.push(Stretch { parts: split(&bytes, random), until: Some(reply) });
             bytes.clear();
         }
         bytes.extend_from_slice(piece);
@@ -459,10 +412,7 @@ fn stretches(pieces: &[Piece], random: &mut Random) -> Vec<Stretch> {
     // A data chunk with a bad end may want two bytes more than the session has, and memcached loses
     // what it has not yet written when a connection ends within a request.
     bytes.extend_from_slice(b"\r\n\r\nmn\r\n");
-    stretches.push(Stretch {
-        parts: split(&bytes, random),
-        until: None,
-    });
+    stretches.push(Stretch { parts: split(&bytes, random), until: None });
     stretches
 }
 
@@ -500,9 +450,7 @@ fn run(address: SocketAddr, stretches: &[Stretch]) -> Vec<u8> {
             }
             let _ = writer.shutdown(Shutdown::Write);
         });
-        let mut awaited = stretches
-            .iter()
-            .filter_map(|stretch| stretch.until.as_ref());
+        let mut awaited = stretches.iter().filter_map(|stretch| stretch.until.as_ref());
         let mut next = awaited.next();
         let mut searched = 0;
         let mut piece = [0; 64 << 10];
@@ -518,10 +466,7 @@ fn run(address: SocketAddr, stretches: &[Stretch]) -> Vec<u8> {
                 ),
             }
             if let Some(reply) = next {
-                if received[searched..]
-                    .windows(reply.len())
-                    .any(|window| window == reply)
-                {
+                if received[searched..].windows(reply.len()).any(|window| window == reply) {
                     searched = received.len();
                     next = awaited.next();
                     let _ = seen.send(());
@@ -542,10 +487,7 @@ fn normalised(replies: &[u8]) -> Vec<u8> {
     let mut blocks: Vec<Vec<u8>> = Vec::new();
     let mut rest = replies;
     while !rest.is_empty() {
-        let end = rest
-            .iter()
-            .position(|&byte| byte == b'\n')
-            .map_or(rest.len(), |at| at + 1);
+        let end = rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| at + 1);
         let (line, behind) = rest.split_at(end);
         rest = behind;
         let words: Vec<&[u8]> = line.trim_ascii_end().split(|&byte| byte == b' ').collect();
@@ -588,11 +530,8 @@ impl Trial {
             let addresses: Vec<SocketAddr> = nodes.iter().map(Memcached::address).collect();
             run(Slipring::start(&addresses).address(), &parts)
         };
-        let equal = if self.kind == Kind::Hostile {
-            direct == through
-        } else {
-            normalised(&direct) == normalised(&through)
-        };
+        let equal =
+            if self.kind == Kind::Hostile { direct == through } else { normalised(&direct) == normalised(&through) };
         (!equal).then_some((direct, through))
     }
 
@@ -632,11 +571,7 @@ impl Trial {
             let Some((direct, through)) = self.differs(&pieces, seed) else {
                 panic!("seed {seed} differed, and then no longer: something is not repeatable");
             };
-            let same = direct
-                .iter()
-                .zip(&through)
-                .take_while(|(a, b)| a == b)
-                .count();
+            let same = direct.iter().zip(&through).take_while(|(a, b)| a == b).count();
             let from = same.saturating_sub(60);
             panic!(
                 "SLIPRING_TEST_SEED={seed}: the answers differ at byte {same}\nsession: {:?}\n\
@@ -651,31 +586,19 @@ impl Trial {
 
 #[test]
 fn random_sessions_get_the_same_bytes_through_one_node() {
-    let trial = Trial {
-        kind: Kind::Hostile,
-        nodes: 1,
-        embedded: false,
-    };
+    let trial = Trial { kind: Kind::Hostile, nodes: 1, embedded: false };
     trial.run_seeds(100);
 }
 
 #[test]
 fn random_sessions_get_the_same_answers_over_three_nodes() {
-    let trial = Trial {
-        kind: Kind::HostileOverNodes,
-        nodes: 3,
-        embedded: false,
-    };
+    let trial = Trial { kind: Kind::HostileOverNodes, nodes: 3, embedded: false };
     trial.run_seeds(60);
 }
 
 #[test]
 fn ordinary_sessions_cannot_tell_the_embedded_nodes_from_memcached() {
-    let trial = Trial {
-        kind: Kind::Ordinary,
-        nodes: 3,
-        embedded: true,
-    };
+    let trial = Trial { kind: Kind::Ordinary, nodes: 3, embedded: true };
     trial.run_seeds(60);
 }
 
@@ -745,13 +668,10 @@ impl Answer {
         match self {
             Self::Exactly(text) => reply == *text,
             Self::NotSupported => {
-                lines == 1
-                    && reply.starts_with("CLIENT_ERROR ")
-                    && reply.ends_with(" not supported by proxy\r\n")
+                lines == 1 && reply.starts_with("CLIENT_ERROR ") && reply.ends_with(" not supported by proxy\r\n")
             }
             Self::ErrorOrNothing => {
-                reply.is_empty()
-                    || (lines == 1 && reply.contains("ERROR") && reply.ends_with("\r\n"))
+                reply.is_empty() || (lines == 1 && reply.contains("ERROR") && reply.ends_with("\r\n"))
             }
             Self::Closed(_) => false,
         }

@@ -50,10 +50,7 @@ fn read_value(client: &mut TextClient, pattern: &[u8]) {
         while !piece.is_empty() {
             let from = at % PERIOD;
             let length = piece.len().min(PERIOD);
-            assert!(
-                piece[..length] == pattern[from..from + length],
-                "the bytes from {at} on are not the value's"
-            );
+            assert!(piece[..length] == pattern[from..from + length], "the bytes from {at} on are not the value's");
             piece = &piece[length..];
             at += length;
         }

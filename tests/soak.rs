@@ -25,9 +25,7 @@ mod support;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use support::{
-    Memcached, Random, Slipring, TextClient, Value, mix, number_from_environment, shown,
-};
+use support::{Memcached, Random, Slipring, TextClient, Value, mix, number_from_environment, shown};
 
 const CONNECTIONS: u64 = 64;
 const OWN_KEYS: usize = 100;
@@ -43,11 +41,7 @@ impl Pattern {
     fn new() -> Self {
         let mut random = Random::new(0x5011_9197);
         let words = (2 * LARGEST).div_ceil(8);
-        Self(
-            (0..words)
-                .flat_map(|_| random.next().to_le_bytes())
-                .collect(),
-        )
+        Self((0..words).flat_map(|_| random.next().to_le_bytes()).collect())
     }
 
     /// The value of this key in this version: a head that says both and the length, then bytes
@@ -79,8 +73,7 @@ impl Pattern {
     fn is_whole(&self, key: &str, data: &[u8]) -> bool {
         let head = &data[..data.len().min(80)];
         let words: Vec<&[u8]> = head.splitn(4, |&byte| byte == b' ').collect();
-        let number =
-            |at: usize| -> Option<u64> { std::str::from_utf8(words.get(at)?).ok()?.parse().ok() };
+        let number = |at: usize| -> Option<u64> { std::str::from_utf8(words.get(at)?).ok()?.parse().ok() };
         if words.len() == 4
             && words[0] == key.as_bytes()
             && let (Some(version), Some(length)) = (number(1), number(2))
@@ -93,9 +86,7 @@ impl Pattern {
 }
 
 fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(bytes.len() as u64, |state, &byte| {
-        mix(state ^ (u64::from(byte) << 32))
-    })
+    bytes.iter().fold(bytes.len() as u64, |state, &byte| mix(state ^ (u64::from(byte) << 32)))
 }
 
 /// 1 B to 300 KB, most of them small.
@@ -228,29 +219,16 @@ impl Connection {
         let at = self.random.below(OWN_KEYS);
         let key = self.own_key(at);
         let value = self.new_value(&key);
-        put(
-            out,
-            "set",
-            &key,
-            &value,
-            if noreply { " noreply" } else { "" },
-        );
+        put(out, "set", &key, &value, if noreply { " noreply" } else { "" });
         self.own[at] = Some(Arc::new(value));
     }
 
     fn get(&mut self, out: &mut Vec<u8>, count: usize) -> Wanted {
         let mut wanted = Vec::with_capacity(count);
-        out.extend_from_slice(if self.random.one_in(4) {
-            b"gets"
-        } else {
-            b"get"
-        });
+        out.extend_from_slice(if self.random.one_in(4) { b"gets" } else { b"get" });
         for _ in 0..count {
             let (key, value) = if self.random.one_in(3) {
-                (
-                    format!("shared:{}", self.random.below(SHARED_KEYS)),
-                    Found::Whatever,
-                )
+                (format!("shared:{}", self.random.below(SHARED_KEYS)), Found::Whatever)
             } else {
                 let at = self.random.below(OWN_KEYS);
                 let found = self.own[at].clone().map_or(Found::Nothing, Found::Exactly);
@@ -283,12 +261,9 @@ impl Connection {
             };
             let (key, wanted) = keys.swap_remove(at);
             match wanted {
-                Found::Exactly(wanted) => assert!(
-                    *wanted == value.data,
-                    "{key} should be {}, is {}",
-                    shown(&wanted),
-                    shown(&value.data)
-                ),
+                Found::Exactly(wanted) => {
+                    assert!(*wanted == value.data, "{key} should be {}, is {}", shown(&wanted), shown(&value.data))
+                }
                 Found::Nothing => panic!("{key} has no value, and is {}", shown(&value.data)),
                 Found::Whatever => assert!(
                     self.pattern.is_whole(&key, &value.data),
@@ -367,11 +342,7 @@ fn put(out: &mut Vec<u8>, verb: &str, key: &str, value: &[u8], noreply: &str) {
 
 #[test]
 fn millions_of_operations_and_none_is_wrong() {
-    let default = if cfg!(debug_assertions) {
-        100_000
-    } else {
-        2_000_000
-    };
+    let default = if cfg!(debug_assertions) { 100_000 } else { 2_000_000 };
     let total = number_from_environment("SLIPRING_SOAK_OPERATIONS", default);
     let seed = number_from_environment("SLIPRING_TEST_SEED", 1);
     println!("SLIPRING_SOAK_OPERATIONS={total} SLIPRING_TEST_SEED={seed}");
@@ -400,11 +371,7 @@ fn millions_of_operations_and_none_is_wrong() {
             });
         }
     });
-    println!(
-        "{} operations, {} connections left in the middle",
-        done.into_inner(),
-        left.into_inner()
-    );
+    println!("{} operations, {} connections left in the middle", done.into_inner(), left.into_inner());
     for node in &nodes {
         assert_eq!(node.stat("evictions"), 0, "the test's own assumption");
     }
@@ -417,27 +384,15 @@ fn the_check_itself_sees_a_torn_and_a_foreign_value() {
         let value = pattern.value("shared:7", 3, length);
         assert_eq!(value.len(), length);
         assert!(pattern.is_whole("shared:7", &value));
-        assert!(
-            !pattern.is_whole("shared:8", &value),
-            "another key's, {length} bytes"
-        );
+        assert!(!pattern.is_whole("shared:8", &value), "another key's, {length} bytes");
         let mut torn = value.clone();
         torn[length / 2] ^= 1;
-        assert!(
-            !pattern.is_whole("shared:7", &torn),
-            "one bit, {length} bytes"
-        );
+        assert!(!pattern.is_whole("shared:7", &torn), "one bit, {length} bytes");
         if length > 100 {
             let other = pattern.value("shared:7", 4, length);
             let spliced = [&value[..length / 2], &other[length / 2..]].concat();
-            assert!(
-                !pattern.is_whole("shared:7", &spliced),
-                "two versions, {length} bytes"
-            );
-            assert!(
-                !pattern.is_whole("shared:7", &value[..length - 1]),
-                "cut short"
-            );
+            assert!(!pattern.is_whole("shared:7", &spliced), "two versions, {length} bytes");
+            assert!(!pattern.is_whole("shared:7", &value[..length - 1]), "cut short");
         }
     }
 }

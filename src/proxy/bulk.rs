@@ -274,18 +274,17 @@ impl Core {
         let Some((group, key)) = up.body_askers() else {
             return false;
         };
-        let mut readers = group.askers(key).filter_map(|i| group.members.get(i).map(|member| member.client));
-        let (Some(reader), None) = (readers.next(), readers.next()) else {
-            return false;
-        };
+        let mut readers =
+            group.askers(key).filter_map(|i| group.members.get(i).map(|member| (member.client, member.seq)));
+        let (Some((reader, seq)), None) = (readers.next(), readers.next()) else { return false };
         let others = up.fifo.iter().flat_map(Entry::waiting).any(|c| c != reader && self.clients.get(c.0).is_some());
-        let Some(client) = self.clients.get_mut(reader.0).filter(|_| !others) else {
-            return false;
-        };
-        if client.replies.bytes() < STREAM_BYTES {
+        let Some(client) = self.clients.get_mut(reader.0).filter(|_| !others) else { return false };
+        if client.replies.backlog(seq) < STREAM_BYTES {
             return false;
         }
-        client.paused = Some(id);
+        if !client.paused.contains(&id) {
+            client.paused.push(id);
+        }
         true
     }
 
@@ -345,8 +344,8 @@ impl Core {
 
     /// A client has gone: a lane that worked for it alone is closed, whatever it was doing.
     pub(super) fn drop_lanes_of(&mut self, owner: ClientId) {
-        let mine = self.upstreams.iter().find(|(_, up)| up.kind == Kind::Bulk { owner });
-        if let Some(id) = mine.map(|(key, _)| UpstreamId(key)) {
+        let mine = self.upstreams.iter().filter(|(_, up)| up.kind == Kind::Bulk { owner });
+        for id in mine.map(|(key, _)| UpstreamId(key)).collect::<Vec<_>>() {
             self.drop_upstream(id, b"");
         }
     }

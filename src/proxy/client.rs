@@ -115,8 +115,8 @@ pub(super) struct Client {
     /// The shared lane it keeps to.
     pub(super) lane: usize,
     dirty: bool,
-    /// A lane whose reader it is and that is not read until it has room.
-    pub(super) paused: Option<UpstreamId>,
+    /// Lanes whose reader it is and that are not read until it has room.
+    pub(super) paused: Vec<UpstreamId>,
     /// Large reads that wait for a bulk lane.
     pub(super) bulk_reads: Vec<BulkRead>,
     /// Moving average of the sizes of the values it got, in bytes.
@@ -146,7 +146,7 @@ impl Client {
             input: Input::Open,
             lane,
             dirty: false,
-            paused: None,
+            paused: Vec::new(),
             bulk_reads: Vec::new(),
             average: FIRST_GUESS,
             closing: false,
@@ -207,7 +207,9 @@ impl Client {
             Input::Ended => self.stall == Stall::None,
             Input::Quit | Input::Refused => true,
         };
-        if parsed && !self.closing && self.replies.is_empty() && self.replies.out.is_empty() {
+        // The rest of a value that was on its way will never come, and neither will its answer.
+        let cut = parsed && self.input == Input::Ended && matches!(self.reading, Reading::Stream { .. });
+        if parsed && !self.closing && (cut || (self.replies.is_empty() && self.replies.out.is_empty())) {
             self.closing = true;
             shared.finished.push(id);
         }
@@ -321,11 +323,8 @@ impl Core {
             return;
         };
         client.replies.out.advance(bytes, &mut shared.pool);
-        if let Some(lane) = client.paused
-            && client.replies.bytes() < bulk::STREAM_BYTES / 2
-        {
-            client.paused = None;
-            shared.effects.push(Effect::WakeUpstream(lane));
+        if client.replies.out.len() < bulk::STREAM_BYTES / 2 {
+            shared.effects.extend(client.paused.drain(..).map(Effect::WakeUpstream));
         }
         if client.replies.out.is_empty() {
             client.settle(id, shared);
@@ -358,9 +357,7 @@ impl Core {
         self.shared.effects.push(Effect::CloseClient(id));
         client.replies.clear(&mut self.shared.pool);
         self.shared.pool.put(client.carry);
-        if let Some(lane) = client.paused {
-            self.shared.effects.push(Effect::WakeUpstream(lane));
-        }
+        self.shared.effects.extend(client.paused.drain(..).map(Effect::WakeUpstream));
         self.drop_lanes_of(id);
     }
 

@@ -120,7 +120,7 @@ impl Core {
 
     fn node_answered(&mut self, node: NodeIndex, text: &[u8]) {
         if let Some(entry) = self.nodes.get_mut(usize::from(node.0)) {
-            entry.health.succeeded();
+            entry.health.succeeded(self.shared.now.0);
             entry.version = Version::read(text);
         }
         self.set_node_state(node, NodeState::Up);

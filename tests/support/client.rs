@@ -25,26 +25,17 @@ impl TextClient {
     /// # Panics
     /// When the connection is refused.
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address)
-            .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
+        let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        let mut client = Self {
-            stream,
-            buffer: Vec::new(),
-            start: 0,
-        };
+        let mut client = Self { stream, buffer: Vec::new(), start: 0 };
         client.set_patience(PATIENCE);
         client
     }
 
     /// Longest silence that a read or a write bears.
     pub fn set_patience(&mut self, patience: Duration) {
-        self.stream
-            .set_read_timeout(Some(patience))
-            .expect("a time-out");
-        self.stream
-            .set_write_timeout(Some(patience))
-            .expect("a time-out");
+        self.stream.set_read_timeout(Some(patience)).expect("a time-out");
+        self.stream.set_write_timeout(Some(patience)).expect("a time-out");
     }
 
     pub fn stream(&self) -> &TcpStream {
@@ -53,9 +44,7 @@ impl TextClient {
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         let bytes = bytes.as_ref();
-        self.stream
-            .write_all(bytes)
-            .unwrap_or_else(|error| panic!("sending {}: {error}", shown(bytes)));
+        self.stream.write_all(bytes).unwrap_or_else(|error| panic!("sending {}: {error}", shown(bytes)));
         self
     }
 
@@ -108,16 +97,10 @@ impl TextClient {
 
     fn fill_or_panic(&mut self, waiting_for: &str) {
         match self.fill() {
-            Ok(0) => panic!(
-                "closed, having {}, waiting for {waiting_for}",
-                shown(self.received())
-            ),
+            Ok(0) => panic!("closed, having {}, waiting for {waiting_for}", shown(self.received())),
             Ok(_) => {}
             Err(error) => {
-                panic!(
-                    "{error}, having {}, waiting for {waiting_for}",
-                    shown(self.received())
-                )
+                panic!("{error}, having {}, waiting for {waiting_for}", shown(self.received()))
             }
         }
     }
@@ -129,12 +112,7 @@ impl TextClient {
         loop {
             let held = self.received();
             let upto = held.len().min(wanted.len());
-            assert!(
-                held[same..upto] == wanted[same..upto],
-                "wanted {}\n   got {}",
-                shown(wanted),
-                shown(held)
-            );
+            assert!(held[same..upto] == wanted[same..upto], "wanted {}\n   got {}", shown(wanted), shown(held));
             same = upto;
             if same == wanted.len() {
                 self.consume(same);
@@ -198,11 +176,7 @@ impl TextClient {
         loop {
             let line = self.line_bytes();
             let Some(rest) = line.strip_prefix(b"VALUE ") else {
-                return if line == b"END" {
-                    Ok(values)
-                } else {
-                    Err(String::from_utf8_lossy(&line).into_owned())
-                };
+                return if line == b"END" { Ok(values) } else { Err(String::from_utf8_lossy(&line).into_owned()) };
             };
             let words: Vec<&[u8]> = rest.split(|&byte| byte == b' ').collect();
             let number = |at: usize| -> u64 {
@@ -211,18 +185,10 @@ impl TextClient {
                     .and_then(|text| text.parse().ok())
                     .unwrap_or_else(|| panic!("not a VALUE line: {}", shown(&line)))
             };
-            assert!(
-                (3..=4).contains(&words.len()),
-                "not a VALUE line: {}",
-                shown(&line)
-            );
+            assert!((3..=4).contains(&words.len()), "not a VALUE line: {}", shown(&line));
             let length = number(2) as usize;
             let data = self.take(length + 2);
-            assert!(
-                data.ends_with(b"\r\n"),
-                "a block does not end in CR LF: {}",
-                shown(&data)
-            );
+            assert!(data.ends_with(b"\r\n"), "a block does not end in CR LF: {}", shown(&data));
             values.push(Value {
                 key: words[0].to_vec(),
                 flags: number(1) as u32,
@@ -238,11 +204,7 @@ impl TextClient {
             let held = self.received();
             if let Some(at) = held[searched..].iter().position(|&byte| byte == b'\n') {
                 let end = searched + at;
-                assert!(
-                    end > 0 && held[end - 1] == b'\r',
-                    "a line without CR: {}",
-                    shown(&held[..=end])
-                );
+                assert!(end > 0 && held[end - 1] == b'\r', "a line without CR: {}", shown(&held[..=end]));
                 let line = held[..end - 1].to_vec();
                 self.consume(end + 1);
                 return line;
@@ -258,8 +220,7 @@ impl TextClient {
     /// When an error line comes instead.
     pub fn get(&mut self, keys: &[&str]) -> Vec<Value> {
         self.send(format!("get {}\r\n", keys.join(" ")));
-        self.values()
-            .unwrap_or_else(|line| panic!("get {keys:?} was answered {line:?}"))
+        self.values().unwrap_or_else(|line| panic!("get {keys:?} was answered {line:?}"))
     }
 
     pub fn set(&mut self, key: &str, value: impl AsRef<[u8]>) -> &mut Self {
@@ -279,11 +240,8 @@ impl TextClient {
             if line == "END" {
                 return stats;
             }
-            let pair = line
-                .strip_prefix("STAT ")
-                .and_then(|rest| rest.split_once(' '));
-            let (name, value) =
-                pair.unwrap_or_else(|| panic!("{command}: not a STAT line: {line:?}"));
+            let pair = line.strip_prefix("STAT ").and_then(|rest| rest.split_once(' '));
+            let (name, value) = pair.unwrap_or_else(|| panic!("{command}: not a STAT line: {line:?}"));
             stats.insert(name.to_owned(), value.to_owned());
         }
     }
@@ -295,10 +253,7 @@ impl TextClient {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
-                Err(error) => panic!(
-                    "{error}: waiting for the end after {}",
-                    shown(self.received())
-                ),
+                Err(error) => panic!("{error}: waiting for the end after {}", shown(self.received())),
             }
         }
         let rest = self.received().to_vec();

@@ -3,12 +3,7 @@
 //!
 //! Every wait here ends: a read after [`PATIENCE`], a loop after a deadline. A part that is missing
 //! (no `memcached` in `PATH`) is a failure that says so, never a skipped test.
-#![allow(
-    dead_code,
-    unused_imports,
-    unreachable_pub,
-    reason = "each test crate uses its own part of this module"
-)]
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test crate uses its own part of this module")]
 
 mod client;
 mod process;
@@ -84,9 +79,7 @@ pub fn mix(mut z: u64) -> u64 {
 /// When the variable is set to something that is not a number.
 pub fn number_from_environment(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name}={text:?} is not a number")),
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is not a number")),
         Err(_) => default,
     }
 }

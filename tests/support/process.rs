@@ -31,11 +31,7 @@ pub fn run_to_end(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         .spawn()
         .expect("the slipring binary starts");
     let deadline = std::time::Instant::now() + super::PATIENCE;
-    while child
-        .try_wait()
-        .expect("a child can be waited for")
-        .is_none()
-    {
+    while child.try_wait().expect("a child can be waited for").is_none() {
         if std::time::Instant::now() > deadline {
             let _ = child.kill();
             let output = child.wait_with_output().expect("a killed child ends");
@@ -60,9 +56,7 @@ impl Port {
 
     /// The address on this host (an IPv6 one in brackets).
     pub fn on(&self, host: &str) -> SocketAddr {
-        format!("{host}:{}", self.number)
-            .parse()
-            .expect("an address")
+        format!("{host}:{}", self.number).parse().expect("an address")
     }
 }
 
@@ -83,10 +77,7 @@ pub fn free_port() -> Port {
         let Ok(claim) = UdpSocket::bind(("127.0.0.1", number)) else {
             continue;
         };
-        let port = Port {
-            number,
-            _claim: claim,
-        };
+        let port = Port { number, _claim: claim };
         // Bound and not listening: a child that another thread forks at this moment holds a copy,
         // and nobody may be able to connect to that.
         let probe = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -112,23 +103,15 @@ impl Process {
     fn start(name: &str, mut command: Command) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let log = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("{name}-{}-{number}.log", std::process::id()));
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{number}.log", std::process::id()));
         let file = File::create(&log).expect("a log file can be made");
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a log file can be shared"))
             .stderr(file)
             .spawn()
-            .unwrap_or_else(|error| {
-                panic!("cannot start {name}: {error}. The tests need it; tests/run installs it.")
-            });
-        Self {
-            name: name.to_owned(),
-            child,
-            log,
-            ended: false,
-        }
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}. The tests need it; tests/run installs it."));
+        Self { name: name.to_owned(), child, log, ended: false }
     }
 
     fn wait_until_it_accepts(&mut self, address: SocketAddr) {
@@ -162,9 +145,7 @@ impl Drop for Process {
         let output = self.output();
         let _ = fs::remove_file(&self.log);
         if std::thread::panicking() {
-            let end = died.map_or("was running".to_owned(), |status| {
-                format!("died with {status}")
-            });
+            let end = died.map_or("was running".to_owned(), |status| format!("died with {status}"));
             eprintln!("--- {} {end}; its output:\n{output}---", self.name);
         } else if let Some(status) = died {
             panic!("{} died in the test with {status}: {output}", self.name);
@@ -187,11 +168,8 @@ impl Memcached {
 
     /// As [`Memcached::start`], with further arguments, which win.
     pub fn with(extra: &[&str]) -> Self {
-        let mut node = Self {
-            process: None,
-            port: free_port(),
-            extra: extra.iter().map(|&word| word.to_owned()).collect(),
-        };
+        let mut node =
+            Self { process: None, port: free_port(), extra: extra.iter().map(|&word| word.to_owned()).collect() };
         node.restart();
         node
     }
@@ -201,10 +179,7 @@ impl Memcached {
         if let Some(mut process) = self.process.take() {
             let died = process.kill();
             let output = process.output();
-            assert!(
-                died.is_none(),
-                "memcached died before it was killed: {output}"
-            );
+            assert!(died.is_none(), "memcached died before it was killed: {output}");
         }
     }
 
@@ -221,11 +196,7 @@ impl Memcached {
         process.wait_until_it_accepts(self.address());
         let pid = u64::from(process.child.id());
         self.process = Some(process);
-        assert_eq!(
-            self.stat("pid"),
-            pid,
-            "another memcached has the port {port}"
-        );
+        assert_eq!(self.stat("pid"), pid, "another memcached has the port {port}");
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -239,9 +210,7 @@ impl Memcached {
 
     /// One of its statistics.
     pub fn stat(&self, name: &str) -> u64 {
-        self.client().stats("stats")[name]
-            .parse()
-            .expect("a number")
+        self.client().stats("stats")[name].parse().expect("a number")
     }
 }
 
@@ -299,12 +268,7 @@ impl Slipring {
         let mut process = Process::start("slipring", command);
         process.wait_until_it_accepts(address);
         process.wait_until_it_accepts(admin);
-        Self {
-            process,
-            address,
-            admin,
-            _ports: ports,
-        }
+        Self { process, address, admin, _ports: ports }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -327,23 +291,13 @@ impl Slipring {
     /// `GET path` at the admin address: status and body.
     pub fn admin(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin).expect("the admin port accepts");
-        stream
-            .set_read_timeout(Some(super::PATIENCE))
-            .expect("a time-out can be set");
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-        )
-        .expect("the admin port reads");
+        stream.set_read_timeout(Some(super::PATIENCE)).expect("a time-out can be set");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").expect("the admin port reads");
         let mut reply = Vec::new();
-        stream
-            .read_to_end(&mut reply)
-            .expect("the admin port answers and closes");
+        stream.read_to_end(&mut reply).expect("the admin port answers and closes");
         let reply = String::from_utf8_lossy(&reply).into_owned();
         let status = reply.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let body = reply
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| body.to_owned());
+        let body = reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
         match (status, body) {
             (Some(status), Some(body)) => (status, body),
             _ => panic!("GET {path} was answered {reply:?}"),
@@ -384,9 +338,7 @@ impl Slipring {
         self.signal("STOP");
         eventually("slipring stands still", || {
             let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("its /proc");
-            let state = stat
-                .rsplit_once(") ")
-                .map(|(_, rest)| rest.starts_with('T'));
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
             state == Some(true)
         });
         let result = meanwhile();
@@ -397,10 +349,7 @@ impl Slipring {
     fn signal(&self, name: &str) {
         // The shell's own `kill`: a machine without procps has it too.
         let script = format!("kill -{name} {}", self.pid());
-        let status = Command::new("sh")
-            .args(["-c", &script])
-            .status()
-            .expect("sh");
+        let status = Command::new("sh").args(["-c", &script]).status().expect("sh");
         assert!(status.success(), "{script}");
     }
 }

@@ -96,9 +96,7 @@ struct Shared {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panicking test must still be able to end its node.
-        self.state
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner())
+        self.state.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
     fn wait<'a>(&'a self, what: &str, done: impl Fn(&State) -> bool) -> MutexGuard<'a, State> {
@@ -106,16 +104,8 @@ impl Shared {
         let mut state = self.state();
         while !done(&state) {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero(),
-                "waited in vain until the scripted node saw {what}; it saw {:?}",
-                state.requests
-            );
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(|poison| poison.into_inner())
-                .0;
+            assert!(!left.is_zero(), "waited in vain until the scripted node saw {what}; it saw {:?}", state.requests);
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(|poison| poison.into_inner()).0;
         }
         state
     }
@@ -134,10 +124,7 @@ impl ScriptedNode {
     }
 
     /// As [`ScriptedNode::start`], with another way to answer `version`.
-    pub fn with_version(
-        version: Vec<Step>,
-        script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn with_version(version: Vec<Step>, script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound port");
         let shared = Arc::new(Shared {
@@ -186,12 +173,7 @@ impl ScriptedNode {
 
     /// Waits until it has seen at least `count` requests (`version` does not count); gives all.
     pub fn wait_for_requests(&self, count: usize) -> Vec<Request> {
-        self.shared
-            .wait(&format!("{count} requests"), |state| {
-                state.requests.len() >= count
-            })
-            .requests
-            .clone()
+        self.shared.wait(&format!("{count} requests"), |state| state.requests.len() >= count).requests.clone()
     }
 
     /// The requests so far.
@@ -206,10 +188,7 @@ impl ScriptedNode {
 
     /// Waits until `count` replies are being held back.
     pub fn wait_for_holds(&self, count: usize) {
-        drop(
-            self.shared
-                .wait(&format!("{count} holds"), |state| state.held >= count),
-        );
+        drop(self.shared.wait(&format!("{count} holds"), |state| state.held >= count));
     }
 
     /// Lets one held reply go (also one that is not held yet).
@@ -220,17 +199,12 @@ impl ScriptedNode {
 
     /// Waits until `count` connections were accepted.
     pub fn wait_for_connections(&self, count: usize) {
-        drop(self.shared.wait(&format!("{count} connections"), |state| {
-            state.open.len() >= count
-        }));
+        drop(self.shared.wait(&format!("{count} connections"), |state| state.open.len() >= count));
     }
 
     /// Waits until `count` connections have ended, whoever ended them.
     pub fn wait_for_closes(&self, count: usize) {
-        drop(
-            self.shared
-                .wait(&format!("{count} closes"), |state| state.closed >= count),
-        );
+        drop(self.shared.wait(&format!("{count} closes"), |state| state.closed >= count));
     }
 
     /// How many connections have ended.
@@ -241,9 +215,7 @@ impl ScriptedNode {
     /// Sends bytes nobody asked for, on every open connection.
     pub fn blurt(&self, bytes: &[u8]) {
         for stream in self.shared.state().open.iter_mut().flatten() {
-            stream
-                .write_all(bytes)
-                .expect("an open connection takes bytes");
+            stream.write_all(bytes).expect("an open connection takes bytes");
         }
     }
 }
@@ -271,26 +243,16 @@ fn serve(shared: &Shared, mut stream: TcpStream, connection: usize) {
         };
         let line = String::from_utf8_lossy(&line).into_owned();
         if line == "version" {
-            let steps = shared
-                .version
-                .lock()
-                .unwrap_or_else(|poison| poison.into_inner());
+            let steps = shared.version.lock().unwrap_or_else(|poison| poison.into_inner());
             let steps = steps.clone();
             if !perform(shared, &mut stream, steps) {
                 return;
             }
             continue;
         }
-        let mut request = Request {
-            line,
-            block: Vec::new(),
-            connection,
-        };
+        let mut request = Request { line, block: Vec::new(), connection };
         let words = request.words();
-        if matches!(
-            words[0],
-            "set" | "add" | "replace" | "append" | "prepend" | "cas"
-        ) {
+        if matches!(words[0], "set" | "add" | "replace" | "append" | "prepend" | "cas") {
             let Some(length) = words.get(4).and_then(|word| word.parse::<usize>().ok()) else {
                 return;
             };

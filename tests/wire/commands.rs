@@ -26,43 +26,25 @@ const SESSION: &[(&str, &str)] = &[
     ("delete b\r\n", "DELETED\r\n"),
     ("get b\r\n", "END\r\n"),
     ("delete a 0\r\n", "DELETED\r\n"),
-    (
-        "delete a 1\r\n",
-        "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n",
-    ),
+    ("delete a 1\r\n", "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n"),
     ("set n 0 0 2\r\n10\r\n", "STORED\r\n"),
     ("incr n 5\r\n", "15\r\n"),
     ("decr n 6\r\n", "9\r\n"),
     ("get n\r\n", "VALUE n 0 2\r\n9 \r\nEND\r\n"),
     ("decr n 100\r\n", "0\r\n"),
-    (
-        "incr n 18446744073709551615\r\n",
-        "18446744073709551615\r\n",
-    ),
+    ("incr n 18446744073709551615\r\n", "18446744073709551615\r\n"),
     ("incr n 2\r\n", "1\r\n"),
     ("incr nothing 1\r\n", "NOT_FOUND\r\n"),
-    (
-        "incr n x\r\n",
-        "CLIENT_ERROR invalid numeric delta argument\r\n",
-    ),
+    ("incr n x\r\n", "CLIENT_ERROR invalid numeric delta argument\r\n"),
     ("set text 0 0 2\r\nab\r\n", "STORED\r\n"),
-    (
-        "incr text 1\r\n",
-        "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
-    ),
+    ("incr text 1\r\n", "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"),
     ("touch text 100\r\n", "TOUCHED\r\n"),
     ("touch nothing 100\r\n", "NOT_FOUND\r\n"),
-    (
-        "touch text x\r\n",
-        "CLIENT_ERROR invalid exptime argument\r\n",
-    ),
+    ("touch text x\r\n", "CLIENT_ERROR invalid exptime argument\r\n"),
     ("gat 100 text\r\n", "VALUE text 0 2\r\nab\r\nEND\r\n"),
     ("gat 100 nothing\r\n", "END\r\n"),
     ("gats 100 nothing\r\n", "END\r\n"),
-    (
-        "gat x text\r\n",
-        "CLIENT_ERROR invalid exptime argument\r\n",
-    ),
+    ("gat x text\r\n", "CLIENT_ERROR invalid exptime argument\r\n"),
     ("touch text -1\r\n", "TOUCHED\r\n"),
     ("get text\r\n", "END\r\n"),
     ("set gone 0 -1 1\r\nx\r\n", "STORED\r\n"),
@@ -70,17 +52,11 @@ const SESSION: &[(&str, &str)] = &[
     ("version\r\n", "VERSION 1.6.18\r\n"),
     ("verbosity 1\r\n", "OK\r\n"),
     ("verbosity\r\n", "ERROR\r\n"),
-    (
-        "verbosity x\r\n",
-        "CLIENT_ERROR bad command line format\r\n",
-    ),
+    ("verbosity x\r\n", "CLIENT_ERROR bad command line format\r\n"),
     ("mn\r\n", "MN\r\n"),
     ("flush_all\r\n", "OK\r\n"),
     ("flush_all 0\r\n", "OK\r\n"),
-    (
-        "flush_all x\r\n",
-        "CLIENT_ERROR invalid exptime argument\r\n",
-    ),
+    ("flush_all x\r\n", "CLIENT_ERROR invalid exptime argument\r\n"),
     ("get n\r\n", "END\r\n"),
     // Without replies: what each did is seen in the reads.
     ("set q 1 0 1 noreply\r\n5\r\n", ""),
@@ -118,10 +94,7 @@ const SESSION: &[(&str, &str)] = &[
     ("  get   s  \r\n", "VALUE s 0 1\r\nx\r\nEND\r\n"),
     ("set  s   0 0 1  \r\ny\r\n", "STORED\r\n"),
     ("set s 0 0 1 noreply \r\nz\r\n", ""),
-    (
-        "get s s\r\n",
-        "VALUE s 0 1\r\nz\r\nVALUE s 0 1\r\nz\r\nEND\r\n",
-    ),
+    ("get s s\r\n", "VALUE s 0 1\r\nz\r\nVALUE s 0 1\r\nz\r\nEND\r\n"),
     ("delete  s \n", "DELETED\r\n"),
     ("\n", "ERROR\r\n"),
 ];
@@ -193,19 +166,12 @@ fn gets_and_cas_agree_through_the_proxy() {
         let key = format!("key{number}");
         client.set(&key, "old");
         client.send(format!("gets {key}\r\n"));
-        let unique = client.values().unwrap()[0]
-            .cas
-            .expect("gets gives a unique");
+        let unique = client.values().unwrap()[0].cas.expect("gets gives a unique");
         client.ask(format!("cas {key} 0 0 3 {unique}\r\nnew\r\n"), "STORED\r\n");
         client.ask(format!("cas {key} 0 0 3 {unique}\r\nbad\r\n"), "EXISTS\r\n");
-        client.ask(
-            format!("get {key}\r\n"),
-            format!("VALUE {key} 0 3\r\nnew\r\nEND\r\n"),
-        );
+        client.ask(format!("get {key}\r\n"), format!("VALUE {key} 0 3\r\nnew\r\nEND\r\n"));
         client.send(format!("gats 100 {key}\r\n"));
-        let again = client.values().unwrap()[0]
-            .cas
-            .expect("gats gives a unique");
+        let again = client.values().unwrap()[0].cas.expect("gats gives a unique");
         assert_ne!(again, unique, "a write changes the unique");
     }
 }
@@ -214,18 +180,14 @@ fn gets_and_cas_agree_through_the_proxy() {
 fn a_half_closed_connection_gets_its_answers() {
     let (_node, slipring) = one_node();
     let mut client = slipring.client();
-    client
-        .send("set k 0 0 5\r\nhello\r\nget k\r\nversion\r\n")
-        .half_close();
+    client.send("set k 0 0 5\r\nhello\r\nget k\r\nversion\r\n").half_close();
     client.expect("STORED\r\nVALUE k 0 5\r\nhello\r\nEND\r\nVERSION 1.6.18\r\n");
     client.expect_closed();
     // The same, with more to say than one write takes.
     let value = vec![b'v'; 300_000];
     slipring.client().set("large", &value);
     let mut client = slipring.client();
-    client
-        .send("get large large large large\r\nmn\r\n")
-        .half_close();
+    client.send("get large large large large\r\nmn\r\n").half_close();
     let values = client.values().unwrap();
     assert_eq!(values.len(), 4);
     assert!(values.iter().all(|found| found.data == value));
@@ -250,9 +212,7 @@ fn a_multiget_of_ten_thousand_keys_over_three_nodes_ends_once() {
         sets += &format!("set multi:{number} {number} 0 5 noreply\r\n{number:05}\r\n");
     }
     client.send(&sets).in_step();
-    let keys: Vec<String> = (0..10_000)
-        .map(|number| format!("multi:{number}"))
-        .collect();
+    let keys: Vec<String> = (0..10_000).map(|number| format!("multi:{number}")).collect();
     let line = format!("get {} absent\r\n", keys.join(" "));
     for _ in 0..3 {
         client.send(&line);
@@ -306,13 +266,7 @@ fn a_key_of_250_bytes_is_the_longest() {
     client.set(&longest, "x");
     assert_eq!(client.get(&[&longest]).len(), 1);
     let refused = "CLIENT_ERROR bad command line format\r\n";
-    for line in [
-        "get K\r\n",
-        "delete K\r\n",
-        "incr K 1\r\n",
-        "touch K 1\r\n",
-        "gat 1 K\r\n",
-    ] {
+    for line in ["get K\r\n", "delete K\r\n", "incr K 1\r\n", "touch K 1\r\n", "gat 1 K\r\n"] {
         client.ask(line.replace('K', &"k".repeat(251)), refused);
     }
     client.in_step();
@@ -337,24 +291,14 @@ fn a_large_multiget_of_gat_touches_every_key() {
 fn values_of_every_awkward_size_come_back_whole() {
     let (_node, slipring) = one_node();
     let mut client = slipring.client();
-    for size in [
-        0, 1, 2, 1023, 4095, 4096, 4097, 16_383, 16_384, 16_385, 65_535, 65_536, 65_537, 262_144,
-        1_000_000,
-    ] {
+    for size in [0, 1, 2, 1023, 4095, 4096, 4097, 16_383, 16_384, 16_385, 65_535, 65_536, 65_537, 262_144, 1_000_000] {
         let value: Vec<u8> = (0..size).map(|at| (at * 7 % 251) as u8).collect();
         client.set("k", &value);
         let found = client.get(&["k"]);
         assert!(found[0].data == value, "{size} bytes");
     }
     // Values that look like the protocol.
-    for value in [
-        "END\r\n",
-        "VALUE k 0 1\r\nx\r\nEND\r\n",
-        "\r\n",
-        "\r\n\r\n",
-        "flush_all\r\n",
-        "\0\n\r",
-    ] {
+    for value in ["END\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n", "\r\n", "\r\n\r\n", "flush_all\r\n", "\0\n\r"] {
         client.set("k", value);
         assert_eq!(client.get(&["k"])[0].data, value.as_bytes());
     }
@@ -379,10 +323,7 @@ fn an_object_too_large_for_its_node_is_refused_byte_for_byte_and_the_connection_
         client.ask(&request, reply);
         client.in_step();
     }
-    assert!(
-        client.get(&["k"]).is_empty(),
-        "a refused set removes the old value"
-    );
+    assert!(client.get(&["k"]).is_empty(), "a refused set removes the old value");
     client.set("k", "again");
     assert_eq!(node.client().get(&["k"])[0].data, b"again");
 }

@@ -15,9 +15,7 @@ fn liar(lie: &'static [u8]) -> ScriptedNode {
 fn recovers(node: &ScriptedNode, slipring: &Slipring) {
     node.wait_for_closes(1);
     slipring.wait_for_states("up", 1);
-    slipring
-        .client()
-        .ask("get k\r\n", "VALUE k 0 10\r\nvalue of k\r\nEND\r\n");
+    slipring.client().ask("get k\r\n", "VALUE k 0 10\r\nvalue of k\r\nEND\r\n");
 }
 
 #[test]
@@ -50,18 +48,10 @@ fn a_read_answered_with_what_is_not_its_own_is_a_miss() {
         // A value of the right name may have begun before the doubt arose: then the connection
         // ends before it or in the middle of it, and no client takes that for a reply. No other
         // bytes pass.
-        let begun =
-            lie.starts_with(b"VALUE victim 0 3\r\n") || lie.starts_with(b"VALUE victim 0 6");
-        let torn = begun
-            && (reply.is_empty() || reply.starts_with(b"VALUE victim "))
-            && !reply.ends_with(b"END\r\n");
+        let begun = lie.starts_with(b"VALUE victim 0 3\r\n") || lie.starts_with(b"VALUE victim 0 6");
+        let torn = begun && (reply.is_empty() || reply.starts_with(b"VALUE victim ")) && !reply.ends_with(b"END\r\n");
         let once = begun && reply == b"VALUE victim 0 6\r\nsecret\r\nEND\r\n";
-        assert!(
-            reply == b"END\r\n" || torn || once,
-            "the lie was {}, the reply {}",
-            shown(lie),
-            shown(&reply)
-        );
+        assert!(reply == b"END\r\n" || torn || once, "the lie was {}, the reply {}", shown(lie), shown(&reply));
         recovers(&node, &slipring);
     }
 }
@@ -69,27 +59,17 @@ fn a_read_answered_with_what_is_not_its_own_is_a_miss() {
 #[test]
 fn a_write_answered_with_what_is_not_its_own_is_a_server_error() {
     for (request, lie) in [
-        (
-            "set victim 0 0 1\r\nx\r\n",
-            &b"VALUE victim 0 1\r\nx\r\nEND\r\n"[..],
-        ),
+        ("set victim 0 0 1\r\nx\r\n", &b"VALUE victim 0 1\r\nx\r\nEND\r\n"[..]),
         ("set victim 0 0 1\r\nx\r\n", b"END\r\n"),
         ("delete victim\r\n", b"VALUE victim 0 1\r\nx\r\nEND\r\n"),
         ("incr victim 1\r\n", b"VALUE victim 0 1\r\nx\r\nEND\r\n"),
-        (
-            "set victim 0 0 1\r\nx\r\n",
-            b"HTTP/1.1 400 Bad Request\r\n\r\n",
-        ),
+        ("set victim 0 0 1\r\nx\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"),
     ] {
         let node = liar(lie);
         let slipring = Slipring::start(&[node.address()]);
         let mut client = slipring.client();
         let reply = client.ask_line(request);
-        assert!(
-            reply.starts_with("SERVER_ERROR proxy"),
-            "{request:?} answered with {}: {reply:?}",
-            shown(lie)
-        );
+        assert!(reply.starts_with("SERVER_ERROR proxy"), "{request:?} answered with {}: {reply:?}", shown(lie));
         client.in_step();
         recovers(&node, &slipring);
     }
@@ -114,10 +94,7 @@ fn bytes_behind_a_reply_are_never_taken_for_the_next_reply() {
     let mut client = slipring.client();
     client.ask("get victim\r\n", "END\r\n");
     recovers(&node, &slipring);
-    client.ask(
-        "get other\r\n",
-        "VALUE other 0 14\r\nvalue of other\r\nEND\r\n",
-    );
+    client.ask("get other\r\n", "VALUE other 0 14\r\nvalue of other\r\nEND\r\n");
 }
 
 #[test]
@@ -134,11 +111,7 @@ fn a_node_that_hangs_up_within_a_value_leaves_no_torn_value() {
     client.send("get victim\r\n").half_close();
     let reply = client.rest();
     // Either a miss, or a value that visibly did not end before the connection did.
-    assert!(
-        reply == b"END\r\n" || half.starts_with(&reply),
-        "{}",
-        shown(&reply)
-    );
+    assert!(reply == b"END\r\n" || half.starts_with(&reply), "{}", shown(&reply));
     recovers(&node, &slipring);
 }
 
@@ -167,23 +140,13 @@ fn a_node_that_hangs_up_fails_all_that_waits_on_it_at_once() {
     // What was not yet sent may be done on the new connection; what was sent is not known to be
     // done, and never said to be.
     assert!(replies[0].starts_with("SERVER_ERROR proxy") || replies[0] == "STORED");
-    assert!(
-        replies[1] == "NOT_FOUND" || replies[1] == "TOUCHED",
-        "{replies:?}"
-    );
+    assert!(replies[1] == "NOT_FOUND" || replies[1] == "TOUCHED", "{replies:?}");
     assert!(replies[2].starts_with("SERVER_ERROR proxy") || replies[2] == "DELETED");
-    let all: Vec<String> = node
-        .requests()
-        .into_iter()
-        .map(|request| request.line)
-        .collect();
+    let all: Vec<String> = node.requests().into_iter().map(|request| request.line).collect();
     for (reply, line) in replies.iter().zip(["set k", "touch k", "delete k"]) {
         let done = matches!(reply.as_str(), "STORED" | "TOUCHED" | "DELETED");
         let seen = all.iter().any(|seen| seen.starts_with(line));
-        assert!(
-            seen || !done,
-            "{line} was answered {reply} and never seen by the node"
-        );
+        assert!(seen || !done, "{line} was answered {reply} and never seen by the node");
     }
     for client in &mut others {
         client.in_step();
@@ -213,16 +176,10 @@ fn the_late_reply_to_a_client_that_left_reaches_nobody() {
         node.release();
     }
     for (number, client) in others.iter_mut().enumerate() {
-        client.expect(format!(
-            "VALUE key{number} 0 13\r\nvalue of key{number}\r\nEND\r\n"
-        ));
+        client.expect(format!("VALUE key{number} 0 13\r\nvalue of key{number}\r\nEND\r\n"));
         client.in_step();
     }
-    assert_eq!(
-        node.closes(),
-        0,
-        "a client that leaves costs no connection to a node"
-    );
+    assert_eq!(node.closes(), 0, "a client that leaves costs no connection to a node");
 }
 
 #[test]
@@ -281,9 +238,5 @@ fn a_node_that_is_full_when_we_connect_is_not_believed() {
     let reply = client.ask_line("set k 0 0 1\r\nx\r\n");
     assert!(reply.starts_with("SERVER_ERROR proxy"), "{reply}");
     client.in_step();
-    assert!(
-        node.requests().is_empty(),
-        "it never answered `version`: {:?}",
-        node.requests()
-    );
+    assert!(node.requests().is_empty(), "it never answered `version`: {:?}", node.requests());
 }

@@ -32,9 +32,7 @@ fn the_block_behind_a_refused_storage_line_is_never_executed() {
     client.set("witness", "here");
     let block = "flush_all\r\nset witness 0 0 3\r\nbad\r\ndelete witness";
     for line in REFUSED_WITH_A_KNOWN_LENGTH {
-        let line = line
-            .replace("{K}", &"k".repeat(251))
-            .replace("{n}", &block.len().to_string());
+        let line = line.replace("{K}", &"k".repeat(251)).replace("{n}", &block.len().to_string());
         client.send(format!("{line}\r\n{block}\r\n"));
         let reply = client.line();
         assert!(reply.starts_with("CLIENT_ERROR "), "{line}: {reply}");
@@ -43,10 +41,7 @@ fn the_block_behind_a_refused_storage_line_is_never_executed() {
         client.send(format!("{line} noreply\r\n{block}\r\nmn\r\n"));
         let reply = client.line();
         if reply != "MN" {
-            assert!(
-                reply.starts_with("CLIENT_ERROR "),
-                "{line} noreply: {reply}"
-            );
+            assert!(reply.starts_with("CLIENT_ERROR "), "{line} noreply: {reply}");
             client.expect("MN\r\n");
         }
     }
@@ -76,9 +71,7 @@ fn a_storage_line_of_unknown_length_is_answered_and_the_connection_closed() {
     ] {
         for rest in ["", " noreply"] {
             let mut client = slipring.client();
-            client.send(format!(
-                "set k 0 0 {length}{rest}\r\nflush_all\r\nflush_all\r\n"
-            ));
+            client.send(format!("set k 0 0 {length}{rest}\r\nflush_all\r\nflush_all\r\n"));
             let reply = client.rest();
             let reply = String::from_utf8_lossy(&reply);
             assert!(
@@ -97,10 +90,7 @@ fn a_too_large_value_sent_with_noreply_is_swallowed_whole() {
     let mut client = slipring.client();
     client.set("witness", "here");
     let commands = "\r\nflush_all\r\ndelete witness".repeat(60_000);
-    client.send(format!(
-        "set k 0 0 {} noreply\r\n{commands}\r\n",
-        commands.len()
-    ));
+    client.send(format!("set k 0 0 {} noreply\r\n{commands}\r\n", commands.len()));
     client.in_step();
     assert_eq!(client.get(&["witness"])[0].data, b"here");
     assert_eq!(node.stat("cmd_flush"), 0);
@@ -110,19 +100,10 @@ fn a_too_large_value_sent_with_noreply_is_swallowed_whole() {
 fn a_bad_data_chunk_consumes_what_memcached_consumes() {
     let (node, slipring) = one_node();
     let script: &[(&str, &str)] = &[
-        (
-            "set s 0 0 3\r\nabcdef\r\n",
-            "CLIENT_ERROR bad data chunk\r\nERROR\r\n",
-        ),
+        ("set s 0 0 3\r\nabcdef\r\n", "CLIENT_ERROR bad data chunk\r\nERROR\r\n"),
         ("get s\r\n", "END\r\n"),
-        (
-            "set s 0 0 3\r\nabc\n\nmn\r\n",
-            "CLIENT_ERROR bad data chunk\r\nMN\r\n",
-        ),
-        (
-            "set s 0 0 4\r\nab\r\nmn\r\n",
-            "CLIENT_ERROR bad data chunk\r\nERROR\r\n",
-        ),
+        ("set s 0 0 3\r\nabc\n\nmn\r\n", "CLIENT_ERROR bad data chunk\r\nMN\r\n"),
+        ("set s 0 0 4\r\nab\r\nmn\r\n", "CLIENT_ERROR bad data chunk\r\nERROR\r\n"),
         ("get s\r\n", "END\r\n"),
     ];
     for mut client in [node.client(), slipring.client()] {
@@ -168,10 +149,7 @@ fn a_line_of_a_mebibyte_without_an_end_is_refused_in_bounded_memory() {
     // Key lists may be 4 MiB long; a key of that length never is one.
     for start in ["get ", "gets ", "gat 0 "] {
         let reply = flood(start, 6 << 20);
-        assert!(
-            reply.starts_with("CLIENT_ERROR ") && reply.ends_with("\r\n"),
-            "{reply:?}"
-        );
+        assert!(reply.starts_with("CLIENT_ERROR ") && reply.ends_with("\r\n"), "{reply:?}");
     }
     let peak = slipring.memory_kib("VmHWM");
     assert!(peak < 64 << 10, "the peak was {peak} KiB");
@@ -211,9 +189,7 @@ fn a_client_that_leaves_in_mid_request_changes_nothing() {
     bystander_large.set("k", "old");
     for reset in [false, true] {
         let mut client = slipring_large.client();
-        client
-            .send("set k 0 0 8000000\r\n")
-            .send(vec![b'x'; 3 << 20]);
+        client.send("set k 0 0 8000000\r\n").send(vec![b'x'; 3 << 20]);
         if reset {
             client.abort();
         } else {
@@ -233,18 +209,13 @@ fn a_client_that_stalls_in_mid_value_holds_nobody_up() {
     let mut stalled = slipring.client();
     stalled.send("set k 0 0 10\r\nhalf");
     let mut large = slipring.client();
-    large
-        .send("set large 0 0 900000\r\n")
-        .send(vec![b'x'; 500_000]);
+    large.send("set large 0 0 900000\r\n").send(vec![b'x'; 500_000]);
     let mut bystander = slipring.client();
     for _ in 0..100 {
         bystander.set("other", "value").get(&["other", "k"]);
     }
     stalled.send(" whole\r\n").expect("STORED\r\n");
-    large
-        .send(vec![b'x'; 400_000])
-        .send("\r\n")
-        .expect("STORED\r\n");
+    large.send(vec![b'x'; 400_000]).send("\r\n").expect("STORED\r\n");
     assert_eq!(bystander.get(&["k"])[0].data, b"half whole");
 }
 
@@ -272,10 +243,7 @@ fn words_only_a_single_server_can_obey_are_refused_and_the_connection_stays() {
         "stats detail dump",
     ] {
         let reply = client.ask_line(format!("{line}\r\n"));
-        assert!(
-            reply.starts_with("CLIENT_ERROR ") && reply.ends_with("not supported by proxy"),
-            "{line}: {reply}"
-        );
+        assert!(reply.starts_with("CLIENT_ERROR ") && reply.ends_with("not supported by proxy"), "{line}: {reply}");
         client.in_step();
     }
     assert_eq!(client.get(&["witness"])[0].data, b"here");
@@ -300,10 +268,7 @@ fn meta_commands_are_refused_whole() {
             client.send(format!("{block}\r\n"));
         }
         let reply = client.line();
-        assert!(
-            reply.starts_with("CLIENT_ERROR ") && reply.ends_with("not supported by proxy"),
-            "{request}: {reply}"
-        );
+        assert!(reply.starts_with("CLIENT_ERROR ") && reply.ends_with("not supported by proxy"), "{request}: {reply}");
         client.in_step();
     }
     assert_eq!(client.get(&["k"])[0].data, b"old");
@@ -360,11 +325,7 @@ fn a_thousand_half_commands_cost_little_memory() {
     let mut bystander = slipring.client();
     bystander.in_step();
     let after = slipring.memory_kib("VmRSS");
-    assert!(
-        after < before + (64 << 10),
-        "500 half commands took {} KiB",
-        after - before
-    );
+    assert!(after < before + (64 << 10), "500 half commands took {} KiB", after - before);
     drop(clients);
     eventually("a client is served again", || {
         bystander.ask("get k\r\n", "END\r\n");

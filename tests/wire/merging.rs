@@ -20,10 +20,7 @@ fn meet(slipring: &Slipring, keys: &[String]) -> Vec<TextClient> {
 fn expect_values(clients: &mut [TextClient], keys: &[String]) {
     for (client, key) in clients.iter_mut().zip(keys) {
         let value = format!("value of {key}");
-        client.expect(format!(
-            "VALUE {key} 0 {}\r\n{value}\r\nEND\r\n",
-            value.len()
-        ));
+        client.expect(format!("VALUE {key} 0 {}\r\n{value}\r\nEND\r\n", value.len()));
         client.in_step();
     }
 }
@@ -43,19 +40,12 @@ fn fifty_gets_that_meet_reach_the_node_as_one_line() {
     let mut clients = meet(&slipring, &keys);
     expect_values(&mut clients, &keys);
     let requests = node.requests();
-    let lines: Vec<&str> = requests
-        .iter()
-        .map(|request| request.line.as_str())
-        .collect();
+    let lines: Vec<&str> = requests.iter().map(|request| request.line.as_str()).collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
     let asked: BTreeSet<&str> = requests[0].keys().into_iter().collect();
     let wanted: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
     assert_eq!(asked, wanted);
-    assert_eq!(
-        requests[0].keys().len(),
-        50,
-        "no key travels that was not asked for"
-    );
+    assert_eq!(requests[0].keys().len(), 50, "no key travels that was not asked for");
 }
 
 #[test]
@@ -76,11 +66,7 @@ fn a_clients_own_repeats_travel_again() {
     client.send("get twice twice\r\n");
     assert_eq!(client.values().unwrap().len(), 2);
     client.in_step();
-    let asked: usize = node
-        .requests()
-        .iter()
-        .map(|request| request.keys().len())
-        .sum();
+    let asked: usize = node.requests().iter().map(|request| request.keys().len()).sum();
     assert_eq!(asked, 2);
 }
 
@@ -108,19 +94,8 @@ fn only_the_same_verb_is_merged_and_the_order_stays_that_of_arrival() {
     client.expect("VALUE d 0 10\r\nvalue of d\r\nEND\r\n");
     client.expect("VALUE e 0 10\r\nvalue of e\r\nEND\r\n");
     client.expect("VALUE f 0 10\r\nvalue of f\r\nEND\r\n");
-    let lines: Vec<String> = node
-        .requests()
-        .into_iter()
-        .map(|request| request.line)
-        .collect();
-    let merged = [
-        "get a",
-        "gets b",
-        "set a 0 0 1",
-        "get c d",
-        "gat 5 e",
-        "get f",
-    ];
+    let lines: Vec<String> = node.requests().into_iter().map(|request| request.line).collect();
+    let merged = ["get a", "gets b", "set a 0 0 1", "get c d", "gat 5 e", "get f"];
     assert_eq!(lines, merged);
 }
 
@@ -134,20 +109,14 @@ fn misses_of_a_merged_group_are_misses_of_those_who_asked() {
         let mut kept = request.clone();
         kept.line = "get".to_owned();
         for key in request.keys() {
-            if key
-                .trim_start_matches("key")
-                .parse::<u32>()
-                .is_ok_and(|number| number % 2 == 0)
-            {
+            if key.trim_start_matches("key").parse::<u32>().is_ok_and(|number| number % 2 == 0) {
                 kept.line += &format!(" {key}");
             }
         }
         honest(&kept)
     });
     let slipring = Slipring::with(&[node.address()], &["--workers", "1"]);
-    let keys: Vec<String> = (0..50)
-        .map(|number| format!("key{}", number % 10))
-        .collect();
+    let keys: Vec<String> = (0..50).map(|number| format!("key{}", number % 10)).collect();
     let mut clients = meet(&slipring, &keys);
     for (number, client) in clients.iter_mut().enumerate() {
         let key = &keys[number];
@@ -174,9 +143,7 @@ fn gets_met_in_pipelines_of_many_clients_come_back_in_order() {
     let keys = |client: usize| (0..30).map(move |at| (client * 7 + at * 3) % 25);
     slipring.while_stopped(|| {
         for (number, client) in clients.iter_mut().enumerate() {
-            let requests: String = keys(number)
-                .map(|key| format!("get key{key}\r\n"))
-                .collect();
+            let requests: String = keys(number).map(|key| format!("get key{key}\r\n")).collect();
             client.send(requests);
         }
     });
@@ -243,16 +210,8 @@ fn lines_to_a_node_stay_below_its_limits() {
     client.in_step();
     let mut asked = 0;
     for request in node.requests() {
-        let limit = if request.line.starts_with("gat") {
-            1_000
-        } else {
-            16 << 10
-        };
-        assert!(
-            request.line.len() <= limit,
-            "a line of {} bytes",
-            request.line.len()
-        );
+        let limit = if request.line.starts_with("gat") { 1_000 } else { 16 << 10 };
+        assert!(request.line.len() <= limit, "a line of {} bytes", request.line.len());
         asked += request.keys().len();
     }
     assert_eq!(asked, 2_500);

@@ -15,22 +15,12 @@ fn spread(nodes: &[Memcached], slipring: &Slipring, count: usize) -> Vec<Vec<Str
         .iter()
         .map(|node| {
             let values = node.client().get(&names);
-            values
-                .into_iter()
-                .map(|value| String::from_utf8(value.key).unwrap())
-                .collect()
+            values.into_iter().map(|value| String::from_utf8(value.key).unwrap()).collect()
         })
         .collect();
-    assert_eq!(
-        owned.iter().map(Vec::len).sum::<usize>(),
-        count,
-        "each key has one owner"
-    );
+    assert_eq!(owned.iter().map(Vec::len).sum::<usize>(), count, "each key has one owner");
     for keys in &owned {
-        assert!(
-            keys.len() > count / 10,
-            "every node has its share: {owned:?}"
-        );
+        assert!(keys.len() > count / 10, "every node has its share: {owned:?}");
     }
     owned
 }
@@ -38,19 +28,11 @@ fn spread(nodes: &[Memcached], slipring: &Slipring, count: usize) -> Vec<Vec<Str
 fn connections_seen_with(workers: usize, lanes: usize, arguments: &[&str]) {
     let nodes = [Memcached::start(), Memcached::start(), Memcached::start()];
     // What a node counts without the proxy: the one who asks, and its own listener maybe.
-    let idle: Vec<u64> = nodes
-        .iter()
-        .map(|node| node.stat("curr_connections"))
-        .collect();
+    let idle: Vec<u64> = nodes.iter().map(|node| node.stat("curr_connections")).collect();
     let addresses: Vec<_> = nodes.iter().map(Memcached::address).collect();
     let slipring = Slipring::with(&addresses, arguments);
-    let seen = || -> Vec<u64> {
-        nodes
-            .iter()
-            .zip(&idle)
-            .map(|(node, idle)| node.stat("curr_connections") - idle)
-            .collect()
-    };
+    let seen =
+        || -> Vec<u64> { nodes.iter().zip(&idle).map(|(node, idle)| node.stat("curr_connections") - idle).collect() };
     let wanted = vec![(workers * lanes) as u64; 3];
     eventually("every lane is open", || seen() == wanted);
     let mut clients: Vec<TextClient> = Vec::new();
@@ -60,9 +42,7 @@ fn connections_seen_with(workers: usize, lanes: usize, arguments: &[&str]) {
         }
         for round in 0..3 {
             for (number, client) in clients.iter_mut().enumerate() {
-                client.send(format!(
-                    "set key{number} 0 0 1\r\n{round}\r\nget key{number}\r\n"
-                ));
+                client.send(format!("set key{number} 0 0 1\r\n{round}\r\nget key{number}\r\n"));
             }
             for (number, client) in clients.iter_mut().enumerate() {
                 client.expect("STORED\r\n");
@@ -74,10 +54,7 @@ fn connections_seen_with(workers: usize, lanes: usize, arguments: &[&str]) {
     for node in &nodes {
         let opened = node.stat("total_connections");
         // Each `stat` above was a connection too; none of the thousand clients was.
-        assert!(
-            opened < 500,
-            "{opened} connections were ever opened to a node"
-        );
+        assert!(opened < 500, "{opened} connections were ever opened to a node");
     }
 }
 
@@ -116,29 +93,18 @@ fn what_a_dead_node_held_misses_and_the_rest_is_served_until_it_is_back() {
         "delete K\r\n",
     ] {
         let reply = client.ask_line(request.replace('K', lost));
-        assert!(
-            reply.starts_with("SERVER_ERROR proxy"),
-            "{request:?}: {reply}"
-        );
+        assert!(reply.starts_with("SERVER_ERROR proxy"), "{request:?}: {reply}");
         client.in_step();
         // Told not to say anything, it says nothing.
-        let quiet = request
-            .replacen("\r\n", " noreply\r\n", 1)
-            .replace('K', lost);
+        let quiet = request.replacen("\r\n", " noreply\r\n", 1).replace('K', lost);
         client.send(quiet).in_step();
     }
     let reply = client.ask_line("flush_all 1000000\r\n");
-    assert!(
-        reply.starts_with("SERVER_ERROR"),
-        "not every node was flushed: {reply}"
-    );
+    assert!(reply.starts_with("SERVER_ERROR"), "not every node was flushed: {reply}");
     // A multiget has the values of the living, in one well-formed reply.
     let all: Vec<&str> = owned.iter().flatten().map(String::as_str).collect();
     let values = client.get(&all);
-    let found: BTreeMap<Vec<u8>, Vec<u8>> = values
-        .into_iter()
-        .map(|value| (value.key, value.data))
-        .collect();
+    let found: BTreeMap<Vec<u8>, Vec<u8>> = values.into_iter().map(|value| (value.key, value.data)).collect();
     assert_eq!(found.len(), owned[0].len() + owned[2].len());
     for key in owned[0].iter().chain(&owned[2]) {
         assert_eq!(found[key.as_bytes()], format!("value of {key}").as_bytes());
@@ -151,11 +117,7 @@ fn what_a_dead_node_held_misses_and_the_rest_is_served_until_it_is_back() {
     client.ask(format!("get {lost}\r\n"), "END\r\n");
     client.set(lost, "new");
     assert_eq!(client.get(&[lost])[0].data, b"new");
-    assert_eq!(
-        nodes[1].client().get(&[lost])[0].data,
-        b"new",
-        "the key lives where it lived"
-    );
+    assert_eq!(nodes[1].client().get(&[lost])[0].data, b"new", "the key lives where it lived");
 }
 
 #[test]
@@ -167,17 +129,11 @@ fn with_on_node_down_error_reads_of_a_dead_node_say_so() {
     slipring.wait_for_states("down", 1);
     for request in ["get K\r\n", "gets K\r\n", "gat 10 K\r\n", "touch K 10\r\n"] {
         let reply = client.ask_line(request.replace('K', &owned[2][0]));
-        assert!(
-            reply.starts_with("SERVER_ERROR proxy"),
-            "{request:?}: {reply}"
-        );
+        assert!(reply.starts_with("SERVER_ERROR proxy"), "{request:?}: {reply}");
         client.in_step();
     }
     // In a multiget the error stands where END would, behind whatever was found.
-    client.send(format!(
-        "get {} {} {}\r\n",
-        owned[0][0], owned[2][0], owned[1][0]
-    ));
+    client.send(format!("get {} {} {}\r\n", owned[0][0], owned[2][0], owned[1][0]));
     let error = client.values().expect_err("an error line instead of END");
     assert!(error.starts_with("SERVER_ERROR proxy"), "{error}");
     client.in_step();
@@ -193,9 +149,7 @@ fn a_node_killed_under_load_never_costs_a_client_its_connection() {
     let mut clients: Vec<TextClient> = (0..8).map(|_| slipring.client()).collect();
     for round in 0..60 {
         for client in &mut clients {
-            client
-                .send(&line)
-                .send(format!("set {} 0 0 1\r\nx\r\n", owned[0][round % 5]));
+            client.send(&line).send(format!("set {} 0 0 1\r\nx\r\n", owned[0][round % 5]));
         }
         if round == 20 {
             nodes[0].kill();
@@ -210,10 +164,7 @@ fn a_node_killed_under_load_never_costs_a_client_its_connection() {
                 assert!(value.data == whole.as_bytes() || value.data == b"x");
             }
             let reply = client.line();
-            assert!(
-                reply == "STORED" || reply.starts_with("SERVER_ERROR proxy"),
-                "{reply}"
-            );
+            assert!(reply == "STORED" || reply.starts_with("SERVER_ERROR proxy"), "{reply}");
         }
     }
     slipring.wait_for_states("up", 3);
@@ -237,9 +188,7 @@ fn no_node_at_all_still_answers() {
     assert!(client.stats("stats").contains_key("version"));
     node.restart();
     slipring.wait_for_states("up", 1);
-    client
-        .set("k", "x")
-        .ask("version\r\n", "VERSION 1.6.18\r\n");
+    client.set("k", "x").ask("version\r\n", "VERSION 1.6.18\r\n");
 }
 
 #[test]
@@ -262,9 +211,7 @@ fn flush_all_reaches_every_node_and_says_ok_once() {
     assert!(client.get(&[all[0]]).is_empty());
     client.send("flush_all 100000 noreply\r\n").in_step();
     for node in &nodes {
-        eventually("each node was flushed four times", || {
-            node.stat("cmd_flush") == 4
-        });
+        eventually("each node was flushed four times", || node.stat("cmd_flush") == 4);
     }
 }
 
@@ -281,10 +228,7 @@ fn flush_all_can_be_denied() {
     client.send("flush_all noreply\r\n");
     client.send("mn\r\n");
     let reply = client.line();
-    assert!(
-        reply == "MN" || reply.starts_with("CLIENT_ERROR "),
-        "{reply}"
-    );
+    assert!(reply == "MN" || reply.starts_with("CLIENT_ERROR "), "{reply}");
     if reply != "MN" {
         client.expect("MN\r\n");
     }

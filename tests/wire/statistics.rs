@@ -4,12 +4,8 @@ use crate::three_nodes;
 use std::collections::BTreeMap;
 
 fn number(stats: &BTreeMap<String, String>, name: &str) -> u64 {
-    let value = stats
-        .get(name)
-        .unwrap_or_else(|| panic!("no {name} in {stats:?}"));
-    value
-        .parse()
-        .unwrap_or_else(|_| panic!("{name} is {value:?}"))
+    let value = stats.get(name).unwrap_or_else(|| panic!("no {name} in {stats:?}"));
+    value.parse().unwrap_or_else(|_| panic!("{name} is {value:?}"))
 }
 
 fn filled() -> ([Memcached; 3], Slipring, TextClient) {
@@ -61,10 +57,7 @@ fn stats_keeps_answering_with_a_node_down() {
     let stats = client.stats("stats");
     assert_eq!(number(&stats, "curr_items"), left);
     let stats = client.stats("stats nodes");
-    let down = stats
-        .iter()
-        .filter(|(_, value)| value.ends_with("down"))
-        .count();
+    let down = stats.iter().filter(|(_, value)| value.ends_with("down")).count();
     assert_eq!(down, 1, "{stats:?}");
     client.in_step();
 }
@@ -76,12 +69,8 @@ fn stats_nodes_says_how_each_node_is() {
     for node in &nodes {
         let name = node.address().to_string();
         let of_node = |field: &str| -> &str {
-            let mut found = stats
-                .iter()
-                .filter(|(stat, _)| stat.contains(&name) && stat.ends_with(field));
-            let (_, value) = found
-                .next()
-                .unwrap_or_else(|| panic!("no {field} of {name} in {stats:?}"));
+            let mut found = stats.iter().filter(|(stat, _)| stat.contains(&name) && stat.ends_with(field));
+            let (_, value) = found.next().unwrap_or_else(|| panic!("no {field} of {name} in {stats:?}"));
             value
         };
         assert_eq!(of_node("state"), "up");
@@ -97,14 +86,7 @@ fn stats_nodes_says_how_each_node_is() {
 fn stats_sum_adds_the_nodes_up() {
     let (nodes, _slipring, mut client) = filled();
     let stats = client.stats("stats sum");
-    for name in [
-        "curr_items",
-        "cmd_set",
-        "get_hits",
-        "get_misses",
-        "limit_maxbytes",
-        "bytes",
-    ] {
+    for name in ["curr_items", "cmd_set", "get_hits", "get_misses", "limit_maxbytes", "bytes"] {
         assert_eq!(number(&stats, name), sum(&nodes, name), "{name}");
     }
     client.in_step();
