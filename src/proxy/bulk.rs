@@ -45,6 +45,7 @@ pub(super) struct Bulk {
 /// The unanswered part of a read, to be asked again.
 #[derive(Debug)]
 pub(super) struct BulkRead {
+    node: NodeIndex,
     seq: u32,
     verb: ReadVerb,
     keys: Vec<Vec<u8>>,
@@ -151,6 +152,7 @@ impl Core {
         let Some(up) = upstreams.get_mut(id.0) else {
             return taken;
         };
+        let node = up.node;
         for (place, entry) in up.fifo.iter_mut().enumerate() {
             let Entry::Group(group) = entry else { continue };
             for index in 0..group.members.len() {
@@ -170,7 +172,7 @@ impl Core {
                 member.client = ClientId(Key::NONE);
                 if !member.done {
                     member.done = true;
-                    taken.push((id, BulkRead { seq: member.seq, verb, keys }));
+                    taken.push((id, BulkRead { node, seq: member.seq, verb, keys }));
                 }
             }
         }
@@ -236,30 +238,53 @@ impl Core {
                 }
                 None => self.open_upstream(node, Kind::Bulk { owner }, Duration::ZERO),
             };
-            self.begin_bulk(owner, lane);
+            self.begin_bulk(owner, lane, node);
         }
     }
 
-    fn begin_bulk(&mut self, owner: ClientId, lane: UpstreamId) {
-        let Some(client) = self.clients.get_mut(owner.0) else {
-            return;
-        };
-        // It goes on in its turn: with its body, or when its reads are answered.
-        client.stall = Stall::Lane;
+    fn begin_bulk(&mut self, owner: ClientId, lane: UpstreamId, node: NodeIndex) {
+        let Some(client) = self.clients.get_mut(owner.0) else { return };
         client.draining = true;
-        let reads = std::mem::take(&mut client.bulk_reads);
+        let reads: Vec<BulkRead> = client.bulk_reads.extract_if(.., |read| read.node == node).collect();
+        if client.bulk_reads.is_empty() {
+            // It goes on in its turn: with its body, or when its reads are answered.
+            client.stall = Stall::Lane;
+            self.shared.resume.push_back(owner);
+        }
         if let Some((large, seq)) = client.begin_stream(lane) {
             self.shared.cells().bulk_transfers.add(1);
             client.in_flight += 1;
             if let Some(up) = self.upstreams.get_mut(lane.0) {
-                up.push(&large.header, Entry::Single { client: owner, seq, verb: large.verb }, &mut self.shared);
+                let entry = Entry::Single { client: owner, seq, verb: large.verb };
+                up.push(&large.header, entry, &mut self.shared);
                 up.touch(lane, &mut self.shared);
             }
         }
         for read in &reads {
             self.ask_again(owner, lane, read);
         }
-        self.shared.resume.push_back(owner);
+    }
+
+    /// A large value of a group's key `key` begins. What its readers asked for earlier in the group
+    /// and did not get is a miss, for nodes answer in the order asked. Told only at `END`, those
+    /// slots would stand in the value's way, and all of it would have to be parked.
+    pub(super) fn decide_misses(&mut self, id: UpstreamId, key: usize) {
+        let Self { upstreams, clients, shared, .. } = self;
+        let Some(Entry::Group(group)) = upstreams.get_mut(id.0).and_then(|up| up.fifo.front_mut()) else { return };
+        for asker in group.askers(key).collect::<Vec<_>>() {
+            let Some(reader) = group.members.get(asker).map(|member| member.client) else { continue };
+            for index in 0..asker {
+                let passed = !group.has_open_key(index, key);
+                let Some(member) = group.members.get_mut(index) else { continue };
+                let Some(client) = clients.get_mut(reader.0) else { continue };
+                if passed && member.client == reader && !member.done {
+                    member.done = true;
+                    shared.cells().get_misses.add(u64::from(member.left));
+                    client.replies.finish(member.seq, &mut shared.pool);
+                    client.settle(reader, shared);
+                }
+            }
+        }
     }
 
     /// Whether a lane's reader has so much waiting that the node is to be read later. Only a lane
@@ -279,7 +304,10 @@ impl Core {
         let (Some((reader, seq)), None) = (readers.next(), readers.next()) else { return false };
         let others = up.fifo.iter().flat_map(Entry::waiting).any(|c| c != reader && self.clients.get(c.0).is_some());
         let Some(client) = self.clients.get_mut(reader.0).filter(|_| !others) else { return false };
-        if client.replies.backlog(seq) < STREAM_BYTES {
+        // What it asked for earlier in the same group ends only behind this value.
+        let earlier = |other: u32| other.wrapping_sub(seq) > u32::MAX / 2;
+        let held = group.members.iter().any(|m| m.client == reader && !m.done && earlier(m.seq));
+        if held || client.replies.backlog(seq) < STREAM_BYTES {
             return false;
         }
         if !client.paused.contains(&id) {

@@ -207,9 +207,9 @@ impl Client {
             Input::Ended => self.stall == Stall::None,
             Input::Quit | Input::Refused => true,
         };
-        // The rest of a value that was on its way will never come, and neither will its answer.
-        let cut = parsed && self.input == Input::Ended && matches!(self.reading, Reading::Stream { .. });
-        if parsed && !self.closing && (cut || (self.replies.is_empty() && self.replies.out.is_empty())) {
+        // A streamed value that ends in the middle is never answered.
+        let answered = self.replies.is_empty() || matches!(self.reading, Reading::Stream { .. });
+        if parsed && !self.closing && answered && self.replies.out.is_empty() {
             self.closing = true;
             shared.finished.push(id);
         }
@@ -339,6 +339,7 @@ impl Core {
             client.dirty = false;
         }
         self.settle_client(id);
+        self.finish_round();
     }
 
     pub(super) fn settle_client(&mut self, id: ClientId) {

@@ -174,16 +174,15 @@ impl Core {
         for index in 0..self.nodes.len() {
             let node = node_index(index);
             let up = self.lane(node, lane);
-            // Before the first connection there is nothing to wait for either.
-            let ready = up.filter(|up| self.upstreams.get(up.0).is_some_and(|up| up.ready));
-            let Some(entry) = self.nodes.get(index) else {
-                continue;
-            };
+            let Some(entry) = self.nodes.get(index) else { continue };
+            // Before the first connection there is nothing to wait for either; the next lane of a
+            // node that answers is only a moment away.
+            let answers = |up: &UpstreamId| self.upstreams.get(up.0).is_some_and(|up| up.ready);
+            let ready = up.filter(|up| entry.state == NodeState::Up || answers(up));
             match ready {
                 Some(up) => asked.push((up, gather.expect(&entry.name))),
                 None => {
-                    let state = if entry.state == NodeState::Up { NodeState::Connecting } else { entry.state };
-                    gather.unreachable(&entry.name, state.word(), self.down_text(node).as_bytes());
+                    gather.unreachable(&entry.name, entry.state.word(), self.down_text(node).as_bytes());
                 }
             }
         }

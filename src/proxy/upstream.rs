@@ -80,8 +80,12 @@ impl Core {
                 Line::Value { key, len } => {
                     let key = group.find(key).ok_or(Desync)?;
                     up.body = Some(Body { key, left: len + 2 });
-                    if len > bulk::BULK_VALUE as u64 && up.kind == Kind::Shared {
-                        self.turn_lane(id, key);
+                    if len > bulk::BULK_VALUE as u64 {
+                        let turns = up.kind == Kind::Shared;
+                        self.decide_misses(id, key);
+                        if turns {
+                            self.turn_lane(id, key);
+                        }
                     }
                     self.deliver_header(id, raw);
                     Ok(())
