@@ -262,7 +262,7 @@ impl Connection {
             let (key, wanted) = keys.swap_remove(at);
             match wanted {
                 Found::Exactly(wanted) => {
-                    assert!(*wanted == value.data, "{key} should be {}, is {}", shown(&wanted), shown(&value.data))
+                    assert!(*wanted == value.data, "{key} should be {}, is {}", shown(&wanted), shown(&value.data));
                 }
                 Found::Nothing => panic!("{key} has no value, and is {}", shown(&value.data)),
                 Found::Whatever => assert!(
