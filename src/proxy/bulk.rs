@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::client::{Large, Reading, Stall, Taken};
 use super::lane::{Entry, Kind};
 use super::table::Key;
-use super::{ClientId, Core, Effect, NodeIndex, Tick, UpstreamId};
+use super::{ClientId, Core, NodeId, Tick, UpstreamId};
 use crate::protocol::request::{ReadVerb, Store};
 use crate::routing::Topology;
 
@@ -42,10 +42,17 @@ pub(super) struct Bulk {
     idle: Vec<UpstreamId>,
 }
 
+impl Bulk {
+    /// Nothing uses or awaits a bulk lane of this node.
+    pub(super) fn is_unused(&self) -> bool {
+        self.busy == 0 && self.waiting.is_empty() && self.idle.is_empty()
+    }
+}
+
 /// The unanswered part of a read, to be asked again.
 #[derive(Debug)]
 pub(super) struct BulkRead {
-    node: NodeIndex,
+    node: NodeId,
     seq: u32,
     verb: ReadVerb,
     keys: Vec<Vec<u8>>,
@@ -70,7 +77,7 @@ impl Core {
             self.ask_again(client, fresh, &read);
         }
         let others = self.drain_all(id, owner);
-        let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
+        let Some(entry) = self.nodes.get_mut(node.0) else {
             return;
         };
         let free = entry.bulk.busy < MAX_BULK;
@@ -108,9 +115,9 @@ impl Core {
     }
 
     /// Puts a fresh shared lane in the place of one that turns.
-    fn fresh_lane(&mut self, node: NodeIndex, old: UpstreamId) -> UpstreamId {
+    fn fresh_lane(&mut self, node: NodeId, old: UpstreamId) -> UpstreamId {
         self.release_waiters(old);
-        let idle = self.nodes.get_mut(usize::from(node.0)).and_then(|entry| entry.bulk.idle.pop());
+        let idle = self.nodes.get_mut(node.0).and_then(|entry| entry.bulk.idle.pop());
         let fresh = match idle {
             Some(id) => {
                 self.set_kind(id, Kind::Shared);
@@ -203,21 +210,40 @@ impl Core {
     }
 
     /// A client waits for a bulk lane of a node: for its large body, or for its large reads.
-    pub(super) fn await_bulk(&mut self, id: ClientId, node: NodeIndex) {
+    pub(super) fn await_bulk(&mut self, id: ClientId, node: NodeId) {
         let Some(client) = self.clients.get_mut(id.0) else {
             return;
         };
         client.stall = Stall::Bulk;
-        if let Some(entry) = self.nodes.get_mut(usize::from(node.0)) {
+        if let Some(entry) = self.nodes.get_mut(node.0) {
             entry.bulk.waiting.push_back(id);
         }
         self.grant(node);
     }
 
+    /// The node has left: bodies that have not begun go to where their keys live now.
+    pub(super) fn reroute_bodies(&mut self, node: NodeId) {
+        let Some(entry) = self.nodes.get_mut(node.0) else { return };
+        for id in std::mem::take(&mut entry.bulk.waiting) {
+            let Some(client) = self.clients.get(id.0) else { continue };
+            // Its large reads stay: parts of one reply, they are asked where they were asked first.
+            let to = client.awaiting_key().map_or(node, |hash| self.owner(hash));
+            self.await_bulk(id, to);
+        }
+    }
+
+    /// Closes the idle bulk lanes of a node.
+    pub(super) fn close_idle_of(&mut self, node: NodeId) {
+        let idle = self.nodes.get_mut(node.0).map(|entry| std::mem::take(&mut entry.bulk.idle));
+        for id in idle.unwrap_or_default() {
+            self.drop_upstream(id, b"");
+        }
+    }
+
     /// Gives free bulk lanes to those that wait.
-    fn grant(&mut self, node: NodeIndex) {
+    fn grant(&mut self, node: NodeId) {
         loop {
-            let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
+            let Some(entry) = self.nodes.get_mut(node.0) else {
                 return;
             };
             if entry.bulk.busy >= MAX_BULK {
@@ -242,7 +268,7 @@ impl Core {
         }
     }
 
-    fn begin_bulk(&mut self, owner: ClientId, lane: UpstreamId, node: NodeIndex) {
+    fn begin_bulk(&mut self, owner: ClientId, lane: UpstreamId, node: NodeId) {
         let Some(client) = self.clients.get_mut(owner.0) else { return };
         client.draining = true;
         let reads: Vec<BulkRead> = client.bulk_reads.extract_if(.., |read| read.node == node).collect();
@@ -318,12 +344,16 @@ impl Core {
 
     /// Something on a bulk or retired lane is over: closes it, or keeps it for the next, when nobody
     /// needs it any more.
-    pub(super) fn release_bulk(&mut self, id: UpstreamId) {
+    pub(super) fn release_lane(&mut self, id: UpstreamId) {
         let Some(up) = self.upstreams.get(id.0) else {
             return;
         };
-        if matches!(up.kind, Kind::Shared | Kind::Idle { .. }) {
-            return;
+        match up.kind {
+            Kind::Shared | Kind::Idle { .. } => return,
+            // What nobody waits for was promised all the same: a `noreply` of a client that left.
+            Kind::Draining { .. } if !up.fifo.is_empty() => return,
+            Kind::Draining { .. } => return self.drop_upstream(id, b""),
+            Kind::Bulk { .. } | Kind::Retired => {}
         }
         let needed = up.fifo.iter().flat_map(Entry::waiting).any(|client| self.clients.get(client.0).is_some());
         let Kind::Bulk { owner } = up.kind else {
@@ -341,18 +371,21 @@ impl Core {
             return self.drop_upstream(id, b"");
         }
         let (node, since) = (up.node, self.shared.now);
+        if self.nodes.get(node.0).is_some_and(|entry| entry.departed) {
+            return self.drop_upstream(id, b"");
+        }
         self.set_kind(id, Kind::Idle { since });
-        if let Some(entry) = self.nodes.get_mut(usize::from(node.0)) {
+        if let Some(entry) = self.nodes.get_mut(node.0) {
             entry.bulk.busy = entry.bulk.busy.saturating_sub(1);
             entry.bulk.idle.push(id);
         }
-        self.shared.effects.push(Effect::Tick(IDLE));
+        self.shared.ask_for_tick(IDLE);
         self.grant(node);
     }
 
     /// A bulk lane is gone.
-    pub(super) fn bulk_lost(&mut self, id: UpstreamId, node: NodeIndex, kind: Kind) {
-        let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
+    pub(super) fn bulk_lost(&mut self, id: UpstreamId, node: NodeId, kind: Kind) {
+        let Some(entry) = self.nodes.get_mut(node.0) else {
             return;
         };
         match kind {
@@ -366,8 +399,9 @@ impl Core {
                 self.grant(node);
             }
             Kind::Idle { .. } => entry.bulk.idle.retain(|idle| *idle != id),
-            Kind::Shared | Kind::Retired => {}
+            Kind::Shared | Kind::Retired | Kind::Draining { .. } => {}
         }
+        self.forget_departed(node);
     }
 
     /// A client has gone: a lane that worked for it alone is closed, whatever it was doing.
@@ -413,8 +447,8 @@ impl Core {
             return Taken::Stalled;
         }
         let total = store.len as u64 + 2;
-        let node = self.topology.route(store.key);
         let lane = client.lane;
+        let node = self.owner(Topology::hash(store.key));
         self.shared.cells().stores.add(1);
         if self.lane(node, lane).is_none() {
             self.answer_down(id, node, store.quiet, store.verb.into());
@@ -426,8 +460,13 @@ impl Core {
         let mut header = Vec::new();
         store.write(&mut header);
         if let Some(client) = self.clients.get_mut(id.0) {
-            client.reading =
-                Reading::AwaitLane(Box::new(Large { header, quiet: store.quiet, verb: store.verb.into(), total }));
+            client.reading = Reading::AwaitLane(Box::new(Large {
+                header,
+                hash: Topology::hash(store.key),
+                quiet: store.quiet,
+                verb: store.verb.into(),
+                total,
+            }));
         }
         self.await_bulk(id, node);
         Taken::Yes(0)
@@ -470,7 +509,7 @@ impl Core {
             end.len()
         };
         up.touch(lane, shared);
-        self.release_bulk(lane);
+        self.release_lane(lane);
         Some(used)
     }
 }

@@ -67,6 +67,7 @@ pub(super) struct Body {
 #[derive(Debug)]
 pub(super) struct Large {
     pub(super) header: Vec<u8>,
+    pub(super) hash: u64,
     pub(super) quiet: bool,
     pub(super) verb: Verb,
     /// The block's length, CRLF included.
@@ -224,6 +225,14 @@ impl Client {
     pub(super) fn stream_lost(&mut self) {
         if let Reading::Stream { left, .. } = self.reading {
             self.reading = Reading::Swallow(left);
+        }
+    }
+
+    /// The hash of the key whose large value waits for a lane.
+    pub(super) fn awaiting_key(&self) -> Option<u64> {
+        match &self.reading {
+            Reading::AwaitLane(large) => Some(large.hash),
+            _ => None,
         }
     }
 

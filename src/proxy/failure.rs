@@ -1,10 +1,11 @@
 //! What becomes of a connection that failed, and of what waited on it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::group::Group;
 use super::lane::{Entry, Kind, Verb};
-use super::{Core, Effect, NodeIndex, OnNodeDown, Tick, UpstreamId};
+use super::{Core, Effect, NodeId, OnNodeDown, Tick, UpstreamId};
 use crate::metrics::NodeState;
 
 /// Why a connection is closed.
@@ -46,7 +47,7 @@ impl Core {
         };
         let (node, ready, kind, waiting) = (up.node, up.ready, up.kind, up.fifo.len());
         let unused = matches!(kind, Kind::Idle { .. });
-        let name = self.nodes.get(usize::from(node.0)).map(|entry| entry.name.clone()).unwrap_or_default();
+        let name = self.nodes.get(node.0).map(|entry| Arc::clone(&entry.node.name)).unwrap_or_default();
         match reason {
             FailReason::Desync => {
                 self.shared.cells().desyncs.add(1);
@@ -67,10 +68,10 @@ impl Core {
         self.drop_upstream(id, text.as_bytes());
     }
 
-    fn plan_reconnect(&mut self, node: NodeIndex, ready: bool) -> Duration {
+    fn plan_reconnect(&mut self, node: NodeId, ready: bool) -> Duration {
         let random = self.shared.random();
         let now = self.shared.now.0;
-        let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
+        let Some(entry) = self.nodes.get_mut(node.0) else {
             return Duration::ZERO;
         };
         let wait = entry.health.failed(ready, now, random);

@@ -1,15 +1,17 @@
 //! One reply made of every node's: `flush_all` and the `stats` family.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::lane::Entry;
 use super::stats::{self, NodeReport, Sidecar};
 use super::upstream::Desync;
-use super::{ClientId, Core, UpstreamId, node_index};
+use super::{ClientId, Core, UpstreamId};
 use crate::metrics::NodeState;
 use crate::protocol::number;
 use crate::protocol::reply::Line;
 use crate::protocol::request::Stats;
+use crate::routing::NodeIndex;
 
 /// Most bytes of `STAT` lines one node may send.
 const MAX_PART: usize = 256 << 10;
@@ -127,7 +129,7 @@ impl Gather {
                 Stats::Slabs => stats::slabs(out, &reports),
                 Stats::Settings => stats::settings(out, sidecar, &reports),
                 Stats::Sizes => out.extend_from_slice(b"STAT sizes_status disabled\r\nEND\r\n"),
-                Stats::Conns | Stats::Reset => out.extend_from_slice(b"END\r\n"),
+                Stats::Conns | Stats::Reset | Stats::Ring => out.extend_from_slice(b"END\r\n"),
             },
         }
     }
@@ -155,6 +157,10 @@ impl Core {
             Stats::Slabs => b"stats slabs\r\n",
             Stats::Settings => b"stats settings\r\n",
             Stats::Reset => return self.fan_out(id, Gathering::Reset, b"stats reset\r\n", false),
+            Stats::Ring => {
+                let text = self.ring_lines();
+                return self.answer(id, text.as_bytes(), false);
+            }
             // One line each, the same for any router.
             Stats::Sizes => {
                 return self.answer(id, b"STAT sizes_status disabled\r\nEND\r\n", false);
@@ -171,18 +177,17 @@ impl Core {
         };
         let mut gather = Box::new(Gather::new(what));
         let mut asked = Vec::new();
-        for index in 0..self.nodes.len() {
-            let node = node_index(index);
+        for &node in &self.ring {
             let up = self.lane(node, lane);
-            let Some(entry) = self.nodes.get(index) else { continue };
+            let Some(entry) = self.nodes.get(node.0) else { continue };
             // Before the first connection there is nothing to wait for either; the next lane of a
             // node that answers is only a moment away.
             let answers = |up: &UpstreamId| self.upstreams.get(up.0).is_some_and(|up| up.ready);
             let ready = up.filter(|up| entry.state == NodeState::Up || answers(up));
             match ready {
-                Some(up) => asked.push((up, gather.expect(&entry.name))),
+                Some(up) => asked.push((up, gather.expect(&entry.node.name))),
                 None => {
-                    gather.unreachable(&entry.name, entry.state.word(), self.down_text(node).as_bytes());
+                    gather.unreachable(&entry.node.name, entry.state.word(), self.down_text(node).as_bytes());
                 }
             }
         }
@@ -203,6 +208,22 @@ impl Core {
             up.push(line, Entry::Gather { client: id, seq, part, end }, shared);
             up.touch(up_id, shared);
         }
+    }
+
+    /// The answer to `stats ring`.
+    fn ring_lines(&self) -> String {
+        let topology = &self.topology;
+        let mut text = format!(
+            "STAT ring_fingerprint {}\r\nSTAT ring_version {}\r\nSTAT ring_nodes {}\r\n",
+            topology.name(),
+            topology.version(),
+            topology.nodes().len(),
+        );
+        for (node, index) in topology.nodes().iter().zip(0..) {
+            let _ = write!(text, "STAT {}.share {:.6}\r\n", node.name, topology.share(NodeIndex(index)));
+        }
+        text.push_str("END\r\n");
+        text
     }
 
     /// The figures of the whole process for `stats`.

@@ -13,12 +13,13 @@
 //! on its way from the old socket can be taken for the new one's.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::gather::End;
 use super::group::{Group, Member};
 use super::table::Key;
-use super::{ClientId, Core, Effect, NodeIndex, OutBuf, Shared, Tick, UpstreamId, bulk};
+use super::{ClientId, Core, Effect, NodeId, OutBuf, Shared, Tick, UpstreamId, bulk};
 use crate::metrics::{NodeState, WorkerCells};
 use crate::protocol::reply::Line;
 use crate::protocol::request::{Change, StoreVerb};
@@ -38,6 +39,9 @@ pub(super) enum Kind {
     /// A shared lane that a large value has taken over while others still wait on it; takes no new
     /// request and closes when its FIFO is empty.
     Retired,
+    /// A shared lane of a node that has left the ring: no new request; closes when its FIFO is
+    /// empty, or when it has shown no progress for the drain time-out.
+    Draining { since: Tick },
     /// A bulk lane without work; closes soon unless it is needed again.
     Idle { since: Tick },
 }
@@ -129,7 +133,7 @@ pub(super) struct Body {
 /// An upstream connection: one lane.
 #[derive(Debug)]
 pub(super) struct Upstream {
-    pub(super) node: NodeIndex,
+    pub(super) node: NodeId,
     pub(super) kind: Kind,
     /// `VERSION` has come.
     pub(super) ready: bool,
@@ -239,7 +243,7 @@ impl Entry {
 
 impl Core {
     /// Makes an upstream connection and asks the rim to connect it.
-    pub(super) fn open_upstream(&mut self, node: NodeIndex, kind: Kind, wait: Duration) -> UpstreamId {
+    pub(super) fn open_upstream(&mut self, node: NodeId, kind: Kind, wait: Duration) -> UpstreamId {
         let mut out = OutBuf::default();
         // The first reply proves that this is a memcached that takes us; requests follow at once.
         out.append(b"version\r\n", &mut self.shared.pool);
@@ -257,14 +261,16 @@ impl Core {
             full: false,
             waiters: VecDeque::new(),
         }));
-        self.shared.effects.push(Effect::Connect(id, node, wait));
+        if let Some(entry) = self.nodes.get(node.0) {
+            self.shared.effects.push(Effect::Connect(id, Arc::clone(&entry.node), wait));
+        }
         id
     }
 
     /// The lane of a node that a client's requests go to, unless the node cannot be asked.
     #[inline]
-    pub(super) fn lane(&self, node: NodeIndex, lane: usize) -> Option<UpstreamId> {
-        let entry = self.nodes.get(usize::from(node.0))?;
+    pub(super) fn lane(&self, node: NodeId, lane: usize) -> Option<UpstreamId> {
+        let entry = self.nodes.get(node.0)?;
         let id = *entry.lanes.get(lane)?;
         if entry.state == NodeState::Up {
             return Some(id);
@@ -302,6 +308,7 @@ impl Core {
         self.shared.now = now;
         if let Some(up) = self.upstreams.get_mut(id.0) {
             up.out.advance(bytes, &mut self.shared.pool);
+            self.note_progress(id);
             self.relieve(id);
             self.finish_round();
         }
@@ -316,13 +323,23 @@ impl Core {
         }
     }
 
+    /// A draining lane moves: its time-out begins anew.
+    pub(super) fn note_progress(&mut self, id: UpstreamId) {
+        let now = self.shared.now;
+        if let Some(up) = self.upstreams.get_mut(id.0)
+            && let Kind::Draining { since } = &mut up.kind
+        {
+            *since = now;
+        }
+    }
+
     /// Lets waiting clients go on when the lane has room again.
     pub(super) fn relieve(&mut self, id: UpstreamId) {
         let Some(up) = self.upstreams.get_mut(id.0) else {
             return;
         };
         let room = match up.kind {
-            Kind::Shared => up.out.len() < LANE_BYTES / 2 && up.fifo.len() < LANE_REQUESTS / 2,
+            Kind::Shared | Kind::Draining { .. } => up.out.len() < LANE_BYTES / 2 && up.fifo.len() < LANE_REQUESTS / 2,
             _ => up.out.len() < bulk::STREAM_BYTES / 2,
         };
         if room {
@@ -352,8 +369,8 @@ impl Core {
     }
 
     /// Puts another connection in a lane's place.
-    pub(super) fn replace_lane(&mut self, node: NodeIndex, old: UpstreamId, new: UpstreamId) {
-        let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
+    pub(super) fn replace_lane(&mut self, node: NodeId, old: UpstreamId, new: UpstreamId) {
+        let Some(entry) = self.nodes.get_mut(node.0) else {
             return;
         };
         if let Some(place) = entry.lanes.iter_mut().find(|lane| **lane == old) {

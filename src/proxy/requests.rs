@@ -6,7 +6,7 @@ use super::bulk::BULK_VALUE;
 use super::client::{Body, Input, Reading, Stall, Taken, Target};
 use super::lane::{Entry, Verb};
 use super::replies::Part;
-use super::{ClientId, Core, NodeIndex, OnNodeDown, UpstreamId};
+use super::{ClientId, Core, NodeId, OnNodeDown, UpstreamId};
 use crate::protocol::request::{self, Block, Change, Keys, ReadVerb, Refusal, Request, Store};
 use crate::routing::Topology;
 
@@ -87,7 +87,7 @@ impl Core {
         for key in keys {
             count += 1;
             let hash = Topology::hash(key);
-            let node = self.topology.route_hash(hash);
+            let node = self.owner(hash);
             match self.lane(node, lane) {
                 Some(up) => self.ask(id, up, verb, key, hash, &mut first),
                 None => {
@@ -127,7 +127,7 @@ impl Core {
         };
         let merge = shared.settings.merge_gets
             && matches!(verb, ReadVerb::Get | ReadVerb::Gets)
-            && nodes.get(usize::from(up.node.0)).is_some_and(|node| node.no_merge_until <= shared.now);
+            && nodes.get(up.node.0).is_some_and(|node| node.no_merge_until <= shared.now);
         // The open group's last member is this read's when its slot is not older than the first.
         let this_read = |seq: u32| first.is_some_and(|first| seq.wrapping_sub(first) < u32::MAX / 2);
         let mut own = false;
@@ -242,7 +242,7 @@ impl Core {
 
     /// Puts a request for one node on its lane and owes its reply, or answers that the node is down.
     fn enqueue(&mut self, id: ClientId, hash: u64, quiet: bool, line: &[u8], verb: Verb) -> Option<UpstreamId> {
-        let node = self.topology.route_hash(hash);
+        let node = self.owner(hash);
         let lane = self.clients.get(id.0)?.lane;
         let Some(up_id) = self.lane(node, lane) else {
             self.answer_down(id, node, quiet, verb);
@@ -257,7 +257,7 @@ impl Core {
         Some(up_id)
     }
 
-    pub(super) fn answer_down(&mut self, id: ClientId, node: NodeIndex, quiet: bool, verb: Verb) {
+    pub(super) fn answer_down(&mut self, id: ClientId, node: NodeId, quiet: bool, verb: Verb) {
         if verb == Verb::Touch && self.shared.settings.on_node_down == OnNodeDown::Miss {
             self.shared.cells().soft_misses.add(1);
             return self.answer(id, b"NOT_FOUND\r\n", quiet);
@@ -267,8 +267,8 @@ impl Core {
         self.answer(id, text.as_bytes(), quiet);
     }
 
-    pub(super) fn down_text(&self, node: NodeIndex) -> String {
-        let name = self.nodes.get(usize::from(node.0)).map_or("", |entry| &entry.name);
+    pub(super) fn down_text(&self, node: NodeId) -> String {
+        let name = self.nodes.get(node.0).map_or("", |entry| &entry.node.name);
         format!("SERVER_ERROR proxy: node {name} is down\r\n")
     }
 
@@ -277,7 +277,7 @@ impl Core {
         if self.shared.full_lanes == 0 {
             return false;
         }
-        let node = self.topology.route_hash(hash);
+        let node = self.owner(hash);
         let Some(lane) = self.clients.get(id.0).and_then(|client| self.lane(node, client.lane)) else {
             return false;
         };

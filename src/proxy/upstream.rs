@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::failure::FailReason;
 use super::lane::{Body, Entry, Kind};
-use super::{ClientId, Core, NodeIndex, Tick, UpstreamId, Version, bulk};
+use super::nodes::Version;
+use super::{ClientId, Core, NodeId, Tick, UpstreamId, bulk};
 use crate::metrics::NodeState;
 use crate::protocol::reply::{self, Line, MAX_REPLY_LINE};
 
@@ -29,7 +30,8 @@ impl Core {
             self.fail_upstream(id, FailReason::Desync);
         } else {
             self.relieve(id);
-            self.release_bulk(id);
+            self.note_progress(id);
+            self.release_lane(id);
         }
         self.finish_round();
     }
@@ -122,8 +124,8 @@ impl Core {
         }
     }
 
-    fn node_answered(&mut self, node: NodeIndex, text: &[u8]) {
-        if let Some(entry) = self.nodes.get_mut(usize::from(node.0)) {
+    fn node_answered(&mut self, node: NodeId, text: &[u8]) {
+        if let Some(entry) = self.nodes.get_mut(node.0) {
             entry.health.succeeded(self.shared.now.0);
             entry.version = Version::read(text);
         }
@@ -232,7 +234,7 @@ impl Core {
         }
         if error.is_some()
             && !one
-            && let Some(node) = nodes.get_mut(usize::from(up.node.0))
+            && let Some(node) = nodes.get_mut(up.node.0)
         {
             node.no_merge_until = shared.now.after(NO_MERGE);
         }
@@ -266,19 +268,5 @@ fn check_end(left: u64, piece: &[u8]) -> Result<(), Desync> {
     match (from_end(2), from_end(1)) {
         (None | Some(b'\r'), None | Some(b'\n')) => Ok(()),
         _ => Err(Desync),
-    }
-}
-
-impl Version {
-    fn read(text: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(text).ok()?;
-        let mut number = [0; 3];
-        for (place, part) in number.iter_mut().zip(text.split('.')) {
-            let digits = part.split(|c: char| !c.is_ascii_digit()).next()?;
-            *place = digits.parse().ok()?;
-        }
-        // Clients read `X.Y.Z` strictly: a suffix such as `-rc1` or `_beta` is left out.
-        let text = format!("{}.{}.{}", number.first()?, number.get(1)?, number.get(2)?);
-        Some(Self { number, text })
     }
 }
