@@ -181,8 +181,8 @@ impl Rim {
         match effect {
             Effect::WakeClient(id) => wake(&self.clients, id.index(), |socket| socket.id == id),
             Effect::WakeUpstream(id) => wake(&self.upstreams, id.index(), |socket| socket.id == id),
-            Effect::Connect(id, node, wait) => {
-                spawn_local(Rc::clone(self).upstream(id, node, wait));
+            Effect::Connect(id, wait) => {
+                spawn_local(Rc::clone(self).upstream(id, wait));
             }
             Effect::Tick(wait) => {
                 spawn_local(Rc::clone(self).tick(wait));
@@ -203,9 +203,12 @@ impl Rim {
     }
 
     async fn tick(self: Rc<Self>, wait: Duration) {
-        sleep(wait).await;
-        self.core.borrow_mut().tick(self.now());
-        self.apply();
+        let mut next = Some(self.now().after(wait));
+        while let Some(at) = next {
+            sleep(Duration::from_micros(at.0.saturating_sub(self.now().0))).await;
+            next = self.core.borrow_mut().tick(self.now());
+            self.apply();
+        }
     }
 
     // === clients ===
@@ -233,7 +236,7 @@ impl Rim {
     }
 
     fn poll_client(self: &Rc<Self>, id: ClientId, read: &mut OwnedReadHalf, cx: &mut Context<'_>) -> Poll<()> {
-        if self.poll_writable(&self.clients, id.index(), cx).is_ready() {
+        if poll_writable(&self.clients, id.index(), cx, |socket| socket.id == id).is_ready() {
             self.core.borrow_mut().client_writable(id);
             self.apply();
         }
@@ -277,10 +280,12 @@ impl Rim {
 
     // === nodes ===
 
-    async fn upstream(self: Rc<Self>, id: UpstreamId, node: Arc<Node>, wait: Duration) {
+    async fn upstream(self: Rc<Self>, id: UpstreamId, wait: Duration) {
         if !wait.is_zero() {
             sleep(wait).await;
         }
+        // Its address may have changed during the wait.
+        let Some(node) = self.core.borrow().upstream_node(id) else { return };
         let connected = timeout(self.parts.connect_timeout, connect(&node)).await;
         let reason = match &connected {
             Ok(Ok(_)) => None,
@@ -307,7 +312,7 @@ impl Rim {
     }
 
     fn poll_upstream(self: &Rc<Self>, id: UpstreamId, read: &mut OwnedReadHalf, cx: &mut Context<'_>) -> Poll<()> {
-        if self.poll_writable(&self.upstreams, id.index(), cx).is_ready() {
+        if poll_writable(&self.upstreams, id.index(), cx, |socket| socket.id == id).is_ready() {
             self.core.borrow_mut().upstream_writable(id);
             self.apply();
         }
@@ -344,24 +349,6 @@ impl Rim {
     }
 
     // === writing ===
-
-    /// Keeps the task's waker, and for a blocked socket waits for room. Ready when writes go on.
-    fn poll_writable<Id>(&self, sockets: &Sockets<Id>, index: usize, cx: &mut Context<'_>) -> Poll<()> {
-        let mut sockets = sockets.borrow_mut();
-        let Some(Some(socket)) = sockets.get_mut(index) else {
-            return Poll::Pending;
-        };
-        if !socket.task.will_wake(cx.waker()) {
-            socket.task.clone_from(cx.waker());
-        }
-        if !socket.blocked {
-            return Poll::Pending;
-        }
-        // An error shows itself at the next write, or as the end of what is read.
-        let ready = socket.write.as_ref().poll_write_ready(cx).map(|_| ());
-        socket.blocked = ready.is_pending();
-        ready
-    }
 
     fn poll_flush(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
         if !self.flusher.borrow().will_wake(cx.waker()) {
@@ -417,6 +404,30 @@ impl Rim {
             }
         }
     }
+}
+
+/// Keeps the task's waker, and for a blocked socket waits for room. Ready when writes go on. Nothing
+/// for a task whose socket is gone: its place may be another's.
+fn poll_writable<Id>(
+    sockets: &Sockets<Id>,
+    index: usize,
+    cx: &mut Context<'_>,
+    is: impl Fn(&Socket<Id>) -> bool,
+) -> Poll<()> {
+    let mut sockets = sockets.borrow_mut();
+    let Some(socket) = sockets.get_mut(index).and_then(Option::as_mut).filter(|socket| is(socket)) else {
+        return Poll::Pending;
+    };
+    if !socket.task.will_wake(cx.waker()) {
+        socket.task.clone_from(cx.waker());
+    }
+    if !socket.blocked {
+        return Poll::Pending;
+    }
+    // An error shows itself at the next write, or as the end of what is read.
+    let ready = socket.write.as_ref().poll_write_ready(cx).map(|_| ());
+    socket.blocked = ready.is_pending();
+    ready
 }
 
 /// The socket is full: its task waits for room.

@@ -18,12 +18,14 @@ pub const MAX_LINE: usize = 2048;
 /// Longest `get`, `gets`, `gat` or `gats` line, in bytes: 10,000 keys of 250 bytes are 2.5 MB.
 pub const MAX_KEY_LINE: usize = 4 << 20;
 
-/// Whether a line that has no end yet may grow up to [`MAX_KEY_LINE`].
-///
-/// `head` is the beginning of the line, at least eight bytes behind its leading spaces.
+/// Most spaces before the verb of a line longer than [`MAX_LINE`], as in memcached.
+const MAX_INDENT: usize = 100;
+
+/// Whether a line may grow up to [`MAX_KEY_LINE`]. `head` is its beginning, at least [`MAX_LINE`]
+/// bytes of it.
 #[must_use]
 pub fn is_key_line(head: &[u8]) -> bool {
     let start = head.iter().position(|&b| b != b' ').unwrap_or(head.len());
-    let head = head.get(start..).unwrap_or_default();
-    [b"get ".as_slice(), b"gets ", b"gat ", b"gats ", b"bget "].iter().any(|verb| head.starts_with(verb))
+    let verbs = [b"get ".as_slice(), b"gets ", b"gat ", b"gats ", b"bget "];
+    start <= MAX_INDENT && head.get(start..).is_some_and(|head| verbs.iter().any(|verb| head.starts_with(verb)))
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::client::{Large, Reading, Stall, Taken};
 use super::lane::{Entry, Kind};
+use super::replies::Replies;
 use super::table::Key;
 use super::{ClientId, Core, NodeId, Tick, UpstreamId};
 use crate::protocol::request::{ReadVerb, Store};
@@ -56,47 +57,81 @@ pub(super) struct BulkRead {
     seq: u32,
     verb: ReadVerb,
     keys: Vec<Vec<u8>>,
+    /// Its client waits for a bulk lane of the node.
+    queued: bool,
+}
+
+impl BulkRead {
+    /// Whether its turn has come: the reply it belongs to is its client's next. Says so once.
+    pub(super) fn is_due(&mut self, replies: &Replies) -> bool {
+        let due = !self.queued && replies.is_head(self.seq);
+        self.queued |= due;
+        due
+    }
 }
 
 impl Core {
-    /// The reply at the head of a shared lane announces a large value of the group's key `key`.
+    /// The reply at the head of a lane announces a large value of the group's key `key`.
     pub(super) fn turn_lane(&mut self, id: UpstreamId, key: usize) {
-        let Some(up) = self.upstreams.get(id.0) else {
-            return;
-        };
-        let node = up.node;
+        let Some(up) = self.upstreams.get(id.0) else { return };
+        let (node, draining) = (up.node, up.kind == Kind::Draining);
         let writers: Vec<ClientId> =
             up.fifo.iter().filter(|entry| !matches!(entry, Entry::Group(_))).flat_map(Entry::clients).collect();
-        let owner = up.body_askers().and_then(|(group, key)| {
-            let askers = group.askers(key).filter_map(|i| group.members.get(i).map(|m| m.client));
-            askers.into_iter().find(|client| self.clients.get(client.0).is_some())
+        let reader = up.body_askers().and_then(|(group, key)| {
+            let mut askers = group.askers(key).filter_map(|i| group.members.get(i).map(|m| (m.client, m.seq)));
+            askers.find(|(client, _)| self.clients.get(client.0).is_some())
         });
+        let owner = reader.map(|(client, _)| client);
         self.shared.cells().bulk_transfers.add(1);
-        let fresh = self.fresh_lane(node, id);
-        for (client, read) in self.take_reads(id, key, |c| Some(c) != owner && !writers.contains(&c)) {
-            self.ask_again(client, fresh, &read);
+        if !draining {
+            // A node that has left has no other lane for the bystanders.
+            let fresh = self.fresh_lane(node, id);
+            for (client, read) in self.take_reads(id, key, |c, _| Some(c) != owner && !writers.contains(&c)) {
+                self.ask_again(client, fresh, &read);
+            }
         }
         let others = self.drain_all(id, owner);
-        let Some(entry) = self.nodes.get_mut(node.0) else {
+        let Some((owner, seq)) = reader else { return self.retire(id, others) };
+        if draining && !others {
+            // It may pause where it is.
             return;
-        };
-        let free = entry.bulk.busy < MAX_BULK;
-        match owner {
-            Some(owner) if !others && free => {
-                entry.bulk.busy += 1;
-                self.set_kind(id, Kind::Bulk { owner });
-            }
-            Some(owner) if !writers.contains(&owner) => {
-                let reads = self.take_reads(id, key, |client| client == owner);
-                if let Some(client) = self.clients.get_mut(owner.0) {
-                    client.bulk_reads.extend(reads.into_iter().map(|(_, read)| read));
-                }
-                self.retire(id, others);
-                self.await_bulk(owner, node);
-            }
-            Some(_) => self.set_kind(id, Kind::Retired),
-            None => self.retire(id, others),
         }
+        if writers.contains(&owner) {
+            // Its reads and writes stay in order where they are. With nobody else there it may pause.
+            return self.set_kind(id, Kind::Retired);
+        }
+        // Only the reply that is next in its client's order holds a bulk lane. A client that held one
+        // for a later reply could wait for the lane of the earlier one, and that for this one.
+        let next = self.clients.get(owner.0).is_some_and(|client| client.replies.is_head(seq));
+        let busy = self.nodes.get(node.0).map_or(MAX_BULK, |entry| entry.bulk.busy);
+        let turns = next && !others && busy < MAX_BULK;
+        // For the same reason its later reads leave with it, unless all it waits for comes by this lane.
+        let whole = turns && self.waits_here_alone(owner, id);
+        let reads = self.take_reads(id, key, |client, other| client == owner && !whole && !(turns && other == seq));
+        if let Some(client) = self.clients.get_mut(owner.0) {
+            client.bulk_reads.extend(reads.into_iter().map(|(_, read)| read));
+            if !client.bulk_reads.is_empty() {
+                client.stall = Stall::Bulk;
+            }
+        }
+        if turns {
+            if let Some(entry) = self.nodes.get_mut(node.0) {
+                entry.bulk.busy += 1;
+            }
+            self.set_kind(id, Kind::Bulk { owner });
+        } else {
+            self.retire(id, others);
+        }
+        self.settle_client(owner);
+    }
+
+    /// Whether everything a client has in flight is on one lane.
+    fn waits_here_alone(&self, id: ClientId, lane: UpstreamId) -> bool {
+        let here = self
+            .upstreams
+            .get(lane.0)
+            .map_or(0, |up| up.fifo.iter().flat_map(Entry::clients).filter(|c| *c == id).count());
+        self.clients.get(id.0).is_some_and(|client| client.in_flight as usize == here && client.bulk_reads.is_empty())
     }
 
     /// Lets a lane run dry, or closes it when nobody waits on it.
@@ -152,9 +187,9 @@ impl Core {
         &mut self,
         id: UpstreamId,
         head: usize,
-        takes: impl Fn(ClientId) -> bool,
+        takes: impl Fn(ClientId, u32) -> bool,
     ) -> Vec<(ClientId, BulkRead)> {
-        let Self { upstreams, clients, .. } = self;
+        let Self { upstreams, clients, shared, .. } = self;
         let mut taken = Vec::new();
         let Some(up) = upstreams.get_mut(id.0) else {
             return taken;
@@ -172,15 +207,15 @@ impl Core {
                     continue;
                 };
                 let id = member.client;
-                let Some(client) = clients.get_mut(id.0).filter(|_| takes(id)) else {
-                    continue;
-                };
+                let seq = member.seq;
+                let Some(client) = clients.get_mut(id.0).filter(|_| takes(id, seq)) else { continue };
                 client.in_flight = client.in_flight.saturating_sub(1);
                 member.client = ClientId(Key::NONE);
                 if !member.done {
                     member.done = true;
-                    taken.push((id, BulkRead { node, seq: member.seq, verb, keys }));
+                    taken.push((id, BulkRead { node, seq, verb, keys, queued: false }));
                 }
+                client.settle(id, shared);
             }
         }
         taken
@@ -209,11 +244,9 @@ impl Core {
         up.touch(lane, shared);
     }
 
-    /// A client waits for a bulk lane of a node: for its large body, or for its large reads.
+    /// A client waits for a bulk lane of a node: for its large body, or for its next large read.
     pub(super) fn await_bulk(&mut self, id: ClientId, node: NodeId) {
-        let Some(client) = self.clients.get_mut(id.0) else {
-            return;
-        };
+        let Some(client) = self.clients.get_mut(id.0) else { return };
         client.stall = Stall::Bulk;
         if let Some(entry) = self.nodes.get_mut(node.0) {
             entry.bulk.waiting.push_back(id);
@@ -221,14 +254,25 @@ impl Core {
         self.grant(node);
     }
 
-    /// The node has left: bodies that have not begun go to where their keys live now.
+    /// A large read has become the next reply of its client.
+    pub(super) fn queue_bulk_read(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get(id.0) else { return };
+        let next = client.bulk_reads.iter().find(|read| read.queued).map(|read| read.node);
+        if let Some(node) = next {
+            self.await_bulk(id, node);
+        }
+    }
+
+    /// The ring has changed: bodies that have not begun go to where their keys live now.
     pub(super) fn reroute_bodies(&mut self, node: NodeId) {
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
         for id in std::mem::take(&mut entry.bulk.waiting) {
             let Some(client) = self.clients.get(id.0) else { continue };
-            // Its large reads stay: parts of one reply, they are asked where they were asked first.
+            // Large reads stay: a part of a reply is asked where it was asked first.
             let to = client.awaiting_key().map_or(node, |hash| self.owner(hash));
-            self.await_bulk(id, to);
+            if self.nodes.get(to.0).is_some() {
+                self.await_bulk(id, to);
+            }
         }
     }
 
@@ -271,10 +315,10 @@ impl Core {
     fn begin_bulk(&mut self, owner: ClientId, lane: UpstreamId, node: NodeId) {
         let Some(client) = self.clients.get_mut(owner.0) else { return };
         client.draining = true;
-        let reads: Vec<BulkRead> = client.bulk_reads.extract_if(.., |read| read.node == node).collect();
+        let reads: Vec<BulkRead> = client.bulk_reads.extract_if(.., |read| read.queued && read.node == node).collect();
         if client.bulk_reads.is_empty() {
             // It goes on in its turn: with its body, or when its reads are answered.
-            client.stall = Stall::Lane;
+            client.stall = Stall::Granted;
             self.shared.resume.push_back(owner);
         }
         if let Some((large, seq)) = client.begin_stream(lane) {
@@ -351,8 +395,8 @@ impl Core {
         match up.kind {
             Kind::Shared | Kind::Idle { .. } => return,
             // What nobody waits for was promised all the same: a `noreply` of a client that left.
-            Kind::Draining { .. } if !up.fifo.is_empty() => return,
-            Kind::Draining { .. } => return self.drop_upstream(id, b""),
+            Kind::Draining if !up.fifo.is_empty() => return,
+            Kind::Draining => return self.drop_upstream(id, b""),
             Kind::Bulk { .. } | Kind::Retired => {}
         }
         let needed = up.fifo.iter().flat_map(Entry::waiting).any(|client| self.clients.get(client.0).is_some());
@@ -379,7 +423,7 @@ impl Core {
             entry.bulk.busy = entry.bulk.busy.saturating_sub(1);
             entry.bulk.idle.push(id);
         }
-        self.shared.ask_for_tick(IDLE);
+        self.shared.ask_for_tick();
         self.grant(node);
     }
 
@@ -399,16 +443,24 @@ impl Core {
                 self.grant(node);
             }
             Kind::Idle { .. } => entry.bulk.idle.retain(|idle| *idle != id),
-            Kind::Shared | Kind::Retired | Kind::Draining { .. } => {}
+            Kind::Shared | Kind::Retired | Kind::Draining => {}
         }
         self.forget_departed(node);
     }
 
     /// A client has gone: a lane that worked for it alone is closed, whatever it was doing.
     pub(super) fn drop_lanes_of(&mut self, owner: ClientId) {
-        let mine = self.upstreams.iter().filter(|(_, up)| up.kind == Kind::Bulk { owner });
-        for id in mine.map(|(key, _)| UpstreamId(key)).collect::<Vec<_>>() {
-            self.drop_upstream(id, b"");
+        let concerned: Vec<(UpstreamId, Kind)> = self
+            .upstreams
+            .iter()
+            .filter(|(_, up)| up.kind == Kind::Bulk { owner } || up.kind == Kind::Retired)
+            .map(|(key, up)| (UpstreamId(key), up.kind))
+            .collect();
+        for (id, kind) in concerned {
+            match kind {
+                Kind::Retired => self.release_lane(id),
+                _ => self.drop_upstream(id, b""),
+            }
         }
     }
 
@@ -421,8 +473,8 @@ impl Core {
         self.drop_upstream(lane, b"");
     }
 
-    /// Closes bulk lanes that nobody needed for a while. Returns when to look again.
-    pub(super) fn close_idle_bulk(&mut self) -> Option<Tick> {
+    /// Closes bulk lanes that nobody needed for a while. Returns whether others wait to be.
+    pub(super) fn close_idle_bulk(&mut self) -> bool {
         let now = self.shared.now;
         let idle = |kind: Kind| match kind {
             Kind::Idle { since } => Some(since.after(IDLE)),
@@ -433,7 +485,7 @@ impl Core {
         for (id, _) in all.iter().filter(|(_, until)| *until <= now) {
             self.drop_upstream(*id, b"");
         }
-        all.iter().map(|(_, until)| *until).filter(|until| *until > now).min()
+        all.iter().any(|(_, until)| *until > now)
     }
 
     /// A large value: it is not stored here but streamed, once nothing else of its client is in

@@ -80,12 +80,16 @@ pub(super) enum Stall {
     None,
     /// It has too many replies, or too large ones, waiting.
     Output,
+    /// Until few replies wait: its next request costs more than others.
+    Few,
     /// A lane it needs is full.
     Lane,
     /// Until nothing of it is in flight: it changes lanes.
     Drain,
     /// Until it gets a bulk lane.
     Bulk,
+    /// It has got what it waited for, and goes on in its turn.
+    Granted,
 }
 
 /// Whether more will come from a client.
@@ -186,8 +190,12 @@ impl Client {
         match self.stall {
             Stall::None => {}
             Stall::Output if self.has_room() => shared.resume.push_back(id),
+            Stall::Few if self.replies.len() < MIN_PIPELINE => shared.resume.push_back(id),
             Stall::Drain if self.in_flight == 0 => shared.resume.push_back(id),
-            Stall::Output | Stall::Drain | Stall::Lane | Stall::Bulk => {}
+            Stall::Bulk if self.bulk_reads.iter_mut().any(|read| read.is_due(&self.replies)) => {
+                shared.bulk_ready.push_back(id);
+            }
+            Stall::Output | Stall::Few | Stall::Drain | Stall::Lane | Stall::Bulk | Stall::Granted => {}
         }
         if self.input != Input::Open || self.replies.bytes() > CLIENT_LIMIT {
             self.settle_end(id, shared);
@@ -209,8 +217,10 @@ impl Client {
             Input::Quit | Input::Refused => true,
         };
         // A streamed value that ends in the middle is never answered.
-        let answered = self.replies.is_empty() || matches!(self.reading, Reading::Stream { .. });
-        if parsed && !self.closing && answered && self.replies.out.is_empty() {
+        let cut = matches!(self.reading, Reading::Stream { .. });
+        // What it sent without asking for an answer is done all the same.
+        let answered = self.replies.is_empty() && self.in_flight == 0;
+        if parsed && !self.closing && (answered || cut) && self.replies.out.is_empty() {
             self.closing = true;
             shared.finished.push(id);
         }
@@ -267,6 +277,16 @@ impl Core {
     #[must_use]
     pub fn client_may_read(&self, id: ClientId) -> bool {
         self.clients.get(id.0).is_some_and(|client| client.stall == Stall::None && client.input == Input::Open)
+    }
+
+    /// Whether a client has so many replies waiting that a costly request has to wait too.
+    pub(super) fn waits_for_replies(&mut self, id: ClientId) -> bool {
+        let Some(client) = self.clients.get_mut(id.0) else { return false };
+        let waits = client.replies.len() >= MIN_PIPELINE;
+        if waits {
+            client.stall = Stall::Few;
+        }
+        waits
     }
 
     /// Whether the client is still there.
@@ -378,6 +398,7 @@ impl Core {
         };
         match client.stall {
             Stall::Output if !client.has_room() => return,
+            Stall::Few if client.replies.len() >= MIN_PIPELINE => return,
             Stall::Drain if client.in_flight > 0 => return,
             Stall::Bulk | Stall::None => return,
             _ => {}

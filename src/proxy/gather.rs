@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::client::Taken;
 use super::lane::Entry;
 use super::stats::{self, NodeReport, Sidecar};
 use super::upstream::Desync;
-use super::{ClientId, Core, UpstreamId};
+use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::NodeState;
 use crate::protocol::number;
 use crate::protocol::reply::Line;
@@ -128,18 +129,22 @@ impl Gather {
                 Stats::Items => stats::items(out, &reports),
                 Stats::Slabs => stats::slabs(out, &reports),
                 Stats::Settings => stats::settings(out, sidecar, &reports),
-                Stats::Sizes => out.extend_from_slice(b"STAT sizes_status disabled\r\nEND\r\n"),
-                Stats::Conns | Stats::Reset | Stats::Ring => out.extend_from_slice(b"END\r\n"),
+                // Answered without asking a node.
+                Stats::Sizes | Stats::Conns | Stats::Reset | Stats::Ring => out.extend_from_slice(b"END\r\n"),
             },
         }
     }
 }
 
 impl Core {
-    pub(super) fn flush_all(&mut self, id: ClientId, delay: Option<i32>, quiet: bool) {
+    pub(super) fn flush_all(&mut self, id: ClientId, delay: Option<i32>, quiet: bool) -> Taken {
+        if self.stalls_on_any(id) {
+            return Taken::Stalled;
+        }
         self.shared.cells().flushes.add(1);
         if self.shared.settings.deny_flush_all {
-            return self.answer(id, b"CLIENT_ERROR flush_all not allowed\r\n", quiet);
+            self.answer(id, b"CLIENT_ERROR flush_all not allowed\r\n", quiet);
+            return Taken::Yes(0);
         }
         let mut line = b"flush_all".to_vec();
         if let Some(delay) = delay {
@@ -148,26 +153,31 @@ impl Core {
         }
         line.extend_from_slice(b"\r\n");
         self.fan_out(id, Gathering::Flush, &line, quiet);
+        Taken::Yes(0)
     }
 
-    pub(super) fn stats(&mut self, id: ClientId, what: Stats) {
-        let line: &[u8] = match what {
-            Stats::General | Stats::Nodes | Stats::Sum => b"stats\r\n",
-            Stats::Items => b"stats items\r\n",
-            Stats::Slabs => b"stats slabs\r\n",
-            Stats::Settings => b"stats settings\r\n",
-            Stats::Reset => return self.fan_out(id, Gathering::Reset, b"stats reset\r\n", false),
+    pub(super) fn stats(&mut self, id: ClientId, what: Stats) -> Taken {
+        // What nodes tell is kept until the last has: a few at a time are enough for anyone.
+        if self.stalls_on_any(id) || self.waits_for_replies(id) {
+            return Taken::Stalled;
+        }
+        match what {
+            Stats::General | Stats::Nodes | Stats::Sum => {
+                self.fan_out(id, Gathering::Stats(what), b"stats\r\n", false);
+            }
+            Stats::Items => self.fan_out(id, Gathering::Stats(what), b"stats items\r\n", false),
+            Stats::Slabs => self.fan_out(id, Gathering::Stats(what), b"stats slabs\r\n", false),
+            Stats::Settings => self.fan_out(id, Gathering::Stats(what), b"stats settings\r\n", false),
+            Stats::Reset => self.fan_out(id, Gathering::Reset, b"stats reset\r\n", false),
             Stats::Ring => {
                 let text = self.ring_lines();
-                return self.answer(id, text.as_bytes(), false);
+                self.answer(id, text.as_bytes(), false);
             }
             // One line each, the same for any router.
-            Stats::Sizes => {
-                return self.answer(id, b"STAT sizes_status disabled\r\nEND\r\n", false);
-            }
-            Stats::Conns => return self.answer(id, b"END\r\n", false),
-        };
-        self.fan_out(id, Gathering::Stats(what), line, false);
+            Stats::Sizes => self.answer(id, b"STAT sizes_status disabled\r\nEND\r\n", false),
+            Stats::Conns => self.answer(id, b"END\r\n", false),
+        }
+        Taken::Yes(0)
     }
 
     /// Asks every node the same and answers once.
@@ -175,6 +185,10 @@ impl Core {
         let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else {
             return;
         };
+        if self.ring.is_empty() && !matches!(what, Gathering::Stats(_)) {
+            let text = self.down_text(NodeId::NONE);
+            return self.answer(id, text.as_bytes(), quiet);
+        }
         let mut gather = Box::new(Gather::new(what));
         let mut asked = Vec::new();
         for &node in &self.ring {

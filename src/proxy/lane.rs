@@ -23,6 +23,7 @@ use super::{ClientId, Core, Effect, NodeId, OutBuf, Shared, Tick, UpstreamId, bu
 use crate::metrics::{NodeState, WorkerCells};
 use crate::protocol::reply::Line;
 use crate::protocol::request::{Change, StoreVerb};
+use crate::routing::Node;
 
 /// A lane takes no further request while so many bytes wait to be sent.
 const LANE_BYTES: usize = 2 << 20;
@@ -40,8 +41,8 @@ pub(super) enum Kind {
     /// request and closes when its FIFO is empty.
     Retired,
     /// A shared lane of a node that has left the ring: no new request; closes when its FIFO is
-    /// empty, or when it has shown no progress for the drain time-out.
-    Draining { since: Tick },
+    /// empty, or when it has been silent for the drain time-out.
+    Draining,
     /// A bulk lane without work; closes soon unless it is needed again.
     Idle { since: Tick },
 }
@@ -143,6 +144,12 @@ pub(super) struct Upstream {
     pub(super) fifo: VecDeque<Entry>,
     /// The last entry is a group whose line is not in `out` yet.
     pub(super) open: bool,
+    /// When bytes last moved, either way.
+    pub(super) progress: Tick,
+    /// Bytes written so far.
+    sent: u64,
+    /// Where, counted as `sent` is, the first request begins that found the FIFO empty.
+    first: u64,
     /// The beginning of a reply line.
     pub(super) partial: Vec<u8>,
     pub(super) body: Option<Body>,
@@ -164,6 +171,7 @@ impl Upstream {
     /// Begins a group; its line is queued when it is closed.
     pub(super) fn push_group(&mut self, group: Box<Group>, shared: &mut Shared) {
         self.close_group(shared);
+        self.note_first();
         self.fifo.push_back(Entry::Group(group));
         self.open = true;
     }
@@ -182,8 +190,22 @@ impl Upstream {
     /// Puts a request behind what waits: its bytes and its entry.
     pub(super) fn push(&mut self, line: &[u8], entry: Entry, shared: &mut Shared) {
         self.close_group(shared);
+        self.note_first();
         self.out.append(line, &mut shared.pool);
         self.fifo.push_back(entry);
+    }
+
+    #[inline]
+    fn note_first(&mut self) {
+        if self.fifo.is_empty() {
+            self.first = self.sent + self.out.len() as u64;
+        }
+    }
+
+    /// Whether a byte of the oldest request has left: before that nothing can be its answer.
+    #[inline]
+    pub(super) const fn has_asked(&self) -> bool {
+        self.sent > self.first
     }
 
     /// Asks for a write, and notes whether the lane is at its limit.
@@ -255,15 +277,16 @@ impl Core {
             out,
             fifo: VecDeque::from([Entry::Version]),
             open: false,
+            progress: self.shared.now,
+            sent: 0,
+            first: 0,
             partial: Vec::new(),
             body: None,
             dirty: false,
             full: false,
             waiters: VecDeque::new(),
         }));
-        if let Some(entry) = self.nodes.get(node.0) {
-            self.shared.effects.push(Effect::Connect(id, Arc::clone(&entry.node), wait));
-        }
+        self.shared.effects.push(Effect::Connect(id, wait));
         id
     }
 
@@ -289,6 +312,13 @@ impl Core {
         }
     }
 
+    /// The node to connect to, as long as the connection is wanted.
+    #[must_use]
+    pub fn upstream_node(&self, id: UpstreamId) -> Option<Arc<Node>> {
+        let node = self.upstreams.get(id.0)?.node;
+        self.nodes.get(node.0).map(|entry| Arc::clone(&entry.node))
+    }
+
     /// Whether the connection is still wanted.
     #[must_use]
     pub fn has_upstream(&self, id: UpstreamId) -> bool {
@@ -308,7 +338,8 @@ impl Core {
         self.shared.now = now;
         if let Some(up) = self.upstreams.get_mut(id.0) {
             up.out.advance(bytes, &mut self.shared.pool);
-            self.note_progress(id);
+            up.sent += bytes as u64;
+            up.progress = now;
             self.relieve(id);
             self.finish_round();
         }
@@ -323,23 +354,13 @@ impl Core {
         }
     }
 
-    /// A draining lane moves: its time-out begins anew.
-    pub(super) fn note_progress(&mut self, id: UpstreamId) {
-        let now = self.shared.now;
-        if let Some(up) = self.upstreams.get_mut(id.0)
-            && let Kind::Draining { since } = &mut up.kind
-        {
-            *since = now;
-        }
-    }
-
     /// Lets waiting clients go on when the lane has room again.
     pub(super) fn relieve(&mut self, id: UpstreamId) {
         let Some(up) = self.upstreams.get_mut(id.0) else {
             return;
         };
         let room = match up.kind {
-            Kind::Shared | Kind::Draining { .. } => up.out.len() < LANE_BYTES / 2 && up.fifo.len() < LANE_REQUESTS / 2,
+            Kind::Shared | Kind::Draining => up.out.len() < LANE_BYTES / 2 && up.fifo.len() < LANE_REQUESTS / 2,
             _ => up.out.len() < bulk::STREAM_BYTES / 2,
         };
         if room {

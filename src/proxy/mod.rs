@@ -40,7 +40,7 @@ pub use table::Key;
 
 use crate::config::OnNodeDown;
 use crate::metrics::{Cells, WorkerCells};
-use crate::routing::{Node, Topology};
+use crate::routing::Topology;
 use buffer::BufferPool;
 use client::Client;
 use group::Group;
@@ -80,6 +80,10 @@ impl UpstreamId {
     }
 }
 
+/// How often what is not an event is looked at, while there is something to look at: idle bulk
+/// lanes, silent lanes of nodes that left.
+const TICK: Duration = Duration::from_secs(1);
+
 /// Microseconds since the process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(pub u64);
@@ -93,16 +97,17 @@ impl Tick {
 }
 
 /// What the core cannot do itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Read from this client again.
     WakeClient(ClientId),
     /// Read from this node again.
     WakeUpstream(UpstreamId),
-    /// Connect to the node after a wait, then call [`Core::upstream_connected`] or
+    /// Connect to [`Core::upstream_node`] after a wait, then call [`Core::upstream_connected`] or
     /// [`Core::upstream_failed`].
-    Connect(UpstreamId, Arc<Node>, Duration),
-    /// Call [`Core::tick`] after this while.
+    Connect(UpstreamId, Duration),
+    /// Call [`Core::tick`] after this while, and again when it says. Asked for only while nobody
+    /// does.
     Tick(Duration),
     /// Close this upstream connection; the core has forgotten it.
     CloseUpstream(UpstreamId),
@@ -162,8 +167,10 @@ struct Shared {
     settings: Settings,
     /// How many lanes are at their limit.
     full_lanes: usize,
-    /// The next call of [`Core::tick`] that is asked for.
-    tick_at: Option<Tick>,
+    /// The rim will call [`Core::tick`] without being asked again.
+    ticking: bool,
+    /// Clients whose large read has become the head of its replies: they may wait for a bulk lane.
+    bulk_ready: VecDeque<ClientId>,
     random: u64,
 }
 
@@ -180,12 +187,11 @@ impl Shared {
         self.random
     }
 
-    /// Asks to be called again after a while, unless the rim is going to.
-    fn ask_for_tick(&mut self, wait: Duration) {
-        let at = self.now.after(wait);
-        if self.tick_at.is_none_or(|planned| planned > at) {
-            self.tick_at = Some(at);
-            self.effects.push(Effect::Tick(wait));
+    /// Asks for ticks, unless they come anyway.
+    fn ask_for_tick(&mut self) {
+        if !self.ticking {
+            self.ticking = true;
+            self.effects.push(Effect::Tick(TICK));
         }
     }
 
@@ -232,7 +238,8 @@ impl Core {
             now: Tick(0),
             settings,
             full_lanes: 0,
-            tick_at: None,
+            ticking: false,
+            bulk_ready: VecDeque::new(),
             random: settings.seed | 1,
         };
         let mut core = Self {
@@ -281,23 +288,21 @@ impl Core {
         }
     }
 
-    /// Does what is due, and asks for the next call if there is anything to wait for.
-    pub fn tick(&mut self, now: Tick) {
+    /// Does what is due. Returns when to call again, while there is anything to wait for.
+    pub fn tick(&mut self, now: Tick) -> Option<Tick> {
         self.shared.now = now;
-        if self.shared.tick_at.is_some_and(|at| at <= now) {
-            self.shared.tick_at = None;
-        }
-        let next = [self.close_idle_bulk(), self.close_silent()].into_iter().flatten().min();
-        if let Some(next) = next {
-            self.shared.ask_for_tick(Duration::from_micros(next.0.saturating_sub(now.0)));
-        }
+        let waiting = self.close_idle_bulk() | self.close_silent();
         self.finish_round();
+        self.shared.ticking = waiting;
+        waiting.then(|| now.after(TICK))
     }
 
     /// Ends every public step: resumes clients whose turn has come, forgets those that are done.
     fn finish_round(&mut self) {
         loop {
-            if let Some(id) = self.shared.resume.pop_front() {
+            if let Some(id) = self.shared.bulk_ready.pop_front() {
+                self.queue_bulk_read(id);
+            } else if let Some(id) = self.shared.resume.pop_front() {
                 self.resume_client(id);
             } else if let Some(id) = self.shared.finished.pop() {
                 self.forget_client(id);

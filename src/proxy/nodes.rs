@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::health::Health;
 use super::lane::Kind;
-use super::{Core, NodeId, Tick, UpstreamId, bulk};
+use super::{Core, Effect, NodeId, Tick, UpstreamId, bulk};
 use crate::metrics::NodeState;
 use crate::routing::{Node, Topology};
 
@@ -80,20 +80,22 @@ impl Core {
         self.shared.now = now;
         self.topology = topology;
         self.join_nodes();
-        let gone: Vec<NodeId> = self
+        let known: Vec<(NodeId, bool)> = self
             .nodes
             .iter()
-            .map(|(key, entry)| (NodeId(key), entry.departed))
-            .filter(|(id, departed)| !departed && !self.ring.contains(id))
-            .map(|(id, _)| id)
+            .map(|(key, entry)| (NodeId(key), !entry.departed && !self.ring.contains(&NodeId(key))))
             .collect();
-        for id in gone {
-            self.depart(id);
+        for (id, _) in known.iter().filter(|(_, leaves)| *leaves) {
+            self.depart(*id);
+        }
+        for (id, _) in known {
+            self.reroute_bodies(id);
+            self.forget_departed(id);
         }
         self.finish_round();
     }
 
-    /// The version of the ring in use.
+    /// The ring in use.
     #[must_use]
     pub fn topology(&self) -> &Arc<Topology> {
         &self.topology
@@ -116,7 +118,13 @@ impl Core {
         let mut lanes = std::mem::take(&mut entry.lanes);
         for lane in &mut lanes {
             match self.upstreams.get_mut(lane.0) {
-                Some(up) => up.kind = Kind::Shared,
+                Some(up) => {
+                    if up.kind == Kind::Draining {
+                        // It may have been paused for the one reader it had; now others count on it.
+                        self.shared.effects.push(Effect::WakeUpstream(*lane));
+                    }
+                    up.kind = Kind::Shared;
+                }
                 None => *lane = self.open_upstream(id, Kind::Shared, Duration::ZERO),
             }
         }
@@ -135,19 +143,16 @@ impl Core {
         let Some(entry) = self.nodes.get_mut(id.0) else { return };
         entry.departed = true;
         let lanes = entry.lanes.clone();
-        self.reroute_bodies(id);
-        let since = self.shared.now;
         for lane in lanes {
             // Those that wait for room here have another node now.
             self.release_waiters(lane);
             if let Some(up) = self.upstreams.get_mut(lane.0) {
-                up.kind = Kind::Draining { since };
+                up.kind = Kind::Draining;
             }
             self.release_lane(lane);
         }
         self.close_idle_of(id);
-        self.shared.ask_for_tick(self.shared.settings.drain_timeout);
-        self.forget_departed(id);
+        self.shared.ask_for_tick();
     }
 
     /// Forgets a node that has left and has no connection any more.
@@ -159,22 +164,24 @@ impl Core {
         }
     }
 
-    /// Gives up lanes of departed nodes that have been silent too long. Returns when to look again.
-    pub(super) fn close_silent(&mut self) -> Option<Tick> {
+    /// Gives up connections to departed nodes that have been silent too long. Returns whether there
+    /// are others.
+    pub(super) fn close_silent(&mut self) -> bool {
         let (now, patience) = (self.shared.now, self.shared.settings.drain_timeout);
-        let draining = |kind: Kind| match kind {
-            Kind::Draining { since } => Some(since.after(patience)),
-            _ => None,
-        };
-        let all: Vec<(UpstreamId, Tick)> = self
+        let departed = |node: NodeId| self.nodes.get(node.0).is_none_or(|entry| entry.departed);
+        // A connection that waits for its slow reader is not silent.
+        let paused = |id: UpstreamId| self.clients.iter().any(|(_, client)| client.paused.contains(&id));
+        let all: Vec<(UpstreamId, bool)> = self
             .upstreams
             .iter()
-            .filter_map(|(key, up)| draining(up.kind).map(|until| (UpstreamId(key), until)))
+            .filter(|(_, up)| departed(up.node))
+            .map(|(key, up)| (UpstreamId(key), up.progress.after(patience) <= now))
+            .map(|(id, silent)| (id, silent && !paused(id)))
             .collect();
-        for (id, _) in all.iter().filter(|(_, until)| *until <= now) {
+        for (id, _) in all.iter().filter(|(_, silent)| *silent) {
             self.drop_upstream(*id, b"SERVER_ERROR proxy: node has left and does not answer\r\n");
         }
-        all.iter().map(|(_, until)| *until).filter(|until| *until > now).min()
+        all.iter().any(|(_, silent)| !silent)
     }
 
     /// Reports a node's state when it changes.

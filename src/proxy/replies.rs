@@ -68,6 +68,11 @@ impl Replies {
         self.out.len() + self.parked
     }
 
+    /// Whether this is the slot that is owed next.
+    pub(super) fn is_head(&self, seq: u32) -> bool {
+        seq == self.base && !self.slots.is_empty()
+    }
+
     /// Bytes that wait ahead of what a slot gets next: in the socket's queue for the head, else
     /// parked in the slot itself.
     pub(super) fn backlog(&self, seq: u32) -> usize {

@@ -18,8 +18,8 @@ impl Core {
             Ok(Request::Change { change, key, quiet }) => {
                 return self.change(id, change, key, quiet);
             }
-            Ok(Request::FlushAll { delay, quiet }) => self.flush_all(id, delay, quiet),
-            Ok(Request::Stats(what)) => self.stats(id, what),
+            Ok(Request::FlushAll { delay, quiet }) => return self.flush_all(id, delay, quiet),
+            Ok(Request::Stats(what)) => return self.stats(id, what),
             Ok(Request::Verbosity { quiet }) => self.answer(id, b"OK\r\n", quiet),
             Ok(Request::MetaNoop) => self.answer(id, b"MN\r\n", false),
             Ok(Request::Version) => {
@@ -268,8 +268,27 @@ impl Core {
     }
 
     pub(super) fn down_text(&self, node: NodeId) -> String {
-        let name = self.nodes.get(node.0).map_or("", |entry| &entry.node.name);
-        format!("SERVER_ERROR proxy: node {name} is down\r\n")
+        match self.nodes.get(node.0) {
+            Some(entry) => format!("SERVER_ERROR proxy: node {} is down\r\n", entry.node.name),
+            None => "SERVER_ERROR proxy: no node is known yet\r\n".to_owned(),
+        }
+    }
+
+    /// Whether any lane of a fan-out is at its limit; then the client waits for it.
+    pub(super) fn stalls_on_any(&mut self, id: ClientId) -> bool {
+        if self.shared.full_lanes == 0 {
+            return false;
+        }
+        let Some(client) = self.clients.get_mut(id.0) else { return false };
+        let lanes = self.ring.iter().filter_map(|node| self.nodes.get(node.0)?.lanes.get(client.lane));
+        for lane in lanes {
+            if let Some(up) = self.upstreams.get_mut(lane.0).filter(|up| up.is_full()) {
+                client.stall = Stall::Lane;
+                up.waiters.push_back(id);
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether the lane a key needs is at its limit; then the client waits for it.

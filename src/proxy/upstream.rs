@@ -26,11 +26,13 @@ impl Core {
     /// Takes what a node sent.
     pub fn upstream_input(&mut self, id: UpstreamId, bytes: &[u8], now: Tick) {
         self.shared.now = now;
+        if let Some(up) = self.upstreams.get_mut(id.0) {
+            up.progress = now;
+        }
         if self.read_replies(id, bytes).is_err() {
             self.fail_upstream(id, FailReason::Desync);
         } else {
             self.relieve(id);
-            self.note_progress(id);
             self.release_lane(id);
         }
         self.finish_round();
@@ -70,20 +72,22 @@ impl Core {
 
     /// One line, with its CRLF, for the entry at the head.
     fn reply_line(&mut self, id: UpstreamId, raw: &[u8]) -> Result<(), Desync> {
-        let line = raw.strip_suffix(b"\r\n").ok_or(Desync)?;
+        let line = raw.strip_suffix(b"\r\n").filter(|line| line.len() < MAX_REPLY_LINE).ok_or(Desync)?;
         let line = reply::parse(line).ok_or(Desync)?;
         let up = self.upstreams.get_mut(id.0).ok_or(Desync)?;
-        if up.open && up.fifo.len() == 1 {
-            // An answer to a request that has not been sent.
+        let asked = up.has_asked();
+        let head = up.fifo.front_mut().ok_or(Desync)?;
+        if !asked && !matches!(head, Entry::Version) {
+            // An answer to a request that has not been sent. (A node that is full says so unasked.)
             return Err(Desync);
         }
-        match up.fifo.front_mut().ok_or(Desync)? {
+        match head {
             Entry::Group(group) => match line {
                 Line::Value { key, len } => {
                     let key = group.find(key).ok_or(Desync)?;
                     up.body = Some(Body { key, left: len + 2 });
                     if len > bulk::BULK_VALUE as u64 {
-                        let turns = up.kind == Kind::Shared;
+                        let turns = matches!(up.kind, Kind::Shared | Kind::Draining);
                         self.decide_misses(id, key);
                         if turns {
                             self.turn_lane(id, key);

@@ -1,0 +1,759 @@
+//! A client that asks at random and knows what it may be told.
+//!
+//! For keys that only it writes it knows the value, too, as long as the key's node was calm; for all
+//! keys it can tell a value that is another's, torn, or claimed to be stored when it was not.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use slipring::proxy::ClientId;
+use slipring::routing::Topology;
+
+use crate::Rng;
+use crate::node::{MAX_ITEM, Node, segment, serials, show};
+
+/// Keys with values above 1 MiB that everyone uses.
+pub(crate) const LARGE_KEYS: usize = 4;
+
+/// What the whole simulated world knows.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    /// Microseconds.
+    pub(crate) now: u64,
+    pub(crate) nodes: Vec<Node>,
+    /// When each node last failed, or was not yet fully connected again after that.
+    pub(crate) last_fault: Vec<Option<u64>>,
+    pub(crate) topology: Arc<Topology>,
+    /// When all connections had been made for the first time.
+    pub(crate) connected: Option<u64>,
+    /// `--on-node-down=error`.
+    pub(crate) reads_fail: bool,
+    /// What clients were told, by verb and key.
+    pub(crate) claims: HashMap<(&'static str, Vec<u8>), u64>,
+    pub(crate) next_serial: u64,
+    /// Values above 1 MiB that may still be written, and asked for.
+    pub(crate) large_writes: usize,
+    pub(crate) large_reads: usize,
+    pub(crate) flushes: bool,
+    /// Clients that the core closed for not reading.
+    pub(crate) too_slow: bool,
+}
+
+impl Facts {
+    fn node(&self, key: &[u8]) -> usize {
+        usize::from(self.topology.route(key).0)
+    }
+
+    /// Whether a node may have been unreachable since a moment.
+    fn restless(&self, node: usize, since: u64) -> bool {
+        self.last_fault[node].is_some_and(|fault| fault >= since)
+    }
+
+    /// Counts what a client was told about a key, which cannot be more than what happened.
+    fn claim(&mut self, what: &'static str, key: &[u8]) {
+        let node = self.node(key);
+        let done = self.nodes[node].ledger.done.get(&(what, key.to_vec()));
+        let done = done.copied().unwrap_or(0);
+        let claims = self.claims.entry((what, key.to_vec())).or_insert(0);
+        *claims += 1;
+        assert!(*claims <= done, "a false {what} for {}", show(key));
+    }
+}
+
+/// What a client knows of a key that only it writes.
+#[derive(Clone, Debug)]
+struct Known {
+    /// The serial numbers of its segments, or that there is none.
+    value: Option<Vec<u64>>,
+    /// When the oldest change was made that was not acknowledged.
+    unsure_since: Option<u64>,
+    /// The node's losses when the oldest change that counts was asked for.
+    losses: u64,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Read {
+        keys: Vec<Vec<u8>>,
+        uniques: bool,
+    },
+    Store {
+        verb: &'static str,
+        key: Vec<u8>,
+        serial: u64,
+        len: usize,
+    },
+    Delete(Vec<u8>),
+    Count(Vec<u8>),
+    Touch(Vec<u8>),
+    /// A line that begins like this.
+    Line(&'static str),
+    Flush,
+    Stats,
+}
+
+#[derive(Clone, Debug)]
+struct Expected {
+    kind: Kind,
+    quiet: bool,
+    asked: u64,
+    losses: u64,
+    /// Cut off by the end of input: an answer may come, or not.
+    optional: bool,
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Read { keys, .. } => {
+                let keys: Vec<String> = keys.iter().map(|key| show(key)).collect();
+                write!(f, "read of {}", keys.join(" "))
+            }
+            Self::Store { verb, key, len, .. } => write!(f, "{verb} {} {len}", show(key)),
+            Self::Delete(key) => write!(f, "delete {}", show(key)),
+            Self::Count(key) => write!(f, "incr {}", show(key)),
+            Self::Touch(key) => write!(f, "touch {}", show(key)),
+            Self::Line(start) => write!(f, "what is answered {start}"),
+            Self::Flush => write!(f, "flush_all"),
+            Self::Stats => write!(f, "stats"),
+        }
+    }
+}
+
+/// How a client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Stays,
+    Quits,
+    /// Sends its end, perhaps in the middle of a request.
+    HalfCloses,
+    /// Resets the connection at some moment.
+    Vanishes,
+}
+
+/// A client and its socket.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) id: ClientId,
+    number: u64,
+    /// Sent and not taken by the core.
+    pub(crate) outbox: VecDeque<u8>,
+    pub(crate) ending: Ending,
+    /// Requests still to be made.
+    pub(crate) left: usize,
+    /// Nothing follows the outbox.
+    pub(crate) fin: bool,
+    /// The core has been told so.
+    pub(crate) ended: bool,
+    /// The rim does not read before it is woken.
+    pub(crate) parked: bool,
+    /// Written by the core, not taken by the client.
+    pub(crate) kernel: Vec<u8>,
+    /// How much of that there may be.
+    pub(crate) room: usize,
+    pub(crate) blocked: bool,
+    pub(crate) reads: bool,
+    pub(crate) closed: bool,
+    received: Vec<u8>,
+    expected: VecDeque<Expected>,
+    known: HashMap<Vec<u8>, Known>,
+    uniques: HashMap<Vec<u8>, u64>,
+    depth: usize,
+}
+
+const LONG: &str = "-long-long-long-long-long-long-long-long-long-long-long-long-long-long-long-long";
+
+impl Client {
+    pub(crate) fn new(id: ClientId, number: u64, rng: &mut Rng) -> Self {
+        Self {
+            id,
+            number,
+            outbox: VecDeque::new(),
+            ending: [Ending::Stays, Ending::Quits, Ending::HalfCloses, Ending::Vanishes][rng.below(4)],
+            left: rng.below(120) + 1,
+            fin: false,
+            ended: false,
+            parked: false,
+            kernel: Vec::new(),
+            room: [100, 5_000, 100_000, 1_000_000][rng.below(4)],
+            blocked: false,
+            reads: true,
+            closed: false,
+            received: Vec::new(),
+            expected: VecDeque::new(),
+            known: HashMap::new(),
+            uniques: HashMap::new(),
+            depth: [1, 4, 40][rng.below(3)],
+        }
+    }
+
+    /// Whether it wants to ask for more now.
+    pub(crate) fn wants(&self) -> bool {
+        self.left > 0 && !self.fin && !self.closed && self.expected.len() < self.depth
+    }
+
+    pub(crate) fn owed(&self) -> usize {
+        self.expected.iter().filter(|e| !e.optional).count()
+    }
+
+    fn own_key(&self, rng: &mut Rng) -> Vec<u8> {
+        let long = if rng.one_in(4) { LONG } else { "" };
+        format!("c{}.{}{long}", self.number, rng.below(3)).into_bytes()
+    }
+
+    fn key(&self, facts: &mut Facts, rng: &mut Rng) -> Vec<u8> {
+        match rng.below(24) {
+            0..9 => self.own_key(rng),
+            9..14 => b"hot".to_vec(),
+            14..19 => format!("s.{}", rng.below(6)).into_bytes(),
+            19 => format!("s.{}{LONG}{LONG}", rng.below(2)).into_bytes(),
+            20..23 if facts.large_reads > 0 => {
+                facts.large_reads -= 1;
+                self.large_key(rng)
+            }
+            _ => b"nobody.writes.this".to_vec(),
+        }
+    }
+
+    fn large_key(&self, rng: &mut Rng) -> Vec<u8> {
+        if rng.one_in(3) {
+            format!("c{}.large", self.number).into_bytes()
+        } else {
+            format!("large.{}", rng.below(LARGE_KEYS)).into_bytes()
+        }
+    }
+
+    /// Makes one request: its bytes and what is expected.
+    pub(crate) fn ask(&mut self, facts: &mut Facts, rng: &mut Rng) {
+        self.left -= 1;
+        let mut line = Vec::new();
+        let mut quiet = false;
+        let mut block = None;
+        let gap: &[u8] = if rng.one_in(10) { b"   " } else { b" " };
+        let word = |line: &mut Vec<u8>, word: &[u8]| {
+            line.extend_from_slice(word);
+            line.extend_from_slice(gap);
+        };
+        let last = self.left == 0 && self.ending == Ending::HalfCloses;
+        let large = facts.large_writes > 0 && (last || rng.one_in(20));
+        let kind = match if large { 50 } else { rng.below(100) } {
+            0..48 => {
+                let (verb, exptime, uniques) = match rng.below(10) {
+                    0 => ("gets", None, true),
+                    1 => ("gat", Some("0"), false),
+                    2 => ("gats", Some("5000"), true),
+                    3 if rng.one_in(4) => ("gat", Some("-1"), false),
+                    _ => ("get", None, false),
+                };
+                let drops = exptime == Some("-1");
+                let count = match rng.below(8) {
+                    0 => 2 + rng.below(6),
+                    1 => 2 + rng.below(60),
+                    _ => 1,
+                };
+                let keys: Vec<Vec<u8>> = (0..count)
+                    .map(|_| match drops {
+                        // Only what nobody is sure of.
+                        true => b"hot".to_vec(),
+                        false => self.key(facts, rng),
+                    })
+                    .collect();
+                line.extend_from_slice(verb.as_bytes());
+                for key in exptime.iter().map(|e| e.as_bytes()).chain(keys.iter().map(|k| &**k)) {
+                    line.push(b' ');
+                    line.extend_from_slice(key);
+                }
+                Kind::Read { keys, uniques }
+            }
+            48..80 => {
+                let verb = ["set", "set", "set", "set", "add", "replace", "append", "prepend", "cas"][rng.below(9)];
+                let (key, verb, fill) = if large {
+                    facts.large_writes -= 1;
+                    let size = (1 << 20) - 100 + rng.below(1 << 20);
+                    let size = if rng.one_in(6) { MAX_ITEM + 100 } else { size };
+                    let verb = if rng.one_in(4) { "add" } else { "set" };
+                    (self.large_key(rng), verb, size)
+                } else {
+                    let key = match self.key(facts, rng) {
+                        key if key.starts_with(b"large") || key.ends_with(b"large") => b"hot".to_vec(),
+                        key => key,
+                    };
+                    let most = [1, 50, 1_000, 20_000, 150_000][rng.below(5)];
+                    (key, verb, rng.below(most))
+                };
+                facts.next_serial += 1;
+                let serial = facts.next_serial;
+                let data = segment(&key, serial, fill);
+                quiet = rng.one_in(4);
+                let gone = key.starts_with(b"s.") && rng.one_in(10);
+                word(&mut line, verb.as_bytes());
+                word(&mut line, &key);
+                word(&mut line, if rng.one_in(2) { b"0" } else { b"4294967295" });
+                word(&mut line, if gone { b"-1" } else { b"0" });
+                line.extend_from_slice(data.len().to_string().as_bytes());
+                if verb == "cas" {
+                    let unique = self.uniques.get(&key).copied().unwrap_or(1);
+                    line.extend_from_slice(format!(" {unique}").as_bytes());
+                }
+                let len = data.len();
+                let bad = rng.one_in(25);
+                block = Some((data, bad));
+                if bad { Kind::Line("CLIENT_ERROR bad data chunk") } else { Kind::Store { verb, key, serial, len } }
+            }
+            80..85 => {
+                let key = self.key(facts, rng);
+                quiet = rng.one_in(4);
+                word(&mut line, b"delete");
+                line.extend_from_slice(&key);
+                Kind::Delete(key)
+            }
+            85..89 => {
+                let key = format!("n.{}", rng.below(3)).into_bytes();
+                quiet = rng.one_in(4);
+                if rng.one_in(3) {
+                    let data = format!("{}000000000", 1 + (key[2] - b'0')).into_bytes();
+                    line = [b"set ", &*key, b" 0 0 10"].concat();
+                    block = Some((data, false));
+                    Kind::Store { verb: "set", key, serial: 0, len: 10 }
+                } else {
+                    word(&mut line, if rng.one_in(3) { b"decr" } else { b"incr" });
+                    word(&mut line, &key);
+                    line.extend_from_slice(rng.below(100).to_string().as_bytes());
+                    Kind::Count(key)
+                }
+            }
+            89..92 => {
+                let key = self.key(facts, rng);
+                quiet = rng.one_in(4);
+                word(&mut line, b"touch");
+                word(&mut line, &key);
+                line.extend_from_slice(b"0");
+                Kind::Touch(key)
+            }
+            92 => {
+                line.extend_from_slice(b"version");
+                Kind::Line("VERSION 1.")
+            }
+            93 => {
+                line.extend_from_slice(b"mn");
+                Kind::Line("MN")
+            }
+            94 => {
+                line.extend_from_slice(b"verbosity 1");
+                quiet = rng.one_in(2);
+                Kind::Line("OK")
+            }
+            95 => {
+                let what = ["", " items", " sum", " nodes", " slabs", " settings"][rng.below(6)];
+                line.extend_from_slice(format!("stats{what}").as_bytes());
+                Kind::Stats
+            }
+            96 if facts.flushes => {
+                line.extend_from_slice(b"flush_all");
+                quiet = rng.one_in(3);
+                Kind::Flush
+            }
+            97 => {
+                line = [b"get hot ", "x".repeat(251).as_bytes(), b" hot"].concat();
+                Kind::Line("CLIENT_ERROR bad command line format")
+            }
+            98 => {
+                line.extend_from_slice(b"set hot flags 0 9");
+                block = Some((b"get hot\r\n".to_vec(), false));
+                Kind::Line("CLIENT_ERROR bad command line format")
+            }
+            _ => {
+                line.extend_from_slice(b"bogus");
+                Kind::Line("ERROR")
+            }
+        };
+        if quiet {
+            line.extend_from_slice(b" noreply");
+        }
+        line.extend_from_slice(if rng.one_in(10) { b"\n" } else { b"\r\n" });
+        if let Some((data, bad)) = block {
+            line.extend_from_slice(&data);
+            line.extend_from_slice(if bad { b"XY" } else { b"\r\n" });
+        }
+        let cut = last && rng.one_in(2);
+        let losses = facts.nodes.iter().map(|n| n.ledger.flushes + n.ledger.wipes).sum();
+        self.expected.push_back(Expected { kind, quiet, asked: facts.now, losses, optional: cut });
+        if cut {
+            line.truncate(rng.below(line.len()));
+        }
+        self.outbox.extend(line);
+        if self.left == 0 {
+            if self.ending == Ending::Quits {
+                self.outbox.extend(b"quit\r\nget hot\r\n");
+            }
+            self.fin = self.ending != Ending::Vanishes;
+            if self.ending == Ending::Stays {
+                self.fin = false;
+            }
+        }
+    }
+
+    /// The client takes so many bytes of what has come, and checks them.
+    pub(crate) fn take(&mut self, bytes: usize, facts: &mut Facts) {
+        self.received.extend(self.kernel.drain(..bytes));
+        let received = std::mem::take(&mut self.received);
+        let mut rest = &*received;
+        loop {
+            while self.expected.front().is_some_and(|e| e.quiet && !e.optional) {
+                let done = self.expected.pop_front().unwrap();
+                self.learn(&done, None, facts);
+            }
+            if rest.is_empty() {
+                break;
+            }
+            let Some(head) = self.expected.front().cloned() else {
+                panic!("a reply to nothing: {:?}", show(rest));
+            };
+            match self.reply(&head, rest, facts) {
+                Some(used) => rest = &rest[used..],
+                None => break,
+            }
+            self.expected.pop_front();
+        }
+        self.received = rest.to_vec();
+    }
+
+    /// Checks the reply to the oldest request; `None` while it is not whole.
+    fn reply(&mut self, head: &Expected, bytes: &[u8], facts: &mut Facts) -> Option<usize> {
+        match &head.kind {
+            Kind::Read { keys, uniques } => self.read(head, keys, *uniques, bytes, facts),
+            Kind::Stats => {
+                let mut at = 0;
+                loop {
+                    let line = line(&bytes[at..])?;
+                    at += line.len() + 2;
+                    if line == b"END" {
+                        return Some(at);
+                    }
+                    assert!(line.starts_with(b"STAT "), "{:?} to stats", show(line));
+                }
+            }
+            Kind::Flush => {
+                let line = line(bytes)?;
+                if line == b"OK" {
+                    let claims = facts.claims.entry(("OK", Vec::new())).or_insert(0);
+                    *claims += 1;
+                    let least = facts.nodes.iter().map(|n| n.ledger.flushes).min();
+                    assert!(Some(*claims) <= least, "a false OK to flush_all");
+                } else {
+                    let early = facts.connected.is_none_or(|at| head.asked <= at);
+                    let end = facts.nodes.len();
+                    if !(early && line.ends_with(b" is down")) {
+                        self.must_be_failure(line, head, 0..end, facts);
+                    }
+                }
+                Some(line.len() + 2)
+            }
+            Kind::Line(start) => {
+                let line = line(bytes)?;
+                // The node's word may come before the block's end.
+                let failed = start.contains("chunk")
+                    && (line.starts_with(b"SERVER_ERROR proxy") || line == b"SERVER_ERROR object too large for cache");
+                assert!(
+                    line.starts_with(start.as_bytes()) || failed || head.optional,
+                    "{:?}, expected {start}",
+                    show(line)
+                );
+                Some(line.len() + 2)
+            }
+            Kind::Store { .. } | Kind::Delete(_) | Kind::Count(_) | Kind::Touch(_) => {
+                let line = line(bytes)?;
+                self.learn(head, Some(line), facts);
+                Some(line.len() + 2)
+            }
+        }
+    }
+
+    fn must_be_failure(&self, line: &[u8], head: &Expected, mut nodes: std::ops::Range<usize>, facts: &Facts) {
+        assert!(
+            line.starts_with(b"SERVER_ERROR proxy: node ") || line.starts_with(b"SERVER_ERROR out of memory"),
+            "client {}: {:?} to {:?}",
+            self.number,
+            show(line),
+            head.kind
+        );
+        assert!(
+            nodes.any(|node| facts.restless(node, head.asked)),
+            "client {}: {:?} from a healthy node to {:?}",
+            self.number,
+            show(line),
+            head.kind
+        );
+    }
+
+    /// What the client is sure of, of a key that only it writes.
+    fn sure(&self, key: &[u8], facts: &Facts) -> Option<&Option<Vec<u64>>> {
+        let known = self.known.get(key)?;
+        let node = facts.node(key);
+        let losses: u64 = facts.nodes.iter().map(|n| n.ledger.flushes + n.ledger.wipes).sum();
+        let shaken = known.unsure_since.is_some_and(|since| facts.restless(node, since));
+        (known.losses == losses && !shaken).then_some(&known.value)
+    }
+
+    fn read(
+        &mut self,
+        head: &Expected,
+        keys: &[Vec<u8>],
+        uniques: bool,
+        bytes: &[u8],
+        facts: &mut Facts,
+    ) -> Option<usize> {
+        let mut at = 0;
+        let mut missing = keys.to_vec();
+        let mut values = Vec::new();
+        let mut failed = false;
+        loop {
+            let line = line(&bytes[at..])?;
+            at += line.len() + 2;
+            if line == b"END" {
+                break;
+            }
+            let Some(rest) = line.strip_prefix(b"VALUE ") else {
+                let range = 0..facts.nodes.len();
+                self.must_be_failure(line, head, range, facts);
+                assert!(facts.reads_fail || line.starts_with(b"SERVER_ERROR out"), "an error line to a read");
+                failed = true;
+                break;
+            };
+            let words: Vec<&[u8]> = rest.split(|&b| b == b' ').collect();
+            assert_eq!(words.len(), if uniques { 4 } else { 3 }, "{:?}", show(line));
+            let len: usize = std::str::from_utf8(words[2]).unwrap().parse().unwrap();
+            let data = bytes.get(at..at + len + 2)?;
+            let Some(place) = missing.iter().position(|key| key == words[0]) else {
+                panic!(
+                    "client {}: {:?} to {:?}",
+                    self.number,
+                    show(line),
+                    keys.iter().map(|key| show(key)).collect::<Vec<_>>()
+                );
+            };
+            let key = missing.swap_remove(place);
+            assert_eq!(&data[len..], b"\r\n");
+            if uniques {
+                let unique = std::str::from_utf8(words[3]).unwrap().parse().unwrap();
+                self.uniques.insert(key.clone(), unique);
+            }
+            values.push((key, at..at + len));
+            at += len + 2;
+        }
+        for (key, range) in values {
+            match serials(&key, &bytes[range]) {
+                Ok(found) => {
+                    if let Some(sure) = self.sure(&key, facts) {
+                        let age = head.asked;
+                        assert_eq!(
+                            Some(&found),
+                            sure.as_ref(),
+                            "client {}: not its last value of {} (asked at {age})",
+                            self.number,
+                            show(&key)
+                        );
+                    }
+                }
+                Err(error) => panic!("client {}: {error}", self.number),
+            }
+        }
+        for key in missing {
+            let node = facts.node(&key);
+            if let Some(Some(value)) = self.sure(&key, facts) {
+                assert!(
+                    failed || facts.restless(node, head.asked),
+                    "client {}: a false miss of {}, which is {value:?}",
+                    self.number,
+                    show(&key)
+                );
+            }
+        }
+        Some(at)
+    }
+
+    /// Draws the conclusions of the reply to a change; `None` is a request without reply.
+    fn learn(&mut self, done: &Expected, line: Option<&[u8]>, facts: &mut Facts) {
+        let (key, node) = match &done.kind {
+            Kind::Store { key, .. } | Kind::Delete(key) | Kind::Count(key) | Kind::Touch(key) => (key, facts.node(key)),
+            _ => return,
+        };
+        let own = key.starts_with(format!("c{}.", self.number).as_bytes());
+        let before = self.sure(key, facts).cloned();
+        let range = node..node + 1;
+        let soft = |client: &Self, line: &[u8], facts: &Facts| {
+            client.must_be_failure(line, done, range.clone(), facts);
+        };
+        // What the key is now; `None`: cannot be told.
+        let after: Option<Option<Vec<u64>>> = match &done.kind {
+            Kind::Store { verb, key, serial, len } => {
+                let too_large = *len > MAX_ITEM;
+                let line = match (line, &before) {
+                    (Some(line), _) => line,
+                    (None, _) if too_large => b"SERVER_ERROR object too large for cache",
+                    (None, Some(None)) if ["replace", "append", "prepend"].contains(verb) => b"NOT_STORED",
+                    (None, Some(Some(_))) if *verb == "add" => b"NOT_STORED",
+                    (None, Some(_)) if *verb != "cas" => b"STORED",
+                    (None, None) if *verb == "set" => b"STORED",
+                    (None, _) => b"?",
+                };
+                let stored = line == b"STORED";
+                if stored && done.quiet {
+                    // Nobody said so.
+                } else if stored && *serial > 0 {
+                    let ledger = &facts.nodes[node].ledger;
+                    assert!(ledger.stored.contains(serial), "a false STORED for {}", show(key));
+                } else if stored {
+                    facts.claim("STORED", key);
+                }
+                match (line, *verb) {
+                    (b"STORED", "set" | "add" | "replace" | "cas") => {
+                        if let Some(old) = &before {
+                            let fits = match *verb {
+                                "add" => old.is_none(),
+                                "replace" | "cas" => old.is_some(),
+                                _ => true,
+                            };
+                            assert!(fits, "{verb} of {} STORED over {old:?}", show(key));
+                        }
+                        Some(Some(vec![*serial]))
+                    }
+                    (b"STORED", _) => before.clone().map(|old| {
+                        let mut all = old.expect("nothing to append to");
+                        let at = if *verb == "append" { all.len() } else { 0 };
+                        all.insert(at, *serial);
+                        Some(all)
+                    }),
+                    (b"NOT_STORED", "add" | "replace" | "append" | "prepend") => {
+                        if let Some(old) = &before {
+                            assert_eq!(old.is_some(), *verb == "add", "NOT_STORED {}", show(key));
+                        }
+                        before.clone()
+                    }
+                    (b"EXISTS" | b"NOT_FOUND", "cas") => before.clone(),
+                    (b"SERVER_ERROR object too large for cache", _) => {
+                        assert!(too_large, "{len} bytes are not too large");
+                        if *verb == "set" { Some(None) } else { before.clone() }
+                    }
+                    (b"?", _) => None,
+                    _ => {
+                        soft(self, line, facts);
+                        None
+                    }
+                }
+            }
+            Kind::Delete(key) => match line {
+                None => Some(None),
+                Some(b"DELETED") => {
+                    facts.claim("DELETED", key);
+                    assert_ne!(before, Some(None), "{} was not there", show(key));
+                    Some(None)
+                }
+                Some(b"NOT_FOUND") => {
+                    assert!(!matches!(before, Some(Some(_))), "{} was there", show(key));
+                    Some(None)
+                }
+                Some(line) => {
+                    soft(self, line, facts);
+                    None
+                }
+            },
+            Kind::Touch(key) => {
+                match line {
+                    None => {}
+                    Some(b"TOUCHED") => facts.claim("TOUCHED", key),
+                    Some(b"NOT_FOUND") => {
+                        let there = matches!(before, Some(Some(_)));
+                        let lost = facts.restless(node, done.asked);
+                        assert!(!there || lost, "{} was there", show(key));
+                    }
+                    Some(line) => soft(self, line, facts),
+                }
+                return;
+            }
+            Kind::Count(key) => {
+                match line {
+                    None | Some(b"NOT_FOUND") => {}
+                    Some(line) if line.iter().all(u8::is_ascii_digit) => facts.claim("COUNT", key),
+                    Some(line) => soft(self, line, facts),
+                }
+                return;
+            }
+            _ => return,
+        };
+        if !own {
+            return;
+        }
+        match after {
+            None => {
+                self.known.remove(key);
+            }
+            Some(value) => {
+                let rests_on_before = !(matches!(&value, Some(all) if all.len() == 1) || value.is_none());
+                let before = self.known.get(key);
+                let unsure_since = if done.quiet {
+                    Some(before.and_then(|b| b.unsure_since).unwrap_or(done.asked))
+                } else if rests_on_before {
+                    before.and_then(|b| b.unsure_since)
+                } else {
+                    None
+                };
+                self.known.insert(key.clone(), Known { value, unsure_since, losses: done.losses });
+            }
+        }
+    }
+
+    /// Whether the core had a reason to close this client.
+    pub(crate) fn may_be_closed(&self, facts: &Facts) -> bool {
+        if facts.too_slow || (self.ended || self.ending == Ending::Quits) && self.owed() == 0 {
+            return true;
+        }
+        // A value had begun when its node was lost.
+        let head = self.expected.front();
+        head.is_some_and(|head| match &head.kind {
+            Kind::Read { keys, .. } => keys.iter().any(|key| facts.restless(facts.node(key), head.asked)),
+            _ => false,
+        }) || self.expected.iter().any(|e| match &e.kind {
+            // Its part of a later reply may be what had begun.
+            Kind::Read { keys, .. } => keys.iter().any(|key| facts.restless(facts.node(key), e.asked)),
+            _ => false,
+        })
+    }
+
+    /// Expects the answers to a `set` and a `get` of one value.
+    pub(crate) fn expect_probe(&mut self, key: &[u8], len: usize, facts: &Facts) {
+        let key = key.to_vec();
+        let set = Kind::Store { verb: "set", key: key.clone(), serial: 0, len };
+        let get = Kind::Read { keys: vec![key], uniques: false };
+        for kind in [set, get] {
+            self.expected.push_back(Expected { kind, quiet: false, asked: facts.now, losses: 0, optional: false });
+        }
+    }
+
+    /// What it waits for, for people.
+    pub(crate) fn describe(&self) -> String {
+        let head = self.expected.front().map(|e| format!("{:?}", e.kind));
+        let head = head.unwrap_or_default();
+        format!(
+            "client {} ({:?}): {} replies owed, first {}; sent {} more, fin {} ended {} parked {} closed {} blocked {}; received {:?}",
+            self.number,
+            self.ending,
+            self.owed(),
+            &head[..head.len().min(200)],
+            self.outbox.len(),
+            self.fin,
+            self.ended,
+            self.parked,
+            self.closed,
+            self.blocked,
+            show(&self.received)
+        )
+    }
+}
+
+/// The first line of `bytes`, without its CRLF.
+fn line(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().position(|&b| b == b'\n')?;
+    let line = bytes[..end].strip_suffix(b"\r");
+    Some(line.unwrap_or_else(|| panic!("a reply line without CR: {:?}", show(bytes))))
+}

@@ -1,0 +1,1013 @@
+//! What a model of memcached never does, and the exact bytes on a lane: scripted by hand.
+
+use std::collections::HashMap;
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slipring::config::OnNodeDown;
+use slipring::metrics::{Cells, Counter, WorkerCells};
+use slipring::proxy::{ClientId, Core, Effect, FailReason, OutBuf, Settings, Tick, UpstreamId};
+use slipring::routing::{Node, Topology};
+
+use crate::Rng;
+
+/// A value that is streamed.
+const LARGE: usize = (1 << 20) + 1;
+
+#[derive(Debug)]
+struct Lane {
+    id: UpstreamId,
+    node: usize,
+    /// Written to the node and not yet looked at.
+    sent: Vec<u8>,
+    open: bool,
+}
+
+/// A core whose nodes and clients are the test's own hands. Connections are made, and prove
+/// themselves, at once.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    pub(crate) core: Core,
+    pub(crate) cells: Arc<Cells>,
+    topology: Arc<Topology>,
+    now: u64,
+    lanes: Vec<Lane>,
+    closed: Vec<ClientId>,
+    ticks: usize,
+    /// Lanes that are woken.
+    woken: Vec<UpstreamId>,
+}
+
+impl Rig {
+    fn with(nodes: usize, change: impl FnOnce(&mut Settings)) -> Self {
+        let nodes: Vec<Arc<Node>> = (0..nodes).map(|i| Arc::new(Node::new(&format!("node-{i}"), 11211, 1))).collect();
+        let cells = Arc::new(Cells::new(1));
+        let topology = Arc::new(Topology::new(1, nodes).unwrap());
+        let mut settings = Settings {
+            max_value: 128 << 20,
+            drain_timeout: Duration::from_secs(5),
+            cpu_time: || (Duration::ZERO, Duration::ZERO),
+            lanes: 1,
+            deny_flush_all: false,
+            merge_gets: true,
+            on_node_down: OnNodeDown::Miss,
+            started_at: 1_700_000_000,
+            pid: 1,
+            max_connections: 1024,
+            seed: 1,
+        };
+        change(&mut settings);
+        let mut rig = Self {
+            core: Core::new(Arc::clone(&topology), settings, Arc::clone(&cells), 0),
+            cells,
+            topology,
+            now: 0,
+            lanes: Vec::new(),
+            closed: Vec::new(),
+            ticks: 0,
+            woken: Vec::new(),
+        };
+        rig.apply();
+        rig
+    }
+
+    pub(crate) fn new(nodes: usize) -> Self {
+        Self::with(nodes, |_| {})
+    }
+
+    fn now(&self) -> Tick {
+        Tick(self.now)
+    }
+
+    fn apply(&mut self) {
+        let mut effects = Vec::new();
+        self.core.take_effects(&mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Connect(id, _) => {
+                    let Some(node) = self.core.upstream_node(id) else { continue };
+                    let node = self.topology.nodes().iter().position(|other| other.name == node.name).unwrap();
+                    self.lanes.push(Lane { id, node, sent: Vec::new(), open: true });
+                    self.core.upstream_connected(id, Tick(self.now));
+                    let lane = self.lanes.len() - 1;
+                    self.write(lane, usize::MAX);
+                    let all = std::mem::take(&mut self.lanes[lane].sent);
+                    self.lanes[lane].sent = all.strip_prefix(b"version\r\n").unwrap().to_vec();
+                    self.reply(lane, b"VERSION 1.6.18\r\n");
+                }
+                Effect::CloseUpstream(id) => {
+                    for lane in self.lanes.iter_mut().filter(|lane| lane.id == id) {
+                        lane.open = false;
+                    }
+                }
+                Effect::CloseClient(id) => self.closed.push(id),
+                Effect::WakeUpstream(id) => self.woken.push(id),
+                Effect::Tick(_) => self.ticks += 1,
+                Effect::WakeClient(_) => {}
+            }
+        }
+    }
+
+    fn client(&mut self) -> ClientId {
+        self.core.client_connected()
+    }
+
+    pub(crate) fn send(&mut self, client: ClientId, bytes: impl AsRef<[u8]>) {
+        self.core.client_input(client, bytes.as_ref(), self.now());
+        self.apply();
+    }
+
+    fn write(&mut self, lane: usize, most: usize) {
+        let id = self.lanes[lane].id;
+        let mut left = most;
+        while let Some(out) = self.core.upstream_out(id).filter(|out| !out.is_empty()) {
+            let bytes = first(out, left);
+            if bytes.is_empty() {
+                break;
+            }
+            left -= bytes.len();
+            self.lanes[lane].sent.extend_from_slice(&bytes);
+            self.core.upstream_written(id, bytes.len(), Tick(self.now));
+        }
+        self.apply();
+    }
+
+    /// Writes what a lane has and gives what the node has got since the last look.
+    pub(crate) fn sent(&mut self, lane: usize) -> String {
+        self.write(lane, usize::MAX);
+        String::from_utf8(std::mem::take(&mut self.lanes[lane].sent)).unwrap()
+    }
+
+    pub(crate) fn reply(&mut self, lane: usize, bytes: impl AsRef<[u8]>) {
+        let (id, now) = (self.lanes[lane].id, self.now());
+        self.core.upstream_input(id, bytes.as_ref(), now);
+        self.apply();
+    }
+
+    /// Replies as the rim would: not while the core does not want to read. Returns what is left.
+    fn try_reply<'a>(&mut self, lane: usize, mut bytes: &'a [u8]) -> &'a [u8] {
+        while !bytes.is_empty() && self.core.upstream_may_read(self.lanes[lane].id) {
+            let (piece, rest) = bytes.split_at(bytes.len().min(64 << 10));
+            self.reply(lane, piece);
+            bytes = rest;
+        }
+        bytes
+    }
+
+    /// What a client has got since the last look.
+    pub(crate) fn got_bytes(&mut self, client: ClientId) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(out) = self.core.client_out(client).filter(|out| !out.is_empty()) {
+            let bytes = first(out, usize::MAX);
+            let now = Tick(self.now);
+            self.core.client_written(client, bytes.len(), now);
+            all.extend(bytes);
+        }
+        self.apply();
+        all
+    }
+
+    fn got(&mut self, client: ClientId) -> String {
+        String::from_utf8(self.got_bytes(client)).unwrap()
+    }
+
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    pub(crate) fn node(&self, lane: usize) -> usize {
+        self.lanes[lane].node
+    }
+
+    pub(crate) fn sent_bytes(&mut self, lane: usize) -> Vec<u8> {
+        self.write(lane, usize::MAX);
+        std::mem::take(&mut self.lanes[lane].sent)
+    }
+
+    fn is_open(&self, lane: usize) -> bool {
+        self.lanes[lane].open
+    }
+
+    /// The newest open lane of a node.
+    fn newest(&self, node: usize) -> usize {
+        let of_node = |lane: &Lane| lane.open && lane.node == node;
+        self.lanes.iter().rposition(of_node).unwrap()
+    }
+
+    fn open_lanes(&self, node: usize) -> usize {
+        let of_node = |lane: &&Lane| lane.open && lane.node == node;
+        self.lanes.iter().filter(of_node).count()
+    }
+
+    fn count(&self, counter: impl Fn(&WorkerCells) -> &Counter) -> u64 {
+        self.cells.sum(counter)
+    }
+
+    /// A key of its own on a node.
+    pub(crate) fn key(&self, node: usize, name: &str) -> String {
+        (0..)
+            .map(|i| format!("{name}-{i}"))
+            .find(|key| usize::from(self.topology.route(key.as_bytes()).0) == node)
+            .unwrap()
+    }
+}
+
+fn first(out: &OutBuf, most: usize) -> Vec<u8> {
+    let mut slices = [IoSlice::new(&[]); 16];
+    let filled = out.slices(&mut slices);
+    let bytes = slices[..filled].iter().flat_map(|s| s.iter().copied());
+    bytes.take(most).collect()
+}
+
+fn value(key: &str, len: usize) -> Vec<u8> {
+    let mut out = format!("VALUE {key} 0 {len}\r\n").into_bytes();
+    out.extend(std::iter::repeat_n(key.as_bytes()[0], len));
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+fn set(key: &str, len: usize) -> Vec<u8> {
+    let mut out = format!("set {key} 0 0 {len}\r\n").into_bytes();
+    out.extend(std::iter::repeat_n(key.as_bytes()[0], len));
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+// === doubt kills (invariant C) ===
+
+/// Sends a request, lets the node say something that cannot be its answer, and gives what the client
+/// got.
+fn doubt(request: &str, answer: &str) -> String {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.send(client, request);
+    rig.sent(0);
+    rig.reply(0, answer);
+    assert!(!rig.is_open(0), "{answer:?} to {request:?} is taken");
+    assert_eq!(rig.count(|c| &c.desyncs), 1, "{answer:?} to {request:?}");
+    assert_eq!(rig.open_lanes(0), 1, "another lane takes its place");
+    rig.got(client)
+}
+
+#[test]
+fn a_value_for_a_key_nobody_asked_for_reaches_nobody() {
+    assert_eq!(doubt("get a\r\n", "VALUE b 0 1\r\nx\r\nEND\r\n"), "END\r\n");
+    // The key was asked for, but once.
+    let twice = "VALUE a 0 1\r\nx\r\nVALUE a 0 1\r\ny\r\nEND\r\n";
+    assert_eq!(doubt("get a\r\n", twice), "VALUE a 0 1\r\nx\r\nEND\r\n");
+}
+
+#[test]
+fn a_reply_of_the_wrong_shape_ends_the_connection() {
+    let lost = "SERVER_ERROR proxy: node node-0:11211 answered out of step\r\n";
+    for (request, answer, told) in [
+        ("set a 0 0 1\r\nx\r\n", "DELETED\r\n", lost),
+        ("set a 0 0 1\r\nx\r\n", "END\r\n", lost),
+        ("delete a\r\n", "STORED\r\n", lost),
+        ("delete a\r\n", "5\r\n", lost),
+        ("incr a 1\r\n", "OK\r\n", lost),
+        ("touch a 1\r\n", "DELETED\r\n", "NOT_FOUND\r\n"),
+        ("get a\r\n", "STORED\r\n", "END\r\n"),
+        ("get a\r\n", "VERSION 1.6.18\r\n", "END\r\n"),
+        ("get a\r\n", "END\n", "END\r\n"),
+        ("get a\r\n", "\r\n", "END\r\n"),
+        ("flush_all\r\n", "END\r\n", lost),
+        ("flush_all\r\n", "STAT pid 1\r\n", lost),
+        ("stats reset\r\n", "OK\r\n", lost),
+    ] {
+        assert_eq!(doubt(request, answer), told, "{answer:?} to {request:?}");
+    }
+    assert!(doubt("stats\r\n", "OK\r\n").ends_with("END\r\n"));
+}
+
+#[test]
+fn a_line_that_never_ends_is_not_kept() {
+    assert_eq!(doubt("get a\r\n", &"x".repeat(3000)), "END\r\n");
+}
+
+#[test]
+fn bytes_that_nobody_waits_for_end_the_connection() {
+    for bytes in ["STORED\r\n", "END\r\n", "ERROR\r\n", "\r\n"] {
+        let mut rig = Rig::new(1);
+        rig.reply(0, bytes);
+        assert!(!rig.is_open(0), "{bytes:?}");
+        assert_eq!(rig.count(|c| &c.desyncs), 1);
+    }
+}
+
+#[test]
+fn a_value_whose_block_does_not_end_closes_its_reader() {
+    let mut rig = Rig::new(1);
+    let (client, other) = (rig.client(), rig.client());
+    rig.send(client, "get a\r\n");
+    rig.sent(0);
+    rig.send(other, "get b\r\n");
+    rig.sent(0);
+    rig.reply(0, "VALUE a 0 3\r\nxyz");
+    assert_eq!(rig.got(client), "VALUE a 0 3\r\nxyz");
+    rig.reply(0, "!!END\r\n");
+    assert!(!rig.is_open(0));
+    assert_eq!(rig.closed, [client], "what has begun cannot be taken back");
+    assert_eq!(rig.got(other), "END\r\n");
+}
+
+#[test]
+fn an_answer_to_what_was_not_sent_yet_is_doubt() {
+    for (request, answer, told) in [
+        ("get a\r\n", "END\r\n", "END\r\n"),
+        ("set a 0 0 1\r\nx\r\n", "STORED\r\n", "SERVER_ERROR proxy: node node-0:11211 answered out of step\r\n"),
+    ] {
+        let mut rig = Rig::new(1);
+        let client = rig.client();
+        rig.send(client, request);
+        rig.reply(0, answer);
+        assert!(!rig.is_open(0), "{answer:?} to {request:?}, which is not sent");
+        assert_eq!(rig.got(client), told);
+        // On the next lane all is well.
+        rig.send(client, request);
+        let lane = rig.newest(0);
+        assert_eq!(rig.sent(lane), request);
+        rig.reply(lane, answer);
+        assert_eq!(rig.got(client), answer);
+    }
+}
+
+// === merged gets ===
+
+#[test]
+fn gets_of_one_round_travel_as_one_request() {
+    let mut rig = Rig::new(1);
+    let clients: Vec<ClientId> = (0..50).map(|_| rig.client()).collect();
+    for (i, &client) in clients.iter().enumerate() {
+        rig.send(client, format!("get key-{i}\r\n"));
+    }
+    let keys: Vec<String> = (0..50).map(|i| format!(" key-{i}")).collect();
+    assert_eq!(rig.sent(0), format!("get{}\r\n", keys.concat()));
+    rig.reply(0, "VALUE key-3 0 1\r\nx\r\nVALUE key-49 7 2\r\nab\r\n");
+    // Who has all it asked for need not wait for the others.
+    assert_eq!(rig.got(clients[3]), "VALUE key-3 0 1\r\nx\r\nEND\r\n");
+    assert_eq!(rig.got(clients[4]), "");
+    rig.reply(0, "END\r\n");
+    for (i, &client) in clients.iter().enumerate() {
+        match i {
+            3 => assert_eq!(rig.got(client), ""),
+            49 => assert_eq!(rig.got(client), "VALUE key-49 7 2\r\nab\r\nEND\r\n"),
+            _ => assert_eq!(rig.got(client), "END\r\n"),
+        }
+    }
+}
+
+#[test]
+fn a_group_holds_what_was_asked_and_nothing_else() {
+    let mut rng = Rng::new(5);
+    for _ in 0..50 {
+        let mut rig = Rig::new(1);
+        let mut asked: HashMap<String, usize> = HashMap::new();
+        for _ in 0..1 + rng.below(30) {
+            let client = rig.client();
+            let mut line = "get".to_owned();
+            for _ in 0..1 + rng.below(20) {
+                let key = format!("k{}", rng.below(40));
+                line.push(' ');
+                line.push_str(&key);
+                *asked.entry(key).or_default() += 1;
+            }
+            line.push_str("\r\n");
+            rig.send(client, line);
+        }
+        let sent = rig.sent(0);
+        for line in sent.lines() {
+            for key in line.strip_prefix("get ").unwrap().split(' ') {
+                let left = asked.get_mut(key).expect("nobody asked for this");
+                *left = left.checked_sub(1).expect("more often than asked");
+            }
+        }
+        for key in asked.keys() {
+            let word = |w: &str| w == key;
+            assert!(sent.split_ascii_whitespace().any(word), "{key} was left out");
+        }
+    }
+}
+
+#[test]
+fn a_key_two_clients_ask_for_in_one_round_travels_once() {
+    let mut rig = Rig::new(1);
+    let (a, b) = (rig.client(), rig.client());
+    rig.send(a, "get hot\r\n");
+    rig.send(b, "get cold hot\r\n");
+    assert_eq!(rig.sent(0), "get hot cold\r\n");
+    assert_eq!(rig.count(|c| &c.coalesced_keys), 1);
+    rig.reply(0, "VALUE hot 1 3\r\nabc\r\nEND\r\n");
+    assert_eq!(rig.got(a), "VALUE hot 1 3\r\nabc\r\nEND\r\n");
+    assert_eq!(rig.got(b), "VALUE hot 1 3\r\nabc\r\nEND\r\n");
+}
+
+#[test]
+fn a_large_piece_of_a_shared_value_reaches_all_who_asked() {
+    let mut rig = Rig::new(1);
+    let clients: Vec<ClientId> = (0..5).map(|_| rig.client()).collect();
+    for &client in &clients {
+        rig.send(client, "get hot\r\n");
+    }
+    rig.core.client_gone(clients[2]);
+    rig.sent(0);
+    let reply = [&*value("hot", 50_000), b"END\r\n"].concat();
+    for piece in reply.chunks(20_000) {
+        rig.reply(0, piece);
+    }
+    for i in [0, 1, 3, 4] {
+        assert_eq!(rig.got_bytes(clients[i]), reply);
+    }
+}
+
+#[test]
+fn a_clients_own_repeats_travel_again() {
+    let mut rig = Rig::new(1);
+    let a = rig.client();
+    rig.send(a, "get k k\r\nget k\r\n");
+    assert_eq!(rig.sent(0), "get k k k\r\n");
+    rig.reply(0, "VALUE k 0 1\r\n1\r\nVALUE k 0 1\r\n2\r\nVALUE k 0 1\r\n3\r\nEND\r\n");
+    assert_eq!(rig.got(a), "VALUE k 0 1\r\n1\r\nVALUE k 0 1\r\n2\r\nEND\r\nVALUE k 0 1\r\n3\r\nEND\r\n");
+}
+
+#[test]
+fn only_gets_of_the_same_kind_travel_together() {
+    let mut rig = Rig::new(1);
+    let (a, b) = (rig.client(), rig.client());
+    rig.send(a, "get a\r\n");
+    rig.send(b, "gets b\r\n");
+    rig.send(a, "get c\r\n");
+    rig.send(b, "gat 10 d\r\n");
+    rig.send(a, "gat 10 e\r\n");
+    assert_eq!(rig.sent(0), "get a\r\ngets b\r\nget c\r\ngat 10 d\r\ngat 10 e\r\n");
+    rig.reply(0, "END\r\nVALUE b 0 1 77\r\nx\r\nEND\r\nEND\r\nEND\r\nEND\r\n");
+    assert_eq!(rig.got(a), "END\r\nEND\r\nEND\r\n");
+    assert_eq!(rig.got(b), "VALUE b 0 1 77\r\nx\r\nEND\r\nEND\r\n");
+}
+
+#[test]
+fn what_is_asked_behind_a_write_is_answered_behind_it() {
+    let mut rig = Rig::new(1);
+    let (a, b) = (rig.client(), rig.client());
+    rig.send(a, "get k\r\n");
+    rig.send(b, "set k 0 0 1\r\nx\r\n");
+    rig.send(a, "get k\r\n");
+    rig.send(b, "get k\r\n");
+    assert_eq!(rig.sent(0), "get k\r\nset k 0 0 1\r\nx\r\nget k\r\n");
+    rig.reply(0, "END\r\nSTORED\r\nVALUE k 0 1\r\nx\r\nEND\r\n");
+    assert_eq!(rig.got(a), "END\r\nVALUE k 0 1\r\nx\r\nEND\r\n");
+    assert_eq!(rig.got(b), "STORED\r\nVALUE k 0 1\r\nx\r\nEND\r\n");
+}
+
+#[test]
+fn what_has_been_sent_takes_no_further_key() {
+    let mut rig = Rig::new(1);
+    let (a, b) = (rig.client(), rig.client());
+    rig.send(a, "get a\r\n");
+    rig.write(0, 3);
+    rig.send(b, "get b\r\n");
+    assert_eq!(rig.sent(0), "get a\r\nget b\r\n");
+}
+
+#[test]
+fn without_merging_each_get_travels_alone() {
+    let mut rig = Rig::with(1, |settings| settings.merge_gets = false);
+    let (a, b) = (rig.client(), rig.client());
+    rig.send(a, "get a a2\r\n");
+    rig.send(b, "get b\r\n");
+    assert_eq!(rig.sent(0), "get a a2\r\nget b\r\n");
+}
+
+#[test]
+fn an_error_line_to_a_group_is_a_miss_for_all_and_stops_merging_for_a_second() {
+    let mut rig = Rig::new(1);
+    let (a, b) = (rig.client(), rig.client());
+    rig.send(a, "get a\r\n");
+    rig.send(b, "get b\r\n");
+    assert_eq!(rig.sent(0), "get a b\r\n");
+    rig.reply(0, "SERVER_ERROR out of memory\r\n");
+    assert_eq!(rig.got(a), "END\r\n");
+    assert_eq!(rig.got(b), "END\r\n");
+    assert!(rig.is_open(0), "an error line is an answer");
+    // Asked alone, the error shows itself.
+    rig.now += 999_999;
+    rig.send(a, "get a\r\n");
+    rig.send(b, "get b\r\n");
+    assert_eq!(rig.sent(0), "get a\r\nget b\r\n");
+    rig.reply(0, "SERVER_ERROR out of memory\r\nVALUE b 0 1\r\nx\r\nEND\r\n");
+    assert_eq!(rig.got(a), "SERVER_ERROR out of memory\r\n");
+    assert_eq!(rig.got(b), "VALUE b 0 1\r\nx\r\nEND\r\n");
+    rig.now += 2;
+    rig.send(a, "get a\r\n");
+    rig.send(b, "get b\r\n");
+    assert_eq!(rig.sent(0), "get a b\r\n");
+}
+
+#[test]
+fn an_error_line_to_a_part_of_a_read_leaves_it_well_formed() {
+    let mut rig = Rig::new(2);
+    let client = rig.client();
+    let (a, b) = (rig.key(0, "a"), rig.key(1, "b"));
+    rig.send(client, format!("get {a} {b}\r\n"));
+    rig.sent(0);
+    rig.sent(1);
+    rig.reply(0, "SERVER_ERROR busy\r\n");
+    rig.reply(1, format!("VALUE {b} 0 1\r\nx\r\nEND\r\n"));
+    assert_eq!(rig.got(client), format!("VALUE {b} 0 1\r\nx\r\nEND\r\n"));
+}
+
+// === lost connections ===
+
+#[test]
+fn what_waits_on_a_lost_connection_is_answered_at_once() {
+    for (policy, read, touch) in [
+        (OnNodeDown::Miss, "END\r\n", "NOT_FOUND\r\n"),
+        (
+            OnNodeDown::Error,
+            "SERVER_ERROR proxy: node node-0:11211 closed the connection\r\n",
+            "SERVER_ERROR proxy: node node-0:11211 closed the connection\r\n",
+        ),
+    ] {
+        let mut rig = Rig::with(1, |settings| settings.on_node_down = policy);
+        let client = rig.client();
+        rig.send(client, "get a b\r\nset a 0 0 1\r\nx\r\ndelete a\r\ntouch a 0\r\nincr a 1 noreply\r\nmn\r\n");
+        rig.sent(0);
+        rig.core.upstream_failed(rig.lanes[0].id, FailReason::Closed, Tick(0));
+        rig.apply();
+        let lost = "SERVER_ERROR proxy: node node-0:11211 closed the connection\r\n";
+        assert_eq!(rig.got(client), format!("{read}{lost}{lost}{touch}MN\r\n"));
+    }
+}
+
+#[test]
+fn a_reply_for_a_client_that_left_reaches_nobody() {
+    let mut rig = Rig::new(1);
+    let gone = rig.client();
+    rig.send(gone, "get secret\r\nset a 0 0 1\r\nx\r\n");
+    rig.core.client_gone(gone);
+    rig.apply();
+    let next = rig.client();
+    assert_eq!(next.index(), gone.index(), "it sits in the same place");
+    rig.send(next, "get other\r\n");
+    assert_eq!(rig.sent(0), "get secret\r\nset a 0 0 1\r\nx\r\nget other\r\n");
+    rig.reply(0, "VALUE secret 0 1\r\nx\r\nEND\r\nSTORED\r\nEND\r\n");
+    assert_eq!(rig.got(next), "END\r\n");
+}
+
+// === limits ===
+
+#[test]
+fn a_full_lane_stalls_its_clients_and_loses_nothing() {
+    let mut rig = Rig::new(1);
+    let clients: Vec<ClientId> = (0..3).map(|_| rig.client()).collect();
+    let mut asked = 0;
+    let mut waiting: Vec<Vec<Vec<u8>>> = vec![Vec::new(); 3];
+    for n in 0..200 {
+        for (c, queue) in waiting.iter_mut().enumerate() {
+            let block = "v".repeat(10_000);
+            queue.push(format!("set k-{c}-{n} 0 0 10000 noreply\r\n{block}\r\n").into_bytes());
+            asked += 1;
+        }
+    }
+    for queue in &mut waiting {
+        queue.reverse();
+    }
+    // The node takes nothing: at some point none of them is read any more.
+    let push = |rig: &mut Rig, waiting: &mut Vec<Vec<Vec<u8>>>| {
+        let mut moved = false;
+        for (c, queue) in waiting.iter_mut().enumerate() {
+            if rig.core.client_may_read(clients[c])
+                && let Some(bytes) = queue.pop()
+            {
+                rig.send(clients[c], bytes);
+                moved = true;
+            }
+        }
+        moved
+    };
+    while push(&mut rig, &mut waiting) {}
+    assert!(waiting.iter().all(|queue| !queue.is_empty()), "never full");
+    let queued = rig.core.upstream_out(rig.lanes[0].id).unwrap().len();
+    assert!(queued < (2 << 20) + (200 << 10), "{queued} bytes wait");
+    let mut next = [0; 3];
+    let mut stored = 0;
+    let mut tail = Vec::new();
+    for _ in 0..10_000 {
+        rig.write(0, 100_000);
+        let bytes = std::mem::take(&mut rig.lanes[0].sent);
+        tail.extend(bytes);
+        while let Some(end) = tail.windows(2).position(|w| w == b"\r\n") {
+            let line: Vec<u8> = tail.drain(..end + 2).take(end).collect();
+            let line = String::from_utf8(line).unwrap();
+            let Some(rest) = line.strip_prefix("set k-") else {
+                assert_eq!(line.len(), 10_000, "a torn block");
+                stored += 1;
+                continue;
+            };
+            let mut words = rest.split(['-', ' ']).map(|w| w.parse::<usize>().unwrap());
+            let (c, n) = (words.next().unwrap(), words.next().unwrap());
+            assert_eq!(n, next[c], "client {c}: out of order");
+            next[c] += 1;
+        }
+        push(&mut rig, &mut waiting);
+        if stored == asked {
+            break;
+        }
+    }
+    assert_eq!(stored, asked, "lost on the way");
+    rig.sent(0);
+    rig.reply(0, "STORED\r\n".repeat(asked));
+    assert!(rig.is_open(0));
+    assert_eq!(rig.count(|c| &c.dropped_replies), asked as u64);
+    for client in clients {
+        rig.send(client, "mn\r\n");
+        assert_eq!(rig.got(client), "MN\r\n");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_read() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    let mut sent = 0;
+    while rig.core.client_may_read(client) {
+        rig.send(client, "mn\r\n");
+        sent += 1;
+        assert!(sent < 10_000_000, "never stalled");
+        if sent > 5_000 {
+            break;
+        }
+    }
+    // `MN` is four bytes: the pipeline's limit does not hold it, for nothing waits on a node.
+    assert_eq!(rig.got(client).len(), sent * 4);
+    rig.send(client, "get a\r\n".repeat(3_000));
+    assert!(!rig.core.client_may_read(client));
+    assert!(rig.sent(0).matches(" a").count() <= 1024, "all of them at once");
+}
+
+// === sockets that are full ===
+
+/// As the rim: a socket that is full is passed over by the flusher, and announced when it has room.
+#[test]
+fn what_came_while_a_socket_was_full_is_sent_when_it_has_room() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    let lane = rig.lanes[0].id;
+    let dirty = |rig: &mut Rig| {
+        let (mut clients, mut upstreams) = (Vec::new(), Vec::new());
+        rig.core.take_dirty(&mut clients, &mut upstreams);
+        (clients, upstreams)
+    };
+    dirty(&mut rig);
+    rig.send(client, "get a\r\n");
+    assert_eq!(dirty(&mut rig).1, [lane]);
+    // The kernel takes a part.
+    rig.core.upstream_out(lane);
+    rig.core.upstream_written(lane, 3, Tick(0));
+    rig.send(client, "get b\r\n");
+    // Its turn comes, but it is full.
+    assert_eq!(dirty(&mut rig).1, [lane]);
+    rig.core.upstream_writable(lane);
+    assert_eq!(dirty(&mut rig).1, [lane], "the lane is forgotten");
+    rig.sent(0);
+
+    rig.reply(0, "END\r\n");
+    assert_eq!(dirty(&mut rig).0, [client]);
+    rig.core.client_out(client);
+    rig.core.client_written(client, 2, Tick(0));
+    rig.reply(0, "END\r\n");
+    assert_eq!(dirty(&mut rig).0, [client]);
+    rig.core.client_writable(client);
+    assert_eq!(dirty(&mut rig).0, [client], "the client is forgotten");
+}
+
+// === large values ===
+
+#[test]
+fn a_large_value_turns_its_lane_and_stalls_no_bystander() {
+    let mut rig = Rig::new(1);
+    let (reader, other, writer, late) = (rig.client(), rig.client(), rig.client(), rig.client());
+    rig.send(reader, "get big\r\n");
+    rig.send(other, "get small\r\n");
+    assert_eq!(rig.sent(0), "get big small\r\n");
+    rig.send(writer, "set w 0 0 1\r\n1\r\n");
+    rig.send(other, "get other\r\n");
+    rig.sent(0);
+    let reply = value("big", LARGE);
+    rig.reply(0, &reply[..1000]);
+    // The reads of those without a write are asked again, in order, on a fresh lane.
+    let fresh = (1..rig.lanes.len()).find(|&lane| rig.sent(lane) == "get small other\r\n");
+    let fresh = fresh.expect("asked again");
+    rig.reply(fresh, "VALUE small 0 1\r\nx\r\nVALUE other 0 1\r\ny\r\nEND\r\n");
+    assert_eq!(rig.got(other), "VALUE small 0 1\r\nx\r\nEND\r\nVALUE other 0 1\r\ny\r\nEND\r\n");
+    // So is what comes now.
+    rig.send(late, "get late\r\n");
+    let shared: Vec<usize> = (1..rig.lanes.len()).filter(|&lane| rig.sent(lane).contains("get late")).collect();
+    let [shared] = shared[..] else { panic!("{shared:?}") };
+    rig.reply(shared, "END\r\n");
+    assert_eq!(rig.got(late), "END\r\n");
+    // The writer's request is on the turned lane, which is read to its end.
+    assert!(rig.is_open(0));
+    rig.send(writer, "get w\r\n");
+    assert!(!rig.sent(shared).contains('w'), "a get that overtakes its set");
+    let rest = [&reply[1000..], b"VALUE small 0 1\r\nx\r\nEND\r\nSTORED\r\n"].concat();
+    assert!(rig.try_reply(0, &rest).is_empty(), "a bystander waits");
+    assert_eq!(rig.got(writer), "STORED\r\n");
+    assert!(!rig.is_open(0), "nobody needs it any more");
+    let lane = (1..rig.lanes.len()).find(|&lane| rig.sent(lane).contains("get w\r\n"));
+    rig.reply(lane.expect("asked on the fresh lane"), "VALUE w 0 1\r\n1\r\nEND\r\n");
+    assert_eq!(rig.got(writer), "VALUE w 0 1\r\n1\r\nEND\r\n");
+    assert_eq!(rig.got(other), "", "answered once");
+    // The reader's own was asked again on a lane of its own.
+    let bulk = (1..rig.lanes.len()).find(|&lane| lane != shared && rig.is_open(lane));
+    let all = [&*reply, b"END\r\n"].concat();
+    let mut left = &all[..];
+    let mut got = Vec::new();
+    while !left.is_empty() {
+        left = rig.try_reply(bulk.unwrap(), left);
+        got.extend(rig.got_bytes(reader));
+    }
+    got.extend(rig.got_bytes(reader));
+    assert!(got == all);
+}
+
+#[test]
+fn a_large_value_is_read_no_faster_than_its_client_takes_it() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.send(client, "get big\r\n");
+    rig.sent(0);
+    let reply = [&*value("big", 8 << 20), b"END\r\n"].concat();
+    let mut left = rig.try_reply(0, &reply);
+    assert!(!left.is_empty(), "8 MiB wait in memory");
+    assert!(reply.len() - left.len() < 512 << 10);
+    let mut got = Vec::new();
+    while !left.is_empty() {
+        rig.woken.clear();
+        got.extend(rig.got_bytes(client));
+        assert!(rig.woken.contains(&rig.lanes[0].id), "never read again");
+        left = rig.try_reply(0, left);
+    }
+    got.extend(rig.got_bytes(client));
+    assert!(got == reply);
+}
+
+#[test]
+fn large_values_of_two_nodes_do_not_wait_for_each_other() {
+    let mut rig = Rig::new(2);
+    let client = rig.client();
+    let (a, b) = (rig.key(0, "a"), rig.key(1, "b"));
+    rig.send(client, format!("get {a} {b}\r\n"));
+    rig.sent(0);
+    rig.sent(1);
+    let (from_a, from_b) = (value(&a, 3 << 20), value(&b, 3 << 20));
+    let (from_a, from_b) = ([&*from_a, b"END\r\n"].concat(), [&*from_b, b"END\r\n"].concat());
+    // The second one comes first: it holds no bulk lane that others might need, but is asked again
+    // when its turn has come.
+    rig.try_reply(1, &from_b);
+    let mut got = Vec::new();
+    for (lane, reply) in [(Some(0), &from_a), (None, &from_b)] {
+        let lane = lane.unwrap_or_else(|| rig.newest(1));
+        if lane > 0 {
+            assert_eq!(rig.sent(lane), format!("get {b}\r\n"));
+        }
+        let mut left = rig.try_reply(lane, reply);
+        while !left.is_empty() {
+            rig.woken.clear();
+            let more = rig.got_bytes(client);
+            assert!(!more.is_empty() && rig.woken.contains(&rig.lanes[lane].id), "it waits");
+            got.extend(more);
+            left = rig.try_reply(lane, left);
+        }
+        got.extend(rig.got_bytes(client));
+    }
+    assert_eq!(got.len(), from_a.len() + from_b.len() - 5);
+    assert!(got.starts_with(&from_a[..from_a.len() - 5]) && got.ends_with(&from_b));
+}
+
+#[test]
+fn a_miss_asked_for_before_a_large_value_does_not_stand_in_its_way() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.send(client, "get missing\r\nget big\r\nget later\r\n");
+    assert_eq!(rig.sent(0), "get missing big later\r\n");
+    let reply = [&*value("big", 40 << 20), b"VALUE later 0 1\r\nx\r\nEND\r\n"].concat();
+    let mut left = rig.try_reply(0, &reply);
+    assert!(!left.is_empty(), "40 MiB wait in memory");
+    let mut got = Vec::new();
+    while !left.is_empty() {
+        rig.woken.clear();
+        let more = rig.got_bytes(client);
+        assert!(!more.is_empty(), "it waits for the end of the group");
+        got.extend(more);
+        left = rig.try_reply(0, left);
+    }
+    got.extend(rig.got_bytes(client));
+    let whole = [b"END\r\n", &*value("big", 40 << 20), b"END\r\nVALUE later 0 1\r\nx\r\nEND\r\n"];
+    assert!(got == whole.concat());
+}
+
+#[test]
+fn at_most_four_large_bodies_pass_to_a_node_at_once() {
+    let mut rig = Rig::new(1);
+    let clients: Vec<ClientId> = (0..7).map(|_| rig.client()).collect();
+    let bodies: Vec<Vec<u8>> = (0..7).map(|i| set(&format!("{i}-k"), LARGE)).collect();
+    for (i, &client) in clients.iter().enumerate() {
+        rig.send(client, &bodies[i][..100]);
+    }
+    assert_eq!(rig.open_lanes(0), 1 + 4);
+    for (i, &client) in clients.iter().enumerate() {
+        assert_eq!(rig.core.client_may_read(client), i < 4, "client {i}");
+    }
+    // Each that ends lets the next one begin, in the order they came.
+    for i in 0..7 {
+        for piece in bodies[i][100..].chunks(64 << 10) {
+            rig.send(clients[i], piece);
+            for lane in 1..rig.lanes.len() {
+                rig.write(lane, usize::MAX);
+            }
+        }
+        let lane = (1..rig.lanes.len()).find(|&l| rig.lanes[l].sent.ends_with(&bodies[i]));
+        let lane = lane.unwrap_or_else(|| panic!("body {i} is not whole"));
+        rig.reply(lane, "STORED\r\n");
+        assert_eq!(rig.got(clients[i]), "STORED\r\n");
+        assert_eq!(rig.open_lanes(0), 1 + 4);
+        for (j, &client) in clients.iter().enumerate().skip(i + 1) {
+            assert_eq!(rig.core.client_may_read(client), j < i + 5, "client {j}");
+        }
+    }
+    // Nobody needs them: they close.
+    assert_eq!(rig.ticks, 1, "one tick runs");
+    let mut next = Some(Tick(1_000_000));
+    while let Some(at) = next {
+        rig.now = at.0;
+        next = rig.core.tick(at);
+        rig.apply();
+    }
+    assert_eq!(rig.open_lanes(0), 1);
+    // And the next one to be idle asks for a tick again.
+    rig.send(clients[0], &bodies[0]);
+    let lane = rig.newest(0);
+    rig.sent(lane);
+    rig.reply(lane, "STORED\r\n");
+    assert_eq!(rig.ticks, 2);
+}
+
+#[test]
+fn large_reads_that_wait_for_lanes_of_two_nodes_go_to_their_own() {
+    let mut rig = Rig::new(2);
+    // Every bulk lane of node 0 is taken by bodies that do not move.
+    let holders: Vec<ClientId> = (0..4).map(|_| rig.client()).collect();
+    let held = rig.key(0, "held");
+    let body = set(&held, LARGE);
+    for &client in &holders {
+        rig.send(client, &body[..100]);
+    }
+    let (client, other) = (rig.client(), rig.client());
+    let (a, b) = (rig.key(0, "a"), rig.key(1, "b"));
+    let (w, x) = (rig.key(0, "w"), rig.key(1, "x"));
+    rig.send(client, format!("get {a} {b}\r\n"));
+    // Someone else's write keeps both lanes from being this client's.
+    rig.send(other, format!("delete {w}\r\ndelete {x}\r\n"));
+    rig.sent(0);
+    rig.sent(1);
+    rig.reply(0, &value(&a, LARGE)[..100]);
+    rig.reply(1, &value(&b, LARGE)[..100]);
+    for lane in 2..rig.lanes.len() {
+        let sent = rig.sent(lane);
+        assert!(rig.lanes[lane].node == 1 || !sent.contains(&b), "{b} at node 0");
+        assert!(rig.lanes[lane].node == 0 || !sent.contains(&a), "{a} at node 1");
+        if sent.contains(&b) {
+            rig.reply(lane, format!("VALUE {b} 0 1\r\nB\r\nEND\r\n"));
+        }
+    }
+    // Before its other read is answered it goes on with nothing.
+    rig.send(client, format!("delete {b}\r\n"));
+    for lane in 2..rig.lanes.len() {
+        assert!(!rig.sent(lane).contains("delete"), "overtakes its own read");
+    }
+    for &holder in &holders {
+        for piece in body[100..].chunks(64 << 10) {
+            rig.send(holder, piece);
+            for lane in 2..rig.lanes.len() {
+                rig.write(lane, usize::MAX);
+            }
+        }
+    }
+    for lane in 2..rig.lanes.len() {
+        if rig.sent(lane).ends_with("\r\n") {
+            rig.reply(lane, "STORED\r\n");
+        }
+    }
+    for lane in 2..rig.lanes.len() {
+        let sent = rig.sent(lane);
+        assert!(rig.lanes[lane].node == 0 || !sent.contains(&a), "{a} at node 1");
+        if sent.contains(&a) {
+            rig.reply(lane, format!("VALUE {a} 0 1\r\nA\r\nEND\r\n"));
+        }
+    }
+    // Its second part is asked when the first has been answered.
+    for lane in 2..rig.lanes.len() {
+        let sent = rig.sent(lane);
+        assert!(rig.lanes[lane].node == 1 || !sent.contains(&b), "{b} at node 0");
+        if sent.contains(&b) {
+            rig.reply(lane, format!("VALUE {b} 0 1\r\nB\r\nEND\r\n"));
+        }
+    }
+    assert_eq!(rig.got(client), format!("VALUE {a} 0 1\r\nA\r\nVALUE {b} 0 1\r\nB\r\nEND\r\n"));
+}
+
+#[test]
+fn a_client_that_ends_in_the_middle_of_a_large_value_leaves_nothing_behind() {
+    for early in [false, true] {
+        let mut rig = Rig::new(1);
+        let client = rig.client();
+        rig.send(client, &set("k", LARGE)[..5000]);
+        let bulk = rig.newest(0);
+        rig.sent(bulk);
+        if early {
+            rig.reply(bulk, "SERVER_ERROR object too large for cache\r\n");
+        }
+        rig.core.client_ended(client);
+        rig.apply();
+        if early {
+            assert_eq!(rig.got(client), "SERVER_ERROR object too large for cache\r\n");
+        }
+        assert_eq!(rig.closed, [client]);
+        assert_eq!(rig.open_lanes(0), 1, "its lane waits for the rest");
+    }
+}
+
+#[test]
+fn a_large_value_that_ends_wrongly_is_never_completed() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    let mut body = set("k", LARGE);
+    body.truncate(body.len() - 2);
+    rig.send(client, &body);
+    let bulk = rig.newest(0);
+    rig.write(bulk, usize::MAX);
+    rig.send(client, "XYmn\r\n");
+    rig.write(bulk, usize::MAX);
+    assert!(!rig.is_open(bulk));
+    assert_eq!(rig.lanes[bulk].sent.len(), body.len());
+    assert_eq!(rig.got(client), "CLIENT_ERROR bad data chunk\r\nMN\r\n");
+}
+
+#[test]
+fn a_fan_out_reaches_a_node_whose_lane_has_just_turned() {
+    let mut rig = Rig::new(1);
+    let (reader, other) = (rig.client(), rig.client());
+    rig.send(reader, "get big\r\n");
+    rig.sent(0);
+    // In one step: nothing of the fresh lane has been heard.
+    let now = rig.now();
+    let id = rig.lanes[0].id;
+    rig.core.upstream_input(id, &value("big", LARGE)[..100], now);
+    rig.core.client_input(other, b"flush_all\r\n", now);
+    rig.apply();
+    let fresh = rig.newest(0);
+    assert_eq!(rig.sent(fresh), "flush_all\r\n");
+    rig.reply(fresh, "OK\r\n");
+    assert_eq!(rig.got(other), "OK\r\n");
+}
+
+/// Four clients could hold every bulk lane of one node for the second value of their multiget and
+/// wait for one of the other node for the first; four others the other way round.
+#[test]
+fn large_values_asked_for_crosswise_do_not_wait_for_each_other() {
+    let mut rig = Rig::with(2, |settings| {
+        settings.lanes = 2;
+        settings.merge_gets = false;
+    });
+    let clients: Vec<ClientId> = (0..8).map(|_| rig.client()).collect();
+    let (a, b) = (rig.key(0, "a"), rig.key(1, "b"));
+    for (i, &client) in clients.iter().enumerate() {
+        // Even and odd clients keep to different lanes.
+        let (first, second) = if i % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        rig.send(client, format!("get {first} {second}\r\n"));
+    }
+    let mut owed: Vec<Vec<u8>> = Vec::new();
+    let mut got = 0;
+    for round in 0..2000 {
+        for lane in 0..rig.lanes() {
+            owed.resize(rig.lanes(), Vec::new());
+            for line in rig.sent(lane).lines() {
+                let key = line.strip_prefix("get ").unwrap();
+                owed[lane].extend([&*value(key, 2 << 20), b"END\r\n"].concat());
+            }
+            // At first only what is second in a multiget is answered: the even lane of node 1 and
+            // the odd one of node 0, which are 2 and 1.
+            if rig.is_open(lane) && (round > 100 || lane != 0 && lane != 3) {
+                let bytes = std::mem::take(&mut owed[lane]);
+                owed[lane] = rig.try_reply(lane, &bytes).to_vec();
+            }
+        }
+        for &client in &clients {
+            got += rig.got_bytes(client).len();
+        }
+    }
+    let whole = value(&a, 2 << 20).len() + value(&b, 2 << 20).len() + 5;
+    assert_eq!(got, clients.len() * whole, "they wait for each other");
+}

@@ -1,0 +1,701 @@
+//! The scheduler: drives the core as the rim does, one random step after another.
+//!
+//! As in the rim, a socket that the core does not want read is looked at again only when it is
+//! woken, and one that took less than it was given only when it has room: a wake that is forgotten
+//! is a client that hangs.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slipring::config::OnNodeDown;
+use slipring::metrics::Cells;
+use slipring::proxy::{ClientId, Core, Effect, FailReason, OutBuf, Settings, Tick, UpstreamId};
+use slipring::routing::{Node as Member, Topology};
+
+use crate::Rng;
+use crate::client::{Client, Ending, Facts, LARGE_KEYS};
+use crate::node::{Node, Session, segment};
+
+/// A connection to a node, seen from the rim.
+#[derive(Debug)]
+struct Conn {
+    id: UpstreamId,
+    node: usize,
+    to_node: VecDeque<u8>,
+    from_node: VecDeque<u8>,
+    session: Session,
+    room: usize,
+    blocked: bool,
+    parked: bool,
+    /// The core has closed it; the node still takes what was sent.
+    closed: bool,
+    /// The core has read its first line.
+    welcome: bool,
+    /// Something was said on it that was not asked for.
+    spoilt: bool,
+}
+
+#[derive(Debug)]
+enum Timer {
+    Connect(UpstreamId, usize),
+    /// A connection that is refused, or never made.
+    Fail(UpstreamId, usize, FailReason),
+    Tick,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    core: Core,
+    cells: Arc<Cells>,
+    facts: Facts,
+    clients: Vec<Client>,
+    conns: Vec<Conn>,
+    timers: Vec<(u64, Timer)>,
+    up: Vec<bool>,
+    /// Nodes that have failed and are not fully connected again.
+    recovering: Vec<bool>,
+    rng: Rng,
+    effects: Vec<Effect>,
+    lanes: usize,
+    /// The end has come: nothing is slow any more.
+    calm: bool,
+    /// Nodes fail.
+    stormy: bool,
+    /// Most bytes of an ordinary delivery.
+    piece: usize,
+    next_client: u64,
+    most_clients: usize,
+    injected: u64,
+    steps: usize,
+    /// Grows with everything that is delivered.
+    moved: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let count = 1 + rng.below(3);
+        let members = (0..count).map(|i| Arc::new(Member::new(&format!("node-{i}"), 11211, 1)));
+        let topology = Arc::new(Topology::new(1, members.collect()).unwrap());
+        let lanes = 1 + rng.below(3);
+        let reads_fail = rng.one_in(3);
+        let settings = Settings {
+            max_value: 128 << 20,
+            drain_timeout: Duration::from_secs(5),
+            cpu_time: || (Duration::ZERO, Duration::ZERO),
+            lanes,
+            deny_flush_all: false,
+            merge_gets: !rng.one_in(4),
+            on_node_down: if reads_fail { OnNodeDown::Error } else { OnNodeDown::Miss },
+            started_at: 1_700_000_000,
+            pid: 1,
+            max_connections: 1024,
+            seed,
+        };
+        let cells = Arc::new(Cells::new(1));
+        let core = Core::new(Arc::clone(&topology), settings, Arc::clone(&cells), 0);
+        let large = rng.one_in(3);
+        let stormy = rng.one_in(2);
+        let mut nodes: Vec<Node> =
+            (0..count).map(|i| Node::new(["1.6.18", "1.5.16", "1.6.0"][i], seed + i as u64)).collect();
+        if stormy && rng.one_in(2) {
+            nodes[0].hiccup = 100;
+        }
+        for n in (0..LARGE_KEYS).filter(|_| large) {
+            let key = format!("large.{n}").into_bytes();
+            let size = (1 << 20) + rng.below(1 << 20);
+            nodes[usize::from(topology.route(&key).0)].put(&key, 1_000_000 + n as u64, size);
+        }
+        let facts = Facts {
+            now: 0,
+            nodes,
+            last_fault: vec![None; count],
+            connected: None,
+            topology,
+            reads_fail,
+            claims: HashMap::new(),
+            next_serial: 0,
+            large_writes: if large { 1 + rng.below(10) } else { 0 },
+            large_reads: if large { 30 } else { 0 },
+            flushes: rng.one_in(3),
+            too_slow: false,
+        };
+        Self {
+            core,
+            cells,
+            facts,
+            clients: Vec::new(),
+            conns: Vec::new(),
+            timers: Vec::new(),
+            up: vec![true; count],
+            recovering: vec![false; count],
+            effects: Vec::new(),
+            lanes,
+            calm: false,
+            stormy,
+            piece: [3, 40, 1000, 64 << 10][rng.below(4)],
+            next_client: 0,
+            most_clients: 1 + rng.below(12),
+            injected: 0,
+            steps: 1000 + rng.below(7000),
+            moved: 0,
+            rng,
+        }
+    }
+
+    pub(crate) fn run(mut self) {
+        self.carry_out();
+        for _ in 0..self.steps {
+            self.step();
+        }
+        self.calm_down();
+        self.check_nothing_is_owed();
+        self.check_that_large_values_still_pass();
+    }
+
+    fn now(&self) -> Tick {
+        Tick(self.facts.now)
+    }
+
+    fn step(&mut self) {
+        self.facts.now += self.rng.below(2_000) as u64;
+        match self.rng.below(100) {
+            0..2 if self.clients.len() < self.most_clients => self.connect_client(),
+            0..25 => self.some_client(Self::ask),
+            25..40 => self.some_client(Self::read_client),
+            40..55 => self.flush(),
+            55..67 => self.some_conn(Self::run_node),
+            67..82 => self.some_conn(Self::read_conn),
+            82..90 => self.some_client(Self::client_takes),
+            90..92 => self.some_client(Self::client_pauses),
+            92..94 => self.unblock(),
+            94 => self.some_client(|world, i| {
+                if world.clients[i].ending == Ending::Vanishes && world.rng.one_in(4) {
+                    world.vanish(i);
+                }
+            }),
+            95 if self.stormy => self.storm(),
+            96 => self.facts.now += self.rng.below(3_000_000) as u64,
+            _ => self.run_timers(),
+        }
+        self.watch_recovery();
+    }
+
+    fn some_client(&mut self, act: impl Fn(&mut Self, usize)) {
+        if !self.clients.is_empty() {
+            let i = self.rng.below(self.clients.len());
+            act(self, i);
+        }
+    }
+
+    fn some_conn(&mut self, act: impl Fn(&mut Self, usize)) {
+        if !self.conns.is_empty() {
+            let i = self.rng.below(self.conns.len());
+            act(self, i);
+        }
+    }
+
+    /// How much is delivered at once: large queues go in large pieces.
+    fn piece(&mut self, waiting: usize) -> usize {
+        let most = if waiting > 16 << 10 { 64 << 10 } else { self.piece };
+        match self.rng.below(10) {
+            0 => 1.min(waiting),
+            1..4 => waiting.min(64 << 10),
+            _ => (1 + self.rng.below(most)).min(waiting),
+        }
+    }
+
+    // === effects ===
+
+    fn carry_out(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.core.take_effects(&mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::WakeClient(id) => {
+                    if let Some(client) = self.clients.iter_mut().find(|c| c.id == id) {
+                        client.parked = false;
+                    }
+                }
+                Effect::WakeUpstream(id) => {
+                    if let Some(conn) = self.conns.iter_mut().find(|c| c.id == id) {
+                        conn.parked = false;
+                    }
+                }
+                Effect::Connect(id, wait) => {
+                    let Some(node) = self.core.upstream_node(id) else { continue };
+                    let node = self.facts.topology.nodes().iter().position(|other| other.name == node.name).unwrap();
+                    self.connect(id, node, wait);
+                }
+                Effect::Tick(wait) => {
+                    let running = self.timers.iter().any(|(_, t)| matches!(t, Timer::Tick));
+                    assert!(!running, "a second tick beside the one that runs");
+                    let at = self.now().after(wait).0;
+                    self.timers.push((at, Timer::Tick));
+                }
+                Effect::CloseUpstream(id) => {
+                    if let Some(conn) = self.conns.iter_mut().find(|c| c.id == id) {
+                        conn.closed = true;
+                        conn.from_node.clear();
+                        if conn.spoilt {
+                            // What it was sent may be answered as failed, and must not be done later.
+                            conn.to_node.clear();
+                        }
+                    }
+                    self.conns.retain(|c| !c.closed || !c.to_node.is_empty());
+                }
+                Effect::CloseClient(id) => self.client_closed(id),
+            }
+        }
+        self.effects = effects;
+        assert!(!self.core.has_effects());
+        self.core.check_invariants();
+    }
+
+    fn connect(&mut self, id: UpstreamId, node: usize, wait: Duration) {
+        let latency = self.rng.below(5_000) as u64;
+        let at = self.now().after(wait).0 + latency;
+        self.timers.push((at, Timer::Connect(id, node)));
+    }
+
+    fn client_closed(&mut self, id: ClientId) {
+        let Some(i) = self.clients.iter().position(|c| c.id == id) else {
+            return;
+        };
+        self.facts.too_slow |= self.cells.sum(|c| &c.clients_too_slow) > 0;
+        let client = &mut self.clients[i];
+        client.closed = true;
+        let all = client.kernel.len();
+        client.take(all, &mut self.facts);
+        let client = &self.clients[i];
+        assert!(client.may_be_closed(&self.facts), "closed without a reason: {}", client.describe());
+        self.clients.swap_remove(i);
+    }
+
+    fn run_timers(&mut self) {
+        while let Some(i) = self.timers.iter().position(|(at, _)| *at <= self.facts.now) {
+            let (_, timer) = self.timers.swap_remove(i);
+            match timer {
+                Timer::Tick => {
+                    let next = self.core.tick(self.now());
+                    if let Some(at) = next {
+                        assert!(at > self.now(), "a tick that is due at once again");
+                        self.timers.push((at.0, Timer::Tick));
+                    }
+                }
+                Timer::Connect(id, node) if self.core.has_upstream(id) => self.accept(id, node),
+                Timer::Fail(id, _, reason) => self.core.upstream_failed(id, reason, self.now()),
+                Timer::Connect(..) => {}
+            }
+            self.carry_out();
+        }
+    }
+
+    fn accept(&mut self, id: UpstreamId, node: usize) {
+        if !self.up[node] {
+            if self.rng.one_in(3) {
+                let at = self.facts.now + 1_000_000;
+                self.timers.push((at, Timer::Fail(id, node, FailReason::ConnectTimeout)));
+            } else {
+                self.core.upstream_failed(id, FailReason::Connect, self.now());
+            }
+            return;
+        }
+        let mut conn = Conn {
+            id,
+            node,
+            to_node: VecDeque::new(),
+            from_node: VecDeque::new(),
+            session: Session::new(),
+            room: if self.calm { 300_000 } else { [50, 4_000, 300_000][self.rng.below(3)] },
+            blocked: false,
+            parked: false,
+            closed: false,
+            welcome: false,
+            spoilt: false,
+        };
+        if self.stormy && self.rng.one_in(20) {
+            self.fault(node);
+            conn.spoilt = true;
+            conn.from_node.extend(b"ERROR Too many open connections\r\n");
+        }
+        self.conns.push(conn);
+        self.core.upstream_connected(id, self.now());
+    }
+
+    // === clients ===
+
+    fn connect_client(&mut self) {
+        let id = self.core.client_connected();
+        self.next_client += 1;
+        let client = Client::new(id, self.next_client, &mut self.rng);
+        self.clients.push(client);
+    }
+
+    fn ask(&mut self, i: usize) {
+        let client = &mut self.clients[i];
+        if client.wants() {
+            client.ask(&mut self.facts, &mut self.rng);
+        }
+    }
+
+    fn read_client(&mut self, i: usize) {
+        let waiting = self.clients[i].outbox.len();
+        let piece = self.piece(waiting);
+        let now = self.now();
+        let client = &mut self.clients[i];
+        if client.parked {
+            return;
+        }
+        if !self.core.client_may_read(client.id) {
+            client.parked = true;
+        } else if piece > 0 {
+            let bytes: Vec<u8> = client.outbox.drain(..piece).collect();
+            self.moved += 1;
+            self.core.client_input(client.id, &bytes, now);
+        } else if client.fin && !client.ended {
+            client.ended = true;
+            self.core.client_ended(client.id);
+        }
+        self.carry_out();
+    }
+
+    fn client_takes(&mut self, i: usize) {
+        let client = &mut self.clients[i];
+        if client.reads {
+            let most = client.kernel.len();
+            let bytes = if self.rng.one_in(2) { most } else { self.rng.below(most + 1) };
+            client.take(bytes, &mut self.facts);
+            self.moved += bytes as u64;
+        }
+    }
+
+    fn client_pauses(&mut self, i: usize) {
+        let client = &mut self.clients[i];
+        client.reads = !client.reads || !self.rng.one_in(3);
+    }
+
+    fn vanish(&mut self, i: usize) {
+        let client = self.clients.swap_remove(i);
+        self.core.client_gone(client.id);
+        self.carry_out();
+    }
+
+    // === writing ===
+
+    fn flush(&mut self) {
+        let (mut clients, mut upstreams) = (Vec::new(), Vec::new());
+        self.core.take_dirty(&mut clients, &mut upstreams);
+        for id in upstreams.drain(..) {
+            self.flush_upstream(id);
+        }
+        for id in clients.drain(..) {
+            self.flush_client(id);
+        }
+        self.core.reuse_dirty(clients, upstreams);
+        self.carry_out();
+    }
+
+    fn flush_upstream(&mut self, id: UpstreamId) {
+        let now = self.now();
+        let Some(conn) = self.conns.iter_mut().find(|c| c.id == id && !c.blocked) else {
+            return;
+        };
+        while let Some(out) = self.core.upstream_out(id).filter(|out| !out.is_empty()) {
+            let room = conn.room.saturating_sub(conn.to_node.len());
+            if room == 0 || self.rng.one_in(10) {
+                conn.blocked = true;
+                break;
+            }
+            let bytes = taken(out, room.min(1 + self.rng.below(64 << 10)));
+            conn.to_node.extend(&bytes);
+            self.core.upstream_written(id, bytes.len(), now);
+        }
+    }
+
+    fn flush_client(&mut self, id: ClientId) {
+        let now = self.now();
+        let Some(client) = self.clients.iter_mut().find(|c| c.id == id && !c.blocked) else {
+            return;
+        };
+        while let Some(out) = self.core.client_out(id).filter(|out| !out.is_empty()) {
+            let room = client.room.saturating_sub(client.kernel.len());
+            if room == 0 || self.rng.one_in(10) {
+                client.blocked = true;
+                break;
+            }
+            let bytes = taken(out, room.min(1 + self.rng.below(64 << 10)));
+            client.kernel.extend_from_slice(&bytes);
+            self.core.client_written(id, bytes.len(), now);
+        }
+    }
+
+    fn unblock(&mut self) {
+        for conn in &mut self.conns {
+            if conn.blocked && conn.to_node.len() < conn.room && !conn.closed {
+                conn.blocked = false;
+                self.core.upstream_writable(conn.id);
+            }
+        }
+        for client in &mut self.clients {
+            if client.blocked && client.kernel.len() < client.room {
+                client.blocked = false;
+                self.core.client_writable(client.id);
+            }
+        }
+        self.carry_out();
+    }
+
+    // === nodes ===
+
+    fn run_node(&mut self, i: usize) {
+        let waiting = self.conns[i].to_node.len();
+        let piece = self.piece(waiting);
+        let conn = &mut self.conns[i];
+        let bytes: Vec<u8> = conn.to_node.drain(..piece).collect();
+        let node = &mut self.facts.nodes[conn.node];
+        let hiccups = node.ledger.hiccups;
+        self.moved += bytes.len() as u64;
+        let mut out = Vec::new();
+        conn.session.feed(node, &bytes, &mut out);
+        if !conn.closed {
+            conn.from_node.extend(out);
+        }
+        if node.ledger.hiccups > hiccups {
+            let node = conn.node;
+            self.fault(node);
+        }
+        self.conns.retain(|c| !c.closed || !c.to_node.is_empty());
+    }
+
+    fn read_conn(&mut self, i: usize) {
+        let waiting = self.conns[i].from_node.len();
+        let piece = self.piece(waiting);
+        let now = self.now();
+        let conn = &mut self.conns[i];
+        if conn.parked || conn.closed {
+            return;
+        }
+        if !self.core.upstream_may_read(conn.id) {
+            conn.parked = true;
+        } else if piece > 0 {
+            let bytes: Vec<u8> = conn.from_node.drain(..piece).collect();
+            conn.welcome |= bytes.contains(&b'\n');
+            self.moved += 1;
+            self.core.upstream_input(conn.id, &bytes, now);
+        }
+        self.carry_out();
+    }
+
+    // === faults ===
+
+    fn fault(&mut self, node: usize) {
+        self.facts.last_fault[node] = Some(self.facts.now);
+        self.recovering[node] = true;
+    }
+
+    /// A node is sure to answer again once all its connections have proved themselves.
+    fn watch_recovery(&mut self) {
+        for node in 0..self.up.len() {
+            if self.recovering[node] {
+                self.fault(node);
+                let of_node = |id: UpstreamId, n: usize| n == node && self.core.has_upstream(id);
+                let connecting = self.timers.iter().any(|(_, timer)| match timer {
+                    Timer::Connect(id, n) | Timer::Fail(id, n, _) => of_node(*id, *n),
+                    Timer::Tick => false,
+                });
+                let mut conns = self.conns.iter().filter(|c| of_node(c.id, c.node));
+                self.recovering[node] = connecting || conns.any(|c| !c.welcome || c.spoilt);
+            }
+        }
+        if self.facts.connected.is_none() {
+            let welcome = self.conns.iter().filter(|c| c.welcome).count();
+            let all = welcome >= self.up.len() * self.lanes;
+            self.facts.connected = all.then_some(self.facts.now);
+        }
+    }
+
+    fn storm(&mut self) {
+        let node = self.rng.below(self.up.len());
+        match self.rng.below(6) {
+            0 | 1 => {
+                self.up[node] = !self.up[node];
+                self.fault(node);
+                if !self.up[node] {
+                    if self.rng.one_in(2) {
+                        self.facts.nodes[node].wipe();
+                    }
+                    while let Some(i) = self.conns.iter().position(|c| c.node == node) {
+                        self.lose(i);
+                    }
+                }
+            }
+            2 | 3 => self.some_conn(Self::lose),
+            4 => self.some_conn(|world, i| {
+                let conn = &mut world.conns[i];
+                if conn.closed {
+                    return;
+                }
+                // Whatever stands at the head, this is not its answer.
+                let nonsense: &[u8] = match world.rng.below(3) {
+                    0 => b"VALUE nobody.asked.this 0 3\r\nxyz\r\n",
+                    1 => b"GARBAGE\r\n",
+                    _ => b"STORED \r\n",
+                };
+                conn.from_node.extend(nonsense);
+                conn.spoilt = true;
+                world.injected += 1;
+                let node = conn.node;
+                world.fault(node);
+            }),
+            // A long quiet time: everything recovers, and must be exact again.
+            _ => {
+                self.up.fill(true);
+                for _ in 0..100 {
+                    self.facts.now += 300_000;
+                    self.round();
+                }
+            }
+        }
+    }
+
+    fn lose(&mut self, i: usize) {
+        let conn = self.conns.swap_remove(i);
+        self.fault(conn.node);
+        if !conn.closed {
+            self.core.upstream_failed(conn.id, FailReason::Closed, self.now());
+            self.carry_out();
+        }
+    }
+
+    // === the end ===
+
+    /// Lets everything happen that can: nodes come back, clients read, bytes arrive.
+    fn calm_down(&mut self) {
+        self.up.fill(true);
+        self.calm = true;
+        for conn in &mut self.conns {
+            conn.room = conn.room.max(300_000);
+        }
+        for client in &mut self.clients {
+            client.room = client.room.max(300_000);
+        }
+        let mut quiet = 0;
+        for round in 0.. {
+            assert!(round < 200_000, "never comes to rest: {}", self.describe());
+            for client in &mut self.clients {
+                client.reads = true;
+            }
+            let before = self.moved;
+            self.round();
+            quiet = if self.moved == before { quiet + 1 } else { 0 };
+            if quiet > 20 {
+                // What a coin left for later is done; the next thing to happen is a timer.
+                let Some(next) = self.timers.iter().map(|(at, _)| *at).min() else {
+                    break;
+                };
+                self.facts.now = self.facts.now.max(next);
+                quiet = 0;
+            }
+        }
+    }
+
+    /// Everything that is due, once.
+    fn round(&mut self) {
+        self.facts.now += 500;
+        self.run_timers();
+        self.flush();
+        self.unblock();
+        let conns: Vec<UpstreamId> = self.conns.iter().map(|c| c.id).collect();
+        for id in conns {
+            if let Some(i) = self.conns.iter().position(|c| c.id == id) {
+                self.run_node(i);
+            }
+            if let Some(i) = self.conns.iter().position(|c| c.id == id) {
+                self.read_conn(i);
+            }
+        }
+        let clients: Vec<ClientId> = self.clients.iter().map(|c| c.id).collect();
+        for id in clients {
+            if let Some(i) = self.clients.iter().position(|c| c.id == id) {
+                self.read_client(i);
+            }
+            if let Some(i) = self.clients.iter().position(|c| c.id == id) {
+                self.client_takes(i);
+            }
+        }
+        self.watch_recovery();
+    }
+
+    fn describe(&self) -> String {
+        let conns = self.conns.iter().map(|c| {
+            format!(
+                "{:?}: node {}, {} bytes to it, {} from it, blocked {} parked {} closed {}\n",
+                c.id,
+                c.node,
+                c.to_node.len(),
+                c.from_node.len(),
+                c.blocked,
+                c.parked,
+                c.closed
+            )
+        });
+        conns.collect()
+    }
+
+    fn check_nothing_is_owed(&mut self) {
+        for client in &self.clients {
+            let left = client.outbox.len() + client.owed() + client.kernel.len();
+            assert_eq!(left, 0, "stuck: {}\n{}", client.describe(), self.describe());
+            let must_end = client.ended || client.ending == Ending::Quits && client.left == 0;
+            assert!(!must_end, "not closed: {}", client.describe());
+        }
+        let desyncs = self.cells.sum(|c| &c.desyncs);
+        assert!(desyncs <= self.injected, "{desyncs} desyncs, {} injected", self.injected);
+        let connected = self.conns.iter().filter(|c| !c.closed).count();
+        assert_eq!(connected, self.up.len() * self.lanes, "connections at rest");
+        assert_eq!(self.cells.sum(|c| &c.connections), self.clients.len() as u64);
+        self.flush();
+        assert!(!self.core.is_dirty());
+    }
+
+    /// No bulk lane was lost on the way: as many large values pass as ever.
+    fn check_that_large_values_still_pass(&mut self) {
+        if self.cells.sum(|c| &c.bulk_transfers) == 0 {
+            return;
+        }
+        for node in &mut self.facts.nodes {
+            node.hiccup = 0;
+        }
+        self.stormy = false;
+        for node in 0..self.up.len() {
+            let key = (0..)
+                .map(|i| format!("probe{i}").into_bytes())
+                .find(|key| usize::from(self.facts.topology.route(key).0) == node)
+                .unwrap();
+            let data = segment(&key, 0, (1 << 20) + 10);
+            let head = format!("set {} 0 0 {}\r\n", String::from_utf8_lossy(&key), data.len());
+            let get = [b"\r\nget ", &*key, b"\r\n"].concat();
+            let id = self.core.client_connected();
+            self.next_client += 1;
+            let mut client = Client::new(id, self.next_client, &mut self.rng);
+            client.ending = Ending::Stays;
+            client.left = 0;
+            client.expect_probe(&key, data.len(), &self.facts);
+            client.outbox.extend([head.as_bytes(), &data, &get].concat());
+            self.clients.push(client);
+        }
+        self.calm_down();
+        self.check_nothing_is_owed();
+    }
+}
+
+/// The first bytes of what waits, at most so many.
+fn taken(out: &OutBuf, most: usize) -> Vec<u8> {
+    let mut slices = [IoSlice::new(&[]); 8];
+    let filled = out.slices(&mut slices);
+    let bytes = slices[..filled].iter().flat_map(|s| s.iter().copied());
+    bytes.take(most).collect()
+}
