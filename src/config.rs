@@ -370,6 +370,9 @@ fn dns_source(name: &str, node_port: u16) -> Result<Source, String> {
     if host.parse::<IpAddr>().is_ok() {
         return Err(format!("{host} is an address; a list of those is given as --nodes"));
     }
+    // The dot at the end keeps the resolver from trying its search list.
+    let dot = if name.split(':').next().is_some_and(|name| name.ends_with('.')) { "." } else { "" };
+    let host = format!("{host}{dot}");
     match services {
         true if name.contains(':') => Err("the port of srv: comes from its records".to_owned()),
         true => Ok(Source::Srv { name: host }),

@@ -178,7 +178,8 @@ fn one_source_says_who_the_nodes_are() {
         ("--discovery x --nodes b", &[], "discovery endpoint x:11211 b:11211=1"),
         ("--dns cache.example:5", &[], "DNS cache.example:5"),
         ("--dns cache.example --node-port 6", &[], "DNS cache.example:6"),
-        ("--dns srv:_memcache._tcp.Cache.example.", &[], "DNS srv:_memcache._tcp.cache.example"),
+        ("--dns srv:_memcache._tcp.Cache.example.", &[], "DNS srv:_memcache._tcp.cache.example."),
+        ("--dns Cache.Example.:5", &[], "DNS cache.example.:5"),
         ("", &[dns], "DNS cache.example:11211"),
         // A flag silences the environment.
         ("--nodes b", &[nodes, host, dns, file], "list b:11211=1"),

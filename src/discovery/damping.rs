@@ -55,7 +55,7 @@ pub struct Damping {
     /// The order of the last list: the ring takes it once nothing is pending.
     listed: Vec<Node>,
     missing: BTreeMap<Arc<str>, Missing>,
-    /// When the ring took which size, oldest first; the first may have begun before the remembered time.
+    /// Until when the ring had which size; later ones are smaller, for a smaller one before a larger one never counts.
     sizes: VecDeque<(Instant, usize)>,
 }
 
@@ -229,26 +229,23 @@ impl Damping {
 
     /// Half of the largest ring of the last ten minutes, rounded up; at least 1.
     fn floor(&self, now: Instant) -> usize {
-        let began = now.checked_sub(MEMORY);
-        let mut largest = self.ring.len();
-        for (index, (_, size)) in self.sizes.iter().enumerate() {
-            // A size lasted until the next one was taken.
-            let until = self.sizes.get(index + 1).map_or(now, |(next, _)| *next);
-            if began.is_none_or(|began| until >= began) {
-                largest = largest.max(*size);
-            }
-        }
+        let mut remembered = self.sizes.iter().filter(|(until, _)| now.saturating_duration_since(*until) <= MEMORY);
+        let largest = remembered.next().map_or(0, |(_, size)| *size).max(self.ring.len());
         largest.div_ceil(2).max(1)
     }
 
-    /// Notes the size of the ring, and forgets what is too old to count.
+    /// Notes the size of the ring, and forgets what is too old or too small to count.
     fn remember(&mut self, now: Instant) {
-        if self.sizes.back().is_none_or(|(_, size)| *size != self.ring.len()) {
-            self.sizes.push_back((now, self.ring.len()));
+        // The last size lasted until now.
+        if let Some((until, _)) = self.sizes.back_mut() {
+            *until = now;
         }
-        while let Some((next, _)) = self.sizes.get(1)
-            && now.saturating_duration_since(*next) > MEMORY
-        {
+        let size = self.ring.len();
+        while self.sizes.back().is_some_and(|(_, smaller)| *smaller <= size) {
+            self.sizes.pop_back();
+        }
+        self.sizes.push_back((now, size));
+        while self.sizes.front().is_some_and(|(until, _)| now.saturating_duration_since(*until) > MEMORY) {
             self.sizes.pop_front();
         }
     }

@@ -37,6 +37,9 @@ pub(super) struct Dns {
     question: Question,
     servers: Vec<SocketAddr>,
     limit: Duration,
+    /// Whether the name has had IPv4 addresses: a name server that fails to give them must not swap every node for its
+    /// IPv6 twin.
+    ipv4: bool,
     /// Where SRV targets were found last, for when one cannot be resolved.
     addresses: BTreeMap<String, IpAddr>,
 }
@@ -46,7 +49,7 @@ pub(super) struct Dns {
 impl Dns {
     /// Asks `servers`, or those of the system when none are given. `limit` bounds one read.
     pub(super) fn new(question: Question, servers: &[SocketAddr], limit: Duration) -> Self {
-        Self { resolver: None, question, servers: servers.to_vec(), limit, addresses: BTreeMap::new() }
+        Self { resolver: None, question, servers: servers.to_vec(), limit, ipv4: false, addresses: BTreeMap::new() }
     }
 
     fn resolver(&mut self) -> Result<TokioResolver, String> {
@@ -70,7 +73,7 @@ impl Dns {
         let resolver = self.resolver()?;
         let asked = async {
             match self.question.clone() {
-                Question::Addresses(name, port) => of_addresses(&resolver, &name, port).await,
+                Question::Addresses(name, port) => self.of_addresses(&resolver, &name, port).await,
                 Question::Services(name) => self.of_services(&resolver, &name).await,
             }
         };
@@ -81,6 +84,17 @@ impl Dns {
         }
         let authority = if operator { Authority::Operator } else { Authority::Hearsay };
         Ok(Observation { nodes, authority, why: "DNS".to_owned(), ttl: Some(ttl) })
+    }
+
+    async fn of_addresses(
+        &mut self,
+        resolver: &TokioResolver,
+        name: &str,
+        port: u16,
+    ) -> Result<(Vec<Node>, Duration), String> {
+        let (addresses, ttl) = addresses(resolver, name, self.ipv4).await?;
+        self.ipv4 = addresses.first().is_some_and(IpAddr::is_ipv4);
+        Ok((addresses.iter().map(|address| Node::new(&address.to_string(), port, 1)).collect(), ttl))
     }
 
     async fn of_services(&mut self, resolver: &TokioResolver, name: &str) -> Result<(Vec<Node>, Duration), String> {
@@ -133,11 +147,6 @@ fn tune(options: &mut ResolverOpts, system: bool, limit: Duration) {
     options.use_hosts_file = if system { ResolveHosts::Auto } else { ResolveHosts::Never };
 }
 
-async fn of_addresses(resolver: &TokioResolver, name: &str, port: u16) -> Result<(Vec<Node>, Duration), String> {
-    let (addresses, ttl) = addresses(resolver, name).await?;
-    Ok((addresses.iter().map(|address| Node::new(&address.to_string(), port, 1)).collect(), ttl))
-}
-
 /// Resolves each name, as far as there is time.
 async fn resolve_all(
     resolver: &TokioResolver,
@@ -153,7 +162,7 @@ async fn resolve_all(
         {
             let resolver = resolver.clone();
             lookups.spawn(async move {
-                let lookup = tokio::time::timeout_at(until, addresses(&resolver, &name)).await;
+                let lookup = tokio::time::timeout_at(until, addresses(&resolver, &name, false)).await;
                 (name, lookup.unwrap_or_else(|_| Err("time-out".to_owned())))
             });
         }
@@ -166,11 +175,11 @@ async fn resolve_all(
 }
 
 /// The IPv4 addresses of a name or, only when it decidedly has none, its IPv6 addresses: of a pod that has both, one
-/// is taken. Sorted, for name servers shuffle them.
-async fn addresses(resolver: &TokioResolver, name: &str) -> Result<(Vec<IpAddr>, Duration), String> {
+/// is taken. Sorted, for name servers shuffle them. `ipv4` asks for nothing else.
+async fn addresses(resolver: &TokioResolver, name: &str, ipv4: bool) -> Result<(Vec<IpAddr>, Duration), String> {
     let mut record_type = RecordType::A;
     let mut lookup = resolver.lookup(name, record_type).await;
-    if lookup.as_ref().is_err_and(NetError::is_no_records_found) {
+    if !ipv4 && lookup.as_ref().is_err_and(NetError::is_no_records_found) {
         record_type = RecordType::AAAA;
         lookup = resolver.lookup(name, record_type).await;
     }
