@@ -13,5 +13,7 @@ pub mod routing;
 pub mod discovery;
 pub mod embedded;
 
+pub mod commands;
+
 pub mod admin;
 pub mod metrics;

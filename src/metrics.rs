@@ -3,7 +3,9 @@
 //! Each worker owns one block of cells and is the only one to write it, so counting is a plain load
 //! and store; readers sum the blocks. Counters never go backwards while the process lives.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A number written by one thread and read by any.
 #[derive(Debug, Default)]
@@ -49,33 +51,6 @@ impl NodeState {
             Self::Up => "up",
             Self::Connecting => "connecting",
             Self::Down => "down",
-        }
-    }
-}
-
-/// One worker's view of one node.
-#[derive(Debug)]
-pub struct NodeCells(AtomicU8);
-
-impl Default for NodeCells {
-    fn default() -> Self {
-        Self(AtomicU8::new(NodeState::Connecting as u8))
-    }
-}
-
-impl NodeCells {
-    /// Publishes the state; the owning worker only.
-    pub fn set(&self, state: NodeState) {
-        self.0.store(state as u8, Relaxed);
-    }
-
-    /// The state last published.
-    #[must_use]
-    pub fn get(&self) -> NodeState {
-        match self.0.load(Relaxed) {
-            0 => NodeState::Up,
-            1 => NodeState::Connecting,
-            _ => NodeState::Down,
         }
     }
 }
@@ -126,7 +101,24 @@ pub struct WorkerCells {
     pub bulk_transfers: Counter,
     /// Clients closed because they did not read their replies.
     pub clients_too_slow: Counter,
-    pub nodes: Box<[NodeCells]>,
+    /// How this worker sees the nodes, by name. Locked when a node's state changes, and to report it.
+    nodes: Mutex<HashMap<Arc<str>, NodeState>>,
+}
+
+impl WorkerCells {
+    fn nodes(&self) -> MutexGuard<'_, HashMap<Arc<str>, NodeState>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes a node's state.
+    pub fn set_node(&self, name: &Arc<str>, state: NodeState) {
+        self.nodes().insert(Arc::clone(name), state);
+    }
+
+    /// The node is in no ring and has no connection any more.
+    pub fn forget_node(&self, name: &str) {
+        self.nodes().remove(name);
+    }
 }
 
 /// The cells of all workers.
@@ -138,12 +130,11 @@ pub struct Cells {
 }
 
 impl Cells {
-    /// Cells for so many workers and nodes.
+    /// Cells for so many workers, at least one.
     #[must_use]
-    pub fn new(workers: usize, nodes: usize) -> Self {
-        let block =
-            || WorkerCells { nodes: (0..nodes).map(|_| NodeCells::default()).collect(), ..WorkerCells::default() };
-        Self { workers: (0..workers.max(1)).map(|_| block()).collect(), rejected: Counter::default() }
+    pub fn new(workers: usize) -> Self {
+        let workers = (0..workers.max(1)).map(|_| WorkerCells::default()).collect();
+        Self { workers, rejected: Counter::default() }
     }
 
     /// How many workers there are.
@@ -169,7 +160,7 @@ impl Cells {
 
     /// The worst state any worker sees a node in.
     #[must_use]
-    pub fn node_state(&self, node: usize) -> NodeState {
-        self.workers.iter().filter_map(|cells| cells.nodes.get(node)).map(NodeCells::get).max().unwrap_or_default()
+    pub fn node_state(&self, name: &str) -> NodeState {
+        self.workers.iter().filter_map(|cells| cells.nodes().get(name).copied()).max().unwrap_or_default()
     }
 }

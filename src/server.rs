@@ -22,11 +22,14 @@ use crate::embedded::EmbeddedNode;
 use crate::listener::{self, Acceptor, BindError};
 use crate::metrics::Cells;
 use crate::proxy::Settings;
-use crate::routing::{Node, NodeIndex, Topology, TopologyError};
+use crate::routing::{Node, NodeIndex, Published, Topology, TopologyError};
 use crate::worker;
 
 /// Largest item of an embedded node, in bytes: memcached's default (`-I 1m`).
 const EMBEDDED_ITEM: usize = 1 << 20;
+
+/// Longest silence of a node that has left the ring before what it still owes is given up.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -54,21 +57,22 @@ pub fn run(config: Config) -> Result<(), RunError> {
         Command::Serve { source } => first_ring(source, &config.discovery)?,
         Command::Dev { nodes, node_memory } => start_embedded(*nodes, *node_memory)?,
     };
-    let topology = Arc::new(Topology::new(1, nodes.into_iter().map(Arc::new).collect())?);
-    Builder::new_current_thread().enable_all().build()?.block_on(serve(config, listeners, topology, started))
+    let ring = Arc::new(Published::new(Topology::new(1, nodes.into_iter().map(Arc::new).collect())?));
+    Builder::new_current_thread().enable_all().build()?.block_on(serve(config, listeners, ring, started))
 }
 
 async fn serve(
     config: Config,
     listeners: Vec<std::net::TcpListener>,
-    topology: Arc<Topology>,
+    ring: Arc<Published>,
     started: Instant,
 ) -> Result<(), RunError> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let cells = Arc::new(Cells::new(config.workers, topology.nodes().len()));
+    let cells = Arc::new(Cells::new(config.workers));
     let parts = worker::Parts {
-        topology: Arc::clone(&topology),
+        ring: Arc::clone(&ring),
+        node_failed: Arc::default(),
         settings: settings(&config),
         cells: Arc::clone(&cells),
         connect_timeout: config.connect_timeout,
@@ -89,12 +93,12 @@ async fn serve(
     let admin = config.admin_listen.and_then(bind_admin);
     let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = admin {
-        tasks.spawn(admin::serve(listener, Arc::new(admin_state(Arc::clone(&topology), cells)), stop.clone()));
+        tasks.spawn(admin::serve(listener, Arc::new(admin_state(Arc::clone(&ring), cells)), stop.clone()));
     }
-    tracing::info!(listen = %join(&addresses), nodes = topology.nodes().len(), workers = workers.len(), "serving");
+    tracing::info!(listen = %join(&addresses), nodes = ring.load().nodes().len(), workers = workers.len(), "serving");
     if let Command::Dev { node_memory, .. } = config.command {
         // Nobody has to read it.
-        let _ = io::stdout().write_all(banner(&addresses, &topology, admin_address, node_memory).as_bytes());
+        let _ = io::stdout().write_all(banner(&addresses, &ring.load(), admin_address, node_memory).as_bytes());
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -124,6 +128,7 @@ fn settings(config: &Config) -> Settings {
     Settings {
         max_value: config.max_value,
         lanes: config.connections_per_node,
+        drain_timeout: DRAIN_TIMEOUT,
         deny_flush_all: config.deny_flush_all,
         merge_gets: config.merge_gets,
         on_node_down: config.on_node_down,
@@ -158,19 +163,20 @@ fn bind_admin(address: SocketAddr) -> Option<TcpListener> {
     }
 }
 
-fn admin_state(topology: Arc<Topology>, cells: Arc<Cells>) -> AdminState {
-    let ring = move || {
+fn admin_state(ring: Arc<Published>, cells: Arc<Cells>) -> AdminState {
+    let report = move || {
+        let topology = ring.load();
         let nodes = topology.nodes().iter().enumerate().map(|(index, node)| RingNode {
             name: node.name.to_string(),
             address: node.address(),
             weight: node.weight,
             share: u16::try_from(index).map_or(0.0, |index| topology.share(NodeIndex(index))),
-            state: cells.node_state(index).word(),
+            state: cells.node_state(&node.name).word(),
         });
         RingReport { fingerprint: topology.fingerprint(), version: topology.version(), nodes: nodes.collect() }
     };
     // The listener is bound and the ring is known by the time the endpoint answers at all.
-    AdminState { ready: Arc::new(AtomicBool::new(true)), ring: Box::new(ring) }
+    AdminState { ready: Arc::new(AtomicBool::new(true)), ring: Box::new(report) }
 }
 
 /// Starts the embedded nodes on a thread of their own: they stand in for other machines.

@@ -23,19 +23,20 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
 use crate::metrics::Cells;
 use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
-use crate::routing::{Node, NodeIndex, Topology};
+use crate::routing::{Node, Published};
 
 /// One read takes at most this many bytes; the buffer stays in the L2 cache.
 const SCRATCH: usize = 64 << 10;
-/// Tasks that run before the runtime asks for new events. More than the default of 61, so that a
-/// round of many clients is one round.
-const EVENT_INTERVAL: u32 = 128;
+/// Tasks that run before the runtime asks for new events while some are always ready. Streams of
+/// large values are: each of their polls moves 64 KiB, and a small request waits for so many of
+/// them twice. It does not cut a round short: what becomes ready runs behind the flusher.
+const EVENT_INTERVAL: u32 = 31;
 /// How long, and for how many bytes, a closed client is listened to after our last word, so that
 /// a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -46,8 +47,10 @@ const HANDOVER: usize = 1024;
 /// What a worker is made of.
 #[derive(Debug, Clone)]
 pub struct Parts {
-    /// The ring.
-    pub topology: Arc<Topology>,
+    /// The ring, and its changes.
+    pub ring: Arc<Published>,
+    /// Poked when a connection to a node fails: its name may have another address by now.
+    pub node_failed: Arc<Notify>,
     /// What the operator chose.
     pub settings: Settings,
     /// Where it counts.
@@ -88,7 +91,9 @@ pub fn spawn(index: usize, parts: Parts) -> io::Result<Worker> {
 }
 
 async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<std::net::TcpStream>) {
-    let core = Core::new(Arc::clone(&parts.topology), parts.settings, Arc::clone(&parts.cells), index);
+    // First subscribed, then read: a change in between is seen twice, never missed.
+    let changes = parts.ring.subscribe();
+    let core = Core::new(parts.ring.load(), parts.settings, Arc::clone(&parts.cells), index);
     let rim = Rc::new(Rim {
         core: RefCell::new(core),
         scratch: RefCell::new(vec![0; SCRATCH]),
@@ -102,6 +107,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<std::net::
     let flusher = Rc::clone(&rim);
     spawn_local(poll_fn(move |cx| flusher.poll_flush(cx)));
     rim.apply();
+    spawn_local(Rc::clone(&rim).follow(changes));
     while let Some(stream) = receiver.recv().await {
         match TcpStream::from_std(stream) {
             Ok(stream) => {
@@ -187,13 +193,19 @@ impl Rim {
         }
     }
 
-    async fn tick(self: Rc<Self>, wait: Duration) {
-        let mut next = Some(self.now().after(wait));
-        while let Some(at) = next {
-            sleep(Duration::from_micros(at.0.saturating_sub(self.now().0))).await;
-            next = self.core.borrow_mut().tick(self.now());
+    /// Takes each new ring between two rounds.
+    async fn follow(self: Rc<Self>, mut changes: watch::Receiver<u64>) {
+        while changes.changed().await.is_ok() {
+            let topology = self.parts.ring.load();
+            self.core.borrow_mut().set_topology(topology, self.now());
             self.apply();
         }
+    }
+
+    async fn tick(self: Rc<Self>, wait: Duration) {
+        sleep(wait).await;
+        self.core.borrow_mut().tick(self.now());
+        self.apply();
     }
 
     // === clients ===
@@ -265,13 +277,10 @@ impl Rim {
 
     // === nodes ===
 
-    async fn upstream(self: Rc<Self>, id: UpstreamId, node: NodeIndex, wait: Duration) {
+    async fn upstream(self: Rc<Self>, id: UpstreamId, node: Arc<Node>, wait: Duration) {
         if !wait.is_zero() {
             sleep(wait).await;
         }
-        let Some(node) = self.parts.topology.nodes().get(usize::from(node.0)).map(Arc::clone) else {
-            return;
-        };
         let connected = timeout(self.parts.connect_timeout, connect(&node)).await;
         let reason = match &connected {
             Ok(Ok(_)) => None,
@@ -282,6 +291,7 @@ impl Rim {
             Err(_) => Some(FailReason::ConnectTimeout),
         };
         if let Some(reason) = reason {
+            self.parts.node_failed.notify_one();
             self.core.borrow_mut().upstream_failed(id, reason, self.now());
             return self.apply();
         }

@@ -292,7 +292,7 @@ impl Connection {
                 out.extend_from_slice(b"RESET\r\n");
             }
             // The proxy's own words.
-            Stats::Nodes | Stats::Sum => out.extend_from_slice(b"ERROR\r\n"),
+            Stats::Nodes | Stats::Sum | Stats::Ring => out.extend_from_slice(b"ERROR\r\n"),
         }
     }
 

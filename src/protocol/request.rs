@@ -140,6 +140,8 @@ pub enum Stats {
     Nodes,
     /// Ours: the nodes' numeric counters added up.
     Sum,
+    /// Ours: the ring's name, version and shares.
+    Ring,
     Items,
     Slabs,
     Settings,
@@ -524,6 +526,7 @@ fn stats<'a>(words: &Words<'a>) -> Result<Request<'a>, Refusal<'a>> {
         b"" => Stats::General,
         b"nodes" => Stats::Nodes,
         b"sum" => Stats::Sum,
+        b"ring" => Stats::Ring,
         b"items" => Stats::Items,
         b"slabs" => Stats::Slabs,
         b"settings" => Stats::Settings,

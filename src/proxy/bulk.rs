@@ -15,11 +15,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::client::Stall;
+use super::client::{Large, Reading, Stall, Taken};
+use super::lane::{Entry, Kind};
 use super::table::Key;
-use super::upstream::{Entry, Kind};
-use super::{ClientId, Core, Effect, NodeIndex, Tick, UpstreamId};
-use crate::protocol::request::ReadVerb;
+use super::{ClientId, Core, NodeId, Tick, UpstreamId};
+use crate::protocol::request::{ReadVerb, Store};
+use crate::routing::Topology;
 
 /// Values above this many bytes are streamed.
 pub(super) const BULK_VALUE: usize = 1 << 20;
@@ -41,9 +42,17 @@ pub(super) struct Bulk {
     idle: Vec<UpstreamId>,
 }
 
+impl Bulk {
+    /// Nothing uses or awaits a bulk lane of this node.
+    pub(super) fn is_unused(&self) -> bool {
+        self.busy == 0 && self.waiting.is_empty() && self.idle.is_empty()
+    }
+}
+
 /// The unanswered part of a read, to be asked again.
 #[derive(Debug)]
 pub(super) struct BulkRead {
+    node: NodeId,
     seq: u32,
     verb: ReadVerb,
     keys: Vec<Vec<u8>>,
@@ -68,7 +77,7 @@ impl Core {
             self.ask_again(client, fresh, &read);
         }
         let others = self.drain_all(id, owner);
-        let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
+        let Some(entry) = self.nodes.get_mut(node.0) else {
             return;
         };
         let free = entry.bulk.busy < MAX_BULK;
@@ -106,9 +115,9 @@ impl Core {
     }
 
     /// Puts a fresh shared lane in the place of one that turns.
-    fn fresh_lane(&mut self, node: NodeIndex, old: UpstreamId) -> UpstreamId {
+    fn fresh_lane(&mut self, node: NodeId, old: UpstreamId) -> UpstreamId {
         self.release_waiters(old);
-        let idle = self.nodes.get_mut(usize::from(node.0)).and_then(|entry| entry.bulk.idle.pop());
+        let idle = self.nodes.get_mut(node.0).and_then(|entry| entry.bulk.idle.pop());
         let fresh = match idle {
             Some(id) => {
                 self.set_kind(id, Kind::Shared);
@@ -150,6 +159,7 @@ impl Core {
         let Some(up) = upstreams.get_mut(id.0) else {
             return taken;
         };
+        let node = up.node;
         for (place, entry) in up.fifo.iter_mut().enumerate() {
             let Entry::Group(group) = entry else { continue };
             for index in 0..group.members.len() {
@@ -169,7 +179,7 @@ impl Core {
                 member.client = ClientId(Key::NONE);
                 if !member.done {
                     member.done = true;
-                    taken.push((id, BulkRead { seq: member.seq, verb, keys }));
+                    taken.push((id, BulkRead { node, seq: member.seq, verb, keys }));
                 }
             }
         }
@@ -194,27 +204,46 @@ impl Core {
         group.join(id, read.seq);
         client.in_flight += 1;
         for key in &read.keys {
-            group.add(key, crate::routing::Topology::hash(key));
+            group.add(key, Topology::hash(key));
         }
         up.touch(lane, shared);
     }
 
     /// A client waits for a bulk lane of a node: for its large body, or for its large reads.
-    pub(super) fn await_bulk(&mut self, id: ClientId, node: NodeIndex) {
+    pub(super) fn await_bulk(&mut self, id: ClientId, node: NodeId) {
         let Some(client) = self.clients.get_mut(id.0) else {
             return;
         };
         client.stall = Stall::Bulk;
-        if let Some(entry) = self.nodes.get_mut(usize::from(node.0)) {
+        if let Some(entry) = self.nodes.get_mut(node.0) {
             entry.bulk.waiting.push_back(id);
         }
         self.grant(node);
     }
 
+    /// The node has left: bodies that have not begun go to where their keys live now.
+    pub(super) fn reroute_bodies(&mut self, node: NodeId) {
+        let Some(entry) = self.nodes.get_mut(node.0) else { return };
+        for id in std::mem::take(&mut entry.bulk.waiting) {
+            let Some(client) = self.clients.get(id.0) else { continue };
+            // Its large reads stay: parts of one reply, they are asked where they were asked first.
+            let to = client.awaiting_key().map_or(node, |hash| self.owner(hash));
+            self.await_bulk(id, to);
+        }
+    }
+
+    /// Closes the idle bulk lanes of a node.
+    pub(super) fn close_idle_of(&mut self, node: NodeId) {
+        let idle = self.nodes.get_mut(node.0).map(|entry| std::mem::take(&mut entry.bulk.idle));
+        for id in idle.unwrap_or_default() {
+            self.drop_upstream(id, b"");
+        }
+    }
+
     /// Gives free bulk lanes to those that wait.
-    fn grant(&mut self, node: NodeIndex) {
+    fn grant(&mut self, node: NodeId) {
         loop {
-            let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
+            let Some(entry) = self.nodes.get_mut(node.0) else {
                 return;
             };
             if entry.bulk.busy >= MAX_BULK {
@@ -235,30 +264,53 @@ impl Core {
                 }
                 None => self.open_upstream(node, Kind::Bulk { owner }, Duration::ZERO),
             };
-            self.begin_bulk(owner, lane);
+            self.begin_bulk(owner, lane, node);
         }
     }
 
-    fn begin_bulk(&mut self, owner: ClientId, lane: UpstreamId) {
-        let Some(client) = self.clients.get_mut(owner.0) else {
-            return;
-        };
-        // It goes on in its turn: with its body, or when its reads are answered.
-        client.stall = Stall::Lane;
+    fn begin_bulk(&mut self, owner: ClientId, lane: UpstreamId, node: NodeId) {
+        let Some(client) = self.clients.get_mut(owner.0) else { return };
         client.draining = true;
-        let reads = std::mem::take(&mut client.bulk_reads);
+        let reads: Vec<BulkRead> = client.bulk_reads.extract_if(.., |read| read.node == node).collect();
+        if client.bulk_reads.is_empty() {
+            // It goes on in its turn: with its body, or when its reads are answered.
+            client.stall = Stall::Lane;
+            self.shared.resume.push_back(owner);
+        }
         if let Some((large, seq)) = client.begin_stream(lane) {
             self.shared.cells().bulk_transfers.add(1);
             client.in_flight += 1;
             if let Some(up) = self.upstreams.get_mut(lane.0) {
-                up.push(&large.header, Entry::Single { client: owner, seq, verb: large.verb }, &mut self.shared);
+                let entry = Entry::Single { client: owner, seq, verb: large.verb };
+                up.push(&large.header, entry, &mut self.shared);
                 up.touch(lane, &mut self.shared);
             }
         }
         for read in &reads {
             self.ask_again(owner, lane, read);
         }
-        self.shared.resume.push_back(owner);
+    }
+
+    /// A large value of a group's key `key` begins. What its readers asked for earlier in the group
+    /// and did not get is a miss, for nodes answer in the order asked. Told only at `END`, those
+    /// slots would stand in the value's way, and all of it would have to be parked.
+    pub(super) fn decide_misses(&mut self, id: UpstreamId, key: usize) {
+        let Self { upstreams, clients, shared, .. } = self;
+        let Some(Entry::Group(group)) = upstreams.get_mut(id.0).and_then(|up| up.fifo.front_mut()) else { return };
+        for asker in group.askers(key).collect::<Vec<_>>() {
+            let Some(reader) = group.members.get(asker).map(|member| member.client) else { continue };
+            for index in 0..asker {
+                let passed = !group.has_open_key(index, key);
+                let Some(member) = group.members.get_mut(index) else { continue };
+                let Some(client) = clients.get_mut(reader.0) else { continue };
+                if passed && member.client == reader && !member.done {
+                    member.done = true;
+                    shared.cells().get_misses.add(u64::from(member.left));
+                    client.replies.finish(member.seq, &mut shared.pool);
+                    client.settle(reader, shared);
+                }
+            }
+        }
     }
 
     /// Whether a lane's reader has so much waiting that the node is to be read later. Only a lane
@@ -273,29 +325,35 @@ impl Core {
         let Some((group, key)) = up.body_askers() else {
             return false;
         };
-        let mut readers = group.askers(key).filter_map(|i| group.members.get(i).map(|member| member.client));
-        let (Some(reader), None) = (readers.next(), readers.next()) else {
-            return false;
-        };
+        let mut readers =
+            group.askers(key).filter_map(|i| group.members.get(i).map(|member| (member.client, member.seq)));
+        let (Some((reader, seq)), None) = (readers.next(), readers.next()) else { return false };
         let others = up.fifo.iter().flat_map(Entry::waiting).any(|c| c != reader && self.clients.get(c.0).is_some());
-        let Some(client) = self.clients.get_mut(reader.0).filter(|_| !others) else {
-            return false;
-        };
-        if client.replies.bytes() < STREAM_BYTES {
+        let Some(client) = self.clients.get_mut(reader.0).filter(|_| !others) else { return false };
+        // What it asked for earlier in the same group ends only behind this value.
+        let earlier = |other: u32| other.wrapping_sub(seq) > u32::MAX / 2;
+        let held = group.members.iter().any(|m| m.client == reader && !m.done && earlier(m.seq));
+        if held || client.replies.backlog(seq) < STREAM_BYTES {
             return false;
         }
-        client.paused = Some(id);
+        if !client.paused.contains(&id) {
+            client.paused.push(id);
+        }
         true
     }
 
     /// Something on a bulk or retired lane is over: closes it, or keeps it for the next, when nobody
     /// needs it any more.
-    pub(super) fn release_bulk(&mut self, id: UpstreamId) {
+    pub(super) fn release_lane(&mut self, id: UpstreamId) {
         let Some(up) = self.upstreams.get(id.0) else {
             return;
         };
-        if matches!(up.kind, Kind::Shared | Kind::Idle { .. }) {
-            return;
+        match up.kind {
+            Kind::Shared | Kind::Idle { .. } => return,
+            // What nobody waits for was promised all the same: a `noreply` of a client that left.
+            Kind::Draining { .. } if !up.fifo.is_empty() => return,
+            Kind::Draining { .. } => return self.drop_upstream(id, b""),
+            Kind::Bulk { .. } | Kind::Retired => {}
         }
         let needed = up.fifo.iter().flat_map(Entry::waiting).any(|client| self.clients.get(client.0).is_some());
         let Kind::Bulk { owner } = up.kind else {
@@ -313,18 +371,21 @@ impl Core {
             return self.drop_upstream(id, b"");
         }
         let (node, since) = (up.node, self.shared.now);
+        if self.nodes.get(node.0).is_some_and(|entry| entry.departed) {
+            return self.drop_upstream(id, b"");
+        }
         self.set_kind(id, Kind::Idle { since });
-        if let Some(entry) = self.nodes.get_mut(usize::from(node.0)) {
+        if let Some(entry) = self.nodes.get_mut(node.0) {
             entry.bulk.busy = entry.bulk.busy.saturating_sub(1);
             entry.bulk.idle.push(id);
         }
-        self.shared.effects.push(Effect::Tick(IDLE));
+        self.shared.ask_for_tick(IDLE);
         self.grant(node);
     }
 
     /// A bulk lane is gone.
-    pub(super) fn bulk_lost(&mut self, id: UpstreamId, node: NodeIndex, kind: Kind) {
-        let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
+    pub(super) fn bulk_lost(&mut self, id: UpstreamId, node: NodeId, kind: Kind) {
+        let Some(entry) = self.nodes.get_mut(node.0) else {
             return;
         };
         match kind {
@@ -338,14 +399,15 @@ impl Core {
                 self.grant(node);
             }
             Kind::Idle { .. } => entry.bulk.idle.retain(|idle| *idle != id),
-            Kind::Shared | Kind::Retired => {}
+            Kind::Shared | Kind::Retired | Kind::Draining { .. } => {}
         }
+        self.forget_departed(node);
     }
 
     /// A client has gone: a lane that worked for it alone is closed, whatever it was doing.
     pub(super) fn drop_lanes_of(&mut self, owner: ClientId) {
-        let mine = self.upstreams.iter().find(|(_, up)| up.kind == Kind::Bulk { owner });
-        if let Some(id) = mine.map(|(key, _)| UpstreamId(key)) {
+        let mine = self.upstreams.iter().filter(|(_, up)| up.kind == Kind::Bulk { owner });
+        for id in mine.map(|(key, _)| UpstreamId(key)).collect::<Vec<_>>() {
             self.drop_upstream(id, b"");
         }
     }
@@ -372,5 +434,82 @@ impl Core {
             self.drop_upstream(*id, b"");
         }
         all.iter().map(|(_, until)| *until).filter(|until| *until > now).min()
+    }
+
+    /// A large value: it is not stored here but streamed, once nothing else of its client is in
+    /// flight, through a bulk lane.
+    pub(super) fn store_large(&mut self, id: ClientId, store: &Store<'_>) -> Taken {
+        let Some(client) = self.clients.get_mut(id.0) else {
+            return Taken::Yes(0);
+        };
+        if client.in_flight > 0 {
+            client.stall = Stall::Drain;
+            return Taken::Stalled;
+        }
+        let total = store.len as u64 + 2;
+        let lane = client.lane;
+        let node = self.owner(Topology::hash(store.key));
+        self.shared.cells().stores.add(1);
+        if self.lane(node, lane).is_none() {
+            self.answer_down(id, node, store.quiet, store.verb.into());
+            if let Some(client) = self.clients.get_mut(id.0) {
+                client.reading = Reading::Swallow(total);
+            }
+            return Taken::Yes(0);
+        }
+        let mut header = Vec::new();
+        store.write(&mut header);
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.reading = Reading::AwaitLane(Box::new(Large {
+                header,
+                hash: Topology::hash(store.key),
+                quiet: store.quiet,
+                verb: store.verb.into(),
+                total,
+            }));
+        }
+        self.await_bulk(id, node);
+        Taken::Yes(0)
+    }
+
+    /// Moves a piece of a large value to its lane. `None`: not now.
+    pub(super) fn stream(&mut self, id: ClientId, rest: &[u8]) -> Option<usize> {
+        let Self { clients, upstreams, shared, .. } = self;
+        let client = clients.get_mut(id.0)?;
+        let Reading::Stream { lane, left, seq } = &mut client.reading else {
+            return None;
+        };
+        let (lane, seq) = (*lane, *seq);
+        let Some(up) = upstreams.get_mut(lane.0) else {
+            client.reading = Reading::Swallow(*left);
+            return Some(0);
+        };
+        if up.out.len() >= STREAM_BYTES {
+            client.stall = Stall::Lane;
+            up.waiters.push_back(id);
+            return None;
+        }
+        // The last two bytes go only when they are what they must be.
+        let used = if *left > 2 {
+            let used = usize::try_from(*left - 2).unwrap_or(usize::MAX).min(rest.len());
+            up.out.append(rest.get(..used)?, &mut shared.pool);
+            *left -= used as u64;
+            used
+        } else {
+            let end = rest.get(..usize::try_from(*left).ok()?)?;
+            if end != b"\r\n" {
+                client.reading = Reading::Line;
+                self.refuse_stream(id, lane, seq);
+                return Some(end.len());
+            }
+            up.out.append(end, &mut shared.pool);
+            client.reading = Reading::Line;
+            // What follows waits for the answer: the next request may go by another lane.
+            client.draining = true;
+            end.len()
+        };
+        up.touch(lane, shared);
+        self.release_lane(lane);
+        Some(used)
     }
 }

@@ -1,21 +1,14 @@
-//! HOT: a client's bytes → requests → a node's lane.
+//! HOT: a client's bytes → requests, and how a client lives.
 //!
 //! A request is acted on only when its line is whole and valid, and a stored value only when its
-//! block has arrived and ends as it must. Route and enqueue are one step, so no request ever holds
-//! an old ring.
+//! block has arrived and ends as it must. `requests.rs` acts on them.
 
-use std::time::Duration;
-
-use super::bulk::{self, BULK_VALUE, BulkRead};
-use super::gather::{Gather, Gathering};
+use super::bulk::{self, BulkRead};
+use super::lane::Verb;
 use super::replies::{Part, Replies};
-use super::stats::Sidecar;
-use super::upstream::{Entry, Verb};
-use super::{ClientId, Core, Effect, NodeIndex, OnNodeDown, OutBuf, Shared, Tick, UpstreamId, node_index};
-use crate::metrics::NodeState;
-use crate::protocol::request::{self, Block, Change, Keys, ReadVerb, Refusal, Request, Stats, Store};
-use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line, number};
-use crate::routing::Topology;
+use super::{ClientId, Core, Effect, OutBuf, Shared, Tick, UpstreamId};
+use crate::protocol::request::{self, Refusal};
+use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
 
 /// Most requests of one client that wait for their reply; what lies behind stays unparsed.
 const MAX_PIPELINE: usize = 1024;
@@ -31,7 +24,7 @@ const FIRST_GUESS: usize = 64 << 10;
 
 /// What the next bytes of a client are.
 #[derive(Debug)]
-enum Reading {
+pub(super) enum Reading {
     /// A command line.
     Line,
     /// The data block of a stored value.
@@ -52,28 +45,29 @@ enum Reading {
 
 /// Where a storage request goes, and who is told.
 #[derive(Clone, Copy, Debug)]
-struct Target {
-    hash: u64,
-    quiet: bool,
-    verb: Verb,
+pub(super) struct Target {
+    pub(super) hash: u64,
+    pub(super) quiet: bool,
+    pub(super) verb: Verb,
 }
 
 /// A value that is forwarded once it has arrived.
 #[derive(Debug)]
-struct Body {
+pub(super) struct Body {
     /// The line as it is sent to the node.
-    header: Vec<u8>,
-    target: Target,
+    pub(super) header: Vec<u8>,
+    pub(super) target: Target,
     /// The block so far.
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     /// The block's length, CRLF included.
-    total: usize,
+    pub(super) total: usize,
 }
 
 /// A value that is too large to be stored here.
 #[derive(Debug)]
 pub(super) struct Large {
     pub(super) header: Vec<u8>,
+    pub(super) hash: u64,
     pub(super) quiet: bool,
     pub(super) verb: Verb,
     /// The block's length, CRLF included.
@@ -96,7 +90,7 @@ pub(super) enum Stall {
 
 /// Whether more will come from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Input {
+pub(super) enum Input {
     Open,
     /// It has sent its end; what it sent before is answered.
     Ended,
@@ -113,17 +107,17 @@ pub(super) struct Client {
     carry: Vec<u8>,
     /// How much of `carry` is known to hold no line end.
     scanned: usize,
-    reading: Reading,
+    pub(super) reading: Reading,
     pub(super) replies: Replies,
     /// FIFO entries that name this client, `noreply` and fan-out included.
     pub(super) in_flight: u32,
     pub(super) stall: Stall,
-    input: Input,
+    pub(super) input: Input,
     /// The shared lane it keeps to.
-    lane: usize,
+    pub(super) lane: usize,
     dirty: bool,
-    /// A lane whose reader it is and that is not read until it has room.
-    pub(super) paused: Option<UpstreamId>,
+    /// Lanes whose reader it is and that are not read until it has room.
+    pub(super) paused: Vec<UpstreamId>,
     /// Large reads that wait for a bulk lane.
     pub(super) bulk_reads: Vec<BulkRead>,
     /// Moving average of the sizes of the values it got, in bytes.
@@ -134,7 +128,7 @@ pub(super) struct Client {
 }
 
 /// What became of a request.
-enum Taken {
+pub(super) enum Taken {
     /// Acted on; so many bytes behind its line belonged to it.
     Yes(usize),
     /// Not now: the client's stall says why, and the line is read again afterwards.
@@ -153,7 +147,7 @@ impl Client {
             input: Input::Open,
             lane,
             dirty: false,
-            paused: None,
+            paused: Vec::new(),
             bulk_reads: Vec::new(),
             average: FIRST_GUESS,
             closing: false,
@@ -214,7 +208,9 @@ impl Client {
             Input::Ended => self.stall == Stall::None,
             Input::Quit | Input::Refused => true,
         };
-        if parsed && !self.closing && self.replies.is_empty() && self.replies.out.is_empty() {
+        // A streamed value that ends in the middle is never answered.
+        let answered = self.replies.is_empty() || matches!(self.reading, Reading::Stream { .. });
+        if parsed && !self.closing && answered && self.replies.out.is_empty() {
             self.closing = true;
             shared.finished.push(id);
         }
@@ -229,6 +225,14 @@ impl Client {
     pub(super) fn stream_lost(&mut self) {
         if let Reading::Stream { left, .. } = self.reading {
             self.reading = Reading::Swallow(left);
+        }
+    }
+
+    /// The hash of the key whose large value waits for a lane.
+    pub(super) fn awaiting_key(&self) -> Option<u64> {
+        match &self.reading {
+            Reading::AwaitLane(large) => Some(large.hash),
+            _ => None,
         }
     }
 
@@ -328,11 +332,8 @@ impl Core {
             return;
         };
         client.replies.out.advance(bytes, &mut shared.pool);
-        if let Some(lane) = client.paused
-            && client.replies.bytes() < bulk::STREAM_BYTES / 2
-        {
-            client.paused = None;
-            shared.effects.push(Effect::WakeUpstream(lane));
+        if client.replies.out.len() < bulk::STREAM_BYTES / 2 {
+            shared.effects.extend(client.paused.drain(..).map(Effect::WakeUpstream));
         }
         if client.replies.out.is_empty() {
             client.settle(id, shared);
@@ -347,9 +348,10 @@ impl Core {
             client.dirty = false;
         }
         self.settle_client(id);
+        self.finish_round();
     }
 
-    fn settle_client(&mut self, id: ClientId) {
+    pub(super) fn settle_client(&mut self, id: ClientId) {
         let Self { clients, shared, .. } = self;
         if let Some(client) = clients.get_mut(id.0) {
             client.settle(id, shared);
@@ -365,9 +367,7 @@ impl Core {
         self.shared.effects.push(Effect::CloseClient(id));
         client.replies.clear(&mut self.shared.pool);
         self.shared.pool.put(client.carry);
-        if let Some(lane) = client.paused {
-            self.shared.effects.push(Effect::WakeUpstream(lane));
-        }
+        self.shared.effects.extend(client.paused.drain(..).map(Effect::WakeUpstream));
         self.drop_lanes_of(id);
     }
 
@@ -398,7 +398,7 @@ impl Core {
         }
     }
 
-    fn parse_carry(&mut self, id: ClientId) {
+    pub(super) fn parse_carry(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(id.0) else {
             return;
         };
@@ -489,473 +489,5 @@ impl Core {
             Taken::Yes(more) => Some(end + 1 + more),
             Taken::Stalled => None,
         }
-    }
-
-    fn act(&mut self, id: ClientId, line: &[u8], after: &[u8]) -> Taken {
-        match request::parse(line, self.shared.settings.max_value) {
-            Ok(Request::Read { verb, keys }) => return self.read(id, verb, keys),
-            Ok(Request::Store(store)) => return self.store(id, &store, after),
-            Ok(Request::Change { change, key, quiet }) => {
-                return self.change(id, change, key, quiet);
-            }
-            Ok(Request::FlushAll { delay, quiet }) => self.flush_all(id, delay, quiet),
-            Ok(Request::Stats(what)) => self.stats(id, what),
-            Ok(Request::Verbosity { quiet }) => self.answer(id, b"OK\r\n", quiet),
-            Ok(Request::MetaNoop) => self.answer(id, b"MN\r\n", false),
-            Ok(Request::Version) => {
-                let text = format!("VERSION {}\r\n", self.lowest_version());
-                self.answer(id, text.as_bytes(), false);
-            }
-            Ok(Request::Quit) => {
-                if let Some(client) = self.clients.get_mut(id.0) {
-                    client.input = Input::Quit;
-                }
-            }
-            Err(refusal) => self.refuse(id, refusal),
-        }
-        Taken::Yes(0)
-    }
-
-    /// Answers in the client's turn, unless it asked for no answer.
-    fn answer(&mut self, id: ClientId, text: &[u8], quiet: bool) {
-        if let Some(client) = self.clients.get_mut(id.0)
-            && !quiet
-        {
-            client.replies.push_ready(text, &mut self.shared.pool);
-        }
-    }
-
-    fn refuse(&mut self, id: ClientId, refusal: Refusal<'_>) {
-        if refusal.text.starts_with("SERVER_ERROR object too large") {
-            self.shared.cells().stores_too_large.add(1);
-        }
-        if let Some(key) = refusal.stale {
-            // As in memcached: what could not be stored must not leave the old value behind.
-            self.invalidate(id, key);
-        }
-        let Some(client) = self.clients.get_mut(id.0) else {
-            return;
-        };
-        if !refusal.quiet && !refusal.text.is_empty() {
-            let mut line = std::mem::take(&mut self.shared.line);
-            line.clear();
-            line.extend_from_slice(refusal.text.as_bytes());
-            line.extend_from_slice(b"\r\n");
-            client.replies.push_ready(&line, &mut self.shared.pool);
-            self.shared.line = line;
-        }
-        match refusal.block {
-            Block::None => {}
-            Block::Swallow(bytes) => client.reading = Reading::Swallow(bytes),
-            Block::Unknown => client.input = Input::Refused,
-        }
-    }
-
-    /// Puts a read's keys on their nodes' lanes: one slot and one group per node (more where a line
-    /// would become too long).
-    fn read(&mut self, id: ClientId, verb: ReadVerb, keys: Keys<'_>) -> Taken {
-        if self.shared.full_lanes > 0 && keys.clone().any(|key| self.stalls_on(id, Topology::hash(key))) {
-            return Taken::Stalled;
-        }
-        let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else {
-            return Taken::Yes(0);
-        };
-        let mut lost = None;
-        let mut count = 0_u64;
-        let mut missed = 0_u64;
-        let mut first = None;
-        for key in keys {
-            count += 1;
-            let hash = Topology::hash(key);
-            let node = self.topology.route_hash(hash);
-            match self.lane(node, lane) {
-                Some(up) => self.ask(id, up, verb, key, hash, &mut first),
-                None => {
-                    missed += 1;
-                    lost = Some(node);
-                }
-            }
-        }
-        let cells = self.shared.cells();
-        cells.get_keys.add(count);
-        if missed > 0 {
-            cells.soft_misses.add(missed);
-        }
-        let error = lost.filter(|_| self.shared.settings.on_node_down == OnNodeDown::Error);
-        let error = error.map(|node| self.down_text(node));
-        let Some(client) = self.clients.get_mut(id.0) else {
-            return Taken::Yes(0);
-        };
-        match error {
-            Some(text) => {
-                self.shared.cells().soft_errors.add(1);
-                let seq = client.replies.push(Part::Values { first: first.is_none(), last: true });
-                client.replies.fail_part(seq, text.as_bytes(), &mut self.shared.pool);
-            }
-            None if first.is_none() => client.replies.push_ready(b"END\r\n", &mut self.shared.pool),
-            None => client.replies.close_read(),
-        }
-        Taken::Yes(0)
-    }
-
-    /// Adds one key of a read to its lane. `first` is the slot of the read's first part.
-    #[inline]
-    fn ask(&mut self, id: ClientId, up_id: UpstreamId, verb: ReadVerb, key: &[u8], hash: u64, first: &mut Option<u32>) {
-        let Self { clients, upstreams, shared, nodes, .. } = self;
-        let (Some(client), Some(up)) = (clients.get_mut(id.0), upstreams.get_mut(up_id.0)) else {
-            return;
-        };
-        let merge = shared.settings.merge_gets
-            && matches!(verb, ReadVerb::Get | ReadVerb::Gets)
-            && nodes.get(usize::from(up.node.0)).is_some_and(|node| node.no_merge_until <= shared.now);
-        // The open group's last member is this read's when its slot is not older than the first.
-        let this_read = |seq: u32| first.is_some_and(|first| seq.wrapping_sub(first) < u32::MAX / 2);
-        let mut own = false;
-        let joins = up.open_group().is_some_and(|group| {
-            own = group.members.last().is_some_and(|member| member.client == id && this_read(member.seq));
-            group.verb == verb && group.has_room(key.len()) && (merge || own)
-        });
-        if !joins {
-            own = false;
-            let mut group = shared.group();
-            group.reset(verb);
-            up.push_group(group, shared);
-        }
-        let Some(group) = up.open_group() else { return };
-        if !own {
-            let seq = client.replies.push(Part::Values { first: first.is_none(), last: false });
-            first.get_or_insert(seq);
-            group.join(id, seq);
-            client.in_flight += 1;
-        }
-        if !group.add(key, hash) {
-            shared.cells().coalesced_keys.add(1);
-        }
-        up.touch(up_id, shared);
-    }
-
-    fn store(&mut self, id: ClientId, store: &Store<'_>, after: &[u8]) -> Taken {
-        if store.len > BULK_VALUE {
-            return self.store_large(id, store);
-        }
-        let hash = Topology::hash(store.key);
-        if self.stalls_on(id, hash) {
-            return Taken::Stalled;
-        }
-        self.shared.cells().stores.add(1);
-        let target = Target { hash, quiet: store.quiet, verb: store.verb.into() };
-        let total = store.len + 2;
-        let mut header = std::mem::take(&mut self.shared.line);
-        header.clear();
-        store.write(&mut header);
-        if let Some(block) = after.get(..total) {
-            self.forward_value(id, target, &header, block, None);
-            self.shared.line = header;
-            return Taken::Yes(total);
-        }
-        if let Some(client) = self.clients.get_mut(id.0) {
-            let bytes = Vec::with_capacity(total);
-            client.reading = Reading::Body(Box::new(Body { header, target, bytes, total }));
-        }
-        Taken::Yes(0)
-    }
-
-    /// A stored value is complete.
-    fn finish_body(&mut self, id: ClientId) {
-        let Some(client) = self.clients.get_mut(id.0) else {
-            return;
-        };
-        let Reading::Body(body) = std::mem::replace(&mut client.reading, Reading::Line) else {
-            return;
-        };
-        let Body { header, target, bytes, .. } = *body;
-        self.forward_value(id, target, &header, &[], Some(bytes));
-        self.shared.line = header;
-    }
-
-    /// Forwards a storage request whose whole block is there: as a slice, or as a buffer of its own.
-    ///
-    /// A lane that has become full in the meantime takes this one more.
-    fn forward_value(&mut self, id: ClientId, target: Target, header: &[u8], block: &[u8], owned: Option<Vec<u8>>) {
-        let Target { hash, quiet, verb } = target;
-        let bytes = owned.as_deref().unwrap_or(block);
-        if !bytes.ends_with(b"\r\n") {
-            return self.answer(id, b"CLIENT_ERROR bad data chunk\r\n", quiet);
-        }
-        let Some(up_id) = self.enqueue(id, hash, quiet, header, verb) else {
-            return;
-        };
-        let Self { upstreams, shared, .. } = self;
-        let Some(up) = upstreams.get_mut(up_id.0) else {
-            return;
-        };
-        match owned {
-            Some(buffer) if buffer.len() >= 16 << 10 => up.out.push(buffer),
-            Some(buffer) => up.out.append(&buffer, &mut shared.pool),
-            None => up.out.append(block, &mut shared.pool),
-        }
-        up.touch(up_id, shared);
-    }
-
-    fn change(&mut self, id: ClientId, change: Change, key: &[u8], quiet: bool) -> Taken {
-        let hash = Topology::hash(key);
-        if self.stalls_on(id, hash) {
-            return Taken::Stalled;
-        }
-        if matches!(change, Change::Touch(_)) {
-            self.shared.cells().touches.add(1);
-        }
-        let mut line = std::mem::take(&mut self.shared.line);
-        line.clear();
-        change.write(key, &mut line);
-        self.enqueue(id, hash, quiet, &line, change.into());
-        self.shared.line = line;
-        Taken::Yes(0)
-    }
-
-    /// Deletes a key without an answer.
-    fn invalidate(&mut self, id: ClientId, key: &[u8]) {
-        let mut line = Vec::new();
-        Change::Delete.write(key, &mut line);
-        self.enqueue(id, Topology::hash(key), true, &line, Verb::Delete);
-    }
-
-    /// Puts a request for one node on its lane and owes its reply, or answers that the node is down.
-    fn enqueue(&mut self, id: ClientId, hash: u64, quiet: bool, line: &[u8], verb: Verb) -> Option<UpstreamId> {
-        let node = self.topology.route_hash(hash);
-        let lane = self.clients.get(id.0)?.lane;
-        let Some(up_id) = self.lane(node, lane) else {
-            self.answer_down(id, node, quiet, verb);
-            return None;
-        };
-        let Self { clients, upstreams, shared, .. } = self;
-        let (client, up) = (clients.get_mut(id.0)?, upstreams.get_mut(up_id.0)?);
-        let seq = (!quiet).then(|| client.replies.push(Part::Whole));
-        client.in_flight += 1;
-        up.push(line, Entry::Single { client: id, seq, verb }, shared);
-        up.touch(up_id, shared);
-        Some(up_id)
-    }
-
-    pub(super) fn answer_down(&mut self, id: ClientId, node: NodeIndex, quiet: bool, verb: Verb) {
-        if verb == Verb::Touch && self.shared.settings.on_node_down == OnNodeDown::Miss {
-            self.shared.cells().soft_misses.add(1);
-            return self.answer(id, b"NOT_FOUND\r\n", quiet);
-        }
-        self.shared.cells().soft_errors.add(1);
-        let text = self.down_text(node);
-        self.answer(id, text.as_bytes(), quiet);
-    }
-
-    fn down_text(&self, node: NodeIndex) -> String {
-        let name = self.nodes.get(usize::from(node.0)).map_or("", |entry| &entry.name);
-        format!("SERVER_ERROR proxy: node {name} is down\r\n")
-    }
-
-    /// Whether the lane a key needs is at its limit; then the client waits for it.
-    fn stalls_on(&mut self, id: ClientId, hash: u64) -> bool {
-        if self.shared.full_lanes == 0 {
-            return false;
-        }
-        let node = self.topology.route_hash(hash);
-        let Some(lane) = self.clients.get(id.0).and_then(|client| self.lane(node, client.lane)) else {
-            return false;
-        };
-        let (Some(client), Some(up)) = (self.clients.get_mut(id.0), self.upstreams.get_mut(lane.0)) else {
-            return false;
-        };
-        if up.is_full() {
-            client.stall = Stall::Lane;
-            up.waiters.push_back(id);
-        }
-        up.is_full()
-    }
-
-    fn flush_all(&mut self, id: ClientId, delay: Option<i32>, quiet: bool) {
-        self.shared.cells().flushes.add(1);
-        if self.shared.settings.deny_flush_all {
-            return self.answer(id, b"CLIENT_ERROR flush_all not allowed\r\n", quiet);
-        }
-        let mut line = b"flush_all".to_vec();
-        if let Some(delay) = delay {
-            line.push(b' ');
-            number::append_signed(&mut line, i64::from(delay));
-        }
-        line.extend_from_slice(b"\r\n");
-        self.fan_out(id, Gathering::Flush, &line, quiet);
-    }
-
-    fn stats(&mut self, id: ClientId, what: Stats) {
-        let line: &[u8] = match what {
-            Stats::General | Stats::Nodes | Stats::Sum => b"stats\r\n",
-            Stats::Items => b"stats items\r\n",
-            Stats::Slabs => b"stats slabs\r\n",
-            Stats::Settings => b"stats settings\r\n",
-            Stats::Reset => return self.fan_out(id, Gathering::Reset, b"stats reset\r\n", false),
-            // One line each, the same for any router.
-            Stats::Sizes => {
-                return self.answer(id, b"STAT sizes_status disabled\r\nEND\r\n", false);
-            }
-            Stats::Conns => return self.answer(id, b"END\r\n", false),
-        };
-        let sidecar = Box::new(self.sidecar());
-        self.fan_out(id, Gathering::Stats(what, sidecar), line, false);
-    }
-
-    /// Asks every node the same and answers once.
-    fn fan_out(&mut self, id: ClientId, what: Gathering, line: &[u8], quiet: bool) {
-        let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else {
-            return;
-        };
-        let mut gather = Box::new(Gather::new(what));
-        let mut asked = Vec::new();
-        for index in 0..self.nodes.len() {
-            let node = node_index(index);
-            let up = self.lane(node, lane);
-            // Before the first connection there is nothing to wait for either.
-            let ready = up.filter(|up| self.upstreams.get(up.0).is_some_and(|up| up.ready));
-            let Some(entry) = self.nodes.get(index) else {
-                continue;
-            };
-            match ready {
-                Some(up) => asked.push((up, gather.expect(&entry.name))),
-                None => {
-                    let state = if entry.state == NodeState::Up { NodeState::Connecting } else { entry.state };
-                    gather.unreachable(&entry.name, state.word(), self.down_text(node).as_bytes());
-                }
-            }
-        }
-        let Self { clients, upstreams, shared, .. } = self;
-        let Some(client) = clients.get_mut(id.0) else {
-            return;
-        };
-        if gather.is_complete() {
-            let mut text = Vec::new();
-            gather.render(&mut text);
-            return self.answer(id, &text, quiet);
-        }
-        let seq = (!quiet).then(|| client.replies.push_gather(gather));
-        for (up_id, part) in asked {
-            let Some(up) = upstreams.get_mut(up_id.0) else {
-                continue;
-            };
-            client.in_flight += 1;
-            up.push(line, Entry::Gather { client: id, seq, part }, shared);
-            up.touch(up_id, shared);
-        }
-    }
-
-    /// The figures of the whole process for `stats`.
-    fn sidecar(&self) -> Sidecar {
-        let cells = &self.shared.cells;
-        let uptime = self.shared.now.0 / 1_000_000;
-        let (user, system) = (self.shared.settings.cpu_time)();
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        Sidecar {
-            pid: u64::from(self.shared.settings.pid),
-            uptime_seconds: uptime,
-            unix_time: self.shared.settings.started_at + uptime,
-            version: self.lowest_version().to_owned(),
-            rusage_user_micros: micros(user),
-            rusage_system_micros: micros(system),
-            max_connections: self.shared.settings.max_connections as u64,
-            curr_connections: cells.sum(|c| &c.connections),
-            total_connections: cells.sum(|c| &c.connections_total),
-            rejected_connections: cells.rejected.get(),
-            cmd_get: cells.sum(|c| &c.get_keys),
-            cmd_set: cells.sum(|c| &c.stores),
-            cmd_flush: cells.sum(|c| &c.flushes),
-            cmd_touch: cells.sum(|c| &c.touches),
-            cmd_meta: 0,
-            get_hits: cells.sum(|c| &c.get_hits),
-            get_misses: cells.sum(|c| &c.get_misses) + cells.sum(|c| &c.soft_misses),
-            delete_misses: cells.sum(|c| &c.delete_misses),
-            delete_hits: cells.sum(|c| &c.delete_hits),
-            incr_misses: cells.sum(|c| &c.incr_misses),
-            incr_hits: cells.sum(|c| &c.incr_hits),
-            decr_misses: cells.sum(|c| &c.decr_misses),
-            decr_hits: cells.sum(|c| &c.decr_hits),
-            cas_misses: cells.sum(|c| &c.cas_misses),
-            cas_hits: cells.sum(|c| &c.cas_hits),
-            cas_badval: cells.sum(|c| &c.cas_mismatches),
-            touch_hits: cells.sum(|c| &c.touch_hits),
-            touch_misses: cells.sum(|c| &c.touch_misses),
-            store_too_large: cells.sum(|c| &c.stores_too_large),
-            bytes_read: cells.sum(|c| &c.bytes_read),
-            bytes_written: cells.sum(|c| &c.bytes_written),
-            threads: cells.workers() as u64,
-        }
-    }
-
-    /// A large value: it is not stored here but streamed, once nothing else of its client is in
-    /// flight, through a bulk lane.
-    fn store_large(&mut self, id: ClientId, store: &Store<'_>) -> Taken {
-        let Some(client) = self.clients.get_mut(id.0) else {
-            return Taken::Yes(0);
-        };
-        if client.in_flight > 0 {
-            client.stall = Stall::Drain;
-            return Taken::Stalled;
-        }
-        let total = store.len as u64 + 2;
-        let node = self.topology.route(store.key);
-        let lane = client.lane;
-        self.shared.cells().stores.add(1);
-        if self.lane(node, lane).is_none() {
-            self.answer_down(id, node, store.quiet, store.verb.into());
-            if let Some(client) = self.clients.get_mut(id.0) {
-                client.reading = Reading::Swallow(total);
-            }
-            return Taken::Yes(0);
-        }
-        let mut header = Vec::new();
-        store.write(&mut header);
-        if let Some(client) = self.clients.get_mut(id.0) {
-            client.reading =
-                Reading::AwaitLane(Box::new(Large { header, quiet: store.quiet, verb: store.verb.into(), total }));
-        }
-        self.await_bulk(id, node);
-        Taken::Yes(0)
-    }
-
-    /// Moves a piece of a large value to its lane. `None`: not now.
-    fn stream(&mut self, id: ClientId, rest: &[u8]) -> Option<usize> {
-        let Self { clients, upstreams, shared, .. } = self;
-        let client = clients.get_mut(id.0)?;
-        let Reading::Stream { lane, left, seq } = &mut client.reading else {
-            return None;
-        };
-        let (lane, seq) = (*lane, *seq);
-        let Some(up) = upstreams.get_mut(lane.0) else {
-            client.reading = Reading::Swallow(*left);
-            return Some(0);
-        };
-        if up.out.len() >= bulk::STREAM_BYTES {
-            client.stall = Stall::Lane;
-            up.waiters.push_back(id);
-            return None;
-        }
-        // The last two bytes go only when they are what they must be.
-        let used = if *left > 2 {
-            let used = usize::try_from(*left - 2).unwrap_or(usize::MAX).min(rest.len());
-            up.out.append(rest.get(..used)?, &mut shared.pool);
-            *left -= used as u64;
-            used
-        } else {
-            let end = rest.get(..usize::try_from(*left).ok()?)?;
-            if end != b"\r\n" {
-                client.reading = Reading::Line;
-                self.refuse_stream(id, lane, seq);
-                return Some(end.len());
-            }
-            up.out.append(end, &mut shared.pool);
-            client.reading = Reading::Line;
-            // What follows waits for the answer: the next request may go by another lane.
-            client.draining = true;
-            end.len()
-        };
-        up.touch(lane, shared);
-        self.release_bulk(lane);
-        Some(used)
     }
 }

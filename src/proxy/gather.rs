@@ -1,7 +1,20 @@
 //! One reply made of every node's: `flush_all` and the `stats` family.
 
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::lane::Entry;
 use super::stats::{self, NodeReport, Sidecar};
+use super::upstream::Desync;
+use super::{ClientId, Core, UpstreamId};
+use crate::metrics::NodeState;
+use crate::protocol::number;
+use crate::protocol::reply::Line;
 use crate::protocol::request::Stats;
+use crate::routing::NodeIndex;
+
+/// Most bytes of `STAT` lines one node may send.
+const MAX_PART: usize = 256 << 10;
 
 /// What is gathered.
 #[derive(Debug)]
@@ -10,8 +23,29 @@ pub(super) enum Gathering {
     Flush,
     /// `RESET`, likewise.
     Reset,
-    /// The `STAT` lines of each node, and the sidecar's own figures of the moment of the request.
-    Stats(Stats, Box<Sidecar>),
+    /// The `STAT` lines of each node.
+    Stats(Stats),
+}
+
+/// What a node's part ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// `OK`
+    Ok,
+    /// `RESET`
+    Reset,
+    /// `STAT` lines and `END`
+    Lines,
+}
+
+impl Gathering {
+    const fn end(&self) -> End {
+        match self {
+            Self::Flush => End::Ok,
+            Self::Reset => End::Reset,
+            Self::Stats(_) => End::Lines,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -53,11 +87,12 @@ impl Gather {
         self.parts.len() - 1
     }
 
-    /// One `STAT` line of a node, with its CRLF.
-    pub(super) fn line(&mut self, part: usize, line: &[u8]) {
-        if let Some(part) = self.parts.get_mut(part) {
-            part.text.extend_from_slice(line);
-        }
+    /// One `STAT` line of a node, with its CRLF. No node has so many that they are more than
+    /// [`MAX_PART`].
+    fn line(&mut self, part: usize, line: &[u8]) -> Result<(), Desync> {
+        let Some(part) = self.parts.get_mut(part) else { return Ok(()) };
+        part.text.extend_from_slice(line);
+        if part.text.len() > MAX_PART { Err(Desync) } else { Ok(()) }
     }
 
     /// A node has answered or failed. Returns whether all have.
@@ -79,14 +114,14 @@ impl Gather {
     }
 
     /// The whole answer.
-    pub(super) fn render(&self, out: &mut Vec<u8>) {
+    fn render(&self, sidecar: &Sidecar, out: &mut Vec<u8>) {
         let reports: Vec<NodeReport<'_>> =
             self.parts.iter().map(|p| NodeReport { name: &p.name, state: p.state, stats: &p.text }).collect();
         match (&self.what, &self.error) {
             (Gathering::Flush | Gathering::Reset, Some(error)) => out.extend_from_slice(error),
             (Gathering::Flush, None) => out.extend_from_slice(b"OK\r\n"),
             (Gathering::Reset, None) => out.extend_from_slice(b"RESET\r\n"),
-            (Gathering::Stats(what, sidecar), _) => match what {
+            (Gathering::Stats(what), _) => match what {
                 Stats::General => stats::general(out, sidecar, &reports),
                 Stats::Nodes => stats::nodes(out, &reports),
                 Stats::Sum => stats::sum(out, &reports),
@@ -94,8 +129,187 @@ impl Gather {
                 Stats::Slabs => stats::slabs(out, &reports),
                 Stats::Settings => stats::settings(out, sidecar, &reports),
                 Stats::Sizes => out.extend_from_slice(b"STAT sizes_status disabled\r\nEND\r\n"),
-                Stats::Conns | Stats::Reset => out.extend_from_slice(b"END\r\n"),
+                Stats::Conns | Stats::Reset | Stats::Ring => out.extend_from_slice(b"END\r\n"),
             },
         }
+    }
+}
+
+impl Core {
+    pub(super) fn flush_all(&mut self, id: ClientId, delay: Option<i32>, quiet: bool) {
+        self.shared.cells().flushes.add(1);
+        if self.shared.settings.deny_flush_all {
+            return self.answer(id, b"CLIENT_ERROR flush_all not allowed\r\n", quiet);
+        }
+        let mut line = b"flush_all".to_vec();
+        if let Some(delay) = delay {
+            line.push(b' ');
+            number::append_signed(&mut line, i64::from(delay));
+        }
+        line.extend_from_slice(b"\r\n");
+        self.fan_out(id, Gathering::Flush, &line, quiet);
+    }
+
+    pub(super) fn stats(&mut self, id: ClientId, what: Stats) {
+        let line: &[u8] = match what {
+            Stats::General | Stats::Nodes | Stats::Sum => b"stats\r\n",
+            Stats::Items => b"stats items\r\n",
+            Stats::Slabs => b"stats slabs\r\n",
+            Stats::Settings => b"stats settings\r\n",
+            Stats::Reset => return self.fan_out(id, Gathering::Reset, b"stats reset\r\n", false),
+            Stats::Ring => {
+                let text = self.ring_lines();
+                return self.answer(id, text.as_bytes(), false);
+            }
+            // One line each, the same for any router.
+            Stats::Sizes => {
+                return self.answer(id, b"STAT sizes_status disabled\r\nEND\r\n", false);
+            }
+            Stats::Conns => return self.answer(id, b"END\r\n", false),
+        };
+        self.fan_out(id, Gathering::Stats(what), line, false);
+    }
+
+    /// Asks every node the same and answers once.
+    pub(super) fn fan_out(&mut self, id: ClientId, what: Gathering, line: &[u8], quiet: bool) {
+        let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else {
+            return;
+        };
+        let mut gather = Box::new(Gather::new(what));
+        let mut asked = Vec::new();
+        for &node in &self.ring {
+            let up = self.lane(node, lane);
+            let Some(entry) = self.nodes.get(node.0) else { continue };
+            // Before the first connection there is nothing to wait for either; the next lane of a
+            // node that answers is only a moment away.
+            let answers = |up: &UpstreamId| self.upstreams.get(up.0).is_some_and(|up| up.ready);
+            let ready = up.filter(|up| entry.state == NodeState::Up || answers(up));
+            match ready {
+                Some(up) => asked.push((up, gather.expect(&entry.node.name))),
+                None => {
+                    gather.unreachable(&entry.node.name, entry.state.word(), self.down_text(node).as_bytes());
+                }
+            }
+        }
+        if gather.is_complete() {
+            let mut text = Vec::new();
+            gather.render(&self.sidecar(), &mut text);
+            return self.answer(id, &text, quiet);
+        }
+        let end = gather.what.end();
+        let Self { clients, upstreams, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else { return };
+        let seq = (!quiet).then(|| client.replies.push_gather(gather));
+        for (up_id, part) in asked {
+            let Some(up) = upstreams.get_mut(up_id.0) else {
+                continue;
+            };
+            client.in_flight += 1;
+            up.push(line, Entry::Gather { client: id, seq, part, end }, shared);
+            up.touch(up_id, shared);
+        }
+    }
+
+    /// The answer to `stats ring`.
+    fn ring_lines(&self) -> String {
+        let topology = &self.topology;
+        let mut text = format!(
+            "STAT ring_fingerprint {}\r\nSTAT ring_version {}\r\nSTAT ring_nodes {}\r\n",
+            topology.name(),
+            topology.version(),
+            topology.nodes().len(),
+        );
+        for (node, index) in topology.nodes().iter().zip(0..) {
+            let _ = write!(text, "STAT {}.share {:.6}\r\n", node.name, topology.share(NodeIndex(index)));
+        }
+        text.push_str("END\r\n");
+        text
+    }
+
+    /// The figures of the whole process for `stats`.
+    fn sidecar(&self) -> Sidecar {
+        let cells = &self.shared.cells;
+        let uptime = self.shared.now.0 / 1_000_000;
+        let (user, system) = (self.shared.settings.cpu_time)();
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Sidecar {
+            pid: u64::from(self.shared.settings.pid),
+            uptime_seconds: uptime,
+            unix_time: self.shared.settings.started_at + uptime,
+            version: self.lowest_version().to_owned(),
+            rusage_user_micros: micros(user),
+            rusage_system_micros: micros(system),
+            max_connections: self.shared.settings.max_connections as u64,
+            curr_connections: cells.sum(|c| &c.connections),
+            total_connections: cells.sum(|c| &c.connections_total),
+            rejected_connections: cells.rejected.get(),
+            cmd_get: cells.sum(|c| &c.get_keys),
+            cmd_set: cells.sum(|c| &c.stores),
+            cmd_flush: cells.sum(|c| &c.flushes),
+            cmd_touch: cells.sum(|c| &c.touches),
+            cmd_meta: 0,
+            get_hits: cells.sum(|c| &c.get_hits),
+            get_misses: cells.sum(|c| &c.get_misses) + cells.sum(|c| &c.soft_misses),
+            delete_misses: cells.sum(|c| &c.delete_misses),
+            delete_hits: cells.sum(|c| &c.delete_hits),
+            incr_misses: cells.sum(|c| &c.incr_misses),
+            incr_hits: cells.sum(|c| &c.incr_hits),
+            decr_misses: cells.sum(|c| &c.decr_misses),
+            decr_hits: cells.sum(|c| &c.decr_hits),
+            cas_misses: cells.sum(|c| &c.cas_misses),
+            cas_hits: cells.sum(|c| &c.cas_hits),
+            cas_badval: cells.sum(|c| &c.cas_mismatches),
+            touch_hits: cells.sum(|c| &c.touch_hits),
+            touch_misses: cells.sum(|c| &c.touch_misses),
+            store_too_large: cells.sum(|c| &c.stores_too_large),
+            bytes_read: cells.sum(|c| &c.bytes_read),
+            bytes_written: cells.sum(|c| &c.bytes_written),
+            threads: cells.workers() as u64,
+        }
+    }
+
+    /// A line of a node's part, for a client that may be gone.
+    pub(super) fn gather_line(&mut self, id: UpstreamId, line: &Line<'_>, raw: &[u8]) -> Result<(), Desync> {
+        let Some(up) = self.upstreams.get_mut(id.0) else { return Ok(()) };
+        let Some(&Entry::Gather { client, seq, part, end }) = up.fifo.front() else { return Err(Desync) };
+        let error = match (line, end) {
+            (Line::Stat { .. }, End::Lines) => {
+                let gather = self.clients.get_mut(client.0).zip(seq).and_then(|(c, seq)| c.replies.gather(seq));
+                return gather.map_or(Ok(()), |gather| gather.line(part, raw));
+            }
+            (Line::Ok, End::Ok) | (Line::Reset, End::Reset) | (Line::End, End::Lines) => None,
+            (Line::Error, _) => Some(raw),
+            _ => return Err(Desync),
+        };
+        up.fifo.pop_front();
+        self.finish_gather(client, seq, part, error, None);
+        Ok(())
+    }
+
+    /// A node has answered its part, or is lost.
+    pub(super) fn finish_gather(
+        &mut self,
+        id: ClientId,
+        seq: Option<u32>,
+        part: usize,
+        error: Option<&[u8]>,
+        lost: Option<&'static str>,
+    ) {
+        let Some(client) = self.clients.get_mut(id.0) else { return };
+        client.in_flight = client.in_flight.saturating_sub(1);
+        let complete = seq.filter(|seq| client.replies.gather(*seq).is_some_and(|g| g.finish(part, error, lost)));
+        if let Some(seq) = complete {
+            let sidecar = self.sidecar();
+            let Self { clients, shared, .. } = self;
+            let Some(client) = clients.get_mut(id.0) else { return };
+            let mut text = shared.pool.take();
+            if let Some(gather) = client.replies.gather(seq) {
+                gather.render(&sidecar, &mut text);
+            }
+            client.replies.deliver(seq, &text, &mut shared.pool);
+            client.replies.finish(seq, &mut shared.pool);
+            shared.pool.put(text);
+        }
+        self.settle_client(id);
     }
 }

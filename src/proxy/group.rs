@@ -214,6 +214,14 @@ impl Group {
         })
     }
 
+    /// Whether a member waits for a key behind this one.
+    pub(super) fn has_open_key(&self, member: usize, after: usize) -> bool {
+        (after + 1..self.keys.len()).any(|i| {
+            let open = self.keys.get(i).is_some_and(|key| !key.answered);
+            open && self.askers(i).any(|asker| asker == member)
+        })
+    }
+
     /// The whole text of a key by its index.
     pub(super) fn text(&self, key: usize) -> &[u8] {
         self.key(key).unwrap_or_default()

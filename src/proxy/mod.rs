@@ -17,10 +17,15 @@
 mod buffer;
 mod bulk;
 mod client;
+mod failure;
 mod gather;
 mod group;
 mod health;
+mod invariants;
+mod lane;
+mod nodes;
 mod replies;
+mod requests;
 pub mod stats;
 mod table;
 mod upstream;
@@ -30,18 +35,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use buffer::{MAX_SLICES, OutBuf};
+pub use failure::FailReason;
 pub use table::Key;
-pub use upstream::FailReason;
 
 use crate::config::OnNodeDown;
-use crate::metrics::{Cells, NodeState, WorkerCells};
-use crate::routing::{NodeIndex, Topology};
+use crate::metrics::{Cells, WorkerCells};
+use crate::routing::{Node, Topology};
 use buffer::BufferPool;
 use client::Client;
 use group::Group;
-use health::Health;
+use lane::Upstream;
+use nodes::NodeEntry;
 use table::Table;
-use upstream::Upstream;
 
 /// A client connection; finds nothing once the client is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +55,14 @@ pub struct ClientId(Key);
 /// An upstream connection; finds nothing once it is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamId(Key);
+
+/// A node, also one that has left the ring and still has requests in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct NodeId(Key);
+
+impl NodeId {
+    const NONE: Self = Self(Key::NONE);
+}
 
 impl ClientId {
     /// Small and unique among the living: the rim's index.
@@ -80,7 +93,7 @@ impl Tick {
 }
 
 /// What the core cannot do itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Read from this client again.
     WakeClient(ClientId),
@@ -88,7 +101,7 @@ pub enum Effect {
     WakeUpstream(UpstreamId),
     /// Connect to the node after a wait, then call [`Core::upstream_connected`] or
     /// [`Core::upstream_failed`].
-    Connect(UpstreamId, NodeIndex, Duration),
+    Connect(UpstreamId, Arc<Node>, Duration),
     /// Call [`Core::tick`] after this while.
     Tick(Duration),
     /// Close this upstream connection; the core has forgotten it.
@@ -104,6 +117,8 @@ pub enum Effect {
 pub struct Settings {
     /// Largest value, in bytes, that is forwarded.
     pub max_value: usize,
+    /// Longest silence of a node that has left the ring before what it still owes is given up.
+    pub drain_timeout: Duration,
     /// Shared connections per node, at least 1.
     pub lanes: usize,
     /// Refuse `flush_all`.
@@ -124,32 +139,11 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// One node as this worker sees it.
-#[derive(Debug)]
-struct NodeEntry {
-    name: Arc<str>,
-    /// The shared lanes, by number.
-    lanes: Vec<UpstreamId>,
-    health: Health,
-    state: NodeState,
-    /// What the node's `VERSION` said last.
-    version: Option<Version>,
-    /// No merged group before this moment (a group was answered by an error line).
-    no_merge_until: Tick,
-    bulk: bulk::Bulk,
-}
-
-/// A memcached version: numbers to compare, text to show.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Version {
-    number: [u32; 3],
-    text: String,
-}
-
 /// What every part of the core may touch besides the connection at hand.
 #[derive(Debug)]
 struct Shared {
     pool: BufferPool,
+    #[expect(clippy::vec_box, reason = "entries move through the FIFOs: a box keeps them small")]
     groups: Vec<Box<Group>>,
     /// The line under construction.
     line: Vec<u8>,
@@ -168,6 +162,8 @@ struct Shared {
     settings: Settings,
     /// How many lanes are at their limit.
     full_lanes: usize,
+    /// The next call of [`Core::tick`] that is asked for.
+    tick_at: Option<Tick>,
     random: u64,
 }
 
@@ -182,6 +178,15 @@ impl Shared {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random
+    }
+
+    /// Asks to be called again after a while, unless the rim is going to.
+    fn ask_for_tick(&mut self, wait: Duration) {
+        let at = self.now.after(wait);
+        if self.tick_at.is_none_or(|planned| planned > at) {
+            self.tick_at = Some(at);
+            self.effects.push(Effect::Tick(wait));
+        }
     }
 
     fn group(&mut self) -> Box<Group> {
@@ -199,7 +204,9 @@ impl Shared {
 #[derive(Debug)]
 pub struct Core {
     topology: Arc<Topology>,
-    nodes: Vec<NodeEntry>,
+    nodes: Table<NodeEntry>,
+    /// The nodes in the order of the topology's.
+    ring: Vec<NodeId>,
     clients: Table<Client>,
     upstreams: Table<Upstream>,
     shared: Shared,
@@ -225,28 +232,19 @@ impl Core {
             now: Tick(0),
             settings,
             full_lanes: 0,
+            tick_at: None,
             random: settings.seed | 1,
         };
-        let mut core =
-            Self { topology, nodes: Vec::new(), clients: Table::new(), upstreams: Table::new(), shared, next_lane: 0 };
-        let names: Vec<Arc<str>> = core.topology.nodes().iter().map(|node| Arc::clone(&node.name)).collect();
-        for (index, name) in names.into_iter().enumerate() {
-            core.nodes.push(NodeEntry {
-                name,
-                lanes: Vec::new(),
-                health: Health::default(),
-                state: NodeState::Connecting,
-                version: None,
-                no_merge_until: Tick(0),
-                bulk: bulk::Bulk::default(),
-            });
-            for _ in 0..settings.lanes.max(1) {
-                let lane = core.open_upstream(node_index(index), upstream::Kind::Shared, Duration::ZERO);
-                if let Some(node) = core.nodes.get_mut(index) {
-                    node.lanes.push(lane);
-                }
-            }
-        }
+        let mut core = Self {
+            topology,
+            nodes: Table::new(),
+            ring: Vec::new(),
+            clients: Table::new(),
+            upstreams: Table::new(),
+            shared,
+            next_lane: 0,
+        };
+        core.join_nodes();
         core
     }
 
@@ -283,12 +281,17 @@ impl Core {
         }
     }
 
-    /// Does what is due. Returns the next moment something will be, if any.
-    pub fn tick(&mut self, now: Tick) -> Option<Tick> {
+    /// Does what is due, and asks for the next call if there is anything to wait for.
+    pub fn tick(&mut self, now: Tick) {
         self.shared.now = now;
-        let next = self.close_idle_bulk();
+        if self.shared.tick_at.is_some_and(|at| at <= now) {
+            self.shared.tick_at = None;
+        }
+        let next = [self.close_idle_bulk(), self.close_silent()].into_iter().flatten().min();
+        if let Some(next) = next {
+            self.shared.ask_for_tick(Duration::from_micros(next.0.saturating_sub(now.0)));
+        }
         self.finish_round();
-        next
     }
 
     /// Ends every public step: resumes clients whose turn has come, forgets those that are done.
@@ -305,43 +308,4 @@ impl Core {
         #[cfg(debug_assertions)]
         self.check_invariants();
     }
-
-    /// Reports a node's state when it changes.
-    fn set_node_state(&mut self, node: NodeIndex, state: NodeState) {
-        let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else {
-            return;
-        };
-        if let Some(cells) = self.shared.cells().nodes.get(usize::from(node.0)) {
-            cells.set(state);
-        }
-        if entry.state != state {
-            match state {
-                NodeState::Up => tracing::info!(node = %entry.name, "node is up"),
-                NodeState::Connecting => {
-                    tracing::info!(node = %entry.name, "connecting to node again")
-                }
-                NodeState::Down => tracing::warn!(node = %entry.name, "node is down"),
-            }
-            entry.state = state;
-        }
-    }
-
-    /// The lowest version among the nodes: clients switch features by it. Never our own.
-    fn lowest_version(&self) -> &str {
-        self.nodes.iter().filter_map(|node| node.version.as_ref()).min().map_or("1.6.0", |version| &version.text)
-    }
-
-    /// Checks what must hold between steps.
-    ///
-    /// # Panics
-    /// In debug builds, when an invariant is broken.
-    pub fn check_invariants(&self) {
-        self.check_counts();
-    }
-}
-
-/// The index type is 16 bits wide; a topology is far smaller.
-#[expect(clippy::cast_possible_truncation, reason = "a topology holds at most 2^16 nodes")]
-const fn node_index(index: usize) -> NodeIndex {
-    NodeIndex(index as u16)
 }

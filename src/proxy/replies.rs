@@ -68,6 +68,15 @@ impl Replies {
         self.out.len() + self.parked
     }
 
+    /// Bytes that wait ahead of what a slot gets next: in the socket's queue for the head, else
+    /// parked in the slot itself.
+    pub(super) fn backlog(&self, seq: u32) -> usize {
+        match seq.wrapping_sub(self.base) {
+            0 => self.out.len(),
+            index => self.slots.get(index as usize).map_or(0, |slot| slot.parked.len()),
+        }
+    }
+
     /// The number the next slot gets.
     #[expect(clippy::cast_possible_truncation, reason = "slots are limited to MAX_PIPELINE")]
     pub(super) fn next_seq(&self) -> u32 {

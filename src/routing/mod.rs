@@ -4,6 +4,8 @@ mod ring;
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use twox_hash::XxHash3_64;
 
 use ring::Ring;
@@ -52,6 +54,42 @@ pub struct Topology {
     fingerprint: u64,
     nodes: Box<[Arc<Node>]>,
     ring: Ring,
+}
+
+/// The topology in use, for whoever asks, and its announcement to the workers. Readers never lock.
+#[derive(Debug)]
+pub struct Published {
+    current: ArcSwap<Topology>,
+    /// A `watch` loses no wake, and a worker that was busy sees the last one only.
+    announced: watch::Sender<u64>,
+}
+
+impl Published {
+    /// Publishes the first topology.
+    #[must_use]
+    pub fn new(topology: Topology) -> Self {
+        let announced = watch::Sender::new(topology.version);
+        Self { current: ArcSwap::from_pointee(topology), announced }
+    }
+
+    /// The topology in use.
+    #[must_use]
+    pub fn load(&self) -> Arc<Topology> {
+        self.current.load_full()
+    }
+
+    /// Puts another in its place and tells the workers.
+    pub fn publish(&self, topology: Topology) {
+        let version = topology.version;
+        self.current.store(Arc::new(topology));
+        self.announced.send_replace(version);
+    }
+
+    /// Is told of every change from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.announced.subscribe()
+    }
 }
 
 // === impl Node ===
@@ -119,6 +157,12 @@ impl Topology {
         }
     }
 
+    /// What is known before the first ring: version 0, no nodes. Requests are answered as if their node were down.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { version: 0, fingerprint: 0, nodes: Box::default(), ring: Ring::new(&[]) }
+    }
+
     /// The hash every placement starts from; kept by callers that need it twice.
     #[inline]
     #[must_use]
@@ -140,7 +184,7 @@ impl Topology {
         self.ring.locate(hash)
     }
 
-    /// The nodes in the order in which they were given; at least one.
+    /// The nodes in the order in which they were given; none only before the first ring is known.
     #[must_use]
     pub fn nodes(&self) -> &[Arc<Node>] {
         &self.nodes
@@ -159,10 +203,30 @@ impl Topology {
         self.fingerprint
     }
 
+    /// The ring's name for people and labels: 8 hex digits of the fingerprint.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{:08x}", self.fingerprint >> 32)
+    }
+
     /// The exact share of all keys that a node owns, 0 to 1; 0 for an index of another topology.
     #[must_use]
     pub fn share(&self, node: NodeIndex) -> f64 {
         self.ring.share(node)
+    }
+
+    /// The share of the key space, 0 to 1, whose owner is another in `other`; by 65,536 evenly spread samples.
+    #[must_use]
+    pub fn moved(&self, other: &Self) -> f64 {
+        const SAMPLES: u32 = 1 << 16;
+        let owner = |topology: &Self, hash: u64| {
+            topology.nodes.get(usize::from(topology.route_hash(hash).0)).map(|node| Arc::clone(&node.name))
+        };
+        let moved = (0..SAMPLES).filter(|sample| {
+            let hash = (u64::from(*sample) << 48) | (1 << 47);
+            owner(self, hash) != owner(other, hash)
+        });
+        moved.count() as f64 / f64::from(SAMPLES)
     }
 
     /// What the placement occupies on the heap, in bytes.
@@ -194,6 +258,15 @@ mod tests {
         let node = Arc::new(Node::new("a", 1, 1));
         let error = Topology::new(1, vec![node; MAX_NODES + 1]).unwrap_err();
         assert_eq!(error.to_string(), "a ring has room for 1024 nodes, not for 1025");
+    }
+
+    #[test]
+    fn what_moves_is_the_share_of_the_node_that_joins() {
+        let three = topology(&[("a", 1), ("b", 1), ("c", 1)]);
+        let four = topology(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)]);
+        assert!((three.moved(&four) - four.share(NodeIndex(3))).abs() < 0.01);
+        assert_eq!(three.moved(&topology(&[("c", 1), ("a", 1), ("b", 1)])), 0.0);
+        assert_eq!(Topology::unknown().moved(&three), 1.0);
     }
 
     #[test]

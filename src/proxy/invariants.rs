@@ -1,0 +1,31 @@
+//! What must hold between steps: counts that are kept twice agree.
+
+use std::collections::HashMap;
+
+use super::lane::Entry;
+use super::{ClientId, Core};
+
+impl Core {
+    /// Checks what must hold between steps; called after each in debug builds.
+    ///
+    /// # Panics
+    /// In debug builds, when an invariant is broken.
+    pub fn check_invariants(&self) {
+        let mut in_flight = HashMap::new();
+        for (_, up) in self.upstreams.iter() {
+            for client in up.fifo.iter().flat_map(Entry::clients) {
+                *in_flight.entry(client).or_insert(0_u32) += 1;
+            }
+            let group = matches!(up.fifo.back(), Some(Entry::Group(_)));
+            debug_assert!(!up.open || group, "an open group is the last entry");
+        }
+        for (key, client) in self.clients.iter() {
+            let counted = in_flight.get(&ClientId(key)).copied().unwrap_or(0);
+            debug_assert_eq!(client.in_flight, counted, "in flight of {key:?}");
+            let replies = &client.replies;
+            debug_assert!(!replies.is_empty() || replies.bytes() == replies.out.len(), "parked without a slot");
+        }
+        let full = self.upstreams.iter().filter(|(_, up)| up.full).count();
+        debug_assert_eq!(full, self.shared.full_lanes, "full lanes");
+    }
+}

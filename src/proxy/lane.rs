@@ -1,0 +1,380 @@
+//! An upstream connection: its sending queue, its FIFO of requests that wait for their reply, and
+//! how it lives.
+//!
+//! ```text
+//!            Connect ──────▶ version\r\n first, requests queued behind it
+//!               │
+//!   Connecting ─┤ VERSION ─────────▶ Ready ──── reset, desync ──▶ closed, replaced by a new one
+//!               │                                                  (at once, then with back-off)
+//!               └ refused, time-out, not VERSION ──▶ closed; node Down: the next one takes no
+//!                                                    request before its VERSION has come
+//! ```
+//! A lane that is closed is gone: its successor is another [`UpstreamId`], so nothing that is still
+//! on its way from the old socket can be taken for the new one's.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::gather::End;
+use super::group::{Group, Member};
+use super::table::Key;
+use super::{ClientId, Core, Effect, NodeId, OutBuf, Shared, Tick, UpstreamId, bulk};
+use crate::metrics::{NodeState, WorkerCells};
+use crate::protocol::reply::Line;
+use crate::protocol::request::{Change, StoreVerb};
+
+/// A lane takes no further request while so many bytes wait to be sent.
+const LANE_BYTES: usize = 2 << 20;
+/// Nor while so many requests wait for their reply.
+const LANE_REQUESTS: usize = 16 << 10;
+
+/// What an upstream connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// For everyone.
+    Shared,
+    /// For the large value of one client (see `bulk.rs`).
+    Bulk { owner: ClientId },
+    /// A shared lane that a large value has taken over while others still wait on it; takes no new
+    /// request and closes when its FIFO is empty.
+    Retired,
+    /// A shared lane of a node that has left the ring: no new request; closes when its FIFO is
+    /// empty, or when it has shown no progress for the drain time-out.
+    Draining { since: Tick },
+    /// A bulk lane without work; closes soon unless it is needed again.
+    Idle { since: Tick },
+}
+
+/// What a single request may be answered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Store,
+    Cas,
+    Delete,
+    Incr,
+    Decr,
+    Touch,
+}
+
+impl From<StoreVerb> for Verb {
+    fn from(verb: StoreVerb) -> Self {
+        if verb == StoreVerb::Cas { Self::Cas } else { Self::Store }
+    }
+}
+
+impl From<Change> for Verb {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Delete => Self::Delete,
+            Change::Incr(_) => Self::Incr,
+            Change::Decr(_) => Self::Decr,
+            Change::Touch(_) => Self::Touch,
+        }
+    }
+}
+
+impl Verb {
+    /// Whether a reply line has the shape of this command's answers.
+    pub(super) const fn allows(self, line: &Line<'_>) -> bool {
+        match line {
+            Line::Error => true,
+            Line::NotFound => true,
+            Line::Stored | Line::NotStored | Line::Exists => matches!(self, Self::Store | Self::Cas),
+            Line::Deleted => matches!(self, Self::Delete),
+            Line::Number => matches!(self, Self::Incr | Self::Decr),
+            Line::Touched => matches!(self, Self::Touch),
+            _ => false,
+        }
+    }
+
+    /// Counts an answer as memcached's `stats` does.
+    pub(super) fn count(self, line: &Line<'_>, cells: &WorkerCells) {
+        let counter = match (self, line) {
+            (Self::Cas, Line::Stored) => &cells.cas_hits,
+            (Self::Cas, Line::Exists) => &cells.cas_mismatches,
+            (Self::Cas, Line::NotFound) => &cells.cas_misses,
+            (Self::Delete, Line::Deleted) => &cells.delete_hits,
+            (Self::Delete, Line::NotFound) => &cells.delete_misses,
+            (Self::Incr, Line::Number) => &cells.incr_hits,
+            (Self::Incr, Line::NotFound) => &cells.incr_misses,
+            (Self::Decr, Line::Number) => &cells.decr_hits,
+            (Self::Decr, Line::NotFound) => &cells.decr_misses,
+            (Self::Touch, Line::Touched) => &cells.touch_hits,
+            (Self::Touch, Line::NotFound) => &cells.touch_misses,
+            _ => return,
+        };
+        counter.add(1);
+    }
+}
+
+/// A request whose reply has not come.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// Our own first request on every connection.
+    Version,
+    /// A read, perhaps of several clients.
+    Group(Box<Group>),
+    /// A request with a reply of one line; `seq` is `None` for `noreply`.
+    Single { client: ClientId, seq: Option<u32>, verb: Verb },
+    /// A node's part of a fan-out; `seq` is `None` for `noreply`.
+    Gather { client: ClientId, seq: Option<u32>, part: usize, end: End },
+}
+
+/// The value whose data block is arriving.
+#[derive(Debug)]
+pub(super) struct Body {
+    /// Its key in the group at the head.
+    pub(super) key: usize,
+    /// Bytes to come, CRLF included.
+    pub(super) left: u64,
+}
+
+/// An upstream connection: one lane.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) node: NodeId,
+    pub(super) kind: Kind,
+    /// `VERSION` has come.
+    pub(super) ready: bool,
+    /// The socket is connected: its queue may be written.
+    connected: bool,
+    pub(super) out: OutBuf,
+    pub(super) fifo: VecDeque<Entry>,
+    /// The last entry is a group whose line is not in `out` yet.
+    pub(super) open: bool,
+    /// The beginning of a reply line.
+    pub(super) partial: Vec<u8>,
+    pub(super) body: Option<Body>,
+    pub(super) dirty: bool,
+    pub(super) full: bool,
+    /// Clients that are not read until this lane has room, in the order they came.
+    pub(super) waiters: VecDeque<ClientId>,
+}
+
+impl Upstream {
+    /// The group that further keys may join, if the last entry is one that is not sent.
+    pub(super) fn open_group(&mut self) -> Option<&mut Group> {
+        match self.fifo.back_mut() {
+            Some(Entry::Group(group)) if self.open => Some(group),
+            _ => None,
+        }
+    }
+
+    /// Begins a group; its line is queued when it is closed.
+    pub(super) fn push_group(&mut self, group: Box<Group>, shared: &mut Shared) {
+        self.close_group(shared);
+        self.fifo.push_back(Entry::Group(group));
+        self.open = true;
+    }
+
+    /// Queues the open group's line: nothing may join it any more.
+    pub(super) fn close_group(&mut self, shared: &mut Shared) {
+        if let (true, Some(Entry::Group(group))) = (self.open, self.fifo.back_mut()) {
+            if group.members.len() > 1 {
+                shared.cells().merged_keys.add(group.len() as u64);
+            }
+            self.out.append(group.close(), &mut shared.pool);
+        }
+        self.open = false;
+    }
+
+    /// Puts a request behind what waits: its bytes and its entry.
+    pub(super) fn push(&mut self, line: &[u8], entry: Entry, shared: &mut Shared) {
+        self.close_group(shared);
+        self.out.append(line, &mut shared.pool);
+        self.fifo.push_back(entry);
+    }
+
+    /// Asks for a write, and notes whether the lane is at its limit.
+    pub(super) fn touch(&mut self, id: UpstreamId, shared: &mut Shared) {
+        if !self.dirty && self.connected {
+            self.dirty = true;
+            shared.dirty_upstreams.push(id);
+        }
+        if !self.full && self.kind == Kind::Shared && (self.out.len() >= LANE_BYTES || self.fifo.len() >= LANE_REQUESTS)
+        {
+            self.full = true;
+            shared.full_lanes += 1;
+        }
+    }
+
+    pub(super) const fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Whether a reply's data block is arriving.
+    pub(super) const fn in_body(&self) -> bool {
+        self.body.is_some()
+    }
+
+    /// The members the arriving value goes to.
+    pub(super) fn body_askers(&self) -> Option<(&Group, usize)> {
+        match (self.fifo.front(), &self.body) {
+            (Some(Entry::Group(group)), Some(body)) => Some((group, body.key)),
+            _ => None,
+        }
+    }
+}
+
+impl Entry {
+    /// Every client that waits for this entry, as often as it counts in `in_flight`.
+    pub(super) fn clients(&self) -> impl Iterator<Item = ClientId> + '_ {
+        let (single, members) = self.parties();
+        single.into_iter().chain(members.iter().map(|member| member.client)).filter(|client| client.0 != Key::NONE)
+    }
+
+    /// The clients whose answer is still to come by this entry.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = ClientId> + '_ {
+        let (single, members) = self.parties();
+        single.into_iter().chain(members.iter().filter(|member| !member.done).map(|member| member.client))
+    }
+}
+
+impl Entry {
+    fn parties(&self) -> (Option<ClientId>, &[Member]) {
+        match self {
+            Self::Version => (None, &[]),
+            Self::Group(group) => (None, &group.members),
+            Self::Single { client, .. } | Self::Gather { client, .. } => (Some(*client), &[]),
+        }
+    }
+}
+
+impl Core {
+    /// Makes an upstream connection and asks the rim to connect it.
+    pub(super) fn open_upstream(&mut self, node: NodeId, kind: Kind, wait: Duration) -> UpstreamId {
+        let mut out = OutBuf::default();
+        // The first reply proves that this is a memcached that takes us; requests follow at once.
+        out.append(b"version\r\n", &mut self.shared.pool);
+        let id = UpstreamId(self.upstreams.insert(Upstream {
+            node,
+            kind,
+            ready: false,
+            connected: false,
+            out,
+            fifo: VecDeque::from([Entry::Version]),
+            open: false,
+            partial: Vec::new(),
+            body: None,
+            dirty: false,
+            full: false,
+            waiters: VecDeque::new(),
+        }));
+        if let Some(entry) = self.nodes.get(node.0) {
+            self.shared.effects.push(Effect::Connect(id, Arc::clone(&entry.node), wait));
+        }
+        id
+    }
+
+    /// The lane of a node that a client's requests go to, unless the node cannot be asked.
+    #[inline]
+    pub(super) fn lane(&self, node: NodeId, lane: usize) -> Option<UpstreamId> {
+        let entry = self.nodes.get(node.0)?;
+        let id = *entry.lanes.get(lane)?;
+        if entry.state == NodeState::Up {
+            return Some(id);
+        }
+        // A node that is down is not asked through a connection that is yet to prove itself.
+        let ready = self.upstreams.get(id.0).is_some_and(|up| up.ready);
+        (ready || entry.state == NodeState::Connecting).then_some(id)
+    }
+
+    /// The connection is established.
+    pub fn upstream_connected(&mut self, id: UpstreamId, now: Tick) {
+        self.shared.now = now;
+        if let Some(up) = self.upstreams.get_mut(id.0) {
+            up.connected = true;
+            up.touch(id, &mut self.shared);
+        }
+    }
+
+    /// Whether the connection is still wanted.
+    #[must_use]
+    pub fn has_upstream(&self, id: UpstreamId) -> bool {
+        self.upstreams.get(id.0).is_some()
+    }
+
+    /// What waits to be written to a node; closes the open group.
+    pub fn upstream_out(&mut self, id: UpstreamId) -> Option<&OutBuf> {
+        let up = self.upstreams.get_mut(id.0)?;
+        up.dirty = false;
+        up.close_group(&mut self.shared);
+        Some(&up.out)
+    }
+
+    /// The kernel has taken so many bytes.
+    pub fn upstream_written(&mut self, id: UpstreamId, bytes: usize, now: Tick) {
+        self.shared.now = now;
+        if let Some(up) = self.upstreams.get_mut(id.0) {
+            up.out.advance(bytes, &mut self.shared.pool);
+            self.note_progress(id);
+            self.relieve(id);
+            self.finish_round();
+        }
+    }
+
+    /// Writes go on: the socket has room again.
+    pub fn upstream_writable(&mut self, id: UpstreamId) {
+        if let Some(up) = self.upstreams.get_mut(id.0) {
+            // A round that found the socket blocked has passed over what it was woken for.
+            up.dirty = false;
+            up.touch(id, &mut self.shared);
+        }
+    }
+
+    /// A draining lane moves: its time-out begins anew.
+    pub(super) fn note_progress(&mut self, id: UpstreamId) {
+        let now = self.shared.now;
+        if let Some(up) = self.upstreams.get_mut(id.0)
+            && let Kind::Draining { since } = &mut up.kind
+        {
+            *since = now;
+        }
+    }
+
+    /// Lets waiting clients go on when the lane has room again.
+    pub(super) fn relieve(&mut self, id: UpstreamId) {
+        let Some(up) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        let room = match up.kind {
+            Kind::Shared | Kind::Draining { .. } => up.out.len() < LANE_BYTES / 2 && up.fifo.len() < LANE_REQUESTS / 2,
+            _ => up.out.len() < bulk::STREAM_BYTES / 2,
+        };
+        if room {
+            self.release_waiters(id);
+        }
+    }
+
+    /// Lets every client go on that waits for a lane.
+    pub(super) fn release_waiters(&mut self, id: UpstreamId) {
+        let Some(up) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        if up.full {
+            up.full = false;
+            self.shared.full_lanes = self.shared.full_lanes.saturating_sub(1);
+        }
+        self.shared.resume.extend(up.waiters.drain(..));
+    }
+
+    /// Whether the rim should read from this node now.
+    pub fn upstream_may_read(&mut self, id: UpstreamId) -> bool {
+        match self.upstreams.get(id.0) {
+            Some(up) if up.in_body() => !self.reader_is_behind(id),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// Puts another connection in a lane's place.
+    pub(super) fn replace_lane(&mut self, node: NodeId, old: UpstreamId, new: UpstreamId) {
+        let Some(entry) = self.nodes.get_mut(node.0) else {
+            return;
+        };
+        if let Some(place) = entry.lanes.iter_mut().find(|lane| **lane == old) {
+            *place = new;
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The nodes as one worker sees them, and the swap of the ring.
+//!
+//! Nodes are matched by identity. One that stays keeps its connections and its health; one that
+//! leaves gets no new request, finishes what is in flight and is closed; one that comes back while
+//! it drains takes its lanes back, else a `get` on a new connection could overtake the `set` before
+//! it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::health::Health;
+use super::lane::Kind;
+use super::{Core, NodeId, Tick, UpstreamId, bulk};
+use crate::metrics::NodeState;
+use crate::routing::{Node, Topology};
+
+/// One node.
+#[derive(Debug)]
+pub(super) struct NodeEntry {
+    pub(super) node: Arc<Node>,
+    /// The shared lanes, by number.
+    pub(super) lanes: Vec<UpstreamId>,
+    pub(super) health: Health,
+    pub(super) state: NodeState,
+    /// What the node's `VERSION` said last.
+    pub(super) version: Option<Version>,
+    /// No merged group before this moment (a group was answered by an error line).
+    pub(super) no_merge_until: Tick,
+    pub(super) bulk: bulk::Bulk,
+    /// It is not in the ring any more.
+    pub(super) departed: bool,
+}
+
+/// A memcached version: numbers to compare, text to show.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version {
+    number: [u32; 3],
+    text: String,
+}
+
+impl NodeEntry {
+    fn new(node: Arc<Node>) -> Self {
+        Self {
+            node,
+            lanes: Vec::new(),
+            health: Health::default(),
+            state: NodeState::Connecting,
+            version: None,
+            no_merge_until: Tick(0),
+            bulk: bulk::Bulk::default(),
+            departed: false,
+        }
+    }
+}
+
+impl Version {
+    pub(super) fn read(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let mut number = [0; 3];
+        for (place, part) in number.iter_mut().zip(text.split('.')) {
+            let digits = part.split(|c: char| !c.is_ascii_digit()).next()?;
+            *place = digits.parse().ok()?;
+        }
+        // Clients read `X.Y.Z` strictly: a suffix such as `-rc1` or `_beta` is left out.
+        let text = format!("{}.{}.{}", number.first()?, number.get(1)?, number.get(2)?);
+        Some(Self { number, text })
+    }
+}
+
+impl Core {
+    /// The node a key with this hash lives on.
+    #[inline]
+    pub(super) fn owner(&self, hash: u64) -> NodeId {
+        let index = self.topology.route_hash(hash);
+        self.ring.get(usize::from(index.0)).copied().unwrap_or(NodeId::NONE)
+    }
+
+    /// Takes another ring. What is in flight stays where it is; the next request is routed anew.
+    pub fn set_topology(&mut self, topology: Arc<Topology>, now: Tick) {
+        self.shared.now = now;
+        self.topology = topology;
+        self.join_nodes();
+        let gone: Vec<NodeId> = self
+            .nodes
+            .iter()
+            .map(|(key, entry)| (NodeId(key), entry.departed))
+            .filter(|(id, departed)| !departed && !self.ring.contains(id))
+            .map(|(id, _)| id)
+            .collect();
+        for id in gone {
+            self.depart(id);
+        }
+        self.finish_round();
+    }
+
+    /// The version of the ring in use.
+    #[must_use]
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// Gives every node of the topology an entry and its lanes.
+    pub(super) fn join_nodes(&mut self) {
+        let topology = Arc::clone(&self.topology);
+        self.ring = topology.nodes().iter().map(|node| self.join_node(node)).collect();
+    }
+
+    fn join_node(&mut self, node: &Arc<Node>) -> NodeId {
+        let known = self.nodes.iter().find(|(_, entry)| entry.node.name == node.name).map(|(key, _)| NodeId(key));
+        let id = known.unwrap_or_else(|| NodeId(self.nodes.insert(NodeEntry::new(Arc::clone(node)))));
+        let Some(entry) = self.nodes.get_mut(id.0) else { return id };
+        // The same node at another address: the next connection goes there.
+        entry.node = Arc::clone(node);
+        entry.departed = false;
+        let state = entry.state;
+        let mut lanes = std::mem::take(&mut entry.lanes);
+        for lane in &mut lanes {
+            match self.upstreams.get_mut(lane.0) {
+                Some(up) => up.kind = Kind::Shared,
+                None => *lane = self.open_upstream(id, Kind::Shared, Duration::ZERO),
+            }
+        }
+        while lanes.len() < self.shared.settings.lanes.max(1) {
+            lanes.push(self.open_upstream(id, Kind::Shared, Duration::ZERO));
+        }
+        if let Some(entry) = self.nodes.get_mut(id.0) {
+            entry.lanes = lanes;
+        }
+        self.set_node_state(id, state);
+        id
+    }
+
+    /// A node has left the ring.
+    fn depart(&mut self, id: NodeId) {
+        let Some(entry) = self.nodes.get_mut(id.0) else { return };
+        entry.departed = true;
+        let lanes = entry.lanes.clone();
+        self.reroute_bodies(id);
+        let since = self.shared.now;
+        for lane in lanes {
+            // Those that wait for room here have another node now.
+            self.release_waiters(lane);
+            if let Some(up) = self.upstreams.get_mut(lane.0) {
+                up.kind = Kind::Draining { since };
+            }
+            self.release_lane(lane);
+        }
+        self.close_idle_of(id);
+        self.shared.ask_for_tick(self.shared.settings.drain_timeout);
+        self.forget_departed(id);
+    }
+
+    /// Forgets a node that has left and has no connection any more.
+    pub(super) fn forget_departed(&mut self, id: NodeId) {
+        let Some(entry) = self.nodes.get(id.0).filter(|entry| entry.departed) else { return };
+        if entry.bulk.is_unused() && !self.upstreams.iter().any(|(_, up)| up.node == id) {
+            self.shared.cells().forget_node(&entry.node.name);
+            self.nodes.remove(id.0);
+        }
+    }
+
+    /// Gives up lanes of departed nodes that have been silent too long. Returns when to look again.
+    pub(super) fn close_silent(&mut self) -> Option<Tick> {
+        let (now, patience) = (self.shared.now, self.shared.settings.drain_timeout);
+        let draining = |kind: Kind| match kind {
+            Kind::Draining { since } => Some(since.after(patience)),
+            _ => None,
+        };
+        let all: Vec<(UpstreamId, Tick)> = self
+            .upstreams
+            .iter()
+            .filter_map(|(key, up)| draining(up.kind).map(|until| (UpstreamId(key), until)))
+            .collect();
+        for (id, _) in all.iter().filter(|(_, until)| *until <= now) {
+            self.drop_upstream(*id, b"SERVER_ERROR proxy: node has left and does not answer\r\n");
+        }
+        all.iter().map(|(_, until)| *until).filter(|until| *until > now).min()
+    }
+
+    /// Reports a node's state when it changes.
+    pub(super) fn set_node_state(&mut self, node: NodeId, state: NodeState) {
+        let Some(entry) = self.nodes.get_mut(node.0) else { return };
+        self.shared.cells().set_node(&entry.node.name, state);
+        if entry.state != state {
+            let name = &entry.node.name;
+            match state {
+                NodeState::Up => tracing::info!(node = %name, "node is up"),
+                NodeState::Connecting => tracing::info!(node = %name, "connecting to node again"),
+                NodeState::Down => tracing::warn!(node = %name, "node is down"),
+            }
+            entry.state = state;
+        }
+    }
+
+    /// The lowest version among the nodes: clients switch features by it. Never our own.
+    pub(super) fn lowest_version(&self) -> &str {
+        let nodes = self.ring.iter().filter_map(|id| self.nodes.get(id.0));
+        nodes.filter_map(|node| node.version.as_ref()).min().map_or("1.6.0", |version| &version.text)
+    }
+}

@@ -1,0 +1,85 @@
+//! What the black-box tests are made of: real memcached processes, the slipring binary, a blocking
+//! text client, a scripted node for what a real one cannot be made to do, and a seeded generator.
+//!
+//! Every wait here ends: a read after [`PATIENCE`], a loop after a deadline. A part that is missing
+//! (no `memcached` in `PATH`) is a failure that says so, never a skipped test.
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test crate uses its own part of this module")]
+
+mod client;
+mod process;
+mod scripted;
+
+pub use client::{TextClient, Value, shown};
+pub use process::{Memcached, Port, Slipring, binary, free_port, run_to_end};
+pub use scripted::{Request, ScriptedNode, Step, honest};
+
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything that has to happen, in a test that will pass. Generous on purpose:
+/// it only decides how long a failing test takes.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `done` holds, asking again every few milliseconds (for what another process does
+/// there is no event to wait on).
+///
+/// # Panics
+/// When it does not hold within [`PATIENCE`].
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A seeded generator (splitmix64): the same seed gives the same stream on every machine.
+#[derive(Clone)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        mix(self.0)
+    }
+
+    /// A number in `0..bound`; `bound` must not be 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    /// A number in `low..=high`.
+    pub fn between(&mut self, low: usize, high: usize) -> usize {
+        low + self.below(high - low + 1)
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+}
+
+/// The finaliser of splitmix64: a cheap hash of one number.
+pub fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// A number from the environment, or the default.
+///
+/// # Panics
+/// When the variable is set to something that is not a number.
+pub fn number_from_environment(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is not a number")),
+        Err(_) => default,
+    }
+}

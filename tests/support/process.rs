@@ -1,0 +1,355 @@
+//! Processes the tests start, and kill again by their own handle.
+use super::{TextClient, eventually};
+use socket2::{Domain, Socket, Type};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// The slipring under test.
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slipring"));
+    // Whatever MEMCACHED_* or SLIPRING_* the caller's shell has must not reach it.
+    command.env_clear();
+    command
+}
+
+/// Runs slipring with arguments it is expected to end on.
+///
+/// # Panics
+/// When it does not end by itself.
+pub fn run_to_end(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut child = binary()
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the slipring binary starts");
+    let deadline = std::time::Instant::now() + super::PATIENCE;
+    while child.try_wait().expect("a child can be waited for").is_none() {
+        if std::time::Instant::now() > deadline {
+            let _ = child.kill();
+            let output = child.wait_with_output().expect("a killed child ends");
+            panic!("slipring {arguments:?} did not end by itself: {output:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("an ended child has output")
+}
+
+/// A port that no other test uses while this lives: the socket that holds the UDP port of the same
+/// number is the sign of it, to other test processes too.
+pub struct Port {
+    number: u16,
+    _claim: UdpSocket,
+}
+
+impl Port {
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// The address on this host (an IPv6 one in brackets).
+    pub fn on(&self, host: &str) -> SocketAddr {
+        format!("{host}:{}", self.number).parse().expect("an address")
+    }
+}
+
+/// A port nobody listens on, below the range the kernel gives to outgoing connections: none of
+/// those can take it between this call and the bind it is meant for, or while a node is down.
+///
+/// # Panics
+/// When there is none left.
+pub fn free_port() -> Port {
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Test processes that run side by side start in different places.
+        let port = FIRST + (std::process::id().wrapping_mul(257).wrapping_add(step)) % COUNT;
+        let number = u16::try_from(port).expect("a port is below 65536");
+        let Ok(claim) = UdpSocket::bind(("127.0.0.1", number)) else {
+            continue;
+        };
+        let port = Port { number, _claim: claim };
+        // Bound and not listening: a child that another thread forks at this moment holds a copy,
+        // and nobody may be able to connect to that.
+        let probe = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        probe.set_reuse_address(true).expect("SO_REUSEADDR");
+        if probe.bind(&port.on("127.0.0.1").into()).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}
+
+/// A child of ours. It is killed when this is dropped, and a child that died by itself makes the
+/// test that owns it fail: a crash must not look like a closed connection.
+struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    /// Its end was ours: no complaint about it.
+    ended: bool,
+}
+
+impl Process {
+    fn start(name: &str, mut command: Command) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{number}.log", std::process::id()));
+        let file = File::create(&log).expect("a log file can be made");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a log file can be shared"))
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}. The tests need it; tests/run installs it."));
+        Self { name: name.to_owned(), child, log, ended: false }
+    }
+
+    fn wait_until_it_accepts(&mut self, address: SocketAddr) {
+        let name = self.name.clone();
+        eventually(&format!("{name} accepts on {address}"), || {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                panic!("{name} ended early with {status}: {}", self.output());
+            }
+            TcpStream::connect(address).is_ok()
+        });
+    }
+
+    fn output(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Ends it; gives how it had ended before, if it had.
+    fn kill(&mut self) -> Option<ExitStatus> {
+        let died = self.child.try_wait().ok().flatten();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let died = died.filter(|_| !self.ended);
+        self.ended = true;
+        died
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let died = self.kill();
+        let output = self.output();
+        let _ = fs::remove_file(&self.log);
+        if std::thread::panicking() {
+            let end = died.map_or("was running".to_owned(), |status| format!("died with {status}"));
+            eprintln!("--- {} {end}; its output:\n{output}---", self.name);
+        } else if let Some(status) = died {
+            panic!("{} died in the test with {status}: {output}", self.name);
+        }
+    }
+}
+
+/// A real memcached.
+pub struct Memcached {
+    process: Option<Process>,
+    port: Port,
+    extra: Vec<String>,
+}
+
+impl Memcached {
+    /// One thread, 256 MiB, on a free port of 127.0.0.1.
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// As [`Memcached::start`], with further arguments, which win.
+    pub fn with(extra: &[&str]) -> Self {
+        let mut node =
+            Self { process: None, port: free_port(), extra: extra.iter().map(|&word| word.to_owned()).collect() };
+        node.restart();
+        node
+    }
+
+    /// Kills it, if it runs: connections to it are reset, its data is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let died = process.kill();
+            let output = process.output();
+            assert!(died.is_none(), "memcached died before it was killed: {output}");
+        }
+    }
+
+    /// Starts it on the port it had, empty.
+    pub fn restart(&mut self) {
+        self.kill();
+        let port = self.port.number().to_string();
+        let mut command = Command::new("memcached");
+        // `-u` is only looked at when started by root, who may not run it.
+        command.args(["-u", "nobody", "-t", "1", "-m", "256", "-c", "4096"]);
+        command.args(["-p", &port, "-l", "127.0.0.1", "-U", "0"]);
+        command.args(&self.extra);
+        let mut process = Process::start("memcached", command);
+        process.wait_until_it_accepts(self.address());
+        let pid = u64::from(process.child.id());
+        self.process = Some(process);
+        assert_eq!(self.stat("pid"), pid, "another memcached has the port {port}");
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.port.on("127.0.0.1")
+    }
+
+    /// A connection straight to it, past the proxy.
+    pub fn client(&self) -> TextClient {
+        TextClient::connect(self.address())
+    }
+
+    /// One of its statistics.
+    pub fn stat(&self, name: &str) -> u64 {
+        self.client().stats("stats")[name].parse().expect("a number")
+    }
+}
+
+/// The proxy under test.
+pub struct Slipring {
+    process: Process,
+    address: SocketAddr,
+    admin: SocketAddr,
+    _ports: [Port; 2],
+}
+
+impl Slipring {
+    /// `slipring serve` in front of these nodes, all of them up.
+    pub fn start(nodes: &[SocketAddr]) -> Self {
+        Self::with(nodes, &[])
+    }
+
+    /// As [`Slipring::start`], with further arguments.
+    pub fn with(nodes: &[SocketAddr], extra: &[&str]) -> Self {
+        let slipring = Self::launch(nodes, extra);
+        slipring.wait_for_states("up", nodes.len());
+        slipring
+    }
+
+    /// Started and accepting; its nodes may be in any state.
+    pub fn launch(nodes: &[SocketAddr], extra: &[&str]) -> Self {
+        let nodes: Vec<String> = nodes.iter().map(SocketAddr::to_string).collect();
+        let nodes = nodes.join(",");
+        let mut arguments = vec!["serve", "--nodes", &nodes];
+        arguments.extend(extra);
+        Self::command(&arguments, &[])
+    }
+
+    /// `slipring dev` with `nodes` embedded nodes.
+    pub fn dev(nodes: usize) -> Self {
+        let slipring = Self::command(&["dev", "--nodes", &nodes.to_string()], &[]);
+        slipring.wait_for_states("up", nodes);
+        slipring
+    }
+
+    /// Any long-running command; `--listen` and `--admin-listen` are added.
+    pub fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::listening("127.0.0.1", arguments, environment)
+    }
+
+    /// As [`Slipring::command`], on this host (an IPv6 one in brackets).
+    pub fn listening(host: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let ports = [free_port(), free_port()];
+        let (address, admin) = (ports[0].on(host), ports[1].on("127.0.0.1"));
+        let mut command = binary();
+        command.args(arguments);
+        command.args(["--listen", &address.to_string()]);
+        command.args(["--admin-listen", &admin.to_string()]);
+        command.envs(environment.iter().copied());
+        let mut process = Process::start("slipring", command);
+        process.wait_until_it_accepts(address);
+        process.wait_until_it_accepts(admin);
+        Self { process, address, admin, _ports: ports }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn client(&self) -> TextClient {
+        TextClient::connect(self.address)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// What it has written to its standard output and error so far.
+    pub fn output(&self) -> String {
+        self.process.output()
+    }
+
+    /// `GET path` at the admin address: status and body.
+    pub fn admin(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.admin).expect("the admin port accepts");
+        stream.set_read_timeout(Some(super::PATIENCE)).expect("a time-out can be set");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").expect("the admin port reads");
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).expect("the admin port answers and closes");
+        let reply = String::from_utf8_lossy(&reply).into_owned();
+        let status = reply.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let body = reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+        match (status, body) {
+            (Some(status), Some(body)) => (status, body),
+            _ => panic!("GET {path} was answered {reply:?}"),
+        }
+    }
+
+    /// `/ring` without white space, so that a test can look for `"state":"up"`.
+    pub fn ring(&self) -> String {
+        let (status, body) = self.admin("/ring");
+        assert_eq!(status, 200, "/ring: {body}");
+        body.split_whitespace().collect()
+    }
+
+    /// Waits until exactly `count` nodes are in `state`.
+    pub fn wait_for_states(&self, state: &str, count: usize) {
+        let wanted = format!("\"state\":\"{state}\"");
+        let mut ring = String::new();
+        eventually(&format!("{count} nodes are {state}"), || {
+            ring = self.ring();
+            ring.matches(&wanted).count() == count
+        });
+    }
+
+    /// The highest resident set it ever had, in KiB (`VmHWM`), or the present one (`VmRSS`).
+    pub fn memory_kib(&self, field: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = fs::read_to_string(&path).expect("a Linux /proc");
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+            .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse().ok())
+            .unwrap_or_else(|| panic!("no {field} in {path}"))
+    }
+
+    /// Stops the process (SIGSTOP) while `meanwhile` runs: all that is sent to it in between waits
+    /// in its sockets and is found there in one round.
+    pub fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
+        self.signal("STOP");
+        eventually("slipring stands still", || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("its /proc");
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
+            state == Some(true)
+        });
+        let result = meanwhile();
+        self.signal("CONT");
+        result
+    }
+
+    fn signal(&self, name: &str) {
+        // The shell's own `kill`: a machine without procps has it too.
+        let script = format!("kill -{name} {}", self.pid());
+        let status = Command::new("sh").args(["-c", &script]).status().expect("sh");
+        assert!(status.success(), "{script}");
+    }
+}

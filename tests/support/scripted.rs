@@ -1,0 +1,333 @@
+//! A node that does as it is told: it holds replies back, tells lies and hangs up.
+use super::PATIENCE;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Instant;
+
+/// One request as the node saw it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The command line without its line end.
+    pub line: String,
+    /// The data block of a storage command, without its line end.
+    pub block: Vec<u8>,
+    /// Which of the accepted connections it came on, from 0.
+    pub connection: usize,
+}
+
+impl Request {
+    pub fn words(&self) -> Vec<&str> {
+        self.line.split(' ').collect()
+    }
+
+    /// The keys of a retrieval line.
+    pub fn keys(&self) -> Vec<&str> {
+        let words = self.words();
+        let first = if words[0].starts_with("gat") { 2 } else { 1 };
+        words[first..].to_vec()
+    }
+}
+
+/// What the node does about a request, in order.
+#[derive(Debug, Clone)]
+pub enum Step {
+    Send(Vec<u8>),
+    /// Waits for [`ScriptedNode::release`].
+    Hold,
+    /// Hangs up.
+    Close,
+}
+
+impl Step {
+    pub fn send(bytes: impl AsRef<[u8]>) -> Self {
+        Self::Send(bytes.as_ref().to_vec())
+    }
+}
+
+/// What a truthful node does: every key exists, and its value says which key it belongs to.
+pub fn honest(request: &Request) -> Vec<Step> {
+    let words = request.words();
+    let reply = match words[0] {
+        "get" | "gets" | "gat" | "gats" => {
+            let cas = if words[0].ends_with('s') { " 7" } else { "" };
+            let mut reply = String::new();
+            for key in request.keys() {
+                let value = format!("value of {key}");
+                reply += &format!("VALUE {key} 0 {}{cas}\r\n{value}\r\n", value.len());
+            }
+            reply + "END\r\n"
+        }
+        "set" | "add" | "replace" | "append" | "prepend" | "cas" => "STORED\r\n".to_owned(),
+        "delete" => "DELETED\r\n".to_owned(),
+        "touch" => "TOUCHED\r\n".to_owned(),
+        "incr" | "decr" => "1\r\n".to_owned(),
+        "flush_all" | "verbosity" => "OK\r\n".to_owned(),
+        "stats" => "STAT pid 1\r\nSTAT version 1.6.18\r\nSTAT curr_items 0\r\nEND\r\n".to_owned(),
+        "mn" => "MN\r\n".to_owned(),
+        _ => "ERROR\r\n".to_owned(),
+    };
+    vec![Step::send(reply)]
+}
+
+type Script = dyn Fn(&Request) -> Vec<Step> + Send + Sync;
+
+struct State {
+    requests: Vec<Request>,
+    /// Everything received, `version` and line ends included.
+    raw: Vec<u8>,
+    /// Open connections, by number.
+    open: Vec<Option<TcpStream>>,
+    closed: usize,
+    /// How many holds may pass.
+    released: usize,
+    /// How many holds were reached.
+    held: usize,
+    stop: bool,
+}
+
+struct Shared {
+    version: Mutex<Vec<Step>>,
+    script: Box<Script>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panicking test must still be able to end its node.
+        self.state.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    fn wait<'a>(&'a self, what: &str, done: impl Fn(&State) -> bool) -> MutexGuard<'a, State> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.state();
+        while !done(&state) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "waited in vain until the scripted node saw {what}; it saw {:?}", state.requests);
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(|poison| poison.into_inner()).0;
+        }
+        state
+    }
+}
+
+/// A fake node on 127.0.0.1, a thread per connection.
+pub struct ScriptedNode {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl ScriptedNode {
+    /// Answers `version` with `VERSION 1.6.18` and the rest as `script` says.
+    pub fn start(script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static) -> Self {
+        Self::with_version(vec![Step::send("VERSION 1.6.18\r\n")], script)
+    }
+
+    /// As [`ScriptedNode::start`], with another way to answer `version`.
+    pub fn with_version(version: Vec<Step>, script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("a bound port");
+        let shared = Arc::new(Shared {
+            version: Mutex::new(version),
+            script: Box::new(script),
+            state: Mutex::new(State {
+                requests: Vec::new(),
+                raw: Vec::new(),
+                open: Vec::new(),
+                closed: 0,
+                released: 0,
+                held: 0,
+                stop: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let accepting = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { continue };
+                let mut state = accepting.state();
+                if state.stop {
+                    return;
+                }
+                let connection = state.open.len();
+                state.open.push(stream.try_clone().ok());
+                drop(state);
+                accepting.changed.notify_all();
+                let shared = Arc::clone(&accepting);
+                std::thread::spawn(move || {
+                    serve(&shared, stream, connection);
+                    let mut state = shared.state();
+                    state.open[connection] = None;
+                    state.closed += 1;
+                    drop(state);
+                    shared.changed.notify_all();
+                });
+            }
+        });
+        Self { address, shared }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until it has seen at least `count` requests (`version` does not count); gives all.
+    pub fn wait_for_requests(&self, count: usize) -> Vec<Request> {
+        self.shared.wait(&format!("{count} requests"), |state| state.requests.len() >= count).requests.clone()
+    }
+
+    /// The requests so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.state().requests.clone()
+    }
+
+    /// Every byte received so far, on all connections.
+    pub fn raw(&self) -> Vec<u8> {
+        self.shared.state().raw.clone()
+    }
+
+    /// Waits until `count` replies are being held back.
+    pub fn wait_for_holds(&self, count: usize) {
+        drop(self.shared.wait(&format!("{count} holds"), |state| state.held >= count));
+    }
+
+    /// Lets one held reply go (also one that is not held yet).
+    pub fn release(&self) {
+        self.shared.state().released += 1;
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until `count` connections were accepted.
+    pub fn wait_for_connections(&self, count: usize) {
+        drop(self.shared.wait(&format!("{count} connections"), |state| state.open.len() >= count));
+    }
+
+    /// Waits until `count` connections have ended, whoever ended them.
+    pub fn wait_for_closes(&self, count: usize) {
+        drop(self.shared.wait(&format!("{count} closes"), |state| state.closed >= count));
+    }
+
+    /// How many connections have ended.
+    pub fn closes(&self) -> usize {
+        self.shared.state().closed
+    }
+
+    /// Sends bytes nobody asked for, on every open connection.
+    pub fn blurt(&self, bytes: &[u8]) {
+        for stream in self.shared.state().open.iter_mut().flatten() {
+            stream.write_all(bytes).expect("an open connection takes bytes");
+        }
+    }
+}
+
+impl Drop for ScriptedNode {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.stop = true;
+        for stream in state.open.iter().flatten() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+        // Wakes the accepting thread, which then ends and closes the port.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+fn serve(shared: &Shared, mut stream: TcpStream, connection: usize) {
+    let _ = stream.set_nodelay(true);
+    let mut held = Vec::new();
+    loop {
+        let Some(line) = take_line(shared, &mut stream, &mut held) else {
+            return;
+        };
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if line == "version" {
+            let steps = shared.version.lock().unwrap_or_else(|poison| poison.into_inner());
+            let steps = steps.clone();
+            if !perform(shared, &mut stream, steps) {
+                return;
+            }
+            continue;
+        }
+        let mut request = Request { line, block: Vec::new(), connection };
+        let words = request.words();
+        if matches!(words[0], "set" | "add" | "replace" | "append" | "prepend" | "cas") {
+            let Some(length) = words.get(4).and_then(|word| word.parse::<usize>().ok()) else {
+                return;
+            };
+            while held.len() < length + 2 {
+                if !more(shared, &mut stream, &mut held) {
+                    return;
+                }
+            }
+            request.block = held.drain(..length + 2).take(length).collect();
+        }
+        shared.state().requests.push(request.clone());
+        shared.changed.notify_all();
+        let steps = (shared.script)(&request);
+        if !perform(shared, &mut stream, steps) {
+            return;
+        }
+    }
+}
+
+fn perform(shared: &Shared, stream: &mut TcpStream, steps: Vec<Step>) -> bool {
+    for step in steps {
+        match step {
+            Step::Send(bytes) => {
+                if stream.write_all(&bytes).is_err() {
+                    return false;
+                }
+            }
+            Step::Hold => {
+                let mut state = shared.state();
+                state.held += 1;
+                let turn = state.held;
+                drop(state);
+                shared.changed.notify_all();
+                let state = shared.wait("a release", |state| state.stop || state.released >= turn);
+                if state.stop {
+                    return false;
+                }
+            }
+            Step::Close => {
+                let _ = stream.shutdown(Shutdown::Both);
+                return false;
+            }
+        }
+    }
+    true
+}
+
+fn take_line(shared: &Shared, stream: &mut TcpStream, held: &mut Vec<u8>) -> Option<Vec<u8>> {
+    loop {
+        if let Some(end) = held.iter().position(|&byte| byte == b'\n') {
+            let mut line: Vec<u8> = held.drain(..=end).collect();
+            line.pop();
+            if line.last() == Some(&b'\r') {
+                line.pop();
+            }
+            return Some(line);
+        }
+        if !more(shared, stream, held) {
+            return None;
+        }
+    }
+}
+
+fn more(shared: &Shared, stream: &mut TcpStream, held: &mut Vec<u8>) -> bool {
+    let mut piece = [0; 16 << 10];
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) => return false,
+            Ok(count) => {
+                held.extend_from_slice(&piece[..count]);
+                shared.state().raw.extend_from_slice(&piece[..count]);
+                return true;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return false,
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! How it starts, and the one clear line when it does not.
+use crate::support::{Memcached, Slipring, TextClient, free_port, run_to_end};
+use std::net::TcpListener;
+use std::process::Output;
+
+fn one_line(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    assert_eq!(lines.len(), 1, "one line is enough: {text}");
+    assert!(!text.contains("panicked"), "{text}");
+    lines[0].to_owned()
+}
+
+#[test]
+fn a_wrong_option_ends_with_one_line_that_names_it_and_exit_code_64() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["--nodes", "10.0.0.1,10.0.0.1"], "10.0.0.1"),
+        (&["--nodes", "10.0.0.1:11211,10.0.0.2,10.0.0.1"], "10.0.0.1"),
+        (&["--nodes", ""], "nodes"),
+        (&["--nodes", " , ;\n"], "nodes"),
+        (&["--nodes", "10.0.0.1:0"], "10.0.0.1:0"),
+        (&["--nodes", "10.0.0.1:65536"], "65536"),
+        (&["--nodes", "10.0.0.1:port"], "10.0.0.1:port"),
+        (&["--nodes", "10.0.0.1=0"], "10.0.0.1=0"),
+        (&["--nodes", "10.0.0.1=-1"], "10.0.0.1=-1"),
+        (&["--nodes", "10.0.0.1=heavy"], "10.0.0.1=heavy"),
+        (&["--nodes", "10.0.0.1="], "10.0.0.1="),
+        (&["--nodes", "[::1"], "[::1"),
+        (&["--nodes", "10.0.0.1", "--node-port", "0"], "0"),
+        (&["--nodes", "10.0.0.1", "--listen", "nowhere"], "nowhere"),
+        (&["--nodes", "10.0.0.1", "--workers", "0"], "0"),
+        (&["--nodes", "10.0.0.1", "--connections-per-node", "0"], "0"),
+        (&["--nodes", "10.0.0.1", "--max-value", "much"], "much"),
+        (&["--nodes", "10.0.0.1", "--merge-gets", "perhaps"], "perhaps"),
+        (&["--nodes", "10.0.0.1", "--on-node-down", "panic"], "panic"),
+        (&["--nodes", "10.0.0.1", "--no-such-option"], "--no-such-option"),
+        (&[], "node"),
+    ];
+    for (arguments, token) in cases {
+        let mut all = vec!["serve"];
+        all.extend(*arguments);
+        let output = run_to_end(&all, &[]);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {output:?}");
+        let line = one_line(&output);
+        assert!(line.contains(token), "{arguments:?}: {line}");
+    }
+}
+
+#[test]
+fn a_wrong_environment_ends_with_exit_code_64_too() {
+    for (environment, token) in [
+        (&[("MEMCACHED_NODES", "10.0.0.1:0")][..], "10.0.0.1:0"),
+        (&[("MEMCACHED_NODES", "10.0.0.1"), ("MEMCACHED_PORT", "eleven")], "eleven"),
+        (&[("MEMCACHED_NODES", "10.0.0.1"), ("SLIPRING_WORKERS", "many")], "many"),
+    ] {
+        let output = run_to_end(&["serve"], environment);
+        assert_eq!(output.status.code(), Some(64), "{environment:?}: {output:?}");
+        let line = one_line(&output);
+        assert!(line.contains(token), "{environment:?}: {line}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_ends_with_one_line_and_not_with_success() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let port = free_port();
+    let admin = port.on("127.0.0.1").to_string();
+    for start in [&["serve", "--nodes", "127.0.0.1:9"][..], &["dev", "--nodes", "1"]] {
+        let mut arguments = start.to_vec();
+        arguments.extend(["--listen", &address, "--admin-listen", &admin]);
+        let output = run_to_end(&arguments, &[]);
+        assert_ne!(output.status.code(), Some(0), "{output:?}");
+        assert!(output.status.code().is_some(), "it ended by itself: {output:?}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let errors: Vec<&str> = text.lines().filter(|line| line.contains(&address)).collect();
+        assert_eq!(errors.len(), 1, "{text}");
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}
+
+#[test]
+fn a_taken_admin_port_does_not_keep_the_data_port_from_serving() {
+    let node = Memcached::start();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = taken.local_addr().unwrap().to_string();
+    let port = free_port();
+    let listen = port.on("127.0.0.1").to_string();
+    let mut child = crate::support::binary()
+        .args(["serve", "--nodes", &node.address().to_string()])
+        .args(["--listen", &listen, "--admin-listen", &admin])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let address = listen.parse().unwrap();
+    let result = std::panic::catch_unwind(|| {
+        crate::support::eventually("the data port accepts", || std::net::TcpStream::connect(address).is_ok());
+        TextClient::connect(address).in_step();
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    result.unwrap();
+}
+
+#[test]
+fn it_listens_on_the_ipv6_loopback_too() {
+    let node = Memcached::start();
+    let nodes = node.address().to_string();
+    let slipring = Slipring::listening("[::1]", &["serve", "--nodes", &nodes], &[]);
+    slipring.wait_for_states("up", 1);
+    let mut client = slipring.client();
+    client.set("k", "v");
+    assert_eq!(client.get(&["k"])[0].data, b"v");
+}
+
+#[test]
+fn listen_may_be_given_more_than_once() {
+    let node = Memcached::start();
+    let nodes = node.address().to_string();
+    let port = free_port();
+    let second = port.on("[::1]").to_string();
+    let slipring = Slipring::command(&["serve", "--nodes", &nodes, "--listen", &second], &[]);
+    slipring.wait_for_states("up", 1);
+    slipring.client().set("k", "v");
+    let mut client = TextClient::connect(second.parse().unwrap());
+    assert_eq!(client.get(&["k"])[0].data, b"v");
+}
+
+#[test]
+fn the_environment_names_the_nodes_as_users_have_them_today() {
+    let nodes: Vec<Memcached> = (0..4).map(|_| Memcached::start()).collect();
+    let names: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
+    let list = format!("{};{} {}=2\n{}", names[0], names[1], names[2], names[3]);
+    let slipring = Slipring::command(
+        &["serve"],
+        &[("MEMCACHED_NODES", list.as_str()), ("MEMCACHED_PORT", "tcp://10.0.0.9:11211")],
+    );
+    slipring.wait_for_states("up", 4);
+    let ring = slipring.ring();
+    for name in &names {
+        assert!(ring.contains(&format!("\"name\":\"{name}\"")), "{ring}");
+    }
+    assert_eq!(ring.matches("\"weight\":2").count(), 1, "{ring}");
+    assert!(ring.contains("\"fingerprint\":"), "{ring}");
+    let warnings = slipring.output().matches("MEMCACHED_PORT").count();
+    assert_eq!(warnings, 1, "one warning: {}", slipring.output());
+    slipring.client().set("k", "v");
+}
+
+#[test]
+fn memcached_port_is_the_port_of_nodes_named_without_one() {
+    let node = Memcached::start();
+    let port = node.address().port().to_string();
+    let environment = [("MEMCACHED_NODES", "127.0.0.1"), ("MEMCACHED_PORT", port.as_str())];
+    let slipring = Slipring::command(&["serve"], &environment);
+    slipring.wait_for_states("up", 1);
+    slipring.client().set("k", "v");
+    assert_eq!(node.client().get(&["k"]).len(), 1);
+}
+
+#[test]
+fn a_flag_wins_over_the_environment() {
+    let node = Memcached::start();
+    let nodes = node.address().to_string();
+    let environment = [("MEMCACHED_NODES", "127.0.0.1:9,127.0.0.1:10")];
+    let slipring = Slipring::command(&["serve", "--nodes", &nodes], &environment);
+    slipring.wait_for_states("up", 1);
+    slipring.client().set("k", "v");
+}
+
+#[test]
+fn the_admin_port_says_whether_it_lives_and_is_ready() {
+    let node = Memcached::start();
+    let slipring = Slipring::start(&[node.address()]);
+    assert_eq!(slipring.admin("/healthz").0, 200);
+    assert_eq!(slipring.admin("/readyz").0, 200);
+    assert_eq!(slipring.admin("/no-such-page").0, 404);
+    let ring = slipring.ring();
+    for field in ["fingerprint", "version", "nodes", "name", "address", "weight", "share", "state"] {
+        assert!(ring.contains(&format!("\"{field}\":")), "{field}: {ring}");
+    }
+}
+
+#[test]
+fn dev_serves_from_embedded_nodes_with_nothing_installed() {
+    let slipring = Slipring::dev(3);
+    let banner = slipring.output();
+    assert!(banner.contains(&slipring.address().to_string()), "{banner}");
+    assert!(banner.contains("printf"), "a line to try it with: {banner}");
+    let mut client = slipring.client();
+    for number in 0..100 {
+        client.set(&format!("key{number}"), format!("value{number}"));
+    }
+    let keys: Vec<String> = (0..100).map(|number| format!("key{number}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    assert_eq!(client.get(&keys).len(), 100);
+    client.ask("delete key1\r\n", "DELETED\r\n");
+    client.ask("incr key2 1\r\n", "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n");
+    client.ask("flush_all\r\n", "OK\r\n");
+    assert!(client.get(&keys).is_empty());
+    let version = client.ask_line("version\r\n");
+    assert!(version.starts_with("VERSION 1.6."), "{version}");
+    client.in_step();
+}
