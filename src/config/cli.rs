@@ -55,7 +55,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = DISCOVERY_PORT, value_name = "PORT", default_value_t = 11211, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) discovery_port: u16,
 
-    /// DNS name whose addresses are the nodes, `name[:port]`; or whose SRV records name them, `srv:name`
+    /// DNS name whose addresses are the nodes, `name[:port]`; or whose SRV records name them, `srv:name`; a dot at its end skips the search list
     #[arg(long, env = "SLIPRING_DNS", value_name = "NAME")]
     pub(super) dns: Option<String>,
 
