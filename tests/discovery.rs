@@ -337,6 +337,11 @@ fn a_node_of_a_lower_list_goes_when_it_is_dead_and_stays_while_it_answers() {
         assert!(text.contains("still answering"), "{text}");
         endpoint.now(answer(3, &format!("a|127.0.0.1|1 {alive_member}")));
         followed.until("kept", |view| view.pending.is_empty() && view.nodes.len() == 2).await;
+        // Seconds after the list changed it dies.
+        endpoint.now(answer(4, "a|127.0.0.1|1"));
+        followed.until("held", |view| view.pending.iter().any(|node| node.answers == Some(true))).await;
+        alive.now(Script::Hang);
+        assert_eq!(ring(&*followed.until("gone", |view| view.nodes.len() == 1).await), "a:1");
     });
 }
 
@@ -670,6 +675,19 @@ fn a_restart_serves_the_last_good_ring_until_the_source_answers() {
         assert_eq!(followed.ring(), "a b");
         endpoint.now(Script::Say(config(6, &["a", "b", "c"])));
         followed.until_ring("a b c").await;
+        drop(followed);
+        // Neither is a file that is not there yet a reason to serve nothing.
+        let source = Source::File(scratch.write("nodes", "x"));
+        let mut followed = Followed::start(source.clone(), kept.clone());
+        followed.until_ring("x").await;
+        followed.reads(1).await;
+        drop(followed);
+        std::fs::remove_file(scratch.0.join("nodes")).unwrap();
+        let mut followed = Followed::start(source, kept.clone());
+        assert_eq!(followed.ring(), "x");
+        followed.until_error("cannot read").await;
+        scratch.write("nodes", "y");
+        followed.until_ring("y").await;
         drop(followed);
         // Another source's ring is none of ours, and a broken one is no reason not to start.
         let other = Followed::start(cache(), kept.clone());
