@@ -10,8 +10,8 @@ mod cli;
 use std::{
     collections::HashSet,
     ffi::{OsStr, OsString},
-    fmt::Write as _,
-    net::SocketAddr,
+    fmt::{Display, Write as _},
+    net::{IpAddr, SocketAddr},
     path::Path,
     time::Duration,
 };
@@ -23,11 +23,14 @@ use clap::{
 };
 use tracing_subscriber::EnvFilter;
 
-use crate::{discovery::parse_nodes, routing::Node};
+use crate::discovery::{self, Source, parse_nodes, parse_server};
 use cli::{Cli, CliCommand, CommonArgs, ListenItem, ServeArgs};
 
 /// Exit code for a wrong option or a wrong variable (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
+
+/// The default command.
+const SERVE: &str = "serve";
 
 /// Everything the user can say, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +55,12 @@ pub struct Config {
     pub on_node_down: OnNodeDown,
     /// Longest time to open a connection to a node, 1 ms to 60 s.
     pub connect_timeout: Duration,
+    /// How the source of nodes is asked and believed; the defaults for `dev`.
+    pub discovery: discovery::Options,
+    /// Longest wait for the first ring before readiness is reported without one, up to 60 min.
+    pub ready_timeout: Duration,
+    /// How long a removed node may be silent while it owes replies, up to 60 min.
+    pub drain_timeout: Duration,
     /// Client connections at a time, 1 to 1,000,000.
     pub max_connections: usize,
     /// What is logged, as a filter of `tracing_subscriber::EnvFilter`; parses.
@@ -65,8 +74,8 @@ pub struct Config {
 pub enum Command {
     /// The sidecar.
     Serve {
-        /// The nodes; at least one, all different.
-        nodes: Vec<Node>,
+        /// Who the nodes are.
+        source: Source,
     },
     /// The sidecar in front of embedded nodes.
     Dev {
@@ -141,11 +150,15 @@ fn parse_within(
     let mut warnings = Vec::new();
     let mut from_env = FromEnvironment::new();
     let mut further = Vec::new();
+    let silenced = has_source_flag(&matches);
     for (long, name) in unset_options(&declared, &matches) {
+        if silenced && cli::SOURCES.contains(&&*long) {
+            continue;
+        }
         let Some(value) = env(&name) else { continue };
-        if name == cli::NODE_PORT && is_service_link(&value) {
+        if [cli::NODE_PORT, cli::DISCOVERY_PORT].contains(&&*name) && is_service_link(&value) {
             warnings.push(format!(
-                "{name}={} ignored: Kubernetes sets it for a Service of that name; the port of nodes is --node-port",
+                "{name}={} ignored: Kubernetes sets it for a Service of that name; the port is given as --{long}",
                 one_line(&value)
             ));
             continue;
@@ -158,11 +171,18 @@ fn parse_within(
     let matches = command.try_get_matches_from(&args).map_err(|error| Exit::from_clap(&error, &from_env))?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| Exit::from_clap(&error, &from_env))?;
 
-    let (command, common) = match cli.command {
-        CliCommand::Serve(serve) => (Command::Serve { nodes: nodes(&serve, &from_env)? }, serve.common),
-        CliCommand::Dev(dev) => (Command::Dev { nodes: dev.nodes.into(), node_memory: dev.node_memory }, dev.common),
-    };
-    Config::new(command, &common, env("RUST_LOG"), cpu_limit, warnings, &from_env)
+    let rust_log = env("RUST_LOG");
+    match cli.command {
+        CliCommand::Serve(serve) => {
+            let command = Command::Serve { source: node_source(&serve, &from_env)? };
+            let config = Config::new(command, &serve.common, rust_log, cpu_limit, warnings, &from_env)?;
+            Ok(config.with_discovery(serve))
+        }
+        CliCommand::Dev(dev) => {
+            let command = Command::Dev { nodes: dev.nodes.into(), node_memory: dev.node_memory };
+            Config::new(command, &dev.common, rust_log, cpu_limit, warnings, &from_env)
+        }
+    }
 }
 
 /// Every option as a Markdown table: flag, variable, default, meaning. README holds it, a test compares them.
@@ -178,7 +198,7 @@ pub fn option_table() -> String {
             if !seen.insert(env.to_owned()) {
                 continue;
             }
-            let only = if command.get_name() == "serve" { "" } else { "`slipring dev`: " };
+            let only = if command.get_name() == SERVE { "" } else { "`slipring dev`: " };
             let default = match arg.get_default_values() {
                 [] => "–".to_owned(),
                 values => format!("`{}`", values.join(OsStr::new(" ")).to_string_lossy()),
@@ -218,10 +238,24 @@ impl Config {
             merge_gets: common.merge_gets,
             on_node_down: common.on_node_down,
             connect_timeout: common.connect_timeout,
+            discovery: discovery::Options::default(),
+            ready_timeout: Duration::ZERO,
+            drain_timeout: Duration::from_secs(5),
             max_connections: usize::try_from(common.max_connections).unwrap_or(usize::MAX),
             log_filter: rust_log.unwrap_or_else(|| common.log_level.as_str().to_owned()),
             warnings,
         })
+    }
+
+    fn with_discovery(self, serve: ServeArgs) -> Self {
+        let discovery = discovery::Options {
+            interval: serve.discovery_interval,
+            removal_hold: serve.removal_hold,
+            node_port: serve.node_port,
+            state_dir: serve.state_dir,
+            ..self.discovery
+        };
+        Self { discovery, ready_timeout: serve.ready_timeout, drain_timeout: serve.drain_timeout, ..self }
     }
 }
 
@@ -287,17 +321,63 @@ fn unset_options(declared: &clap::Command, matches: &ArgMatches) -> Vec<(String,
         .collect()
 }
 
+/// Whether a flag of `serve` names a source: it silences those from the environment.
+fn has_source_flag(matches: &ArgMatches) -> bool {
+    let Some((SERVE, matches)) = matches.subcommand() else { return false };
+    let given = |long: &str| matches.value_source(&long.replace('-', "_")) == Some(ValueSource::CommandLine);
+    cli::SOURCES.iter().any(|long| given(long))
+}
+
 /// Kubernetes describes a Service called `memcached` to every pod as `MEMCACHED_PORT=tcp://10.0.0.9:11211`.
 fn is_service_link(port: &str) -> bool {
     ["tcp://", "udp://", "sctp://"].iter().any(|scheme| port.starts_with(scheme))
 }
 
-fn nodes(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Vec<Node>, Exit> {
-    if serve.nodes.is_empty() {
-        return Err(Exit::usage("no nodes: list them with --nodes or MEMCACHED_NODES; `slipring dev` brings its own"));
+/// The one source that was named; a discovery endpoint may have a list beside it.
+fn node_source(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Source, Exit> {
+    let named = [!serve.nodes.is_empty(), serve.nodes_file.is_some(), serve.discovery.is_some(), serve.dns.is_some()];
+    let named: Vec<&str> =
+        cli::SOURCES.into_iter().zip(named).filter(|(_, named)| *named).map(|(long, _)| long).collect();
+    let refuse = |long: &str, problem: &dyn Display| Exit::usage(&format!("{}: {problem}", source(long, from_env)));
+    let list = || parse_nodes(&serve.nodes.join(","), serve.node_port).map_err(|error| refuse("nodes", &error));
+    match (named.as_slice(), &serve.nodes_file, &serve.discovery, &serve.dns) {
+        (["nodes"], ..) => list().map(Source::Static),
+        (["nodes-file"], Some(path), ..) => Ok(Source::File(path.clone())),
+        (["discovery"] | ["nodes", "discovery"], _, Some(server), _) => {
+            let (host, port) =
+                parse_server(server, serve.discovery_port).map_err(|error| refuse("discovery", &error))?;
+            let first = if serve.nodes.is_empty() { Vec::new() } else { list()? };
+            Ok(Source::Endpoint { host, port, first })
+        }
+        (["dns"], .., Some(name)) => dns_source(name, serve.node_port).map_err(|problem| refuse("dns", &problem)),
+        ([], ..) => Err(Exit::usage(
+            "no nodes: name them with --nodes or MEMCACHED_NODES, --nodes-file or MEMCACHED_NODES_FILE, --discovery or \
+             MEMCACHED_DISCOVERY_HOST, --dns or SLIPRING_DNS; `slipring dev` brings its own",
+        )),
+        (several, ..) => {
+            let names: Vec<String> = several.iter().map(|long| source(long, from_env)).collect();
+            Err(Exit::usage(&format!("{}: only one may say who the nodes are", names.join(" and "))))
+        }
     }
-    let list = serve.nodes.join(",");
-    parse_nodes(&list, serve.node_port).map_err(|error| Exit::usage(&format!("{}: {error}", source("nodes", from_env))))
+}
+
+fn dns_source(name: &str, node_port: u16) -> Result<Source, String> {
+    let (services, name) = match name.strip_prefix("srv:") {
+        Some(name) => (true, name),
+        None => (false, name),
+    };
+    let (host, port) = parse_server(name, node_port).map_err(|error| error.to_string())?;
+    if host.parse::<IpAddr>().is_ok() {
+        return Err(format!("{host} is an address; a list of those is given as --nodes"));
+    }
+    // The dot at the end keeps the resolver from trying its search list.
+    let dot = if name.split(':').next().is_some_and(|name| name.ends_with('.')) { "." } else { "" };
+    let host = format!("{host}{dot}");
+    match services {
+        true if name.contains(':') => Err("the port of srv: comes from its records".to_owned()),
+        true => Ok(Source::Srv { name: host }),
+        false => Ok(Source::Dns { name: host, port }),
+    }
 }
 
 fn listen(items: &[ListenItem], from_env: &FromEnvironment) -> Result<Listen, Exit> {

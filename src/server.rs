@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, AdminState, RingNode, RingReport};
 use crate::config::{Command, Config};
+use crate::discovery::{self, Options, Source};
 use crate::embedded::EmbeddedNode;
 use crate::listener::{self, Acceptor, BindError};
 use crate::metrics::Cells;
@@ -53,7 +54,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let started = Instant::now();
     let listeners = listener::bind_all(&config.listen)?;
     let nodes = match &config.command {
-        Command::Serve { nodes } => nodes.clone(),
+        Command::Serve { source } => first_ring(source, &config.discovery)?,
         Command::Dev { nodes, node_memory } => start_embedded(*nodes, *node_memory)?,
     };
     let ring = Arc::new(Published::new(Topology::new(1, nodes.into_iter().map(Arc::new).collect())?));
@@ -110,6 +111,16 @@ async fn serve(
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+/// The nodes at the start. They are not followed yet.
+fn first_ring(source: &Source, options: &Options) -> Result<Vec<Node>, RunError> {
+    if let Source::Static(nodes) = source {
+        return Ok(nodes.clone());
+    }
+    let read = discovery::read_once(source, options);
+    let nodes = Builder::new_current_thread().enable_all().build()?.block_on(read);
+    nodes.map_err(|problem| io::Error::other(format!("{source}: {problem}")).into())
 }
 
 fn settings(config: &Config) -> Settings {

@@ -1,7 +1,7 @@
 //! The command line: every option, declared once. Names, defaults and help here are the manual page, and README's
 //! table is rendered from them.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::Resettable};
 
@@ -42,6 +42,42 @@ pub(super) struct ServeArgs {
     /// Nodes to spread the keys over, `host[:port][=weight]`, comma separated; weight 1 to 1000, 1 if not given
     #[arg(long, env = "MEMCACHED_NODES", value_name = "LIST")]
     pub(super) nodes: Vec<String>,
+
+    /// File with such a list, `#` begins a comment; or a mounted ConfigMap with the keys `MEMCACHED_NODES` and `MEMCACHED_PORT`; read again each second
+    #[arg(long, env = "MEMCACHED_NODES_FILE", value_name = "PATH")]
+    pub(super) nodes_file: Option<PathBuf>,
+
+    /// Discovery endpoint of Memorystore or ElastiCache, `host[:port]`; with a list of nodes beside it, that is the ring until it answers
+    #[arg(long, env = "MEMCACHED_DISCOVERY_HOST", value_name = "HOST")]
+    pub(super) discovery: Option<String>,
+
+    /// Port of a discovery endpoint named without one
+    #[arg(long, env = DISCOVERY_PORT, value_name = "PORT", default_value_t = 11211, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) discovery_port: u16,
+
+    /// DNS name whose addresses are the nodes, `name[:port]`; or whose SRV records name them, `srv:name`; a dot at its end skips the search list
+    #[arg(long, env = "SLIPRING_DNS", value_name = "NAME")]
+    pub(super) dns: Option<String>,
+
+    /// How often a discovery endpoint is asked, 1s to 60m; a DNS name when its TTL ends, but not before half and not after three times this
+    #[arg(long, env = "SLIPRING_DISCOVERY_INTERVAL", value_name = "DURATION", default_value = "10s", value_parser = parse_discovery_interval)]
+    pub(super) discovery_interval: Duration,
+
+    /// How long a node stays that discovery no longer lists, 0s to 60m; a file is obeyed at once
+    #[arg(long, env = "SLIPRING_REMOVAL_HOLD", value_name = "DURATION", default_value = "30s", value_parser = parse_patience)]
+    pub(super) removal_hold: Duration,
+
+    /// Directory where the last good ring is kept for a restart; kept nowhere if not given
+    #[arg(long, env = "SLIPRING_STATE_DIR", value_name = "PATH")]
+    pub(super) state_dir: Option<PathBuf>,
+
+    /// Longest wait for the first ring before readiness is reported without one, 0s to 60m
+    #[arg(long, env = "SLIPRING_READY_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_patience)]
+    pub(super) ready_timeout: Duration,
+
+    /// How long a removed node may be silent while it still owes replies, 0s to 60m; then its connections are closed
+    #[arg(long, env = "SLIPRING_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = parse_patience)]
+    pub(super) drain_timeout: Duration,
 
     /// Port of nodes named without one
     #[arg(long, env = NODE_PORT, value_name = "PORT", default_value_t = 11211, value_parser = clap::value_parser!(u16).range(1..))]
@@ -129,6 +165,12 @@ pub(super) struct CommonArgs {
 
 /// The variable that Kubernetes also sets, to something else.
 pub(super) const NODE_PORT: &str = "MEMCACHED_PORT";
+
+/// So does this one, where a Service is called `memcached-discovery`.
+pub(super) const DISCOVERY_PORT: &str = "MEMCACHED_DISCOVERY_PORT";
+
+/// The options that say who the nodes are; one of them does.
+pub(super) const SOURCES: [&str; 4] = ["nodes", "nodes-file", "discovery", "dns"];
 
 /// One element of `--listen`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,12 +262,26 @@ fn parse_switch(text: &str) -> Result<bool, String> {
 }
 
 fn parse_connect_timeout(text: &str) -> Result<Duration, String> {
-    let units = [("ms", 1), ("s", 1000), ("m", 60_000)];
     let range = Duration::from_millis(1)..=Duration::from_secs(60);
-    with_unit(text, &units)
-        .map(Duration::from_millis)
-        .filter(|duration| range.contains(duration))
+    parse_duration(text, &range)
         .ok_or_else(|| "expected a duration from 1ms to 60s, with its unit (ms, s or m)".to_owned())
+}
+
+fn parse_discovery_interval(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+    parse_duration(text, &range)
+        .ok_or_else(|| "expected a duration from 1s to 60m, with its unit (ms, s or m)".to_owned())
+}
+
+fn parse_patience(text: &str) -> Result<Duration, String> {
+    let range = Duration::ZERO..=Duration::from_secs(3600);
+    parse_duration(text, &range)
+        .ok_or_else(|| "expected a duration from 0s to 60m, with its unit (ms, s or m)".to_owned())
+}
+
+fn parse_duration(text: &str, range: &RangeInclusive<Duration>) -> Option<Duration> {
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000)];
+    with_unit(text, &units).map(Duration::from_millis).filter(|duration| range.contains(duration))
 }
 
 fn parse_max_value(text: &str) -> Result<u64, String> {

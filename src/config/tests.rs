@@ -1,4 +1,5 @@
 use super::*;
+use crate::routing::Node;
 
 type Env<'a> = &'a [(&'a str, &'a str)];
 
@@ -25,8 +26,10 @@ fn refused(line: &str, env: Env<'_>) -> String {
 
 fn names(config: &Config) -> Vec<String> {
     match &config.command {
-        Command::Serve { nodes } => nodes.iter().map(|node| format!("{}={}", node.name, node.weight)).collect(),
-        Command::Dev { .. } => panic!("not serve"),
+        Command::Serve { source: Source::Static(nodes) | Source::Endpoint { first: nodes, .. } } => {
+            nodes.iter().map(|node| format!("{}={}", node.name, node.weight)).collect()
+        }
+        other => panic!("no list in {other:?}"),
     }
 }
 
@@ -38,7 +41,7 @@ fn addresses(list: &[&str]) -> Listen {
 fn defaults() {
     let config = parsed("serve --nodes a", &[]);
     let expected = Config {
-        command: Command::Serve { nodes: vec![Node::new("a", 11211, 1)] },
+        command: Command::Serve { source: Source::Static(vec![Node::new("a", 11211, 1)]) },
         listen: Listen::Default,
         admin_listen: Some("0.0.0.0:9150".parse().unwrap()),
         workers: 1,
@@ -48,6 +51,9 @@ fn defaults() {
         merge_gets: true,
         on_node_down: OnNodeDown::Miss,
         connect_timeout: Duration::from_millis(250),
+        discovery: discovery::Options::default(),
+        ready_timeout: Duration::from_secs(10),
+        drain_timeout: Duration::from_secs(5),
         max_connections: 4096,
         log_filter: "info".to_owned(),
         warnings: Vec::new(),
@@ -142,6 +148,89 @@ fn node_lists() {
     let none = refused("", &[]);
     for hint in ["--nodes", "MEMCACHED_NODES", "slipring dev"] {
         assert!(none.contains(hint), "{none}");
+    }
+}
+
+/// How the source shows itself, the nodes of its list behind it.
+fn source_of(line: &str, env: Env<'_>) -> String {
+    let config = parsed(line, env);
+    let Command::Serve { source } = &config.command else { panic!("{config:?}") };
+    let list = match source {
+        Source::Static(_) | Source::Endpoint { .. } => names(&config).join(","),
+        _ => String::new(),
+    };
+    format!("{source} {list}").trim_end().to_owned()
+}
+
+#[test]
+fn one_source_says_who_the_nodes_are() {
+    let nodes = ("MEMCACHED_NODES", "a");
+    let host = ("MEMCACHED_DISCOVERY_HOST", "10.0.0.5");
+    let dns = ("SLIPRING_DNS", "cache.example");
+    let file = ("MEMCACHED_NODES_FILE", "/etc/nodes");
+    for (line, env, expected) in [
+        ("--nodes-file /etc/nodes", &[] as Env<'_>, "file /etc/nodes"),
+        ("", &[file], "file /etc/nodes"),
+        ("--discovery cfg.example", &[], "discovery endpoint cfg.example:11211"),
+        ("--discovery [::1]:5", &[], "discovery endpoint [::1]:5"),
+        ("", &[host, ("MEMCACHED_DISCOVERY_PORT", "7")], "discovery endpoint 10.0.0.5:7"),
+        ("", &[host, nodes], "discovery endpoint 10.0.0.5:11211 a:11211=1"),
+        ("--discovery x --nodes b", &[], "discovery endpoint x:11211 b:11211=1"),
+        ("--dns cache.example:5", &[], "DNS cache.example:5"),
+        ("--dns cache.example --node-port 6", &[], "DNS cache.example:6"),
+        ("--dns srv:_memcache._tcp.Cache.example.", &[], "DNS srv:_memcache._tcp.cache.example."),
+        ("--dns Cache.Example.:5", &[], "DNS cache.example.:5"),
+        ("", &[dns], "DNS cache.example:11211"),
+        // A flag silences the environment.
+        ("--nodes b", &[nodes, host, dns, file], "list b:11211=1"),
+        ("--discovery x", &[nodes, host, dns, file], "discovery endpoint x:11211"),
+        ("--dns x", &[nodes, host, file, ("SLIPRING_DNS", "1.1.1.1")], "DNS x:11211"),
+        ("--nodes-file x", &[nodes, host, dns], "file x"),
+    ] {
+        assert_eq!(source_of(line, env), expected, "{line} {env:?}");
+    }
+    for (line, env, expected) in [
+        ("", &[nodes, dns] as Env<'_>, "MEMCACHED_NODES and SLIPRING_DNS: only one"),
+        ("", &[host, file], "MEMCACHED_NODES_FILE and MEMCACHED_DISCOVERY_HOST: only one"),
+        ("--nodes a --dns x", &[], "--nodes and --dns: only one"),
+        ("", &[host, nodes, file], "MEMCACHED_NODES and MEMCACHED_NODES_FILE and MEMCACHED_DISCOVERY_HOST: only one"),
+        ("--dns 10.0.0.1:11211", &[], "--dns: 10.0.0.1 is an address"),
+        ("--dns srv:x:1", &[], "--dns: the port of srv:"),
+        ("--discovery a,b", &[], "--discovery: node \"a,b\": not an"),
+        ("", &[("MEMCACHED_DISCOVERY_HOST", "a=2")], "MEMCACHED_DISCOVERY_HOST: node \"a=2\": not an"),
+        ("", &[], "no nodes"),
+    ] {
+        let text = refused(line, env);
+        assert!(text.starts_with(expected), "{line} {env:?}: {text}");
+    }
+    let linked = [host, ("MEMCACHED_DISCOVERY_PORT", "tcp://10.0.0.9:11211")];
+    assert_eq!(source_of("", &linked), "discovery endpoint 10.0.0.5:11211");
+    assert_eq!(parsed("", &linked).warnings.len(), 1);
+}
+
+#[test]
+fn what_discovery_is_told() {
+    let line = "--nodes a --discovery-interval 1s --removal-hold 0s --state-dir /var/x --ready-timeout 60m \
+                --drain-timeout 500ms --node-port 5";
+    let config = parsed(line, &[("SLIPRING_DISCOVERY_INTERVAL", "2s")]);
+    let expected = discovery::Options {
+        interval: Duration::from_secs(1),
+        removal_hold: Duration::ZERO,
+        node_port: 5,
+        state_dir: Some("/var/x".into()),
+        ..discovery::Options::default()
+    };
+    assert_eq!(config.discovery, expected);
+    assert_eq!(config.ready_timeout, Duration::from_secs(3600));
+    assert_eq!(config.drain_timeout, Duration::from_millis(500));
+    for (variable, value) in [
+        ("SLIPRING_DISCOVERY_INTERVAL", "999ms"),
+        ("SLIPRING_REMOVAL_HOLD", "61m"),
+        ("SLIPRING_READY_TIMEOUT", "10"),
+        ("SLIPRING_DRAIN_TIMEOUT", "-1s"),
+    ] {
+        let text = refused("--nodes a", &[(variable, value)]);
+        assert!(text.starts_with(&format!("invalid value '{value}' for {variable}")), "{text}");
     }
 }
 
@@ -271,7 +360,7 @@ fn help_and_version_leave_with_success_whatever_the_environment_says() {
 fn the_table_has_every_option_once() {
     let table = option_table();
     let rows: Vec<&str> = table.lines().skip(2).collect();
-    assert_eq!(rows.len(), 15, "{table}");
+    assert_eq!(rows.len(), 24, "{table}");
     assert!(rows.iter().all(|row| row.replace("\\|", "").matches('|').count() == 5), "{table}");
     let port = "| `--node-port` | `MEMCACHED_PORT` | `11211` | Port of nodes named without one |";
     assert!(rows.contains(&port), "{table}");

@@ -121,6 +121,13 @@ impl Node {
             format!("{}:{}", self.host, self.port)
         }
     }
+
+    /// The same node, connected to at another host: its identity, and so its keys, stay.
+    #[must_use]
+    pub fn dialled_at(mut self, host: &str) -> Self {
+        self.host = host.into();
+        self
+    }
 }
 
 impl fmt::Display for Node {

@@ -1,0 +1,316 @@
+//! The loop around a source: read, believe, probe, publish, wait.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::damping::{Change, Damping};
+use super::dns::{Dns, Question};
+use super::endpoint::{Endpoint, Versions};
+use super::file::ListFile;
+use super::snapshot::Snapshot;
+use super::{Authority, Observation, Options, Origin, Source, Status, Triggers, View, probe};
+use crate::routing::Node;
+
+/// First pause of a source that has not answered yet; doubled each time, up to the interval.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// A source as it is read.
+pub(super) enum Reader {
+    Static(Vec<Node>),
+    File(ListFile),
+    Endpoint(Endpoint),
+    Dns(Box<Dns>),
+}
+
+/// Owns everything about the source; lives on the control thread.
+pub(super) struct Control {
+    reader: Reader,
+    options: Options,
+    triggers: Triggers,
+    damping: Damping,
+    generation: u64,
+    reason: String,
+    status: Status,
+    /// What was missing when it was last logged.
+    reported: Vec<String>,
+    saved: Option<Snapshot>,
+    published: watch::Sender<Arc<View>>,
+}
+
+// === impl Reader ===
+
+impl Reader {
+    pub(super) fn new(source: &Source, options: &Options) -> Self {
+        let dns = |question| Self::Dns(Box::new(Dns::new(question, &options.name_servers, options.timeout)));
+        match source {
+            Source::Static(nodes) => Self::Static(nodes.clone()),
+            Source::File(path) => Self::File(ListFile {
+                path: path.clone(),
+                node_port: options.node_port,
+                confirm: options.file_confirm,
+                last: None,
+            }),
+            Source::Endpoint { host, port, .. } => Self::Endpoint(Endpoint {
+                host: host.clone(),
+                port: *port,
+                versions: Versions::default(),
+                bridging: false,
+            }),
+            Source::Dns { name, port } => dns(Question::Addresses(name.clone(), *port)),
+            Source::Srv { name } => dns(Question::Services(name.clone())),
+        }
+    }
+
+    pub(super) async fn read(&mut self, operator: bool, options: &Options) -> Result<Observation, String> {
+        match self {
+            Self::Static(nodes) => Ok(Observation {
+                nodes: nodes.clone(),
+                authority: Authority::Operator,
+                why: "list".to_owned(),
+                ttl: None,
+            }),
+            Self::File(file) => file.read(operator).await,
+            Self::Endpoint(endpoint) => endpoint.read(operator, options.timeout).await,
+            Self::Dns(dns) => dns.read(operator).await,
+        }
+    }
+
+    /// Least time between two reads that are asked for by failed connections; `None` when they make no difference.
+    fn least_gap(&self, interval: Duration) -> Option<Duration> {
+        match self {
+            Self::Static(_) | Self::File(_) => None,
+            Self::Endpoint(_) => Some(interval / 2),
+            Self::Dns(_) => Some(interval / 10),
+        }
+    }
+}
+
+// === impl Control ===
+
+impl Control {
+    pub(super) fn new(source: Source, options: Options, triggers: Triggers) -> (Self, watch::Receiver<Arc<View>>) {
+        let status = Status {
+            source: source.to_string(),
+            origin: Origin::Nowhere,
+            last_success: None,
+            last_error: None,
+            reads: 0,
+            failures: 0,
+        };
+        let empty = View {
+            nodes: Vec::new(),
+            generation: 0,
+            reason: "no nodes known yet".to_owned(),
+            pending: Vec::new(),
+            source: status.clone(),
+        };
+        let reason = empty.reason.clone();
+        let (published, view) = watch::channel(Arc::new(empty));
+        let mut control = Self {
+            reader: Reader::new(&source, &options),
+            damping: Damping::new(options.removal_hold),
+            options,
+            triggers,
+            generation: 0,
+            reason,
+            status,
+            reported: Vec::new(),
+            saved: None,
+            published,
+        };
+        control.begin(source);
+        (control, view)
+    }
+
+    /// The first ring: a list that was given, or the last good one.
+    fn begin(&mut self, source: Source) {
+        let (nodes, origin, why) = match source {
+            Source::Static(nodes) => (nodes, Origin::Source, "list"),
+            Source::Endpoint { first, .. } => (first, Origin::FirstList, "first list, until the endpoint answers"),
+            _ => (Vec::new(), Origin::Nowhere, ""),
+        };
+        let (nodes, origin, why) = match self.snapshot() {
+            Some(nodes) if origin != Origin::Source => (nodes, Origin::Snapshot, "last good ring of an earlier run"),
+            _ => (nodes, origin, why),
+        };
+        if nodes.is_empty() {
+            return;
+        }
+        if let (Reader::Endpoint(endpoint), Origin::FirstList) = (&mut self.reader, origin) {
+            endpoint.bridging = true;
+        }
+        self.status.origin = origin;
+        let change = self.damping.observe(&nodes, Authority::Operator, Instant::now());
+        self.note(change, why);
+        self.publish();
+    }
+
+    fn snapshot(&mut self) -> Option<Vec<Node>> {
+        let directory = self.options.state_dir.as_deref()?;
+        let snapshot = match Snapshot::load(directory) {
+            Ok(snapshot) => snapshot?,
+            Err(error) => {
+                tracing::warn!(directory = %directory.display(), %error, "the last good ring cannot be used");
+                return None;
+            }
+        };
+        if snapshot.source != self.status.source {
+            tracing::info!(of = %snapshot.source, "the last good ring is another source's and not used");
+            return None;
+        }
+        if let (Reader::Endpoint(endpoint), Some(version)) = (&mut self.reader, snapshot.version) {
+            endpoint.versions = Versions::known(version, snapshot.nodes.clone());
+        }
+        let nodes = snapshot.nodes.clone();
+        self.saved = Some(snapshot);
+        Some(nodes)
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut operator = false;
+        loop {
+            let read = Instant::now();
+            self.status.reads += 1;
+            let outcome = self.reader.read(operator, &self.options).await;
+            let pause = self.pause(&outcome);
+            self.take(outcome);
+            self.probe_missing().await;
+            self.save().await;
+            operator = self.wait(read, pause).await;
+        }
+    }
+
+    fn take(&mut self, outcome: Result<Observation, String>) {
+        match outcome {
+            Ok(observation) => {
+                if self.status.last_error.take().is_some() {
+                    tracing::info!(source = %self.status.source, "discovery answers again");
+                }
+                self.status.last_success = Some(SystemTime::now());
+                self.status.origin = Origin::Source;
+                let change = self.damping.observe(&observation.nodes, observation.authority, Instant::now());
+                self.note(change, &observation.why);
+            }
+            Err(error) => {
+                self.status.failures += 1;
+                // Once per kind of trouble, not once per question.
+                if self.status.last_error.as_ref() != Some(&error) {
+                    tracing::warn!(source = %self.status.source, %error, "discovery changes nothing");
+                }
+                self.status.last_error = Some(error);
+            }
+        }
+        self.publish();
+    }
+
+    fn note(&mut self, change: Option<Change>, why: &str) {
+        let Some(Change(text)) = change else { return };
+        self.generation += 1;
+        self.reason = format!("{why}: {text}");
+        tracing::info!(reason = %self.reason, nodes = self.damping.ring().len(), "nodes changed");
+    }
+
+    fn publish(&mut self) {
+        let now = Instant::now();
+        let pending = self.damping.pending(now);
+        let names: Vec<String> = pending.iter().map(|pending| pending.node.clone()).collect();
+        for pending in pending.iter().filter(|pending| !self.reported.contains(&pending.node)) {
+            tracing::warn!("{}", pending.text(now));
+        }
+        self.reported = names;
+        self.published.send_replace(Arc::new(View {
+            nodes: self.damping.ring().to_vec(),
+            generation: self.generation,
+            reason: self.reason.clone(),
+            pending,
+            source: self.status.clone(),
+        }));
+    }
+
+    async fn probe_missing(&mut self) {
+        let missing = self.damping.missing();
+        if missing.is_empty() {
+            return;
+        }
+        for (node, answers) in probe::all(missing, self.options.probe_timeout).await {
+            let change = self.damping.probed(&node.name, answers, Instant::now());
+            self.note(change, "probe");
+        }
+        self.publish();
+    }
+
+    /// Keeps the ring for the next run, when the source itself gave it.
+    async fn save(&mut self) {
+        let Some(directory) = self.options.state_dir.clone() else { return };
+        if self.status.origin != Origin::Source || matches!(self.reader, Reader::Static(_)) {
+            return;
+        }
+        // With a node pending the ring is not the list of that version.
+        let settled = self.damping.missing().is_empty();
+        let version = match &self.reader {
+            Reader::Endpoint(endpoint) if settled => endpoint.versions.version(),
+            _ => None,
+        };
+        let nodes = self.damping.ring().to_vec();
+        let snapshot = Snapshot { source: self.status.source.clone(), version, nodes };
+        if self.saved.as_ref() == Some(&snapshot) {
+            return;
+        }
+        self.saved = Some(snapshot.clone());
+        let saved = tokio::task::spawn_blocking(move || snapshot.save(&directory)).await;
+        if let Err(error) = saved.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            tracing::warn!(%error, "the last good ring cannot be kept");
+        }
+    }
+
+    /// Until the next read.
+    fn pause(&self, outcome: &Result<Observation, String>) -> Duration {
+        let interval = self.options.interval;
+        match (&self.reader, outcome) {
+            (Reader::Static(_), _) => Duration::from_secs(3600),
+            (Reader::File(_), _) => self.options.file_interval,
+            (_, Err(_)) if self.status.last_success.is_none() => {
+                let doublings = u32::try_from(self.status.failures.min(16)).unwrap_or(16);
+                jitter(FIRST_PAUSE.saturating_mul(1 << doublings).min(interval))
+            }
+            (Reader::Dns(_), Ok(Observation { ttl: Some(ttl), .. })) => {
+                jitter((*ttl).clamp(interval / 2, interval * 3))
+            }
+            _ => jitter(interval),
+        }
+    }
+
+    /// Waits for the next read, and drops what is due meanwhile. True when an operator asks for it.
+    async fn wait(&mut self, read: Instant, pause: Duration) -> bool {
+        let next = Instant::now() + pause;
+        let soonest = self.reader.least_gap(self.options.interval).map(|gap| read + gap);
+        let mut wanted = next;
+        loop {
+            let due = self.damping.deadline(Instant::now()).unwrap_or(next).min(wanted);
+            tokio::select! {
+                () = self.triggers.reload.notified() => return true,
+                () = self.triggers.resolve.notified(), if soonest.is_some_and(|soonest| soonest < wanted) => {
+                    wanted = soonest.unwrap_or(next).max(Instant::now());
+                }
+                () = sleep_until(due) => {
+                    if due == wanted {
+                        return false;
+                    }
+                    let change = self.damping.tick(Instant::now());
+                    self.note(change, "hold ended");
+                    self.publish();
+                }
+            }
+        }
+    }
+}
+
+/// The same, give or take a fifth: a thousand sidecars that started together must not ask together.
+fn jitter(duration: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish() % 401;
+    duration.mul_f64(0.8 + random as f64 / 1000.0)
+}
