@@ -16,7 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -52,14 +52,21 @@ pub struct AdminState {
 /// The ring as it is published now.
 #[derive(Clone, Debug, Serialize)]
 pub struct RingReport {
-    /// Equal on two sidecars when they place all keys alike; 16 hexadecimal digits in JSON, for
-    /// JavaScript has no 64-bit integers.
-    #[serde(serialize_with = "hexadecimal")]
-    pub fingerprint: u64,
+    /// `healthy`, `degraded` or `unhealthy`; the HTTP status is 200 for all of them.
+    pub status: &'static str,
+    /// Equal on two sidecars when they place all keys alike; 8 hexadecimal digits.
+    pub fingerprint: String,
     /// Counts the rings since the start.
     pub version: u64,
+    /// Where the nodes come from.
+    pub source: String,
+    /// What was wrong with the source's last answer; absent after a good one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
     /// All nodes, in the order of the ring's own list.
     pub nodes: Vec<RingNode>,
+    /// What is in the ring and no longer listed, one line each.
+    pub pending: Vec<String>,
 }
 
 /// One node of [`RingReport`].
@@ -154,10 +161,6 @@ fn page(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -
     reply
 }
 
-fn hexadecimal<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{value:016x}"))
-}
-
 // === impl AdminState ===
 
 impl fmt::Debug for AdminState {
@@ -188,8 +191,12 @@ mod tests {
         let state = Arc::new(AdminState {
             ready: Arc::clone(&ready),
             ring: Box::new(|| RingReport {
-                fingerprint: 0x1f,
+                status: "healthy",
+                fingerprint: "0000001f".into(),
                 version: 3,
+                source: "list".into(),
+                last_error: None,
+                pending: vec!["a is missing".into()],
                 nodes: vec![RingNode {
                     name: "we\"ird\\\n:1".into(),
                     address: "10.0.0.2:11211".into(),
@@ -231,9 +238,9 @@ mod tests {
             get(admin.addr, "/ring").await,
             pair(
                 "200",
-                "{\"fingerprint\":\"000000000000001f\",\"version\":3,\"nodes\":[{\"name\":\
+                "{\"status\":\"healthy\",\"fingerprint\":\"0000001f\",\"version\":3,\"source\":\"list\",\"nodes\":[{\"name\":\
                  \"we\\\"ird\\\\\\n:1\",\"address\":\"10.0.0.2:11211\",\"weight\":2,\"share\":0.25,\
-                 \"state\":\"up\"}]}"
+                 \"state\":\"up\"}],\"pending\":[\"a is missing\"]}"
             )
         );
         for path in ["/", "/nonsense", "/healthz/", "//ring"] {

@@ -24,7 +24,7 @@ use clap::{
 use tracing_subscriber::EnvFilter;
 
 use crate::discovery::{self, Source, parse_nodes, parse_server};
-use cli::{Cli, CliCommand, CommonArgs, ListenItem, ServeArgs};
+use cli::{Cli, CliCommand, CommonArgs, ListenItem, LocateArgs, ServeArgs};
 
 /// Exit code for a wrong option or a wrong variable (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -76,6 +76,23 @@ pub enum Command {
     Serve {
         /// Who the nodes are.
         source: Source,
+    },
+    /// Checks each node and ends.
+    Check {
+        /// Where the nodes come from.
+        source: Source,
+    },
+    /// Tells where keys live and ends.
+    Locate {
+        /// Where the nodes come from.
+        source: Source,
+        /// The keys, at least one.
+        keys: Vec<String>,
+    },
+    /// Sends SIGHUP to a running sidecar and ends.
+    Reload {
+        /// Its process id, at least 1.
+        pid: i32,
     },
     /// The sidecar in front of embedded nodes.
     Dev {
@@ -177,6 +194,27 @@ fn parse_within(
             let command = Command::Serve { source: node_source(&serve, &from_env)? };
             let config = Config::new(command, &serve.common, rust_log, cpu_limit, warnings, &from_env)?;
             Ok(config.with_discovery(serve))
+        }
+        CliCommand::Check(serve) => {
+            let command = Command::Check { source: node_source(&serve, &from_env)? };
+            let config = Config::new(command, &serve.common, rust_log, cpu_limit, warnings, &from_env)?;
+            Ok(config.with_discovery(serve))
+        }
+        CliCommand::Locate(LocateArgs { keys, serve }) => {
+            let command = Command::Locate { source: node_source(&serve, &from_env)?, keys };
+            let config = Config::new(command, &serve.common, rust_log, cpu_limit, warnings, &from_env)?;
+            Ok(config.with_discovery(serve))
+        }
+        CliCommand::Reload(reload) => {
+            let command = Command::Reload { pid: reload.pid };
+            Config::new(
+                command,
+                &CommonArgs::defaults().map_err(|error| Exit::from_clap(&error, &[]))?,
+                rust_log,
+                cpu_limit,
+                warnings,
+                &from_env,
+            )
         }
         CliCommand::Dev(dev) => {
             let command = Command::Dev { nodes: dev.nodes.into(), node_memory: dev.node_memory };

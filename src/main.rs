@@ -7,6 +7,7 @@ use std::{
 };
 
 use slipring::{
+    commands,
     config::{self, Config, Exit, Stream},
     server,
 };
@@ -20,6 +21,12 @@ fn main() -> ExitCode {
         Err(exit) => return leave(&exit),
     };
     start_logging(&config);
+    if let Some(result) = commands::run(&config, &mut io::stdout()) {
+        return match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => leave(&Exit { text: format!("slipring: {error}"), stream: Stream::Stderr, code: 1 }),
+        };
+    }
     match server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => leave(&Exit { text: format!("slipring: {error}"), stream: Stream::Stderr, code: 1 }),

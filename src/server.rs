@@ -6,30 +6,28 @@
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, AdminState, RingNode, RingReport};
 use crate::config::{Command, Config};
-use crate::discovery::{self, Options, Source};
+use crate::discovery::{self, Source, Triggers, View, follow};
 use crate::embedded::EmbeddedNode;
 use crate::listener::{self, Acceptor, BindError};
-use crate::metrics::Cells;
+use crate::metrics::{Cells, NodeState};
 use crate::proxy::Settings;
 use crate::routing::{Node, NodeIndex, Published, Topology, TopologyError};
 use crate::worker;
 
 /// Largest item of an embedded node, in bytes: memcached's default (`-I 1m`).
 const EMBEDDED_ITEM: usize = 1 << 20;
-
-/// Longest silence of a node that has left the ring before what it still owes is given up.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -53,26 +51,36 @@ pub fn run(config: Config) -> Result<(), RunError> {
     #[expect(clippy::disallowed_methods, reason = "the zero of the core's time")]
     let started = Instant::now();
     let listeners = listener::bind_all(&config.listen)?;
-    let nodes = match &config.command {
-        Command::Serve { source } => first_ring(source, &config.discovery)?,
-        Command::Dev { nodes, node_memory } => start_embedded(*nodes, *node_memory)?,
+    let source = match &config.command {
+        Command::Serve { source } => source.clone(),
+        Command::Dev { nodes, node_memory } => Source::Static(start_embedded(*nodes, *node_memory)?),
+        // These end before a server is thought of.
+        Command::Check { .. } | Command::Locate { .. } | Command::Reload { .. } => return Ok(()),
     };
-    let ring = Arc::new(Published::new(Topology::new(1, nodes.into_iter().map(Arc::new).collect())?));
-    Builder::new_current_thread().enable_all().build()?.block_on(serve(config, listeners, ring, started))
+    Builder::new_current_thread().enable_all().build()?.block_on(serve(config, source, listeners, started))
 }
 
 async fn serve(
     config: Config,
+    source: Source,
     listeners: Vec<std::net::TcpListener>,
-    ring: Arc<Published>,
     started: Instant,
 ) -> Result<(), RunError> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
+    let triggers = Triggers::default();
+    let views = discovery::start(source, config.discovery.clone(), triggers.clone(), stop.clone());
+    let ring = Arc::new(Published::new(Topology::unknown()));
+    let ready = Arc::new(AtomicBool::new(false));
+    // The first ring is there before the first worker asks, where its source has it at once.
+    let follow = follow::follow(views.clone(), Arc::clone(&ring), Arc::clone(&ready));
+    tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
+    tokio::task::yield_now().await;
+    tasks.spawn(stop.clone().run_until_cancelled_owned(be_ready_after(config.ready_timeout, Arc::clone(&ready))));
     let cells = Arc::new(Cells::new(config.workers));
     let parts = worker::Parts {
         ring: Arc::clone(&ring),
-        node_failed: Arc::default(),
+        node_failed: Arc::clone(&triggers.resolve),
         settings: settings(&config),
         cells: Arc::clone(&cells),
         connect_timeout: config.connect_timeout,
@@ -93,19 +101,18 @@ async fn serve(
     let admin = config.admin_listen.and_then(bind_admin);
     let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = admin {
-        tasks.spawn(admin::serve(listener, Arc::new(admin_state(Arc::clone(&ring), cells)), stop.clone()));
+        tasks.spawn(admin::serve(
+            listener,
+            Arc::new(admin_state(Arc::clone(&ring), views, ready, cells)),
+            stop.clone(),
+        ));
     }
     tracing::info!(listen = %join(&addresses), nodes = ring.load().nodes().len(), workers = workers.len(), "serving");
     if let Command::Dev { node_memory, .. } = config.command {
         // Nobody has to read it.
         let _ = io::stdout().write_all(banner(&addresses, &ring.load(), admin_address, node_memory).as_bytes());
     }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    wait_for_end(&triggers).await?;
     tracing::info!("stopping");
     stop.cancel();
     tasks.close();
@@ -113,14 +120,29 @@ async fn serve(
     Ok(())
 }
 
-/// The nodes at the start. They are not followed yet.
-fn first_ring(source: &Source, options: &Options) -> Result<Vec<Node>, RunError> {
-    if let Source::Static(nodes) = source {
-        return Ok(nodes.clone());
+/// Readiness must not stop a rollout because the cache is not there.
+async fn be_ready_after(wait: Duration, ready: Arc<AtomicBool>) {
+    tokio::time::sleep(wait).await;
+    if !ready.swap(true, Ordering::Relaxed) {
+        tracing::warn!("no ring is known yet; ready all the same");
     }
-    let read = discovery::read_once(source, options);
-    let nodes = Builder::new_current_thread().enable_all().build()?.block_on(read);
-    nodes.map_err(|problem| io::Error::other(format!("{source}: {problem}")).into())
+}
+
+/// Until SIGTERM or SIGINT; SIGHUP has the source read again.
+async fn wait_for_end(triggers: &Triggers) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => {
+                tracing::info!("reading the source of nodes again");
+                triggers.reload.notify_one();
+            }
+        }
+    }
 }
 
 fn settings(config: &Config) -> Settings {
@@ -128,7 +150,7 @@ fn settings(config: &Config) -> Settings {
     Settings {
         max_value: config.max_value,
         lanes: config.connections_per_node,
-        drain_timeout: DRAIN_TIMEOUT,
+        drain_timeout: config.drain_timeout,
         deny_flush_all: config.deny_flush_all,
         merge_gets: config.merge_gets,
         on_node_down: config.on_node_down,
@@ -163,20 +185,52 @@ fn bind_admin(address: SocketAddr) -> Option<TcpListener> {
     }
 }
 
-fn admin_state(ring: Arc<Published>, cells: Arc<Cells>) -> AdminState {
+fn admin_state(
+    ring: Arc<Published>,
+    views: watch::Receiver<Arc<View>>,
+    ready: Arc<AtomicBool>,
+    cells: Arc<Cells>,
+) -> AdminState {
     let report = move || {
-        let topology = ring.load();
-        let nodes = topology.nodes().iter().enumerate().map(|(index, node)| RingNode {
-            name: node.name.to_string(),
-            address: node.address(),
-            weight: node.weight,
-            share: u16::try_from(index).map_or(0.0, |index| topology.share(NodeIndex(index))),
-            state: cells.node_state(&node.name).word(),
-        });
-        RingReport { fingerprint: topology.fingerprint(), version: topology.version(), nodes: nodes.collect() }
+        let (topology, view) = (ring.load(), Arc::clone(&views.borrow()));
+        let nodes: Vec<RingNode> = topology
+            .nodes()
+            .iter()
+            .zip(0..)
+            .map(|(node, index)| RingNode {
+                name: node.name.to_string(),
+                address: node.address(),
+                weight: node.weight,
+                share: topology.share(NodeIndex(index)),
+                state: cells.node_state(&node.name).word(),
+            })
+            .collect();
+        let now = tokio::time::Instant::now();
+        let pending = view.pending.iter().map(|pending| pending.text(now)).collect();
+        RingReport {
+            status: status(&nodes, &view),
+            fingerprint: topology.name(),
+            version: topology.version(),
+            source: view.source.source.clone(),
+            last_error: view.source.last_error.clone(),
+            nodes,
+            pending,
+        }
     };
-    // The listener is bound and the ring is known by the time the endpoint answers at all.
-    AdminState { ready: Arc::new(AtomicBool::new(true)), ring: Box::new(report) }
+    AdminState { ready, ring: Box::new(report) }
+}
+
+/// One word for the whole: `unhealthy` when no key can be had, `degraded` when some cannot or the
+/// source of nodes does not answer.
+fn status(nodes: &[RingNode], view: &View) -> &'static str {
+    let down = nodes.iter().filter(|node| node.state == NodeState::Down.word()).count();
+    if down == nodes.len() {
+        "unhealthy"
+    } else if down > 0 || view.source.last_error.is_some() || !view.pending.is_empty() {
+        "degraded"
+    } else {
+        "healthy"
+    }
 }
 
 /// Starts the embedded nodes on a thread of their own: they stand in for other machines.

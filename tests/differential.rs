@@ -121,7 +121,6 @@ impl Session<'_> {
                 "1",
                 "10",
                 "99",
-                "18446744073709551615",
                 "18446744073709551616",
                 "-1",
                 "x",
@@ -139,7 +138,7 @@ impl Session<'_> {
         match self.random.below(10) {
             0 => Vec::new(),
             1 | 2 => self.random.below(1_000).to_string().into_bytes(),
-            3 => b"18446744073709551610".to_vec(),
+            3 => b"9000000000".to_vec(),
             4 => b"\r\nget k1\r\nEND\r\nflush_all".to_vec(),
             5 => {
                 let length = self.random.between(1, 20_000);
@@ -219,13 +218,12 @@ impl Session<'_> {
         }
     }
 
-    /// How memcached stores a number that got shorter depends on whether a reply with the old one
-    /// still waits to be written. So either all replies are there before, or the number is one that
-    /// keeps its length.
+    /// How memcached stores a number that got shorter depends on who else holds the item at that
+    /// moment: a reply that waits, or its own LRU thread. So no number here gets shorter.
     fn arithmetic(&mut self) -> Piece {
-        let verb = self.random.pick(&["incr", "decr"]);
         let noreply = self.noreply();
         if self.random.one_in(2) {
+            let verb = self.random.pick(&["incr", "decr"]);
             let key = format!("n{}", self.random.below(3));
             let mut piece = format!("add {key} 0 0 10\r\n5000000000\r\n").into_bytes();
             let delta = self.random.pick(&["0", "1", "99"]);
@@ -233,8 +231,9 @@ impl Session<'_> {
             return piece;
         }
         let (key, number) = (self.key_of_a_line(), self.number());
+        // Now and then a client waits for all it is owed before it goes on.
         let mut piece = barrier(self.random.next());
-        piece.extend(self.line(&[verb.as_bytes(), &key, number.as_bytes()], noreply));
+        piece.extend(self.line(&[b"incr", &key, number.as_bytes()], noreply));
         piece
     }
 

@@ -3,7 +3,8 @@
 
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::Resettable};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, builder::Resettable};
 
 use super::OnNodeDown;
 
@@ -32,6 +33,12 @@ pub(super) struct Cli {
 pub(super) enum CliCommand {
     /// Serve clients on a local port in front of memcached nodes (the default command)
     Serve(ServeArgs),
+    /// Is each node there, is it a memcached, does it store and give back? Exits 1 when one fails
+    Check(ServeArgs),
+    /// Which node owns each key
+    Locate(LocateArgs),
+    /// Have a running sidecar read its source of nodes again (sends SIGHUP)
+    Reload(ReloadArgs),
     /// Try it: the same proxy in front of in-memory nodes of its own, nothing to install
     Dev(DevArgs),
 }
@@ -85,6 +92,24 @@ pub(super) struct ServeArgs {
 
     #[command(flatten)]
     pub(super) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_line_help = true)]
+pub(super) struct LocateArgs {
+    /// The keys
+    #[arg(value_name = "KEY", required = true)]
+    pub(super) keys: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) serve: ServeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReloadArgs {
+    /// The sidecar's process; in its own container that is 1
+    #[arg(long, value_name = "PID", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
+    pub(super) pid: i32,
 }
 
 #[derive(Debug, Args)]
@@ -367,6 +392,17 @@ mod tests {
             ("s", None),
         ] {
             assert_eq!(parse_connect_timeout(text).ok(), milliseconds.map(Duration::from_millis), "{text}");
+        }
+    }
+}
+
+impl CommonArgs {
+    /// What they are when nobody says anything.
+    pub(super) fn defaults() -> Result<Self, clap::Error> {
+        let matches = without_environment(Cli::command()).try_get_matches_from(["slipring", "dev"])?;
+        match Cli::from_arg_matches(&matches)?.command {
+            CliCommand::Dev(dev) => Ok(dev.common),
+            _ => Err(clap::Error::new(ErrorKind::InvalidSubcommand)),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod damping;
 mod dns;
 pub mod endpoint;
 mod file;
+pub mod follow;
 mod nodes;
 pub mod probe;
 pub mod snapshot;

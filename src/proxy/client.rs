@@ -351,7 +351,7 @@ impl Core {
         let Some(client) = clients.get_mut(id.0) else {
             return;
         };
-        client.replies.out.advance(bytes, &mut shared.pool);
+        client.replies.written(bytes, &mut shared.pool);
         if client.replies.out.len() < bulk::STREAM_BYTES / 2 {
             shared.effects.extend(client.paused.drain(..).map(Effect::WakeUpstream));
         }

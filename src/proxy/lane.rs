@@ -80,8 +80,9 @@ impl Verb {
     pub(super) const fn allows(self, line: &Line<'_>) -> bool {
         match line {
             Line::Error => true,
-            Line::NotFound => true,
-            Line::Stored | Line::NotStored | Line::Exists => matches!(self, Self::Store | Self::Cas),
+            Line::NotFound => !matches!(self, Self::Store),
+            Line::Stored | Line::NotStored => matches!(self, Self::Store | Self::Cas),
+            Line::Exists => matches!(self, Self::Cas),
             Line::Deleted => matches!(self, Self::Delete),
             Line::Number => matches!(self, Self::Incr | Self::Decr),
             Line::Touched => matches!(self, Self::Touch),

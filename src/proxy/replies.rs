@@ -49,6 +49,8 @@ pub(super) struct Replies {
     pub(super) out: OutBuf,
     /// Bytes parked behind the head.
     parked: usize,
+    /// A whole reply is in `out`: it is not held back for the parts of the next.
+    whole: bool,
     /// The error line that takes `END`'s place in the read now at the head.
     error: Option<Box<[u8]>>,
 }
@@ -189,6 +191,7 @@ impl Replies {
                 break;
             };
             self.base = self.base.wrapping_add(1);
+            self.whole |= matches!(slot.part, Part::Whole | Part::Values { last: true, .. });
             if slot.error.is_some() {
                 self.error = slot.error;
             }
@@ -218,7 +221,14 @@ impl Replies {
     #[inline]
     pub(super) fn wants_flush(&self) -> bool {
         let held = matches!(self.slots.front(), Some(Slot { part: Part::Values { first: false, .. }, .. }));
-        !self.out.is_empty() && (!held || self.out.len() >= HOLD)
+        !self.out.is_empty() && (!held || self.whole || self.out.len() >= HOLD)
+    }
+
+    /// The kernel has taken so many bytes.
+    #[inline]
+    pub(super) fn written(&mut self, bytes: usize, pool: &mut BufferPool) {
+        self.out.advance(bytes, pool);
+        self.whole &= !self.out.is_empty();
     }
 
     /// Drops everything.
