@@ -21,7 +21,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use crate::discovery::{self, Source, parse_nodes, parse_server};
 use cli::{Cli, CliCommand, CommonArgs, ListenItem, LocateArgs, ServeArgs};
@@ -63,7 +63,7 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Client connections at a time, 1 to 1,000,000.
     pub max_connections: usize,
-    /// What is logged, as a filter of `tracing_subscriber::EnvFilter`; parses.
+    /// What is logged, levels by module as `tracing_subscriber::filter::Targets` reads them; parses.
     pub log_filter: String,
     /// What was ignored, one line each, to be logged once.
     pub warnings: Vec<String>,
@@ -261,7 +261,7 @@ impl Config {
         from_env: &FromEnvironment,
     ) -> Result<Self, Exit> {
         if let Some(filter) = &rust_log {
-            EnvFilter::try_new(filter).map_err(|error| Exit::usage(&format!("RUST_LOG={filter}: {error}")))?;
+            filter.parse::<Targets>().map_err(|error| Exit::usage(&format!("RUST_LOG={filter}: {error}")))?;
         }
         let automatic = if cpu_limit.is_some_and(|limit| limit >= 2.0) { 2 } else { 1 };
         Ok(Self {
