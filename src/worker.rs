@@ -284,9 +284,15 @@ impl Rim {
         if !wait.is_zero() {
             sleep(wait).await;
         }
-        // Its address may have changed during the wait.
-        let Some(node) = self.core.borrow().upstream_node(id) else { return };
-        let connected = timeout(self.parts.connect_timeout, connect(&node)).await;
+        let (node, connected) = loop {
+            let Some(node) = self.core.borrow().upstream_node(id) else { return };
+            let connected = timeout(self.parts.connect_timeout, connect(&node)).await;
+            let Some(current) = self.core.borrow().upstream_node(id) else { return };
+            // Whatever came of it, at an address the node has left meanwhile it counts for nothing.
+            if (&current.host, current.port) == (&node.host, node.port) {
+                break (node, connected);
+            }
+        };
         let reason = match &connected {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => {
@@ -301,9 +307,6 @@ impl Rim {
             return self.apply();
         }
         let Ok(Ok(stream)) = connected else { return };
-        if !self.core.borrow().has_upstream(id) {
-            return;
-        }
         let (mut read, write) = stream.into_split();
         insert(&self.upstreams, id.index(), Socket { id, write, task: Waker::noop().clone(), blocked: false });
         self.core.borrow_mut().upstream_connected(id, self.now());

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, also in its helpers"
 )]
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use slipring::discovery::{self, Options, Origin, Source, Triggers, View};
-use slipring::routing::Node;
+use slipring::routing::{Node, Topology};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
@@ -115,7 +116,11 @@ struct Endpoint {
 
 impl Endpoint {
     async fn start(script: Script) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", script).await
+    }
+
+    async fn start_at(address: &str, script: Script) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let script = Arc::new(Mutex::new(script));
         let shared = Arc::clone(&script);
@@ -353,6 +358,10 @@ enum Zone {
     Addresses(Vec<Ipv4Addr>, u32),
     /// SRV targets under a name that begins with `_`, each with its address.
     Services(Vec<(&'static str, Ipv4Addr)>),
+    /// The same, but no target has an address.
+    Unresolved(Vec<(&'static str, Ipv4Addr)>),
+    /// Bytes that are no answer.
+    Garbage,
     /// This response code and nothing else.
     Code(u8),
     Silent,
@@ -361,6 +370,8 @@ enum Zone {
 struct NameServer {
     address: SocketAddr,
     zone: Arc<Mutex<Zone>>,
+    /// How many questions were answered, or left unanswered on purpose.
+    asked: watch::Receiver<u64>,
 }
 
 impl NameServer {
@@ -369,6 +380,7 @@ impl NameServer {
         let address = socket.local_addr().unwrap();
         let zone = Arc::new(Mutex::new(zone));
         let shared = Arc::clone(&zone);
+        let (count, asked) = watch::channel(0);
         tokio::spawn(async move {
             let mut buffer = [0; 1500];
             while let Ok((read, peer)) = socket.recv_from(&mut buffer).await {
@@ -376,9 +388,16 @@ impl NameServer {
                 if let Some(answer) = answer {
                     let _ = socket.send_to(&answer, peer).await;
                 }
+                count.send_modify(|asked| *asked += 1);
             }
         });
-        Self { address, zone }
+        Self { address, zone, asked }
+    }
+
+    /// Until so many more questions have come.
+    async fn questions(&mut self, more: u64) {
+        let enough = *self.asked.borrow() + more;
+        tokio::time::timeout(PATIENCE, self.asked.wait_for(|asked| *asked >= enough)).await.unwrap().unwrap();
     }
 
     fn now(&self, zone: Zone) {
@@ -416,10 +435,12 @@ fn dns_answer(query: &[u8], zone: &Zone) -> Option<Vec<u8>> {
     let address = |ip: &Ipv4Addr| (A, ip.octets().to_vec());
     let (code, ttl, records) = match zone {
         Zone::Silent => return None,
+        Zone::Garbage => return Some([&query[..2], &[0xff; 40]].concat()),
+        Zone::Unresolved(_) if asked != SRV => (3, 0, Vec::new()),
         Zone::Code(code) => (*code, 0, Vec::new()),
         Zone::Addresses(list, ttl) if asked == A => (0, *ttl, list.iter().map(address).collect()),
         Zone::Addresses(..) => (0, 0, Vec::new()),
-        Zone::Services(list) if asked == SRV => {
+        Zone::Services(list) | Zone::Unresolved(list) if asked == SRV => {
             let record = |(target, _): &(&str, Ipv4Addr)| {
                 let mut data = vec![0, 0, 0, 50];
                 data.extend(11211_u16.to_be_bytes());
@@ -431,7 +452,7 @@ fn dns_answer(query: &[u8], zone: &Zone) -> Option<Vec<u8>> {
         Zone::Services(list) if asked == A => {
             (0, 0, list.iter().filter(|(target, _)| *target == name).map(|(_, ip)| address(ip)).collect())
         }
-        Zone::Services(_) => (0, 0, Vec::new()),
+        Zone::Services(_) | Zone::Unresolved(_) => (0, 0, Vec::new()),
     };
     let mut answer = query[..2].to_vec();
     answer.extend([0x81, 0x80 | code, 0, 1]);
@@ -482,6 +503,7 @@ fn whatever_an_ill_name_server_says_the_ring_stays() {
             (Zone::Code(2), "Server Failure"),
             (Zone::Code(5), "Refused"),
             (Zone::Silent, ""),
+            (Zone::Garbage, ""),
             (Zone::Addresses(Vec::new(), 0), "no such records"),
         ] {
             server.now(zone.clone());
@@ -538,6 +560,7 @@ fn a_rolling_restart_behind_srv_moves_no_key() {
         let server = NameServer::start(Zone::Services(pods.clone())).await;
         let source = Source::Srv { name: "_memcache._tcp.cache.example.".to_owned() };
         let mut followed = Followed::start(source, server.options());
+        let rings = Rings::of(&followed);
         let dials =
             |view: &View, address: IpAddr| view.nodes.iter().filter(|node| *node.host == *address.to_string()).count();
         let whole = PODS.join(" ");
@@ -547,12 +570,195 @@ fn a_rolling_restart_behind_srv_moves_no_key() {
             server.now(Zone::Services(pods.clone()));
             let view = followed.until("away", |view| view.pending.len() == 1).await;
             assert_eq!(ring(&view), whole);
+            // Listed again before it has an address, or its name is forgotten by one of the name servers.
+            pods.insert(pod, away);
+            server.now(Zone::Unresolved(pods.clone()));
+            followed.until("listed", |view| view.pending.is_empty()).await;
+            let generation = followed.reads(2).await.generation;
+            for ill in [Zone::Code(3), Zone::Code(2), Zone::Silent, Zone::Garbage, Zone::Services(Vec::new())] {
+                server.now(ill);
+                let failures = followed.view().source.failures;
+                let view = followed.until("ill", |view| view.source.failures > failures + 1).await;
+                assert_eq!((view.generation, view.pending.len()), (generation, 0));
+            }
+            pods.remove(pod);
             let back = ip(10 + u8::try_from(pod).unwrap());
             pods.insert(pod, (away.0, back));
             server.now(Zone::Services(pods.clone()));
             let view = followed.until("back", |view| view.pending.is_empty() && dials(view, back.into()) == 1).await;
             assert_eq!(ring(&view), whole, "only the address moved");
         }
+        assert_eq!(rings.seen(), 1, "no key moved");
+    });
+}
+
+/// The fingerprints of every ring that was published.
+struct Rings(Arc<Mutex<BTreeSet<u64>>>);
+
+impl Rings {
+    fn of(followed: &Followed) -> Self {
+        let seen = Arc::new(Mutex::new(BTreeSet::new()));
+        let (mut views, shared) = (followed.views.clone(), Arc::clone(&seen));
+        tokio::spawn(async move {
+            while views.changed().await.is_ok() {
+                let nodes: Vec<Arc<Node>> = views.borrow_and_update().nodes.iter().cloned().map(Arc::new).collect();
+                if let Ok(topology) = Topology::new(1, nodes) {
+                    shared.lock().unwrap().insert(topology.fingerprint());
+                }
+            }
+        });
+        Self(seen)
+    }
+
+    fn seen(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+#[test]
+fn a_ttl_of_nothing_is_no_reason_to_ask_without_pause() {
+    run(async {
+        let server = NameServer::start(Zone::Addresses(vec![ip(1)], 0)).await;
+        let (started, interval) = (tokio::time::Instant::now(), Duration::from_millis(100));
+        let mut followed = Followed::start(cache(), Options { interval, ..server.options() });
+        let reads = followed.reads(10).await.source.reads;
+        let least = (interval / 2).mul_f64(0.8) * u32::try_from(reads - 1).unwrap();
+        assert!(started.elapsed() >= least, "{reads} reads in {:?}", started.elapsed());
+    });
+}
+
+// === Host names in a list ===
+
+const NAME: &str = "cache-0.example";
+
+fn hosts(view: &View) -> String {
+    view.nodes.iter().map(|node| &*node.host).collect::<Vec<_>>().join(" ")
+}
+
+fn named(port: u16) -> Source {
+    Source::Static(vec![Node::new(NAME, port, 1), Node::new("127.9.9.99", 11211, 1)])
+}
+
+#[test]
+fn a_listed_name_that_points_elsewhere_is_dialled_there() {
+    run(async {
+        let mut server = NameServer::start(Zone::Addresses(vec![ip(1)], 0)).await;
+        let often = Options { resolve_interval: Duration::from_millis(50), ..server.options() };
+        let mut followed = Followed::start(named(11211), often);
+        let rings = Rings::of(&followed);
+        server.questions(3).await;
+        let first = followed.view();
+        assert_eq!((hosts(&first), first.generation), (format!("{NAME} 127.9.9.99"), 1), "it is still there");
+        server.now(Zone::Addresses(vec![ip(2)], 0));
+        let view = followed.until("moved", |view| hosts(view) == "127.9.9.2 127.9.9.99").await;
+        assert_eq!((ring(&view), view.generation), (ring(&first), 2));
+        assert_eq!(view.reason, "host names: order, weights or addresses changed");
+        for zone in [
+            Zone::Code(3),
+            Zone::Code(2),
+            Zone::Silent,
+            Zone::Garbage,
+            Zone::Addresses(Vec::new(), 0),
+            // The address that is dialled is among these.
+            Zone::Addresses(vec![ip(1), ip(2)], 3600),
+        ] {
+            server.now(zone.clone());
+            server.questions(5).await;
+            assert_eq!(followed.view().generation, 2, "{zone:?}");
+        }
+        server.now(Zone::Addresses(vec![ip(3), ip(1)], 0));
+        followed.until("another that was known", |view| hosts(view) == "127.9.9.1 127.9.9.99").await;
+        followed.triggers.reload.notify_one();
+        followed.reads(0).await;
+        assert_eq!((followed.view().generation, rings.seen()), (3, 1), "no key moved");
+    });
+}
+
+#[test]
+fn a_failed_connection_resolves_a_listed_name_soon() {
+    run(async {
+        let mut server = NameServer::start(Zone::Addresses(vec![ip(1)], 0)).await;
+        let slow = Options { resolve_interval: Duration::from_secs(15), ..server.options() };
+        let mut followed = Followed::start(named(11211), slow);
+        server.questions(1).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        server.now(Zone::Addresses(vec![ip(2)], 0));
+        let started = tokio::time::Instant::now();
+        for _ in 0..20 {
+            followed.triggers.resolve.notify_one();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        followed.until("moved", |view| hosts(view) == "127.9.9.2 127.9.9.99").await;
+        assert!(started.elapsed() < Duration::from_secs(8));
+        assert!(*server.asked.borrow() <= 4, "{} questions", *server.asked.borrow());
+    });
+}
+
+#[test]
+fn of_several_addresses_one_that_answers_is_dialled() {
+    run(async {
+        let script = || Script::Say(b"VERSION 1.6.15\r\n".to_vec());
+        let first = Endpoint::start_at("127.9.9.51:0", script()).await;
+        let port = first.address.port();
+        let Ok(listener) = TcpListener::bind(("127.9.9.50", port)).await else { panic!("port {port} is taken") };
+        drop(listener);
+        let mut server = NameServer::start(Zone::Addresses(vec![ip(1)], 0)).await;
+        let often = Options { resolve_interval: Duration::from_millis(50), ..server.options() };
+        let mut followed = Followed::start(named(port), often);
+        server.questions(2).await;
+        server.now(Zone::Addresses(vec![ip(50), ip(51)], 0));
+        followed.until("the one that answers", |view| hosts(view) == "127.9.9.51 127.9.9.99").await;
+        first.now(Script::Hang);
+        let _second = Endpoint::start_at(&format!("127.9.9.50:{port}"), script()).await;
+        server.questions(3).await;
+        assert_eq!(followed.view().generation, 2, "nobody complained");
+        followed.triggers.resolve.notify_one();
+        followed.until("the other", |view| hosts(view) == "127.9.9.50 127.9.9.99").await;
+    });
+}
+
+#[test]
+fn addresses_in_a_list_are_not_asked_for() {
+    run(async {
+        let server = NameServer::start(Zone::Addresses(vec![ip(1)], 0)).await;
+        let often = Options { resolve_interval: Duration::from_millis(10), ..server.options() };
+        let nodes = vec![Node::new("127.9.9.1", 11211, 1), Node::new("::1", 11211, 1)];
+        let followed = Followed::start(Source::Static(nodes), often);
+        followed.triggers.resolve.notify_one();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!((*server.asked.borrow(), followed.view().generation), (0, 1));
+    });
+}
+
+#[test]
+fn names_in_a_file_are_followed_and_kept_as_names() {
+    run(async {
+        let mut server = NameServer::start(Zone::Addresses(vec![ip(1)], 0)).await;
+        let scratch = Scratch::new("names");
+        let path = scratch.write("nodes", NAME);
+        let often = Options {
+            resolve_interval: Duration::from_millis(50),
+            state_dir: Some(scratch.0.clone()),
+            ..server.options()
+        };
+        let mut followed = Followed::start(Source::File(path), often.clone());
+        followed.until_ring(NAME).await;
+        server.questions(2).await;
+        server.now(Zone::Addresses(vec![ip(2)], 0));
+        followed.until("moved", |view| hosts(view) == "127.9.9.2").await;
+        scratch.write("nodes", &format!("{NAME},127.9.9.7"));
+        let view = followed.until_ring(&format!("{NAME} 127.9.9.7")).await;
+        assert_eq!(hosts(&view), "127.9.9.2 127.9.9.7", "another list, the same place");
+        followed.reads(2).await;
+        let kept = std::fs::read_to_string(scratch.0.join("last-good.json")).unwrap();
+        assert!(!kept.contains("127.9.9.2"), "{kept}");
+        // A name server that does not answer keeps no file from being read.
+        server.now(Zone::Silent);
+        server.questions(1).await;
+        let started = tokio::time::Instant::now();
+        scratch.write("nodes", "127.9.9.8");
+        followed.until_ring("127.9.9.8").await;
+        assert!(started.elapsed() < often.timeout * 4, "{:?}", started.elapsed());
     });
 }
 

@@ -347,6 +347,17 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*factor)
 }
 
+impl CommonArgs {
+    /// What they are when nobody says anything.
+    pub(super) fn defaults() -> Result<Self, clap::Error> {
+        let matches = without_environment(Cli::command()).try_get_matches_from(["slipring", "dev"])?;
+        match Cli::from_arg_matches(&matches)?.command {
+            CliCommand::Dev(dev) => Ok(dev.common),
+            _ => Err(clap::Error::new(ErrorKind::InvalidSubcommand)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -392,17 +403,6 @@ mod tests {
             ("s", None),
         ] {
             assert_eq!(parse_connect_timeout(text).ok(), milliseconds.map(Duration::from_millis), "{text}");
-        }
-    }
-}
-
-impl CommonArgs {
-    /// What they are when nobody says anything.
-    pub(super) fn defaults() -> Result<Self, clap::Error> {
-        let matches = without_environment(Cli::command()).try_get_matches_from(["slipring", "dev"])?;
-        match Cli::from_arg_matches(&matches)?.command {
-            CliCommand::Dev(dev) => Ok(dev.common),
-            _ => Err(clap::Error::new(ErrorKind::InvalidSubcommand)),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::damping::{Change, Damping};
 use super::dns::{Dns, Question};
 use super::endpoint::{Endpoint, Versions};
 use super::file::ListFile;
+use super::names::Names;
 use super::snapshot::Snapshot;
 use super::{Authority, Observation, Options, Origin, Source, Status, Triggers, View, probe};
 use crate::routing::Node;
@@ -31,6 +32,7 @@ pub(super) struct Control {
     reader: Reader,
     options: Options,
     triggers: Triggers,
+    names: Names,
     damping: Damping,
     generation: u64,
     reason: String,
@@ -79,6 +81,11 @@ impl Reader {
         }
     }
 
+    /// Whether somebody wrote the nodes down: their host names are for us to resolve.
+    fn is_list(&self) -> bool {
+        matches!(self, Self::Static(_) | Self::File(_))
+    }
+
     /// Least time between two reads that are asked for by failed connections; `None` when they make no difference.
     fn least_gap(&self, interval: Duration) -> Option<Duration> {
         match self {
@@ -112,6 +119,7 @@ impl Control {
         let (published, view) = watch::channel(Arc::new(empty));
         let mut control = Self {
             reader: Reader::new(&source, &options),
+            names: Names::new(&options),
             damping: Damping::new(options.removal_hold),
             options,
             triggers,
@@ -144,6 +152,9 @@ impl Control {
             endpoint.bridging = true;
         }
         self.status.origin = origin;
+        if self.reader.is_list() {
+            self.names.list(&nodes);
+        }
         let change = self.damping.observe(&nodes, Authority::Operator, Instant::now());
         self.note(change, why);
         self.publish();
@@ -192,7 +203,8 @@ impl Control {
                 }
                 self.status.last_success = Some(SystemTime::now());
                 self.status.origin = Origin::Source;
-                let change = self.damping.observe(&observation.nodes, observation.authority, Instant::now());
+                let nodes = if self.reader.is_list() { self.names.list(&observation.nodes) } else { observation.nodes };
+                let change = self.damping.observe(&nodes, observation.authority, Instant::now());
                 self.note(change, &observation.why);
             }
             Err(error) => {
@@ -255,7 +267,7 @@ impl Control {
             Reader::Endpoint(endpoint) if settled => endpoint.versions.version(),
             _ => None,
         };
-        let nodes = self.damping.ring().to_vec();
+        let nodes = self.damping.ring().iter().map(|node| self.names.as_listed(node)).collect();
         let snapshot = Snapshot { source: self.status.source.clone(), version, nodes };
         if self.saved.as_ref() == Some(&snapshot) {
             return;
@@ -291,10 +303,23 @@ impl Control {
         let mut wanted = next;
         loop {
             let due = self.damping.deadline(Instant::now()).unwrap_or(next).min(wanted);
+            let look = self.names.due();
             tokio::select! {
-                () = self.triggers.reload.notified() => return true,
+                () = self.triggers.reload.notified() => {
+                    self.names.hurry();
+                    return true;
+                }
                 () = self.triggers.resolve.notified(), if soonest.is_some_and(|soonest| soonest < wanted) => {
                     wanted = soonest.unwrap_or(next).max(Instant::now());
+                }
+                () = self.triggers.resolve.notified(), if self.names.heeds() => self.names.suspect(),
+                () = sleep_until(look.unwrap_or(next)), if look.is_some() => self.names.look(),
+                Some(Ok(found)) = self.names.ended() => {
+                    if self.names.take(found) {
+                        let change = self.damping.observe(&self.names.dialled(), Authority::Operator, Instant::now());
+                        self.note(change, "host names");
+                        self.publish();
+                    }
                 }
                 () = sleep_until(due) => {
                     if due == wanted {
@@ -310,7 +335,7 @@ impl Control {
 }
 
 /// The same, give or take a fifth: a thousand sidecars that started together must not ask together.
-fn jitter(duration: Duration) -> Duration {
+pub(super) fn jitter(duration: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 401;
     duration.mul_f64(0.8 + random as f64 / 1000.0)
 }

@@ -56,14 +56,7 @@ impl Dns {
         if let Some(resolver) = &self.resolver {
             return Ok(resolver.clone());
         }
-        let mut builder = if self.servers.is_empty() {
-            TokioResolver::builder_tokio().map_err(|error| format!("cannot read /etc/resolv.conf: {error}"))?
-        } else {
-            let config = ResolverConfig::from_name_servers(self.servers.iter().map(name_server).collect());
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        };
-        tune(builder.options_mut(), self.servers.is_empty(), self.limit);
-        let resolver = builder.build().map_err(|error| error.to_string())?;
+        let resolver = resolver(&self.servers, self.limit)?;
         Ok(self.resolver.insert(resolver).clone())
     }
 
@@ -132,6 +125,18 @@ impl Dns {
     }
 }
 
+/// Asks `servers`, or those of the system when none are given. `limit` is for several questions.
+pub(super) fn resolver(servers: &[SocketAddr], limit: Duration) -> Result<TokioResolver, String> {
+    let mut builder = if servers.is_empty() {
+        TokioResolver::builder_tokio().map_err(|error| format!("cannot read /etc/resolv.conf: {error}"))?
+    } else {
+        let config = ResolverConfig::from_name_servers(servers.iter().map(name_server).collect());
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    };
+    tune(builder.options_mut(), servers.is_empty(), limit);
+    builder.build().map_err(|error| error.to_string())
+}
+
 fn name_server(address: &SocketAddr) -> NameServerConfig {
     let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
     udp.port = address.port();
@@ -148,7 +153,7 @@ fn tune(options: &mut ResolverOpts, system: bool, limit: Duration) {
 }
 
 /// Resolves each name, as far as there is time.
-async fn resolve_all(
+pub(super) async fn resolve_all(
     resolver: &TokioResolver,
     names: BTreeSet<String>,
     until: Instant,

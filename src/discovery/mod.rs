@@ -9,6 +9,7 @@ mod dns;
 pub mod endpoint;
 mod file;
 pub mod follow;
+mod names;
 mod nodes;
 pub mod probe;
 pub mod snapshot;
@@ -29,7 +30,7 @@ pub use nodes::{NodeListError, parse_nodes, parse_server};
 /// Where the list of nodes comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A list that never changes; at least one, all different.
+    /// A list that never changes; at least one, all different. Only where its names point may.
     Static(Vec<Node>),
     /// A file, or a directory with the keys `MEMCACHED_NODES` and `MEMCACHED_PORT`.
     File(PathBuf),
@@ -76,6 +77,8 @@ pub struct Options {
     pub file_interval: Duration,
     /// How much later a file that changed is read again, to be believed.
     pub file_confirm: Duration,
+    /// Between two resolutions of the host names in a list or file, give or take a fifth.
+    pub resolve_interval: Duration,
     /// Name servers; those of the system when empty.
     pub name_servers: Vec<SocketAddr>,
 }
@@ -199,6 +202,7 @@ impl Default for Options {
             probe_timeout: Duration::from_secs(1),
             file_interval: Duration::from_secs(1),
             file_confirm: Duration::from_millis(200),
+            resolve_interval: Duration::from_secs(30),
             name_servers: Vec::new(),
         }
     }

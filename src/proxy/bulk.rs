@@ -84,7 +84,8 @@ impl Core {
         let owner = reader.map(|(client, _)| client);
         self.shared.cells().bulk_transfers.add(1);
         if !draining {
-            // A node that has left has no other lane for the bystanders.
+            // A node that has left has no other lane for the bystanders, and nobody new comes to one
+            // whose node is elsewhere.
             let fresh = self.fresh_lane(node, id);
             for (client, read) in self.take_reads(id, key, |c, _| Some(c) != owner && !writers.contains(&c)) {
                 self.ask_again(client, fresh, &read);
@@ -167,7 +168,7 @@ impl Core {
 
     /// Every client that waits on a lane sends nothing new before it is answered. Returns whether
     /// there is one besides `owner`.
-    fn drain_all(&mut self, id: UpstreamId, owner: Option<ClientId>) -> bool {
+    pub(super) fn drain_all(&mut self, id: UpstreamId, owner: Option<ClientId>) -> bool {
         let Some(up) = self.upstreams.get(id.0) else {
             return false;
         };
@@ -415,7 +416,7 @@ impl Core {
             return self.drop_upstream(id, b"");
         }
         let (node, since) = (up.node, self.shared.now);
-        if self.nodes.get(node.0).is_some_and(|entry| entry.departed) {
+        if up.moved || self.nodes.get(node.0).is_some_and(|entry| entry.departed) {
             return self.drop_upstream(id, b"");
         }
         self.set_kind(id, Kind::Idle { since });

@@ -40,8 +40,8 @@ pub(super) enum Kind {
     /// A shared lane that a large value has taken over while others still wait on it; takes no new
     /// request and closes when its FIFO is empty.
     Retired,
-    /// A shared lane of a node that has left the ring: no new request; closes when its FIFO is
-    /// empty, or when it has been silent for the drain time-out.
+    /// A shared lane of a node that has left the ring, or to an address its node has left: no new
+    /// request; closes when its FIFO is empty, or when it has been silent for the drain time-out.
     Draining,
     /// A bulk lane without work; closes soon unless it is needed again.
     Idle { since: Tick },
@@ -140,7 +140,9 @@ pub(super) struct Upstream {
     /// `VERSION` has come.
     pub(super) ready: bool,
     /// The socket is connected: its queue may be written.
-    connected: bool,
+    pub(super) connected: bool,
+    /// It is connected to an address its node is no longer at: it finishes what is in flight.
+    pub(super) moved: bool,
     pub(super) out: OutBuf,
     pub(super) fifo: VecDeque<Entry>,
     /// The last entry is a group whose line is not in `out` yet.
@@ -275,6 +277,7 @@ impl Core {
             kind,
             ready: false,
             connected: false,
+            moved: false,
             out,
             fifo: VecDeque::from([Entry::Version]),
             open: false,

@@ -4,6 +4,10 @@
 //! leaves gets no new request, finishes what is in flight and is closed; one that comes back while
 //! it drains takes its lanes back, else a `get` on a new connection could overtake the `set` before
 //! it.
+//!
+//! One that stays but is found at another address gets fresh connections there, while the old ones
+//! finish what is in flight. Both addresses may be one server's, so a client with something in
+//! flight on an old one sends nothing new before that is answered (invariant B).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,13 +115,25 @@ impl Core {
         let known = self.nodes.iter().find(|(_, entry)| entry.node.name == node.name).map(|(key, _)| NodeId(key));
         let id = known.unwrap_or_else(|| NodeId(self.nodes.insert(NodeEntry::new(Arc::clone(node)))));
         let Some(entry) = self.nodes.get_mut(id.0) else { return id };
-        // The same node at another address: the next connection goes there.
+        let moved = (&entry.node.host, entry.node.port) != (&node.host, node.port);
         entry.node = Arc::clone(node);
         entry.departed = false;
-        let state = entry.state;
+        let mut state = entry.state;
+        if moved {
+            // What went wrong at the old address says nothing of the new one.
+            entry.health = Health::default();
+        }
         let mut lanes = std::mem::take(&mut entry.lanes);
         for lane in &mut lanes {
             match self.upstreams.get_mut(lane.0) {
+                // One on which requests wait for a connection is connected to the new address.
+                Some(up) if moved && (up.connected || up.fifo.len() <= 1) => {
+                    let fresh = self.open_upstream(id, Kind::Shared, Duration::ZERO);
+                    self.leave_lane(std::mem::replace(lane, fresh));
+                    if state == NodeState::Up {
+                        state = NodeState::Connecting;
+                    }
+                }
                 Some(up) => {
                     if up.kind == Kind::Draining {
                         // It may have been paused for the one reader it had; now others count on it.
@@ -135,7 +151,36 @@ impl Core {
             entry.lanes = lanes;
         }
         self.set_node_state(id, state);
+        if moved {
+            self.leave_address(id);
+        }
         id
+    }
+
+    /// A lane is no longer needed, for its node is elsewhere.
+    fn leave_lane(&mut self, lane: UpstreamId) {
+        self.release_waiters(lane);
+        self.drain_all(lane, None);
+        let Some(up) = self.upstreams.get_mut(lane.0) else { return };
+        up.kind = Kind::Draining;
+        if up.connected {
+            self.release_lane(lane);
+        } else {
+            self.drop_upstream(lane, b"");
+        }
+    }
+
+    /// What is connected to a node is connected to where it was before.
+    fn leave_address(&mut self, id: NodeId) {
+        let lanes: Vec<UpstreamId> =
+            self.upstreams.iter().filter(|(_, up)| up.node == id).map(|(key, _)| UpstreamId(key)).collect();
+        for lane in lanes {
+            if let Some(up) = self.upstreams.get_mut(lane.0) {
+                up.moved |= up.connected;
+            }
+        }
+        self.close_idle_of(id);
+        self.shared.ask_for_tick();
     }
 
     /// A node has left the ring.
@@ -164,8 +209,8 @@ impl Core {
         }
     }
 
-    /// Gives up connections to departed nodes that have been silent too long. Returns whether there
-    /// are others.
+    /// Gives up connections to departed nodes, and to addresses that nodes have left, that have been
+    /// silent too long. Returns whether there are others.
     pub(super) fn close_silent(&mut self) -> bool {
         let (now, patience) = (self.shared.now, self.shared.settings.drain_timeout);
         let departed = |node: NodeId| self.nodes.get(node.0).is_none_or(|entry| entry.departed);
@@ -174,7 +219,7 @@ impl Core {
         let all: Vec<(UpstreamId, bool)> = self
             .upstreams
             .iter()
-            .filter(|(_, up)| departed(up.node))
+            .filter(|(_, up)| up.moved || departed(up.node))
             .map(|(key, up)| (UpstreamId(key), up.progress.after(patience) <= now))
             .map(|(id, silent)| (id, silent && !paused(id)))
             .collect();
@@ -205,3 +250,6 @@ impl Core {
         nodes.filter_map(|node| node.version.as_ref()).min().map_or("1.6.0", |version| &version.text)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,8 +114,10 @@ impl Core {
                 Line::Version(text) => {
                     up.fifo.pop_front();
                     up.ready = true;
-                    let node = up.node;
-                    self.node_answered(node, text);
+                    let (node, moved) = (up.node, up.moved);
+                    if !moved {
+                        self.node_answered(node, text);
+                    }
                     Ok(())
                 }
                 // `ERROR Too many open connections`: refused, not out of step.

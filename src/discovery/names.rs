@@ -1,0 +1,238 @@
+//! Host names in a list that somebody wrote: is what is dialled still where the name points?
+//!
+//! A connection to a host name resolves it, so a node that restarts elsewhere is found when its connection fails. One
+//! whose name merely points elsewhere keeps a connection that works, to a server that is not the node any more: hence
+//! each name is asked for again and again, and a node whose address is no longer among the answers is dialled at one
+//! that is. Its name, and so its keys, stay.
+//!
+//! Asked with the resolver of `dns.rs`, not the system's: that has no time-out of ours, and keeps a thread while it
+//! hangs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+
+use super::control::jitter;
+use super::{Options, dns, probe};
+use crate::routing::Node;
+
+/// A node that is named, and where it is.
+#[derive(Debug, Clone)]
+struct Place {
+    /// As it was listed: dialled by its name.
+    node: Node,
+    /// What the name resolved to last; nothing before the first answer.
+    known: BTreeSet<IpAddr>,
+    /// Where it is dialled; `None` while the name itself is.
+    at: Option<IpAddr>,
+    /// Whether it could not be resolved last.
+    failing: bool,
+}
+
+/// What a look at one place found: the answers, and where to dial.
+type Found = (Arc<str>, Result<(BTreeSet<IpAddr>, Option<IpAddr>), String>);
+
+/// The named nodes of a list.
+#[derive(Debug)]
+pub(super) struct Names {
+    places: BTreeMap<Arc<str>, Place>,
+    listed: Vec<Node>,
+    /// Made at the first question.
+    resolver: Option<TokioResolver>,
+    servers: Vec<SocketAddr>,
+    limit: Duration,
+    probe_limit: Duration,
+    interval: Duration,
+    /// The look that is under way; it must not keep a file from being read.
+    looks: JoinSet<Vec<Found>>,
+    asked: Option<Instant>,
+    next: Instant,
+    /// A connection failed since the last look.
+    suspicious: bool,
+}
+
+// === impl Place ===
+
+impl Place {
+    fn dialled(&self) -> Node {
+        self.at.into_iter().fold(self.node.clone(), |node, at| node.dialled_at(&at.to_string()))
+    }
+
+    /// Where to dial, now that the name has these addresses.
+    async fn decide(&self, addresses: &BTreeSet<IpAddr>, suspicious: bool, limit: Duration) -> Option<IpAddr> {
+        let valid = match self.at {
+            Some(at) => addresses.contains(&at),
+            // Which of them was dialled is not known: none may be gone.
+            None => self.known.is_subset(addresses),
+        };
+        // By its name every address is tried.
+        if valid && (self.at.is_none() || !suspicious || addresses.len() == 1) {
+            return self.at;
+        }
+        // Rather one that was there before; while it answers, the one that is dialled.
+        let current = self.at.filter(|_| valid);
+        let before = addresses.intersection(&self.known).copied();
+        let mut candidates: Vec<IpAddr> = current.into_iter().chain(before).collect();
+        candidates.extend(addresses.difference(&self.known));
+        let first = candidates.first().copied();
+        if candidates.len() > 1 {
+            for address in candidates {
+                if probe::answers(&self.node.clone().dialled_at(&address.to_string()), limit).await {
+                    return Some(address);
+                }
+            }
+        }
+        first
+    }
+}
+
+// === impl Names ===
+
+impl Names {
+    pub(super) fn new(options: &Options) -> Self {
+        Self {
+            places: BTreeMap::new(),
+            listed: Vec::new(),
+            resolver: None,
+            servers: options.name_servers.clone(),
+            limit: options.timeout,
+            probe_limit: options.probe_timeout,
+            interval: options.resolve_interval,
+            looks: JoinSet::new(),
+            asked: None,
+            next: Instant::now(),
+            suspicious: false,
+        }
+    }
+
+    /// Takes a list, and returns it with each node dialled where it is.
+    pub(super) fn list(&mut self, nodes: &[Node]) -> Vec<Node> {
+        if self.listed != nodes {
+            self.listed = nodes.to_vec();
+            let mut before = std::mem::take(&mut self.places);
+            for node in nodes.iter().filter(|node| node.host.parse::<IpAddr>().is_err()) {
+                let place = before.remove(&node.name).unwrap_or_else(|| {
+                    self.next = Instant::now();
+                    Place { node: node.clone(), known: BTreeSet::new(), at: None, failing: false }
+                });
+                self.places.insert(Arc::clone(&node.name), Place { node: node.clone(), ..place });
+            }
+        }
+        self.dialled()
+    }
+
+    /// The list, with each node dialled where it is.
+    pub(super) fn dialled(&self) -> Vec<Node> {
+        let dialled = |node: &Node| self.places.get(&node.name).map_or_else(|| node.clone(), Place::dialled);
+        self.listed.iter().map(dialled).collect()
+    }
+
+    /// A node as it was listed: addresses are not kept for another run.
+    pub(super) fn as_listed(&self, node: &Node) -> Node {
+        self.places.get(&node.name).map_or(node, |place| &place.node).clone()
+    }
+
+    /// When to look next; `None` without names, and while a look is under way.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (!self.places.is_empty() && self.looks.is_empty()).then_some(self.next)
+    }
+
+    /// Whether a failed connection makes a difference now.
+    pub(super) fn heeds(&self) -> bool {
+        self.due().is_some_and(|next| self.soonest() < next)
+    }
+
+    /// A connection failed: looks soon.
+    pub(super) fn suspect(&mut self) {
+        self.suspicious = true;
+        self.next = self.soonest();
+    }
+
+    /// An operator asks: looks now.
+    pub(super) fn hurry(&mut self) {
+        self.next = Instant::now();
+    }
+
+    fn soonest(&self) -> Instant {
+        let now = Instant::now();
+        self.asked.map_or(now, |asked| now.max(asked + self.interval / 30))
+    }
+
+    /// Begins a look at every name.
+    pub(super) fn look(&mut self) {
+        let now = Instant::now();
+        self.asked = Some(now);
+        self.next = now + jitter(self.interval);
+        let suspicious = std::mem::take(&mut self.suspicious);
+        let resolver = match self.resolver() {
+            Ok(resolver) => resolver,
+            Err(error) => return tracing::warn!(%error, "host names of nodes are not resolved again"),
+        };
+        let places: Vec<Place> = self.places.values().cloned().collect();
+        let until = now + self.limit.max(self.interval / 2);
+        self.looks.spawn(look(resolver, places, suspicious, self.probe_limit, until));
+    }
+
+    fn resolver(&mut self) -> Result<TokioResolver, String> {
+        if self.resolver.is_none() {
+            self.resolver = Some(dns::resolver(&self.servers, self.limit)?);
+        }
+        self.resolver.clone().ok_or_else(String::new)
+    }
+
+    /// The look that is under way, when it ends; `None` when there is none.
+    pub(super) async fn ended(&mut self) -> Option<Result<Vec<Found>, JoinError>> {
+        self.looks.join_next().await
+    }
+
+    /// Takes what a look found. Returns whether a node is to be dialled elsewhere.
+    pub(super) fn take(&mut self, found: Vec<Found>) -> bool {
+        let mut changed = false;
+        for (name, result) in found {
+            let Some(place) = self.places.get_mut(&name) else { continue };
+            match result {
+                Ok((known, at)) => {
+                    changed |= place.at != at;
+                    (place.known, place.at, place.failing) = (known, at, false);
+                }
+                // Once per trouble, not once per question.
+                Err(error) => {
+                    if !std::mem::replace(&mut place.failing, true) {
+                        tracing::warn!(node = %name, %error, "its name cannot be resolved; it is dialled as before");
+                    }
+                }
+            }
+        }
+        changed
+    }
+}
+
+async fn look(
+    resolver: TokioResolver,
+    places: Vec<Place>,
+    suspicious: bool,
+    limit: Duration,
+    until: Instant,
+) -> Vec<Found> {
+    let hosts = places.iter().map(|place| place.node.host.to_string()).collect();
+    let answers: BTreeMap<_, _> = dns::resolve_all(&resolver, hosts, until).await.into_iter().collect();
+    let mut found = Vec::new();
+    for place in places {
+        let result = match answers.get(&*place.node.host) {
+            Some(Ok((addresses, _))) => {
+                let addresses: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+                let at = place.decide(&addresses, suspicious, limit).await;
+                Ok((addresses, at))
+            }
+            Some(Err(error)) => Err(error.clone()),
+            None => continue,
+        };
+        found.push((Arc::clone(&place.node.name), result));
+    }
+    found
+}
