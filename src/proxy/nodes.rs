@@ -134,14 +134,14 @@ impl Core {
                         state = NodeState::Connecting;
                     }
                 }
-                Some(up) => {
-                    if up.kind == Kind::Draining {
-                        // It may have been paused for the one reader it had; now others count on it.
-                        self.shared.effects.push(Effect::WakeUpstream(*lane));
-                    }
+                Some(up) if up.kind == Kind::Draining => {
                     up.kind = Kind::Shared;
+                    // It may have been paused for the one reader it had; now others count on it.
+                    self.shared.effects.push(Effect::WakeUpstream(*lane));
                 }
-                None => *lane = self.open_upstream(id, Kind::Shared, Duration::ZERO),
+                Some(up) if up.kind == Kind::Shared => {}
+                // Gone, or taken over by a large value while the node was away.
+                _ => *lane = self.open_upstream(id, Kind::Shared, Duration::ZERO),
             }
         }
         while lanes.len() < self.shared.settings.lanes.max(1) {
