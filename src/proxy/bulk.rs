@@ -62,6 +62,11 @@ pub(super) struct BulkRead {
 }
 
 impl BulkRead {
+    /// The node that is asked again.
+    pub(super) const fn node(&self) -> NodeId {
+        self.node
+    }
+
     /// Whether its turn has come: the reply it belongs to is its client's next. Says so once.
     pub(super) fn is_due(&mut self, replies: &Replies) -> bool {
         let due = !self.queued && replies.is_head(self.seq);

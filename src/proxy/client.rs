@@ -389,6 +389,9 @@ impl Core {
         self.shared.pool.put(client.carry);
         self.shared.effects.extend(client.paused.drain(..).map(Effect::WakeUpstream));
         self.drop_lanes_of(id);
+        for read in client.bulk_reads {
+            self.forget_departed(read.node());
+        }
     }
 
     /// A reason to wait has gone.

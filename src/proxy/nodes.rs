@@ -200,10 +200,11 @@ impl Core {
         self.shared.ask_for_tick();
     }
 
-    /// Forgets a node that has left and has no connection any more.
+    /// Forgets a node that has left, has no connection any more and is not to be asked again.
     pub(super) fn forget_departed(&mut self, id: NodeId) {
         let Some(entry) = self.nodes.get(id.0).filter(|entry| entry.departed) else { return };
-        if entry.bulk.is_unused() && !self.upstreams.iter().any(|(_, up)| up.node == id) {
+        let awaited = || self.clients.iter().any(|(_, client)| client.bulk_reads.iter().any(|read| read.node() == id));
+        if entry.bulk.is_unused() && !self.upstreams.iter().any(|(_, up)| up.node == id) && !awaited() {
             self.shared.cells().forget_node(&entry.node.name);
             self.nodes.remove(id.0);
         }

@@ -23,9 +23,10 @@ pub(crate) struct Facts {
     pub(crate) nodes: Vec<Node>,
     /// When each node last failed, or was not yet fully connected again after that.
     pub(crate) last_fault: Vec<Option<u64>>,
-    pub(crate) topology: Arc<Topology>,
-    /// When all connections had been made for the first time.
-    pub(crate) connected: Option<u64>,
+    /// When each node was last new in the ring, and not yet fully connected.
+    pub(crate) last_join: Vec<Option<u64>>,
+    /// Every ring so far; the last one is in use.
+    pub(crate) rings: Vec<Arc<Topology>>,
     /// `--on-node-down=error`.
     pub(crate) reads_fail: bool,
     /// What clients were told, by verb and key.
@@ -40,8 +41,25 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    fn node(&self, key: &[u8]) -> usize {
-        usize::from(self.topology.route(key).0)
+    fn all_nodes(&self) -> Vec<usize> {
+        (0..self.nodes.len()).collect()
+    }
+
+    /// The nodes a key has lived on since so many rings ago were in use: what was asked since went
+    /// to one of them.
+    fn owners(&self, key: &[u8], ring: usize) -> Vec<usize> {
+        let mut owners: Vec<usize> = self.rings[ring..].iter().map(|ring| owner(ring, key)).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    }
+
+    /// The node a key has lived on all the time.
+    fn only_owner(&self, key: &[u8], ring: usize) -> Option<usize> {
+        match *self.owners(key, ring) {
+            [node] => Some(node),
+            _ => None,
+        }
     }
 
     /// Whether a node may have been unreachable since a moment.
@@ -49,15 +67,29 @@ impl Facts {
         self.last_fault[node].is_some_and(|fault| fault >= since)
     }
 
+    /// Whether a node that was asked for a key may have been unreachable.
+    fn shaky(&self, key: &[u8], head: &Expected) -> bool {
+        self.owners(key, head.ring).iter().any(|node| self.restless(*node, head.asked))
+    }
+
     /// Counts what a client was told about a key, which cannot be more than what happened.
     fn claim(&mut self, what: &'static str, key: &[u8]) {
-        let node = self.node(key);
-        let done = self.nodes[node].ledger.done.get(&(what, key.to_vec()));
-        let done = done.copied().unwrap_or(0);
-        let claims = self.claims.entry((what, key.to_vec())).or_insert(0);
+        let entry = (what, key.to_vec());
+        let done: u64 = self.nodes.iter().filter_map(|node| node.ledger.done.get(&entry)).sum();
+        let claims = self.claims.entry(entry).or_insert(0);
         *claims += 1;
         assert!(*claims <= done, "a false {what} for {}", show(key));
     }
+}
+
+/// The number of the node a key lives on in one ring.
+pub(crate) fn owner(ring: &Topology, key: &[u8]) -> usize {
+    number_of(&ring.nodes()[usize::from(ring.route(key).0)].name)
+}
+
+/// The number in `node-2:11211`.
+pub(crate) fn number_of(name: &str) -> usize {
+    name["node-".len()..name.len() - ":11211".len()].parse().unwrap()
 }
 
 /// What a client knows of a key that only it writes.
@@ -69,6 +101,10 @@ struct Known {
     unsure_since: Option<u64>,
     /// The node's losses when the oldest change that counts was asked for.
     losses: u64,
+    /// The ring when the last change was asked for.
+    ring: usize,
+    /// The segment that was stored last: the ledgers tell where.
+    serial: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -97,6 +133,8 @@ struct Expected {
     kind: Kind,
     quiet: bool,
     asked: u64,
+    /// The ring when it was asked: this one or a later one routed it.
+    ring: usize,
     losses: u64,
     /// Cut off by the end of input: an answer may come, or not.
     optional: bool,
@@ -377,7 +415,8 @@ impl Client {
         }
         let cut = last && rng.one_in(2);
         let losses = facts.nodes.iter().map(|n| n.ledger.flushes + n.ledger.wipes).sum();
-        self.expected.push_back(Expected { kind, quiet, asked: facts.now, losses, optional: cut });
+        let ring = facts.rings.len() - 1;
+        self.expected.push_back(Expected { kind, quiet, asked: facts.now, ring, losses, optional: cut });
         if cut {
             line.truncate(rng.below(line.len()));
         }
@@ -438,13 +477,15 @@ impl Client {
                 if line == b"OK" {
                     let claims = facts.claims.entry(("OK", Vec::new())).or_insert(0);
                     *claims += 1;
-                    let least = facts.nodes.iter().map(|n| n.ledger.flushes).min();
-                    assert!(Some(*claims) <= least, "a false OK to flush_all");
+                    let flushes = facts.nodes.iter().map(|n| n.ledger.flushes);
+                    // A node outside the ring is not flushed.
+                    let all = facts.rings.len() == 1 && facts.rings[0].nodes().len() == facts.nodes.len();
+                    let most = if all { flushes.min().unwrap() } else { flushes.sum() };
+                    assert!(*claims <= most, "a false OK to flush_all");
                 } else {
-                    let early = facts.connected.is_none_or(|at| head.asked <= at);
-                    let end = facts.nodes.len();
+                    let early = facts.last_join.iter().any(|join| join.is_some_and(|at| head.asked <= at));
                     if !(early && line.ends_with(b" is down")) {
-                        self.must_be_failure(line, head, 0..end, facts);
+                        self.must_be_failure(line, head, &facts.all_nodes(), facts);
                     }
                 }
                 Some(line.len() + 2)
@@ -469,7 +510,7 @@ impl Client {
         }
     }
 
-    fn must_be_failure(&self, line: &[u8], head: &Expected, mut nodes: std::ops::Range<usize>, facts: &Facts) {
+    fn must_be_failure(&self, line: &[u8], head: &Expected, nodes: &[usize], facts: &Facts) {
         assert!(
             line.starts_with(b"SERVER_ERROR proxy: node ") || line.starts_with(b"SERVER_ERROR out of memory"),
             "client {}: {:?} to {:?}",
@@ -478,7 +519,7 @@ impl Client {
             head.kind
         );
         assert!(
-            nodes.any(|node| facts.restless(node, head.asked)),
+            nodes.iter().any(|node| facts.restless(*node, head.asked)),
             "client {}: {:?} from a healthy node to {:?}",
             self.number,
             show(line),
@@ -486,13 +527,16 @@ impl Client {
         );
     }
 
-    /// What the client is sure of, of a key that only it writes.
-    fn sure(&self, key: &[u8], facts: &Facts) -> Option<&Option<Vec<u64>>> {
+    /// What the client is sure of, of a key that only it writes, when it asked in a ring: the node
+    /// that was asked is the one that stored it.
+    fn sure(&self, key: &[u8], ring: usize, facts: &Facts) -> Option<&Option<Vec<u64>>> {
         let known = self.known.get(key)?;
-        let node = facts.node(key);
+        let asked = facts.only_owner(key, ring)?;
+        let by_ledger = |serial| facts.nodes.iter().position(|node| node.ledger.stored.contains(&serial));
+        let home = known.serial.and_then(by_ledger).or_else(|| facts.only_owner(key, known.ring))?;
         let losses: u64 = facts.nodes.iter().map(|n| n.ledger.flushes + n.ledger.wipes).sum();
-        let shaken = known.unsure_since.is_some_and(|since| facts.restless(node, since));
-        (known.losses == losses && !shaken).then_some(&known.value)
+        let shaken = known.unsure_since.is_some_and(|since| facts.restless(home, since));
+        (asked == home && known.losses == losses && !shaken).then_some(&known.value)
     }
 
     fn read(
@@ -514,8 +558,7 @@ impl Client {
                 break;
             }
             let Some(rest) = line.strip_prefix(b"VALUE ") else {
-                let range = 0..facts.nodes.len();
-                self.must_be_failure(line, head, range, facts);
+                self.must_be_failure(line, head, &facts.all_nodes(), facts);
                 assert!(facts.reads_fail || line.starts_with(b"SERVER_ERROR out"), "an error line to a read");
                 failed = true;
                 break;
@@ -544,7 +587,7 @@ impl Client {
         for (key, range) in values {
             match serials(&key, &bytes[range]) {
                 Ok(found) => {
-                    if let Some(sure) = self.sure(&key, facts) {
+                    if let Some(sure) = self.sure(&key, head.ring, facts) {
                         let age = head.asked;
                         assert_eq!(
                             Some(&found),
@@ -559,10 +602,9 @@ impl Client {
             }
         }
         for key in missing {
-            let node = facts.node(&key);
-            if let Some(Some(value)) = self.sure(&key, facts) {
+            if let Some(Some(value)) = self.sure(&key, head.ring, facts) {
                 assert!(
-                    failed || facts.restless(node, head.asked),
+                    failed || facts.shaky(&key, head),
                     "client {}: a false miss of {}, which is {value:?}",
                     self.number,
                     show(&key)
@@ -574,15 +616,13 @@ impl Client {
 
     /// Draws the conclusions of the reply to a change; `None` is a request without reply.
     fn learn(&mut self, done: &Expected, line: Option<&[u8]>, facts: &mut Facts) {
-        let (key, node) = match &done.kind {
-            Kind::Store { key, .. } | Kind::Delete(key) | Kind::Count(key) | Kind::Touch(key) => (key, facts.node(key)),
-            _ => return,
+        let (Kind::Store { key, .. } | Kind::Delete(key) | Kind::Count(key) | Kind::Touch(key)) = &done.kind else {
+            return;
         };
         let own = key.starts_with(format!("c{}.", self.number).as_bytes());
-        let before = self.sure(key, facts).cloned();
-        let range = node..node + 1;
+        let before = self.sure(key, done.ring, facts).cloned();
         let soft = |client: &Self, line: &[u8], facts: &Facts| {
-            client.must_be_failure(line, done, range.clone(), facts);
+            client.must_be_failure(line, done, &facts.owners(key, done.ring), facts);
         };
         // What the key is now; `None`: cannot be told.
         let after: Option<Option<Vec<u64>>> = match &done.kind {
@@ -601,8 +641,8 @@ impl Client {
                 if stored && done.quiet {
                     // Nobody said so.
                 } else if stored && *serial > 0 {
-                    let ledger = &facts.nodes[node].ledger;
-                    assert!(ledger.stored.contains(serial), "a false STORED for {}", show(key));
+                    let mut nodes = facts.nodes.iter();
+                    assert!(nodes.any(|n| n.ledger.stored.contains(serial)), "a false STORED for {}", show(key));
                 } else if stored {
                     facts.claim("STORED", key);
                 }
@@ -664,8 +704,7 @@ impl Client {
                     Some(b"TOUCHED") => facts.claim("TOUCHED", key),
                     Some(b"NOT_FOUND") => {
                         let there = matches!(before, Some(Some(_)));
-                        let lost = facts.restless(node, done.asked);
-                        assert!(!there || lost, "{} was there", show(key));
+                        assert!(!there || facts.shaky(key, done), "{} was there", show(key));
                     }
                     Some(line) => soft(self, line, facts),
                 }
@@ -698,7 +737,17 @@ impl Client {
                 } else {
                     None
                 };
-                self.known.insert(key.clone(), Known { value, unsure_since, losses: done.losses });
+                let mut known = Known { value, unsure_since, losses: done.losses, ring: done.ring, serial: None };
+                match (&done.kind, &known.value) {
+                    (Kind::Store { serial, .. }, Some(all)) if all.contains(serial) => known.serial = Some(*serial),
+                    // It is what it was, where it was.
+                    (Kind::Store { .. }, Some(_)) => {
+                        known.ring = before.map_or(done.ring, |b| b.ring);
+                        known.serial = before.and_then(|b| b.serial);
+                    }
+                    _ => {}
+                }
+                self.known.insert(key.clone(), known);
             }
         }
     }
@@ -708,14 +757,9 @@ impl Client {
         if facts.too_slow || (self.ended || self.ending == Ending::Quits) && self.owed() == 0 {
             return true;
         }
-        // A value had begun when its node was lost.
-        let head = self.expected.front();
-        head.is_some_and(|head| match &head.kind {
-            Kind::Read { keys, .. } => keys.iter().any(|key| facts.restless(facts.node(key), head.asked)),
-            _ => false,
-        }) || self.expected.iter().any(|e| match &e.kind {
-            // Its part of a later reply may be what had begun.
-            Kind::Read { keys, .. } => keys.iter().any(|key| facts.restless(facts.node(key), e.asked)),
+        // A value had begun when its node was lost: of the reply that is due, or of a later one.
+        self.expected.iter().any(|e| match &e.kind {
+            Kind::Read { keys, .. } => keys.iter().any(|key| facts.shaky(key, e)),
             _ => false,
         })
     }
@@ -726,7 +770,8 @@ impl Client {
         let set = Kind::Store { verb: "set", key: key.clone(), serial: 0, len };
         let get = Kind::Read { keys: vec![key], uniques: false };
         for kind in [set, get] {
-            self.expected.push_back(Expected { kind, quiet: false, asked: facts.now, losses: 0, optional: false });
+            let (asked, ring) = (facts.now, facts.rings.len() - 1);
+            self.expected.push_back(Expected { kind, quiet: false, asked, ring, losses: 0, optional: false });
         }
     }
 

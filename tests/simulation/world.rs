@@ -4,7 +4,7 @@
 //! woken, and one that took less than it was given only when it has room: a wake that is forgotten
 //! is a client that hangs.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use slipring::proxy::{ClientId, Core, Effect, FailReason, OutBuf, Settings, Tick
 use slipring::routing::{Node as Member, Topology};
 
 use crate::Rng;
-use crate::client::{Client, Ending, Facts, LARGE_KEYS};
+use crate::client::{Client, Ending, Facts, LARGE_KEYS, number_of, owner};
 use crate::node::{Node, Session, segment};
 
 /// A connection to a node, seen from the rim.
@@ -37,6 +37,14 @@ struct Conn {
     spoilt: bool,
 }
 
+/// A connection the core has asked for and not closed.
+#[derive(Debug)]
+struct Link {
+    node: usize,
+    /// When bytes last moved.
+    progress: u64,
+}
+
 #[derive(Debug)]
 enum Timer {
     Connect(UpstreamId, usize),
@@ -52,10 +60,13 @@ pub(crate) struct World {
     facts: Facts,
     clients: Vec<Client>,
     conns: Vec<Conn>,
+    links: HashMap<UpstreamId, Link>,
     timers: Vec<(u64, Timer)>,
     up: Vec<bool>,
     /// Nodes that have failed and are not fully connected again.
     recovering: Vec<bool>,
+    /// Nodes that are new in the ring and not fully connected.
+    joining: Vec<bool>,
     rng: Rng,
     effects: Vec<Effect>,
     lanes: usize,
@@ -63,6 +74,10 @@ pub(crate) struct World {
     calm: bool,
     /// Nodes fail.
     stormy: bool,
+    /// The ring changes.
+    turning: bool,
+    /// Microseconds.
+    drain_timeout: u64,
     /// Most bytes of an ordinary delivery.
     piece: usize,
     next_client: u64,
@@ -76,14 +91,16 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let count = 1 + rng.below(3);
-        let members = (0..count).map(|i| Arc::new(Member::new(&format!("node-{i}"), 11211, 1)));
-        let topology = Arc::new(Topology::new(1, members.collect()).unwrap());
+        let turning = rng.one_in(2);
+        let count = if turning { 2 + rng.below(3) } else { 1 + rng.below(3) };
+        let first = if turning { 1 + rng.below(count) } else { count };
+        let topology = ring(1, &(0..first).map(|node| (node, 1)).collect::<Vec<_>>());
+        let drain_timeout = [0, 200, 1000, 5000][rng.below(4)];
         let lanes = 1 + rng.below(3);
         let reads_fail = rng.one_in(3);
         let settings = Settings {
             max_value: 128 << 20,
-            drain_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_millis(drain_timeout),
             cpu_time: || (Duration::ZERO, Duration::ZERO),
             lanes,
             deny_flush_all: false,
@@ -99,21 +116,21 @@ impl World {
         let large = rng.one_in(3);
         let stormy = rng.one_in(2);
         let mut nodes: Vec<Node> =
-            (0..count).map(|i| Node::new(["1.6.18", "1.5.16", "1.6.0"][i], seed + i as u64)).collect();
+            (0..count).map(|i| Node::new(["1.6.18", "1.5.16", "1.6.0"][i % 3], seed + i as u64)).collect();
         if stormy && rng.one_in(2) {
             nodes[0].hiccup = 100;
         }
         for n in (0..LARGE_KEYS).filter(|_| large) {
             let key = format!("large.{n}").into_bytes();
             let size = (1 << 20) + rng.below(1 << 20);
-            nodes[usize::from(topology.route(&key).0)].put(&key, 1_000_000 + n as u64, size);
+            nodes[owner(&topology, &key)].put(&key, 1_000_000 + n as u64, size);
         }
         let facts = Facts {
             now: 0,
             nodes,
             last_fault: vec![None; count],
-            connected: None,
-            topology,
+            last_join: vec![None; count],
+            rings: vec![topology],
             reads_fail,
             claims: HashMap::new(),
             next_serial: 0,
@@ -128,13 +145,17 @@ impl World {
             facts,
             clients: Vec::new(),
             conns: Vec::new(),
+            links: HashMap::new(),
             timers: Vec::new(),
             up: vec![true; count],
             recovering: vec![false; count],
+            joining: (0..count).map(|node| node < first).collect(),
             effects: Vec::new(),
             lanes,
             calm: false,
             stormy,
+            turning,
+            drain_timeout: drain_timeout * 1000,
             piece: [3, 40, 1000, 64 << 10][rng.below(4)],
             next_client: 0,
             most_clients: 1 + rng.below(12),
@@ -177,6 +198,11 @@ impl World {
                 }
             }),
             95 if self.stormy => self.storm(),
+            97 if self.turning && self.rng.one_in(4) => {
+                for _ in 0..1 + self.rng.below(3) {
+                    self.turn();
+                }
+            }
             96 => self.facts.now += self.rng.below(3_000_000) as u64,
             _ => self.run_timers(),
         }
@@ -226,7 +252,8 @@ impl World {
                 }
                 Effect::Connect(id, wait) => {
                     let Some(node) = self.core.upstream_node(id) else { continue };
-                    let node = self.facts.topology.nodes().iter().position(|other| other.name == node.name).unwrap();
+                    let node = number_of(&node.name);
+                    self.links.insert(id, Link { node, progress: self.facts.now });
                     self.connect(id, node, wait);
                 }
                 Effect::Tick(wait) => {
@@ -236,10 +263,11 @@ impl World {
                     self.timers.push((at, Timer::Tick));
                 }
                 Effect::CloseUpstream(id) => {
+                    let given_up = self.unlink(id);
                     if let Some(conn) = self.conns.iter_mut().find(|c| c.id == id) {
                         conn.closed = true;
                         conn.from_node.clear();
-                        if conn.spoilt {
+                        if conn.spoilt || given_up {
                             // What it was sent may be answered as failed, and must not be done later.
                             conn.to_node.clear();
                         }
@@ -252,6 +280,18 @@ impl World {
         self.effects = effects;
         assert!(!self.core.has_effects());
         self.core.check_invariants();
+    }
+
+    /// The core closes a connection. Returns whether it was one of a departed node that was silent.
+    fn unlink(&mut self, id: UpstreamId) -> bool {
+        // Closed in the round it was asked for in, it never was one.
+        let Some(link) = self.links.remove(&id) else { return false };
+        let silent = link.progress + self.drain_timeout <= self.facts.now;
+        let given_up = silent && !self.members().contains(&link.node);
+        if given_up {
+            self.fault(link.node);
+        }
+        given_up
     }
 
     fn connect(&mut self, id: UpstreamId, node: usize, wait: Duration) {
@@ -295,6 +335,7 @@ impl World {
 
     fn accept(&mut self, id: UpstreamId, node: usize) {
         if !self.up[node] {
+            self.fault(node);
             if self.rng.one_in(3) {
                 let at = self.facts.now + 1_000_000;
                 self.timers.push((at, Timer::Fail(id, node, FailReason::ConnectTimeout)));
@@ -411,6 +452,7 @@ impl World {
             }
             let bytes = taken(out, room.min(1 + self.rng.below(64 << 10)));
             conn.to_node.extend(&bytes);
+            self.links.get_mut(&id).unwrap().progress = now.0;
             self.core.upstream_written(id, bytes.len(), now);
         }
     }
@@ -484,6 +526,9 @@ impl World {
             let bytes: Vec<u8> = conn.from_node.drain(..piece).collect();
             conn.welcome |= bytes.contains(&b'\n');
             self.moved += 1;
+            if let Some(link) = self.links.get_mut(&conn.id) {
+                link.progress = now.0;
+            }
             self.core.upstream_input(conn.id, &bytes, now);
         }
         self.carry_out();
@@ -501,20 +546,66 @@ impl World {
         for node in 0..self.up.len() {
             if self.recovering[node] {
                 self.fault(node);
-                let of_node = |id: UpstreamId, n: usize| n == node && self.core.has_upstream(id);
-                let connecting = self.timers.iter().any(|(_, timer)| match timer {
-                    Timer::Connect(id, n) | Timer::Fail(id, n, _) => of_node(*id, *n),
-                    Timer::Tick => false,
-                });
-                let mut conns = self.conns.iter().filter(|c| of_node(c.id, c.node));
-                self.recovering[node] = connecting || conns.any(|c| !c.welcome || c.spoilt);
+                self.recovering[node] = self.is_unproven(node);
+            }
+            if self.joining[node] {
+                self.facts.last_join[node] = Some(self.facts.now);
+                self.joining[node] = self.is_unproven(node);
             }
         }
-        if self.facts.connected.is_none() {
-            let welcome = self.conns.iter().filter(|c| c.welcome).count();
-            let all = welcome >= self.up.len() * self.lanes;
-            self.facts.connected = all.then_some(self.facts.now);
+    }
+
+    fn is_unproven(&self, node: usize) -> bool {
+        let of_node = |id: UpstreamId, n: usize| n == node && self.core.has_upstream(id);
+        let connecting = self.timers.iter().any(|(_, timer)| match timer {
+            Timer::Connect(id, n) | Timer::Fail(id, n, _) => of_node(*id, *n),
+            Timer::Tick => false,
+        });
+        let mut conns = self.conns.iter().filter(|c| of_node(c.id, c.node));
+        connecting || conns.any(|c| !c.welcome || c.spoilt)
+    }
+
+    // === the ring ===
+
+    /// The nodes of the ring.
+    fn members(&self) -> BTreeSet<usize> {
+        self.facts.rings.last().unwrap().nodes().iter().map(|node| number_of(&node.name)).collect()
+    }
+
+    /// The ring changes: nodes leave, join, come back, change places or weights; or nothing changes.
+    fn turn(&mut self) {
+        let before = self.members();
+        let old = self.facts.rings.last().unwrap().nodes();
+        let mut list: Vec<(usize, u32)> = old.iter().map(|node| (number_of(&node.name), node.weight)).collect();
+        let others: Vec<usize> = (0..self.up.len()).filter(|node| !before.contains(node)).collect();
+        match self.rng.below(10) {
+            0..4 if list.len() > 1 => drop(list.remove(self.rng.below(list.len()))),
+            0..8 if !others.is_empty() => {
+                let place = self.rng.below(list.len() + 1);
+                list.insert(place, (others[self.rng.below(others.len())], 1));
+            }
+            // One takes the place of all.
+            8 if !others.is_empty() => list = vec![(others[self.rng.below(others.len())], 1)],
+            9 => {
+                let place = self.rng.below(list.len());
+                list[place].1 = 1 + self.rng.below(3) as u32;
+            }
+            _ => {
+                let by = self.rng.below(list.len());
+                list.rotate_left(by);
+            }
         }
+        self.facts.rings.push(ring(self.facts.rings.len() as u64 + 1, &list));
+        for node in self.members().difference(&before) {
+            self.joining[*node] = true;
+            // Its connections fail, or the core remembers that they did.
+            if !self.up[*node] || self.links.values().any(|link| link.node == *node) && self.recovering[*node] {
+                self.fault(*node);
+            }
+        }
+        let now = self.now();
+        self.core.set_topology(Arc::clone(self.facts.rings.last().unwrap()), now);
+        self.carry_out();
     }
 
     fn storm(&mut self) {
@@ -655,7 +746,10 @@ impl World {
         let desyncs = self.cells.sum(|c| &c.desyncs);
         assert!(desyncs <= self.injected, "{desyncs} desyncs, {} injected", self.injected);
         let connected = self.conns.iter().filter(|c| !c.closed).count();
-        assert_eq!(connected, self.up.len() * self.lanes, "connections at rest");
+        assert_eq!(connected, self.members().len() * self.lanes, "connections at rest");
+        let linked: BTreeSet<usize> = self.links.values().map(|link| link.node).collect();
+        assert_eq!(linked, self.members(), "a connection to a node that has left");
+        assert_eq!(self.links.len(), connected);
         assert_eq!(self.cells.sum(|c| &c.connections), self.clients.len() as u64);
         self.flush();
         assert!(!self.core.is_dirty());
@@ -670,11 +764,9 @@ impl World {
             node.hiccup = 0;
         }
         self.stormy = false;
-        for node in 0..self.up.len() {
-            let key = (0..)
-                .map(|i| format!("probe{i}").into_bytes())
-                .find(|key| usize::from(self.facts.topology.route(key).0) == node)
-                .unwrap();
+        let ring = Arc::clone(self.facts.rings.last().unwrap());
+        for node in self.members() {
+            let key = (0..).map(|i| format!("probe{i}").into_bytes()).find(|key| owner(&ring, key) == node).unwrap();
             let data = segment(&key, 0, (1 << 20) + 10);
             let head = format!("set {} 0 0 {}\r\n", String::from_utf8_lossy(&key), data.len());
             let get = [b"\r\nget ", &*key, b"\r\n"].concat();
@@ -690,6 +782,12 @@ impl World {
         self.calm_down();
         self.check_nothing_is_owed();
     }
+}
+
+/// A ring of nodes, by number and weight.
+fn ring(version: u64, list: &[(usize, u32)]) -> Arc<Topology> {
+    let member = |&(node, weight): &(usize, u32)| Arc::new(Member::new(&format!("node-{node}"), 11211, weight));
+    Arc::new(Topology::new(version, list.iter().map(member).collect()).unwrap())
 }
 
 /// The first bytes of what waits, at most so many.
