@@ -1,7 +1,7 @@
 //! Puts the parts together: start order and stop order.
 //!
-//! The data port is bound before anything else, so that a taken port is one clear line and nothing
-//! was started; then the ring, the workers, the acceptors, the admin endpoint.
+//! Signals are listened for before anything can be seen of it. The data port is bound next, so that a
+//! taken port is one clear line and nothing was started; then the ring, the workers, the acceptors, the admin endpoint.
 
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,6 +50,12 @@ pub enum RunError {
 pub fn run(config: Config) -> Result<(), RunError> {
     #[expect(clippy::disallowed_methods, reason = "the zero of the core's time")]
     let started = Instant::now();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // Before anyone can see that it runs: unheard, a SIGHUP would end it.
+    let signals = {
+        let _entered = runtime.enter();
+        Signals::listen()?
+    };
     let listeners = listener::bind_all(&config.listen)?;
     let source = match &config.command {
         Command::Serve { source } => source.clone(),
@@ -57,13 +63,14 @@ pub fn run(config: Config) -> Result<(), RunError> {
         // These end before a server is thought of.
         Command::Check { .. } | Command::Locate { .. } | Command::Reload { .. } => return Ok(()),
     };
-    Builder::new_current_thread().enable_all().build()?.block_on(serve(config, source, listeners, started))
+    runtime.block_on(serve(config, source, listeners, signals, started))
 }
 
 async fn serve(
     config: Config,
     source: Source,
     listeners: Vec<std::net::TcpListener>,
+    signals: Signals,
     started: Instant,
 ) -> Result<(), RunError> {
     let stop = CancellationToken::new();
@@ -112,7 +119,7 @@ async fn serve(
         // Nobody has to read it.
         let _ = io::stdout().write_all(banner(&addresses, &ring.load(), admin_address, node_memory).as_bytes());
     }
-    wait_for_end(&triggers).await?;
+    signals.wait_for_end(&triggers).await;
     tracing::info!("stopping");
     stop.cancel();
     tasks.close();
@@ -128,18 +135,33 @@ async fn be_ready_after(wait: Duration, ready: Arc<AtomicBool>) {
     }
 }
 
-/// Until SIGTERM or SIGINT; SIGHUP has the source read again.
-async fn wait_for_end(triggers: &Triggers) -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => {
-                tracing::info!("reading the source of nodes again");
-                triggers.reload.notify_one();
+/// What the outside tells the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Must be called within a tokio runtime.
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Until SIGTERM or SIGINT; SIGHUP has the source read again.
+    async fn wait_for_end(mut self, triggers: &Triggers) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    tracing::info!("reading the source of nodes again");
+                    triggers.reload.notify_one();
+                }
             }
         }
     }

@@ -1,0 +1,137 @@
+//! What an operator runs beside the sidecar.
+use crate::support::{Memcached, ScriptedNode, Slipring, Step, binary, eventually, free_port, honest, run_to_end};
+use crate::{Directory, list, reload, replace, serves, until_nodes};
+use std::net::TcpStream;
+use std::process::{Output, Stdio};
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn check_is_content_with_nodes_that_store_and_give_back() {
+    let [a, b] = [(); 2].map(|()| Memcached::start());
+    let version = a.client().ask_line("version\r\n").strip_prefix("VERSION ").unwrap().to_owned();
+    let directory = Directory::new();
+    let path = directory.path("nodes");
+    replace(&path, &list([&a, &b]));
+    let path = path.to_str().unwrap();
+    let nodes = list([&a, &b]);
+    // With flags, and with the sidecar's own environment.
+    for (arguments, environment) in [
+        (&["check", "--nodes", &nodes][..], &[][..]),
+        (&["check", "--nodes-file", path], &[]),
+        (&["check"], &[("MEMCACHED_NODES", nodes.as_str())]),
+        (&["check"], &[("MEMCACHED_NODES_FILE", path)]),
+    ] {
+        let output = run_to_end(arguments, environment);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        for node in [&a, &b] {
+            let name = node.address().to_string();
+            let text = out(&output);
+            let line = text.lines().find(|line| line.starts_with(&name)).unwrap();
+            assert!(line.contains(&version) && line.ends_with("ok"), "{line}");
+        }
+    }
+    assert_eq!(a.stat("curr_items") + b.stat("curr_items"), 0, "it takes away what it put there");
+}
+
+#[test]
+fn check_names_the_node_that_fails_and_what_it_usually_means() {
+    let well = Memcached::start();
+    let nobody = free_port();
+    let stranger = ScriptedNode::with_version(vec![Step::send("220 smtp.example.com\r\n")], honest);
+    let silent = ScriptedNode::with_version(vec![Step::Hold], honest);
+    let full = ScriptedNode::start(|_| vec![Step::send("SERVER_ERROR out of memory storing object\r\n")]);
+    for (bad, fault, hint) in [
+        (nobody.on("127.0.0.1"), "refused", "wrong port"),
+        (stranger.address(), "unexpected answer", "something else listens there"),
+        (silent.address(), "no answer", "NetworkPolicy"),
+        (full.address(), "out of memory", "full"),
+    ] {
+        let output = run_to_end(&["check", "--nodes", &format!("{},{bad}", well.address())], &[]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let text = out(&output);
+        let lines: Vec<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| line.starts_with(&bad.to_string())).unwrap();
+        assert!(lines[at].contains(fault) && lines[at + 1].contains(hint), "{text}");
+        assert!(
+            lines.iter().any(|line| line.starts_with(&well.address().to_string()) && line.ends_with("ok")),
+            "{text}"
+        );
+        assert!(String::from_utf8_lossy(&output.stderr).contains("1 of 2"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_source_without_a_list_is_an_error_that_names_it() {
+    let directory = Directory::new();
+    let path = directory.path("none");
+    let nobody = free_port().on("127.0.0.1").to_string();
+    for source in [["--nodes-file", path.to_str().unwrap()], ["--discovery", &nobody]] {
+        for command in [&["check"][..], &["locate", "key"]] {
+            let output = run_to_end(&[command, &source].concat(), &[]);
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            assert!(String::from_utf8_lossy(&output.stderr).contains(source[1]), "{output:?}");
+        }
+    }
+}
+
+#[test]
+fn reload_has_the_file_read_and_says_when_there_is_nobody() {
+    let [a, b] = [(); 2].map(|()| Memcached::start());
+    let directory = Directory::new();
+    let path = directory.path("nodes");
+    replace(&path, &list([&a]));
+    let slipring = Slipring::command(&["serve", "--nodes-file", path.to_str().unwrap()], &[]);
+    until_nodes(&slipring, &[&a]);
+    let mut before = slipring.client();
+    before.set("before", "the swap");
+    replace(&path, &list([&a, &b]));
+    reload(&slipring);
+    until_nodes(&slipring, &[&a, &b]);
+    before.in_step();
+    assert!(slipring.output().contains("reading the source of nodes again"), "{}", slipring.output());
+    assert!(slipring.output().contains("ring changed"), "{}", slipring.output());
+    // No process has the largest number there is.
+    let output = run_to_end(&["reload", "--pid", &i32::MAX.to_string()], &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&i32::MAX.to_string()), "{output:?}");
+    assert_eq!(run_to_end(&["reload", "--pid", "0"], &[]).status.code(), Some(64));
+}
+
+#[test]
+fn a_hangup_means_reload_for_a_static_list_too_and_ends_nothing() {
+    let node = Memcached::start();
+    let slipring = Slipring::start(&[node.address()]);
+    for _ in 0..5 {
+        reload(&slipring);
+    }
+    serves(&slipring);
+}
+
+#[test]
+fn a_hangup_as_early_as_the_port_accepts_does_not_end_it() {
+    let node = Memcached::start();
+    for _ in 0..10 {
+        let port = free_port();
+        let listen = port.on("127.0.0.1");
+        let mut child = binary()
+            .args(["serve", "--nodes", &node.address().to_string(), "--admin-listen", "off"])
+            .args(["--listen", &listen.to_string()])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = child.id().try_into().ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        let result = std::panic::catch_unwind(|| {
+            eventually("the data port accepts", || TcpStream::connect(listen).is_ok());
+            rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+            crate::support::TextClient::connect(listen).in_step();
+        });
+        let died = child.try_wait().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(died.is_none(), "ended by a hangup: {died:?}");
+        result.unwrap();
+    }
+}
