@@ -54,6 +54,8 @@ pub struct AdminState {
 pub struct RingReport {
     /// `healthy`, `degraded` or `unhealthy`; the HTTP status is 200 for all of them.
     pub status: &'static str,
+    /// Since when, in seconds of Unix time.
+    pub since: u64,
     /// Equal on two sidecars when they place all keys alike; 8 hexadecimal digits.
     pub fingerprint: String,
     /// Counts the rings since the start.
@@ -192,6 +194,7 @@ mod tests {
             ready: Arc::clone(&ready),
             ring: Box::new(|| RingReport {
                 status: "healthy",
+                since: 1_700_000_000,
                 fingerprint: "0000001f".into(),
                 version: 3,
                 source: "list".into(),
@@ -238,7 +241,7 @@ mod tests {
             get(admin.addr, "/ring").await,
             pair(
                 "200",
-                "{\"status\":\"healthy\",\"fingerprint\":\"0000001f\",\"version\":3,\"source\":\"list\",\"nodes\":[{\"name\":\
+                "{\"status\":\"healthy\",\"since\":1700000000,\"fingerprint\":\"0000001f\",\"version\":3,\"source\":\"list\",\"nodes\":[{\"name\":\
                  \"we\\\"ird\\\\\\n:1\",\"address\":\"10.0.0.2:11211\",\"weight\":2,\"share\":0.25,\
                  \"state\":\"up\"}],\"pending\":[\"a is missing\"]}"
             )

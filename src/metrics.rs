@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 /// A number written by one thread and read by any.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -125,6 +127,8 @@ impl WorkerCells {
 #[derive(Debug)]
 pub struct Cells {
     workers: Box<[WorkerCells]>,
+    /// Told when a worker sees a node in another state.
+    pub node_changed: Notify,
     /// Client connections refused at the limit; written by the acceptor alone.
     pub rejected: Counter,
 }
@@ -134,7 +138,7 @@ impl Cells {
     #[must_use]
     pub fn new(workers: usize) -> Self {
         let workers = (0..workers.max(1)).map(|_| WorkerCells::default()).collect();
-        Self { workers, rejected: Counter::default() }
+        Self { workers, node_changed: Notify::new(), rejected: Counter::default() }
     }
 
     /// How many workers there are.

@@ -5,8 +5,8 @@
 
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
@@ -108,11 +108,10 @@ async fn serve(
     let admin = config.admin_listen.and_then(bind_admin);
     let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = admin {
-        tasks.spawn(admin::serve(
-            listener,
-            Arc::new(admin_state(Arc::clone(&ring), views, ready, cells)),
-            stop.clone(),
-        ));
+        let condition = Arc::new(Condition::new(Arc::clone(&ring), views, cells));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&condition).keep()));
+        let state = AdminState { ready, ring: Box::new(move || condition.report()) };
+        tasks.spawn(admin::serve(listener, Arc::new(state), stop.clone()));
     }
     tracing::info!(listen = %join(&addresses), nodes = ring.load().nodes().len(), workers = workers.len(), "serving");
     if let Command::Dev { node_memory, .. } = config.command {
@@ -207,47 +206,80 @@ fn bind_admin(address: SocketAddr) -> Option<TcpListener> {
     }
 }
 
-fn admin_state(
+/// How the whole is, and since when; the control thread alone changes it.
+#[derive(Debug)]
+struct Condition {
     ring: Arc<Published>,
     views: watch::Receiver<Arc<View>>,
-    ready: Arc<AtomicBool>,
     cells: Arc<Cells>,
-) -> AdminState {
-    let report = move || {
-        let (topology, view) = (ring.load(), Arc::clone(&views.borrow()));
-        let nodes: Vec<RingNode> = topology
-            .nodes()
-            .iter()
-            .zip(0..)
-            .map(|(node, index)| RingNode {
-                name: node.name.to_string(),
-                address: node.address(),
-                weight: node.weight,
-                share: topology.share(NodeIndex(index)),
-                state: cells.node_state(&node.name).word(),
-            })
-            .collect();
+    /// The word, and since when in seconds of Unix time.
+    now: Mutex<(&'static str, u64)>,
+}
+
+impl Condition {
+    fn new(ring: Arc<Published>, views: watch::Receiver<Arc<View>>, cells: Arc<Cells>) -> Self {
+        Self { ring, views, cells, now: Mutex::new((UNHEALTHY, unix_seconds())) }
+    }
+
+    /// Looks again whenever a node or what is known of the nodes changes.
+    async fn keep(self: Arc<Self>) {
+        let mut views = self.views.clone();
+        loop {
+            self.look();
+            tokio::select! {
+                changed = views.changed() => if changed.is_err() { return },
+                () = self.cells.node_changed.notified() => {}
+            }
+        }
+    }
+
+    fn look(&self) -> (&'static str, u64) {
+        let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
+        let word = status(&topology, &self.cells, &view);
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.0 != word {
+            *now = (word, unix_seconds());
+        }
+        *now
+    }
+
+    fn report(&self) -> RingReport {
+        let (status, since) = self.look();
+        let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
+        let nodes = topology.nodes().iter().zip(0..).map(|(node, index)| RingNode {
+            name: node.name.to_string(),
+            address: node.address(),
+            weight: node.weight,
+            share: topology.share(NodeIndex(index)),
+            state: self.cells.node_state(&node.name).word(),
+        });
         let now = tokio::time::Instant::now();
-        let pending = view.pending.iter().map(|pending| pending.text(now)).collect();
         RingReport {
-            status: status(&nodes, &view),
+            status,
+            since,
             fingerprint: topology.name(),
             version: topology.version(),
             source: view.source.source.clone(),
             last_error: view.source.last_error.clone(),
-            nodes,
-            pending,
+            nodes: nodes.collect(),
+            pending: view.pending.iter().map(|pending| pending.text(now)).collect(),
         }
-    };
-    AdminState { ready, ring: Box::new(report) }
+    }
 }
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+const UNHEALTHY: &str = "unhealthy";
 
 /// One word for the whole: `unhealthy` when no key can be had, `degraded` when some cannot or the
 /// source of nodes does not answer.
-fn status(nodes: &[RingNode], view: &View) -> &'static str {
-    let down = nodes.iter().filter(|node| node.state == NodeState::Down.word()).count();
+fn status(topology: &Topology, cells: &Cells, view: &View) -> &'static str {
+    let nodes = topology.nodes();
+    let down = nodes.iter().filter(|node| cells.node_state(&node.name) == NodeState::Down).count();
     if down == nodes.len() {
-        "unhealthy"
+        UNHEALTHY
     } else if down > 0 || view.source.last_error.is_some() || !view.pending.is_empty() {
         "degraded"
     } else {

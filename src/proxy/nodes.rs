@@ -242,6 +242,7 @@ impl Core {
                 NodeState::Down => tracing::warn!(node = %name, "node is down"),
             }
             entry.state = state;
+            self.shared.cells.node_changed.notify_one();
         }
     }
 
