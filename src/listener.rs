@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -89,14 +90,23 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
 #[derive(Debug)]
 pub struct Acceptor {
     /// One per worker, in their order.
-    pub workers: Vec<mpsc::Sender<std::net::TcpStream>>,
+    workers: Vec<mpsc::Sender<std::net::TcpStream>>,
+    /// How many each has been given.
+    handed: Box<[AtomicU64]>,
     /// Tells each worker's connections.
-    pub cells: Arc<Cells>,
+    cells: Arc<Cells>,
     /// Client connections at a time; more are told so and closed, as memcached does.
-    pub max_connections: usize,
+    max_connections: usize,
 }
 
 impl Acceptor {
+    /// Hands connections to these workers, `max_connections` at a time.
+    #[must_use]
+    pub fn new(workers: Vec<mpsc::Sender<std::net::TcpStream>>, cells: Arc<Cells>, max_connections: usize) -> Self {
+        let handed = workers.iter().map(|_| AtomicU64::new(0)).collect();
+        Self { workers, handed, cells, max_connections }
+    }
+
     /// Accepts until the task is dropped.
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
         loop {
@@ -110,17 +120,26 @@ impl Acceptor {
         }
     }
 
+    /// A worker's connections, those included that it has not taken yet: in a burst they are most.
+    fn load(&self, worker: usize) -> u64 {
+        let cells = self.cells.worker(worker);
+        let closed = cells.connections_total.get().saturating_sub(cells.connections.get());
+        self.handed.get(worker).map_or(0, |handed| handed.load(Relaxed)).saturating_sub(closed)
+    }
+
     async fn hand_over(&self, stream: tokio::net::TcpStream) {
         let Ok(stream) = stream.set_nodelay(true).and_then(|()| stream.into_std()) else {
             return;
         };
-        let load = |index: usize| self.cells.worker(index).connections.get();
         if self.cells.sum(|cells| &cells.connections) >= self.max_connections as u64 {
             self.cells.rejected.add(1);
             let _ = (&stream).write_all(b"ERROR Too many open connections\r\n");
             return;
         }
-        let least = (0..self.workers.len()).min_by_key(|index| load(*index)).unwrap_or_default();
+        let least = (0..self.workers.len()).min_by_key(|index| self.load(*index)).unwrap_or_default();
+        if let Some(handed) = self.handed.get(least) {
+            handed.fetch_add(1, Relaxed);
+        }
         if let Some(worker) = self.workers.get(least) {
             // Fails only when the worker has ended, and with it the process.
             let _ = worker.send(stream).await;

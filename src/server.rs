@@ -96,11 +96,8 @@ async fn serve(
     let workers =
         (0..config.workers).map(|index| worker::spawn(index, parts.clone())).collect::<io::Result<Vec<_>>>()?;
     let addresses = listeners.iter().map(std::net::TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
-    let acceptor = Arc::new(Acceptor {
-        workers: workers.iter().map(|worker| worker.sender.clone()).collect(),
-        cells: Arc::clone(&cells),
-        max_connections: config.max_connections,
-    });
+    let senders = workers.iter().map(|worker| worker.sender.clone()).collect();
+    let acceptor = Arc::new(Acceptor::new(senders, Arc::clone(&cells), config.max_connections));
     for listener in listeners {
         let accept = Arc::clone(&acceptor).run(TcpListener::from_std(listener)?);
         tasks.spawn(stop.clone().run_until_cancelled_owned(accept));

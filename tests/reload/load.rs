@@ -12,7 +12,7 @@ const CONNECTIONS: u64 = 16;
 const OWN_KEYS: usize = 48;
 const SHARED_KEYS: usize = 64;
 /// More than there are workers: the acceptor spreads them.
-const PROBES: usize = 6;
+const PROBES: usize = 8;
 const WORKERS: &str = "2";
 
 /// A request, and what its reply means.
