@@ -2,16 +2,14 @@
 
 use std::{
     env,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs,
     io::{self, IsTerminal as _, Write as _},
-    os::unix::ffi::OsStrExt as _,
-    path::Path,
     process::ExitCode,
 };
 
 use slipring::{
-    commands,
+    commands::{self, check},
     config::{self, Config, Exit, Stream},
     server,
 };
@@ -21,7 +19,9 @@ fn main() -> ExitCode {
     // What is not UTF-8 becomes a value that is refused, rather than one that is not there.
     let environment = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let args: Vec<OsString> = env::args_os().collect();
-    let own = |exit: Exit| config::parse(sidecars_own(&args).ok_or(exit)?, &environment);
+    // In a container the sidecar is process 1; where it is not, or cannot be read, there is none.
+    let sidecar = || fs::read("/proc/1/cmdline").unwrap_or_default();
+    let own = |exit: Exit| config::parse(check::sidecars_own(&args, &sidecar()).ok_or(exit)?, &environment);
     let config = match config::parse(args.clone(), &environment).or_else(own) {
         Ok(config) => config,
         Err(exit) => return leave(&exit),
@@ -37,17 +37,6 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => leave(&Exit { text: format!("slipring: {error}"), stream: Stream::Stderr, code: 1 }),
     }
-}
-
-/// `slipring check` without a word more, beside a sidecar that was told its nodes by flags: its
-/// arguments, for in a container it is process 1. Its environment we share anyway.
-fn sidecars_own(args: &[OsString]) -> Option<Vec<OsString>> {
-    let [program, command] = args else { return None };
-    let sidecar = fs::read("/proc/1/cmdline").ok()?;
-    let mut words = sidecar.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned());
-    let is_slipring = Path::new(&words.next()?).file_name()? == "slipring";
-    let options = words.filter(|word| word != "serve" && !word.is_empty());
-    (command == "check" && is_slipring).then(|| [program.clone(), command.clone()].into_iter().chain(options).collect())
 }
 
 fn start_logging(config: &Config) {

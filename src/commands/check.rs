@@ -1,8 +1,11 @@
 //! `slipring check`: is each node there, is it a memcached, does it store and give back?
 
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, lookup_host};
@@ -72,6 +75,17 @@ impl From<io::Error> for Fault {
             _ => Self::Failed(error),
         }
     }
+}
+
+/// The arguments for `slipring check` without a word more, beside a sidecar that was told its nodes by
+/// flags: the sidecar's own. `cmdline` is its `/proc/PID/cmdline`; its environment we share anyway.
+#[must_use]
+pub fn sidecars_own(args: &[OsString], cmdline: &[u8]) -> Option<Vec<OsString>> {
+    let [program, command] = args else { return None };
+    let mut words = cmdline.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned());
+    let is_slipring = Path::new(&words.next()?).file_name()? == "slipring";
+    let options = words.filter(|word| word != "serve" && !word.is_empty());
+    (command == "check" && is_slipring).then(|| [program.clone(), command.clone()].into_iter().chain(options).collect())
 }
 
 /// Checks all nodes at once, in the order given.
@@ -172,6 +186,19 @@ pub fn table(findings: &[Finding]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bare_check_takes_the_arguments_of_the_sidecar_and_nobody_elses() {
+        let args = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let own = |words: &[&str], cmdline: &str| sidecars_own(&args(words), cmdline.as_bytes());
+        let sidecar = "/usr/bin/slipring\0serve\0--nodes\0a,b\0";
+        assert_eq!(own(&["s", "check"], sidecar), Some(args(&["s", "check", "--nodes", "a,b"])));
+        assert_eq!(own(&["s", "check"], "slipring\0--nodes=a\0"), Some(args(&["s", "check", "--nodes=a"])));
+        assert_eq!(own(&["s", "check"], "/sbin/init\0--nodes\0a\0"), None);
+        assert_eq!(own(&["s", "check"], ""), None);
+        assert_eq!(own(&["s", "locate"], sidecar), None);
+        assert_eq!(own(&["s", "check", "--nodes"], sidecar), None);
+    }
 
     #[test]
     fn the_table_says_what_is_wrong_and_what_it_usually_means() {

@@ -222,6 +222,12 @@ impl Refusal<'_> {
         Self { text, quiet: false, block: Block::None, stale: None }
     }
 
+    /// Whether it is the size of the value that is refused.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        self.text == TOO_LARGE.text
+    }
+
     /// The answer to a line longer than [`MAX_LINE`](super::MAX_LINE). memcached closes without a
     /// word; what the rest of the line is cannot be told, so the connection is closed here too.
     #[must_use]

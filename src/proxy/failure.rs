@@ -106,7 +106,8 @@ impl Core {
                     let soft = verb == Verb::Touch && self.shared.settings.on_node_down == OnNodeDown::Miss;
                     if soft {
                         self.shared.cells().soft_misses.add(1);
-                    } else {
+                    } else if !text.is_empty() {
+                        // Without a text nobody is told anything: the answer came by another way.
                         self.shared.cells().soft_errors.add(1);
                     }
                     self.finish_single(client, seq, if soft { b"NOT_FOUND\r\n" } else { text });

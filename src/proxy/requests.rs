@@ -46,7 +46,7 @@ impl Core {
     }
 
     pub(super) fn refuse(&mut self, id: ClientId, refusal: Refusal<'_>) {
-        if refusal.text.starts_with("SERVER_ERROR object too large") {
+        if refusal.is_too_large() {
             self.shared.cells().stores_too_large.add(1);
         }
         if let Some(key) = refusal.stale {
