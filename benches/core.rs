@@ -20,7 +20,6 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use slipring::config::OnNodeDown;
 use slipring::metrics::Cells;
 use slipring::protocol::reply::{self, Line};
 use slipring::protocol::request::{self, Request};
@@ -49,21 +48,8 @@ struct Proxy {
 impl Proxy {
     fn new(nodes: usize) -> Self {
         let topology = topology(nodes);
-        let settings = Settings {
-            max_value: 128 << 20,
-            drain_timeout: std::time::Duration::from_secs(5),
-            cpu_time: || Default::default(),
-            lanes: 1,
-            deny_flush_all: false,
-            merge_gets: true,
-            on_node_down: OnNodeDown::Miss,
-            started_at: 0,
-            pid: 1,
-            max_connections: 1024,
-            seed: 1,
-        };
         let cells = Arc::new(Cells::new(1));
-        let mut core = Core::new(Arc::clone(&topology), settings, cells, 0);
+        let mut core = Core::new(Arc::clone(&topology), Settings::default(), cells, 0);
         let (lanes, _) = connect(&mut core);
         let client = core.client_connected();
         Self { core, lanes, client, topology }

@@ -24,10 +24,15 @@ use clap::{
 use tracing_subscriber::filter::Targets;
 
 use crate::discovery::{self, Source, parse_nodes, parse_server};
+use cgroup::Limits;
 use cli::{Cli, CliCommand, CommonArgs, ListenItem, LocateArgs, ServeArgs};
 
 /// Exit code for a wrong option or a wrong variable (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
+
+/// `--buffer-limit` without a memory limit, and its least, in bytes.
+const BUFFERS: usize = 64 << 20;
+const LEAST_BUFFERS: usize = 8 << 20;
 
 /// The default command.
 const SERVE: &str = "serve";
@@ -55,6 +60,12 @@ pub struct Config {
     pub on_node_down: OnNodeDown,
     /// Longest time to open a connection to a node, 1 ms to 60 s.
     pub connect_timeout: Duration,
+    /// Longest silence of a node that owes a reply, 1 ms to 60 s.
+    pub request_timeout: Duration,
+    /// Longest wait of a request that its connection does not take, 1 ms to 60 s.
+    pub queue_timeout: Duration,
+    /// Most bytes for everything that waits, 8 MiB to 64 GiB.
+    pub buffer_limit: usize,
     /// How the source of nodes is asked and believed; the defaults for `dev`.
     pub discovery: discovery::Options,
     /// Longest wait for the first ring before readiness is reported without one, up to 60 min.
@@ -150,13 +161,13 @@ type FromEnvironment = Vec<(String, String)>;
 /// # Errors
 /// [`Exit`] when an option or a variable is wrong, when there are no nodes, and for `--help` and `--version`.
 pub fn parse(args: impl IntoIterator<Item = OsString>, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, Exit> {
-    parse_within(args, env, cgroup::cpu_limit(Path::new("/")))
+    parse_within(args, env, cgroup::limits(Path::new("/")))
 }
 
 fn parse_within(
     args: impl IntoIterator<Item = OsString>,
     env: &dyn Fn(&str) -> Option<String>,
-    cpu_limit: Option<f64>,
+    limits: Limits,
 ) -> Result<Config, Exit> {
     let env = |name: &str| env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     let declared = Cli::command();
@@ -192,17 +203,17 @@ fn parse_within(
     match cli.command {
         CliCommand::Serve(serve) => {
             let command = Command::Serve { source: node_source(&serve, &from_env)? };
-            let config = Config::new(command, &serve.common, rust_log, cpu_limit, warnings, &from_env)?;
+            let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
             Ok(config.with_discovery(serve))
         }
         CliCommand::Check(serve) => {
             let command = Command::Check { source: node_source(&serve, &from_env)? };
-            let config = Config::new(command, &serve.common, rust_log, cpu_limit, warnings, &from_env)?;
+            let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
             Ok(config.with_discovery(serve))
         }
         CliCommand::Locate(LocateArgs { keys, serve }) => {
             let command = Command::Locate { source: node_source(&serve, &from_env)?, keys };
-            let config = Config::new(command, &serve.common, rust_log, cpu_limit, warnings, &from_env)?;
+            let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
             Ok(config.with_discovery(serve))
         }
         CliCommand::Reload(reload) => {
@@ -211,14 +222,14 @@ fn parse_within(
                 command,
                 &CommonArgs::defaults().map_err(|error| Exit::from_clap(&error, &[]))?,
                 rust_log,
-                cpu_limit,
+                limits,
                 warnings,
                 &from_env,
             )
         }
         CliCommand::Dev(dev) => {
             let command = Command::Dev { nodes: dev.nodes.into(), node_memory: dev.node_memory };
-            Config::new(command, &dev.common, rust_log, cpu_limit, warnings, &from_env)
+            Config::new(command, &dev.common, rust_log, limits, warnings, &from_env)
         }
     }
 }
@@ -256,26 +267,28 @@ impl Config {
         command: Command,
         common: &CommonArgs,
         rust_log: Option<String>,
-        cpu_limit: Option<f64>,
+        limits: Limits,
         warnings: Vec<String>,
         from_env: &FromEnvironment,
     ) -> Result<Self, Exit> {
         if let Some(filter) = &rust_log {
             filter.parse::<Targets>().map_err(|error| Exit::usage(&format!("RUST_LOG={filter}: {error}")))?;
         }
-        let automatic = if cpu_limit.is_some_and(|limit| limit >= 2.0) { 2 } else { 1 };
+        let automatic = if limits.cpus.is_some_and(|limit| limit >= 2.0) { 2 } else { 1 };
         Ok(Self {
             command,
             listen: listen(&common.listen, from_env)?,
             admin_listen: common.admin_listen.0,
             workers: common.workers.0.unwrap_or(automatic),
             connections_per_node: common.connections_per_node.into(),
-            // At most 1 GiB, which every usize holds here.
-            max_value: usize::try_from(common.max_value).unwrap_or(usize::MAX),
+            max_value: bytes(common.max_value),
             deny_flush_all: common.deny_flush_all,
             merge_gets: common.merge_gets,
             on_node_down: common.on_node_down,
             connect_timeout: common.connect_timeout,
+            request_timeout: common.request_timeout,
+            queue_timeout: common.queue_timeout,
+            buffer_limit: common.buffer_limit.0.map_or_else(|| automatic_buffers(limits.memory), bytes),
             discovery: discovery::Options::default(),
             ready_timeout: Duration::ZERO,
             drain_timeout: Duration::from_secs(5),
@@ -325,6 +338,16 @@ impl Exit {
             None => Self::usage(&problem),
         }
     }
+}
+
+/// 40 % of the container's memory; the rest is for the program, its stacks and the kernel's share.
+fn automatic_buffers(memory: Option<u64>) -> usize {
+    memory.map_or(BUFFERS, |memory| (bytes(memory) / 5 * 2).max(LEAST_BUFFERS))
+}
+
+/// More than an address space is as much as it.
+fn bytes(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
 }
 
 /// Without a command it is `serve`.

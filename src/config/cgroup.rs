@@ -1,15 +1,31 @@
-//! The CPU limit of the control group this process runs in, cgroup v2 or v1.
+//! The CPU and memory limits of the control group this process runs in, cgroup v2 or v1.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// CPUs' worth of time the process may use, from the tightest limit on the way to the root; `None` without a limit.
+/// What the tightest limits on the way to the root allow; `None` without a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Limits {
+    /// CPUs' worth of time.
+    pub(super) cpus: Option<f64>,
+    /// Bytes of memory.
+    pub(super) memory: Option<u64>,
+}
+
 /// `root` is `/`, or in tests a directory that looks like it.
-pub(super) fn cpu_limit(root: &Path) -> Option<f64> {
+pub(super) fn limits(root: &Path) -> Limits {
     let membership = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mounts = root.join("sys/fs/cgroup");
+    Limits {
+        cpus: directories(&membership, &mounts, "cpu").iter().filter_map(|dir| cpus_of(dir)).reduce(f64::min),
+        memory: directories(&membership, &mounts, "memory").iter().filter_map(|dir| memory_of(dir)).min(),
+    }
+}
+
+/// Where a controller keeps the limits of this process.
+fn directories(membership: &str, mounts: &Path, controller: &str) -> Vec<PathBuf> {
     let mut directories = Vec::new();
     for line in membership.lines() {
         // hierarchy-ID:controller-list:path; the list is empty for cgroup v2
@@ -18,14 +34,14 @@ pub(super) fn cpu_limit(root: &Path) -> Option<f64> {
             continue;
         };
         if controllers.is_empty() {
-            with_ancestors(&mounts, path, &mut directories);
-        } else if controllers.split(',').any(|controller| controller == "cpu") {
+            with_ancestors(mounts, path, &mut directories);
+        } else if controllers.split(',').any(|name| name == controller) {
             // Mounted under the full list or a link of the controller's own name, depending on the distribution.
             with_ancestors(&mounts.join(controllers), path, &mut directories);
-            with_ancestors(&mounts.join("cpu"), path, &mut directories);
+            with_ancestors(&mounts.join(controller), path, &mut directories);
         }
     }
-    directories.iter().filter_map(|directory| limit_of(directory)).reduce(f64::min)
+    directories
 }
 
 /// `mount/a/b`, `mount/a` and `mount` for the path `/a/b`. Inside a container the path may be the host's and lead
@@ -35,7 +51,7 @@ fn with_ancestors(mount: &Path, path: &str, directories: &mut Vec<PathBuf>) {
     directories.extend(relative.ancestors().map(|ancestor| mount.join(ancestor)));
 }
 
-fn limit_of(directory: &Path) -> Option<f64> {
+fn cpus_of(directory: &Path) -> Option<f64> {
     let read = |name: &str| fs::read_to_string(directory.join(name)).ok();
     let (quota, period) = match read("cpu.max") {
         Some(line) => {
@@ -48,6 +64,13 @@ fn limit_of(directory: &Path) -> Option<f64> {
     let quota: f64 = quota.trim().parse().ok().filter(|quota| *quota > 0.0)?;
     let period: f64 = period.trim().parse().ok().filter(|period| *period > 0.0)?;
     Some(quota / period)
+}
+
+fn memory_of(directory: &Path) -> Option<u64> {
+    let read = |name: &str| fs::read_to_string(directory.join(name)).ok();
+    // "max" in v2 and a number near 2^63 in v1 mean no limit.
+    let limit = read("memory.max").or_else(|| read("memory.limit_in_bytes"))?;
+    limit.trim().parse().ok().filter(|limit| (1..1 << 60).contains(limit))
 }
 
 #[cfg(test)]
@@ -112,7 +135,37 @@ mod tests {
             ("zero", &[("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/cpu.max", "100 0\n")], None),
         ] {
             let root = Root::new(name, files);
-            assert_eq!(cpu_limit(&root.0), expected, "{name}");
+            assert_eq!(limits(&root.0).cpus, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn memory_is_limited_by_the_tightest_too() {
+        for (name, files, expected) in [
+            ("m-none", &[][..], None),
+            ("m-v2", &[("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/memory.max", "67108864\n")], Some(64 << 20)),
+            ("m-v2-max", &[("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/memory.max", "max\n")], None),
+            (
+                "m-v2-nested",
+                &[
+                    ("proc/self/cgroup", "0::/pod/container\n"),
+                    ("sys/fs/cgroup/pod/container/memory.max", "max\n"),
+                    ("sys/fs/cgroup/pod/memory.max", "1048576\n"),
+                ],
+                Some(1 << 20),
+            ),
+            (
+                "m-v1",
+                &[
+                    ("proc/self/cgroup", "5:memory:/x\n4:cpu,cpuacct:/y\n"),
+                    ("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "134217728\n"),
+                    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                ],
+                Some(128 << 20),
+            ),
+        ] {
+            let root = Root::new(name, files);
+            assert_eq!(limits(&root.0).memory, expected, "{name}");
         }
     }
 }

@@ -146,8 +146,20 @@ pub(super) struct CommonArgs {
     pub(super) connections_per_node: u8,
 
     /// Longest wait for a connection to a node, 1ms to 60s; after it the node counts as down
-    #[arg(long, env = "SLIPRING_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "250ms", value_parser = parse_connect_timeout)]
+    #[arg(long, env = "SLIPRING_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "250ms", value_parser = parse_timeout)]
     pub(super) connect_timeout: Duration,
+
+    /// Longest silence of a node that owes a reply, 1ms to 60s; then the request is answered without it
+    #[arg(long, env = "SLIPRING_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "500ms", value_parser = parse_timeout)]
+    pub(super) request_timeout: Duration,
+
+    /// Longest wait of a request that its connection does not take, 1ms to 60s; then it is answered and never sent
+    #[arg(long, env = "SLIPRING_QUEUE_TIMEOUT", value_name = "DURATION", default_value = "250ms", value_parser = parse_timeout)]
+    pub(super) queue_timeout: Duration,
+
+    /// Most memory for everything that waits, 8MiB to 64GiB; `auto` is 40 % of the container's memory limit, 64MiB without one
+    #[arg(long, env = "SLIPRING_BUFFER_LIMIT", value_name = "SIZE", default_value = "auto", value_parser = parse_buffer_limit)]
+    pub(super) buffer_limit: BufferLimit,
 
     /// Most clients at a time, 1 to 1000000; a further one is told `ERROR Too many open connections` and closed
     #[arg(long, env = "SLIPRING_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -211,6 +223,10 @@ pub(super) struct AdminListen(pub(super) Option<SocketAddr>);
 /// `None` is `auto`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Workers(pub(super) Option<usize>);
+
+/// In bytes; `None` is `auto`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BufferLimit(pub(super) Option<u64>);
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum LogLevel {
@@ -286,7 +302,7 @@ fn parse_switch(text: &str) -> Result<bool, String> {
     }
 }
 
-fn parse_connect_timeout(text: &str) -> Result<Duration, String> {
+fn parse_timeout(text: &str) -> Result<Duration, String> {
     let range = Duration::from_millis(1)..=Duration::from_secs(60);
     parse_duration(text, &range)
         .ok_or_else(|| "expected a duration from 1ms to 60s, with its unit (ms, s or m)".to_owned())
@@ -313,6 +329,16 @@ fn parse_max_value(text: &str) -> Result<u64, String> {
     let range = 1 << 10..=1 << 30;
     let size = parse_size(text).filter(|size| range.contains(size));
     size.ok_or_else(|| "expected a size from 1KiB to 1GiB, such as 128MiB, 128m or 134217728".to_owned())
+}
+
+fn parse_buffer_limit(text: &str) -> Result<BufferLimit, String> {
+    if text == "auto" {
+        return Ok(BufferLimit(None));
+    }
+    let range = 8 << 20..=64 << 30;
+    let size = parse_size(text).filter(|size| range.contains(size));
+    size.map(|size| BufferLimit(Some(size)))
+        .ok_or_else(|| "expected a size from 8MiB to 64GiB, such as 64MiB, 64m or 67108864, or auto".to_owned())
 }
 
 fn parse_node_memory(text: &str) -> Result<u64, String> {
@@ -402,7 +428,7 @@ mod tests {
             ("", None),
             ("s", None),
         ] {
-            assert_eq!(parse_connect_timeout(text).ok(), milliseconds.map(Duration::from_millis), "{text}");
+            assert_eq!(parse_timeout(text).ok(), milliseconds.map(Duration::from_millis), "{text}");
         }
     }
 }

@@ -6,7 +6,7 @@ type Env<'a> = &'a [(&'a str, &'a str)];
 fn parsed_with(line: &str, env: Env<'_>, cpu_limit: Option<f64>) -> Result<Config, Exit> {
     let args = std::iter::once("slipring").chain(line.split_whitespace()).map(OsString::from);
     let lookup = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-    parse_within(args, &lookup, cpu_limit)
+    parse_within(args, &lookup, Limits { cpus: cpu_limit, memory: None })
 }
 
 fn parsed(line: &str, env: Env<'_>) -> Config {
@@ -51,6 +51,9 @@ fn defaults() {
         merge_gets: true,
         on_node_down: OnNodeDown::Miss,
         connect_timeout: Duration::from_millis(250),
+        request_timeout: Duration::from_millis(500),
+        queue_timeout: Duration::from_millis(250),
+        buffer_limit: 64 << 20,
         discovery: discovery::Options::default(),
         ready_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(5),
@@ -360,7 +363,8 @@ fn help_and_version_leave_with_success_whatever_the_environment_says() {
 fn the_table_has_every_option_once() {
     let table = option_table();
     let rows: Vec<&str> = table.lines().skip(2).collect();
-    assert_eq!(rows.len(), 24, "{table}");
+    let names: std::collections::HashSet<_> = rows.iter().filter_map(|row| row.split(" | ").nth(1)).collect();
+    assert_eq!(names.len(), rows.len(), "{table}");
     assert!(rows.iter().all(|row| row.replace("\\|", "").matches('|').count() == 5), "{table}");
     let port = "| `--node-port` | `MEMCACHED_PORT` | `11211` | Port of nodes named without one |";
     assert!(rows.contains(&port), "{table}");
@@ -377,4 +381,17 @@ fn an_empty_argument_list_is_serve() {
 fn the_declaration_is_sound() {
     Cli::command().debug_assert();
     cli::without_environment(Cli::command()).debug_assert();
+}
+
+#[test]
+fn buffers_follow_the_memory_limit() {
+    let limit = |line: &str, memory| {
+        let args = std::iter::once("slipring").chain(line.split_whitespace()).map(OsString::from);
+        parse_within(args, &|_| None, Limits { cpus: None, memory }).unwrap().buffer_limit
+    };
+    assert_eq!(limit("--nodes a", Some(100 << 20)), 40 << 20);
+    assert_eq!(limit("--nodes a", Some(10 << 20)), 8 << 20, "never less than it can work with");
+    assert_eq!(limit("--nodes a", None), 64 << 20);
+    assert_eq!(limit("--nodes a --buffer-limit 16m", Some(100 << 20)), 16 << 20);
+    assert!(refused("--nodes a --buffer-limit 1m", &[]).contains("8MiB to 64GiB"));
 }

@@ -124,6 +124,12 @@ pub struct Settings {
     pub max_value: usize,
     /// Longest silence of a node that has left the ring before what it still owes is given up.
     pub drain_timeout: Duration,
+    /// Longest silence of a node that owes a reply.
+    pub request_timeout: Duration,
+    /// Longest wait of a request that its lane does not take.
+    pub queue_timeout: Duration,
+    /// Most bytes for everything that waits, all workers together.
+    pub buffer_limit: usize,
     /// Shared connections per node, at least 1.
     pub lanes: usize,
     /// Refuse `flush_all`.
@@ -142,6 +148,28 @@ pub struct Settings {
     pub cpu_time: fn() -> (Duration, Duration),
     /// Seed of the reconnect jitter.
     pub seed: u64,
+}
+
+impl Default for Settings {
+    /// What the options are when nobody says anything.
+    fn default() -> Self {
+        Self {
+            max_value: 128 << 20,
+            drain_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_millis(500),
+            queue_timeout: Duration::from_millis(250),
+            buffer_limit: 64 << 20,
+            lanes: 1,
+            deny_flush_all: false,
+            merge_gets: true,
+            on_node_down: OnNodeDown::Miss,
+            started_at: 0,
+            pid: 1,
+            max_connections: 4096,
+            cpu_time: || (Duration::ZERO, Duration::ZERO),
+            seed: 1,
+        }
+    }
 }
 
 /// What every part of the core may touch besides the connection at hand.

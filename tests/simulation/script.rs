@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::time::Duration;
 
 use slipring::config::OnNodeDown;
 use slipring::metrics::{Cells, Counter, WorkerCells};
@@ -44,19 +43,7 @@ impl Rig {
         let nodes: Vec<Arc<Node>> = (0..nodes).map(|i| Arc::new(Node::new(&format!("node-{i}"), 11211, 1))).collect();
         let cells = Arc::new(Cells::new(1));
         let topology = Arc::new(Topology::new(1, nodes).unwrap());
-        let mut settings = Settings {
-            max_value: 128 << 20,
-            drain_timeout: Duration::from_secs(5),
-            cpu_time: || (Duration::ZERO, Duration::ZERO),
-            lanes: 1,
-            deny_flush_all: false,
-            merge_gets: true,
-            on_node_down: OnNodeDown::Miss,
-            started_at: 1_700_000_000,
-            pid: 1,
-            max_connections: 1024,
-            seed: 1,
-        };
+        let mut settings = Settings { started_at: 1_700_000_000, ..Settings::default() };
         change(&mut settings);
         let mut rig = Self {
             core: Core::new(Arc::clone(&topology), settings, Arc::clone(&cells), 0),

@@ -101,15 +101,12 @@ impl World {
         let settings = Settings {
             max_value: 128 << 20,
             drain_timeout: Duration::from_millis(drain_timeout),
-            cpu_time: || (Duration::ZERO, Duration::ZERO),
             lanes,
-            deny_flush_all: false,
             merge_gets: !rng.one_in(4),
             on_node_down: if reads_fail { OnNodeDown::Error } else { OnNodeDown::Miss },
             started_at: 1_700_000_000,
-            pid: 1,
-            max_connections: 1024,
             seed,
+            ..Settings::default()
         };
         let cells = Arc::new(Cells::new(1));
         let core = Core::new(Arc::clone(&topology), settings, Arc::clone(&cells), 0);

@@ -1,7 +1,6 @@
 //! A node that is found at another address.
 
 use super::*;
-use crate::config::OnNodeDown;
 use crate::metrics::Cells;
 use crate::proxy::{ClientId, FailReason, OutBuf, Settings};
 
@@ -26,19 +25,7 @@ fn bytes(out: &OutBuf) -> Vec<u8> {
 
 impl Bench {
     fn new(host: &str) -> Self {
-        let settings = Settings {
-            max_value: 8 << 20,
-            drain_timeout: Duration::from_secs(5),
-            lanes: 1,
-            deny_flush_all: false,
-            merge_gets: true,
-            on_node_down: OnNodeDown::Miss,
-            started_at: 0,
-            pid: 1,
-            max_connections: 10,
-            cpu_time: Default::default,
-            seed: 7,
-        };
+        let settings = Settings { seed: 7, ..Settings::default() };
         let core = Core::new(at(1, host), settings, Arc::new(Cells::new(1)), 0);
         Self { core, effects: Vec::new(), version: 1, now: Tick(1) }
     }
