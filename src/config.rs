@@ -52,6 +52,8 @@ pub struct Config {
     pub connections_per_node: usize,
     /// Largest value a client may store, in bytes, 1 KiB to 1 GiB.
     pub max_value: usize,
+    /// Larger values are streamed on connections of their own, in bytes, 16 KiB to 1 MiB.
+    pub bulk_above: usize,
     /// Whether `flush_all` is refused.
     pub deny_flush_all: bool,
     /// Whether gets that meet in one round travel as one request per node.
@@ -282,6 +284,7 @@ impl Config {
             workers: common.workers.0.unwrap_or(automatic),
             connections_per_node: common.connections_per_node.into(),
             max_value: bytes(common.max_value),
+            bulk_above: bytes(common.bulk_above),
             deny_flush_all: common.deny_flush_all,
             merge_gets: common.merge_gets,
             on_node_down: common.on_node_down,

@@ -167,6 +167,7 @@ fn settings(config: &Config) -> Settings {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Settings {
         max_value: config.max_value,
+        bulk_above: config.bulk_above,
         lanes: config.connections_per_node,
         drain_timeout: config.drain_timeout,
         request_timeout: config.request_timeout,

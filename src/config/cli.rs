@@ -169,6 +169,10 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_MAX_VALUE", value_name = "SIZE", default_value = "128MiB", value_parser = parse_max_value)]
     pub(super) max_value: u64,
 
+    /// Larger values are streamed on connections of their own, 16KiB to 1MiB
+    #[arg(long, env = "SLIPRING_BULK_ABOVE", value_name = "SIZE", default_value = "1MiB", value_parser = parse_bulk_above)]
+    pub(super) bulk_above: u64,
+
     /// Send gets that arrive together to their node as one request, which costs it less: `on` or `off`
     #[arg(long, env = "SLIPRING_MERGE_GETS", value_name = "on|off", default_value = "on", value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) merge_gets: bool,
@@ -329,6 +333,12 @@ fn parse_max_value(text: &str) -> Result<u64, String> {
     let range = 1 << 10..=1 << 30;
     let size = parse_size(text).filter(|size| range.contains(size));
     size.ok_or_else(|| "expected a size from 1KiB to 1GiB, such as 128MiB, 128m or 134217728".to_owned())
+}
+
+fn parse_bulk_above(text: &str) -> Result<u64, String> {
+    let range = 16 << 10..=1 << 20;
+    let size = parse_size(text).filter(|size| range.contains(size));
+    size.ok_or_else(|| "expected a size from 16KiB to 1MiB, such as 256KiB, 256k or 262144".to_owned())
 }
 
 fn parse_buffer_limit(text: &str) -> Result<BufferLimit, String> {

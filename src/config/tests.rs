@@ -47,6 +47,7 @@ fn defaults() {
         workers: 1,
         connections_per_node: 1,
         max_value: 128 << 20,
+        bulk_above: 1 << 20,
         deny_flush_all: false,
         merge_gets: true,
         on_node_down: OnNodeDown::Miss,
