@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, AdminState, RingNode, RingReport};
-use crate::config::{Command, Config};
+use crate::config::{Command, Config, ListenAddress};
 use crate::discovery::{self, Source, Triggers, View, follow};
 use crate::embedded::EmbeddedNode;
-use crate::listener::{self, Acceptor, BindError};
+use crate::listener::{self, Acceptor, BindError, Listener};
 use crate::metrics::{Cells, NodeState};
 use crate::proxy::Settings;
 use crate::routing::{Node, NodeIndex, Published, Topology, TopologyError};
@@ -56,7 +56,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
         let _entered = runtime.enter();
         Signals::listen()?
     };
-    let listeners = listener::bind_all(&config.listen)?;
+    let listeners = listener::bind_all(&config.listen, config.unix_mode)?;
     let source = match &config.command {
         Command::Serve { source } => source.clone(),
         Command::Dev { nodes, node_memory } => Source::Static(start_embedded(*nodes, *node_memory)?),
@@ -69,7 +69,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
 async fn serve(
     config: Config,
     source: Source,
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<Listener>,
     signals: Signals,
     started: Instant,
 ) -> Result<(), RunError> {
@@ -95,11 +95,11 @@ async fn serve(
     };
     let workers =
         (0..config.workers).map(|index| worker::spawn(index, parts.clone())).collect::<io::Result<Vec<_>>>()?;
-    let addresses = listeners.iter().map(std::net::TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+    let addresses: Vec<ListenAddress> = listeners.iter().map(|listener| listener.address().clone()).collect();
     let senders = workers.iter().map(|worker| worker.sender.clone()).collect();
     let acceptor = Arc::new(Acceptor::new(senders, Arc::clone(&cells), config.max_connections));
     for listener in listeners {
-        let accept = Arc::clone(&acceptor).run(TcpListener::from_std(listener)?);
+        let accept = Arc::clone(&acceptor).run(listener.register()?);
         tasks.spawn(stop.clone().run_until_cancelled_owned(accept));
     }
     let admin = config.admin_listen.and_then(bind_admin);
@@ -316,18 +316,21 @@ fn start_embedded(count: usize, memory: u64) -> io::Result<Vec<Node>> {
     Ok(addresses.iter().map(|address| Node::new(&address.ip().to_string(), address.port(), 1)).collect())
 }
 
-fn banner(listen: &[SocketAddr], topology: &Topology, admin: Option<SocketAddr>, memory: u64) -> String {
+fn banner(listen: &[ListenAddress], topology: &Topology, admin: Option<SocketAddr>, memory: u64) -> String {
     let nodes = topology.nodes();
     let names: Vec<&str> = nodes.iter().map(|node| &*node.name).collect();
-    let first = listen.first().map(SocketAddr::to_string).unwrap_or_default();
-    let (host, port) = first.rsplit_once(':').unwrap_or_default();
+    let target = match listen.first() {
+        Some(ListenAddress::Tcp(address)) => format!("{} {}", address.ip(), address.port()),
+        Some(ListenAddress::Unix(path)) => format!("-U {}", path.display()),
+        Some(ListenAddress::Localhost) | None => String::new(),
+    };
     let admin = admin.map_or_else(|| "off".to_owned(), |address| format!("http://127.0.0.1:{}/ring", address.port()));
     format!(
         "slipring {} in front of {} in-memory nodes of {} MiB\n\
          \x20 listens on  {}\n\
          \x20 nodes       {}\n\
          \x20 admin       {admin}\n\
-         \x20 try         printf 'set k 0 0 5\\r\\nhello\\r\\nget k\\r\\nquit\\r\\n' | nc {host} {port}\n",
+         \x20 try         printf 'set k 0 0 5\\r\\nhello\\r\\nget k\\r\\nquit\\r\\n' | nc {target}\n",
         env!("CARGO_PKG_VERSION"),
         nodes.len(),
         memory >> 20,
@@ -336,6 +339,6 @@ fn banner(listen: &[SocketAddr], topology: &Topology, admin: Option<SocketAddr>,
     )
 }
 
-fn join(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join("  ")
+fn join(addresses: &[ListenAddress]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join("  ")
 }

@@ -8,28 +8,30 @@
 //! The core is borrowed at the top of a step and never across an await; its effects are carried out
 //! after the borrow ends.
 
+mod stream;
+
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
+use crate::listener::Accepted;
 use crate::metrics::Cells;
 use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
 use crate::routing::{Node, Published};
+use stream::{ReadHalf, WriteHalf};
 
 /// One read takes at most this many bytes; the buffer stays in the L2 cache.
 const SCRATCH: usize = 64 << 10;
@@ -65,7 +67,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Worker {
     /// Client connections go here; dropping it ends the worker.
-    pub sender: mpsc::Sender<std::net::TcpStream>,
+    pub sender: mpsc::Sender<Accepted>,
     /// The worker's thread.
     pub thread: JoinHandle<()>,
 }
@@ -90,7 +92,7 @@ pub fn spawn(index: usize, parts: Parts) -> io::Result<Worker> {
     Ok(Worker { sender, thread })
 }
 
-async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<std::net::TcpStream>) {
+async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>) {
     // First subscribed, then read: a change in between is seen twice, never missed.
     let changes = parts.ring.subscribe();
     let core = Core::new(parts.ring.load(), parts.settings, Arc::clone(&parts.cells), index);
@@ -108,12 +110,16 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<std::net::
     spawn_local(poll_fn(move |cx| flusher.poll_flush(cx)));
     rim.apply();
     spawn_local(Rc::clone(&rim).follow(changes));
-    while let Some(stream) = receiver.recv().await {
-        match TcpStream::from_std(stream) {
-            Ok(stream) => {
-                spawn_local(Rc::clone(&rim).client(stream));
+    while let Some(accepted) = receiver.recv().await {
+        match stream::register(accepted) {
+            Ok((read, write)) => {
+                spawn_local(Rc::clone(&rim).client(read, write));
             }
-            Err(error) => tracing::warn!(%error, "client connection lost at hand-over"),
+            Err(error) => {
+                // It has come and gone: who counts those that are connected must not wait for it.
+                rim.parts.cells.worker(index).connections_total.add(1);
+                tracing::warn!(%error, "client connection lost at hand-over");
+            }
         }
     }
 }
@@ -122,7 +128,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<std::net::
 #[derive(Debug)]
 struct Socket<Id> {
     id: Id,
-    write: OwnedWriteHalf,
+    write: WriteHalf,
     /// Wakes the task that reads this socket.
     task: Waker,
     /// The kernel took less than there was; the task waits for room.
@@ -213,8 +219,7 @@ impl Rim {
 
     // === clients ===
 
-    async fn client(self: Rc<Self>, stream: TcpStream) {
-        let (mut read, write) = stream.into_split();
+    async fn client(self: Rc<Self>, mut read: ReadHalf, write: WriteHalf) {
         let id = self.core.borrow_mut().client_connected();
         insert(&self.clients, id.index(), Socket { id, write, task: Waker::noop().clone(), blocked: false });
         poll_fn(|cx| self.poll_client(id, &mut read, cx)).await;
@@ -235,7 +240,7 @@ impl Rim {
         let _ = timeout(LINGER, drain).await;
     }
 
-    fn poll_client(self: &Rc<Self>, id: ClientId, read: &mut OwnedReadHalf, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_client(self: &Rc<Self>, id: ClientId, read: &mut ReadHalf, cx: &mut Context<'_>) -> Poll<()> {
         if poll_writable(&self.clients, id.index(), cx, |socket| socket.id == id).is_ready() {
             self.core.borrow_mut().client_writable(id);
             self.apply();
@@ -307,14 +312,14 @@ impl Rim {
             return self.apply();
         }
         let Ok(Ok(stream)) = connected else { return };
-        let (mut read, write) = stream.into_split();
+        let (mut read, write) = stream::split(stream);
         insert(&self.upstreams, id.index(), Socket { id, write, task: Waker::noop().clone(), blocked: false });
         self.core.borrow_mut().upstream_connected(id, self.now());
         self.apply();
         poll_fn(|cx| self.poll_upstream(id, &mut read, cx)).await;
     }
 
-    fn poll_upstream(self: &Rc<Self>, id: UpstreamId, read: &mut OwnedReadHalf, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_upstream(self: &Rc<Self>, id: UpstreamId, read: &mut ReadHalf, cx: &mut Context<'_>) -> Poll<()> {
         if poll_writable(&self.upstreams, id.index(), cx, |socket| socket.id == id).is_ready() {
             self.core.borrow_mut().upstream_writable(id);
             self.apply();
@@ -428,7 +433,7 @@ fn poll_writable<Id>(
         return Poll::Pending;
     }
     // An error shows itself at the next write, or as the end of what is read.
-    let ready = socket.write.as_ref().poll_write_ready(cx).map(|_| ());
+    let ready = socket.write.poll_write_ready(cx).map(|_| ());
     socket.blocked = ready.is_pending();
     ready
 }
@@ -467,7 +472,7 @@ fn remove<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket<Id>) -> b
 }
 
 /// Writes what waits, in one call.
-fn write(socket: &OwnedWriteHalf, out: &OutBuf) -> io::Result<usize> {
+fn write(socket: &WriteHalf, out: &OutBuf) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); MAX_SLICES];
     match out.slices(&mut slices) {
         1 => socket.try_write(slices.first().map_or(&[], |slice| slice)),
@@ -475,11 +480,10 @@ fn write(socket: &OwnedWriteHalf, out: &OutBuf) -> io::Result<usize> {
     }
 }
 
-/// Reads once. A read that does not fill the buffer tells tokio that the socket is empty, so the
-/// next poll costs no call; `try_read` would not.
-fn poll_read(read: &mut OwnedReadHalf, scratch: &mut [u8], cx: &mut Context<'_>) -> Read {
+/// Reads once.
+fn poll_read(read: &mut ReadHalf, scratch: &mut [u8], cx: &mut Context<'_>) -> Read {
     let mut buffer = ReadBuf::new(scratch);
-    match Pin::new(read).poll_read(cx, &mut buffer) {
+    match read.poll_read(cx, &mut buffer) {
         Poll::Pending => Read::Pending,
         Poll::Ready(Err(_)) => Read::Failed,
         Poll::Ready(Ok(())) => match buffer.filled().len() {
