@@ -498,6 +498,6 @@ async fn connect(node: &Node) -> io::Result<TcpStream> {
         Ok(address) => TcpStream::connect(SocketAddr::new(address, node.port)).await?,
         Err(_) => TcpStream::connect((&*node.host, node.port)).await?,
     };
-    stream.set_nodelay(true)?;
+    stream::prepare_upstream(&stream)?;
     Ok(stream)
 }
