@@ -74,6 +74,8 @@ pub struct Config {
     pub ready_timeout: Duration,
     /// How long a removed node may be silent while it owes replies, up to 60 min.
     pub drain_timeout: Duration,
+    /// How long clients may stay when the process is told to end, up to 60 min.
+    pub drain_timeout_on_exit: Duration,
     /// Client connections at a time, 1 to 1,000,000.
     pub max_connections: usize,
     /// What is logged, levels by module as `tracing_subscriber::filter::Targets` reads them; parses.
@@ -297,6 +299,7 @@ impl Config {
             discovery: discovery::Options::default(),
             ready_timeout: Duration::ZERO,
             drain_timeout: Duration::from_secs(5),
+            drain_timeout_on_exit: common.drain_timeout_on_exit,
             max_connections: usize::try_from(common.max_connections).unwrap_or(usize::MAX),
             log_filter: rust_log.unwrap_or_else(|| common.log_level.as_str().to_owned()),
             warnings,

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod server;
+pub mod shutdown;
 
 pub mod listener;
 pub mod worker;

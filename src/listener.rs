@@ -303,8 +303,13 @@ impl Acceptor {
         }
     }
 
+    /// Connections so far, refused ones aside.
+    pub fn handed(&self) -> u64 {
+        self.handed.iter().map(|handed| handed.load(Relaxed)).sum()
+    }
+
     /// Connections at present, those included that no worker has taken yet.
-    fn clients(&self) -> u64 {
+    pub fn clients(&self) -> u64 {
         (0..self.workers.len()).map(|worker| self.load(worker)).sum()
     }
 
@@ -341,5 +346,21 @@ impl Accepted {
             Self::Tcp(mut stream) => stream.write_all(FULL),
             Self::Unix(mut stream) => stream.write_all(FULL),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_accepted_connection_inherits_what_the_listener_has() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = Socket::from(listener.accept().unwrap().0);
+        assert!(accepted.tcp_nodelay().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
     }
 }

@@ -17,13 +17,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
@@ -43,6 +42,10 @@ const EVENT_INTERVAL: u32 = 31;
 /// a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 << 20;
+/// At the end: how long what is in flight may take to be answered and to reach its client.
+pub const FINISH: Duration = Duration::from_secs(1);
+/// How often it is looked whether that is so.
+const FINISH_LOOK: Duration = Duration::from_millis(5);
 /// Connections handed over and not yet taken.
 const HANDOVER: usize = 1024;
 
@@ -66,10 +69,11 @@ pub struct Parts {
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
-    /// Client connections go here; dropping it ends the worker.
+    /// Client connections go here. When every sender is dropped the worker answers what is in flight, for at most
+    /// [`FINISH`], and ends.
     pub sender: mpsc::Sender<Accepted>,
-    /// The worker's thread.
-    pub thread: JoinHandle<()>,
+    /// Done, with an error or without, when it has ended.
+    pub ended: oneshot::Receiver<()>,
 }
 
 /// Starts a worker.
@@ -78,6 +82,7 @@ pub struct Worker {
 /// When the thread or its runtime cannot be made.
 pub fn spawn(index: usize, parts: Parts) -> io::Result<Worker> {
     let (sender, receiver) = mpsc::channel(HANDOVER);
+    let (end, ended) = oneshot::channel();
     let runtime = move || {
         Builder::new_current_thread()
             .enable_io()
@@ -85,11 +90,16 @@ pub fn spawn(index: usize, parts: Parts) -> io::Result<Worker> {
             .event_interval(EVENT_INTERVAL)
             .build_local(LocalOptions::default())
     };
-    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || match runtime() {
-        Ok(runtime) => runtime.block_on(run(index, parts, receiver)),
+    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || match runtime() {
+        Ok(runtime) => {
+            runtime.block_on(run(index, parts, receiver));
+            drop(end);
+            // The resolution of a name may last; nobody waits for it any more.
+            runtime.shutdown_background();
+        }
         Err(error) => tracing::error!(%error, "worker cannot start"),
     })?;
-    Ok(Worker { sender, thread })
+    Ok(Worker { sender, ended })
 }
 
 async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>) {
@@ -104,6 +114,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>)
         flusher: RefCell::new(Waker::noop().clone()),
         flusher_woken: Cell::new(false),
         effects: RefCell::default(),
+        open: Cell::new(0),
         parts,
     });
     let flusher = Rc::clone(&rim);
@@ -113,6 +124,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>)
     while let Some(accepted) = receiver.recv().await {
         match stream::register(accepted) {
             Ok((read, write)) => {
+                rim.open.set(rim.open.get() + 1);
                 spawn_local(Rc::clone(&rim).client(read, write));
             }
             Err(error) => {
@@ -122,6 +134,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>)
             }
         }
     }
+    let _ = timeout(FINISH, rim.finish()).await;
 }
 
 /// The writing half of a socket, and how its task is woken.
@@ -147,6 +160,8 @@ struct Rim {
     flusher: RefCell<Waker>,
     flusher_woken: Cell<bool>,
     effects: RefCell<Vec<Effect>>,
+    /// Client sockets that are not closed yet; longer than the core knows them.
+    open: Cell<usize>,
     parts: Parts,
 }
 
@@ -199,6 +214,16 @@ impl Rim {
         }
     }
 
+    /// Reads nothing new, and waits until what is in flight has been answered and every client closed.
+    async fn finish(self: &Rc<Self>) {
+        while self.open.get() > 0 {
+            // Each time: one that was handed over last may only now be known to the core.
+            self.core.borrow_mut().end_clients();
+            self.apply();
+            sleep(FINISH_LOOK).await;
+        }
+    }
+
     /// Takes each new ring between two rounds.
     async fn follow(self: Rc<Self>, mut changes: watch::Receiver<u64>) {
         while changes.changed().await.is_ok() {
@@ -238,6 +263,7 @@ impl Rim {
             }
         };
         let _ = timeout(LINGER, drain).await;
+        self.open.set(self.open.get().saturating_sub(1));
     }
 
     fn poll_client(self: &Rc<Self>, id: ClientId, read: &mut ReadHalf, cx: &mut Context<'_>) -> Poll<()> {

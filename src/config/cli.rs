@@ -169,6 +169,10 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) max_connections: u32,
 
+    /// How long clients may stay after SIGTERM, 0s to 60m; when none has been connected for 5 s it ends earlier
+    #[arg(long, env = "SLIPRING_DRAIN_TIMEOUT_ON_EXIT", value_name = "DURATION", default_value = "25s", value_parser = parse_patience)]
+    pub(super) drain_timeout_on_exit: Duration,
+
     /// Largest value a client may store, 1KiB to 1GiB; a node may allow less (its `-I`) and says so itself
     #[arg(long, env = "SLIPRING_MAX_VALUE", value_name = "SIZE", default_value = "128MiB", value_parser = parse_max_value)]
     pub(super) max_value: u64,

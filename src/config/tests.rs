@@ -58,6 +58,7 @@ fn defaults() {
         discovery: discovery::Options::default(),
         ready_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(5),
+        drain_timeout_on_exit: Duration::from_secs(25),
         max_connections: 4096,
         log_filter: "info".to_owned(),
         warnings: Vec::new(),
@@ -72,7 +73,7 @@ fn defaults() {
 #[test]
 fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
     type See = fn(&Config) -> String;
-    let rows: [(&str, &str, &str, &str, See); 16] = [
+    let rows: [(&str, &str, &str, &str, See); 17] = [
         ("nodes", "MEMCACHED_NODES", "a:11211=1", "b:11211=1", |c| names(c).join(",")),
         ("node-port", "MEMCACHED_PORT", "1", "2", |c| names(c)[0].rsplit_once(':').unwrap().1.replace("=1", "")),
         ("listen", "SLIPRING_LISTEN", "[::1]:5", "1.2.3.4:6", |c| c.listen[0].to_string()),
@@ -82,6 +83,9 @@ fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
         ("workers", "SLIPRING_WORKERS", "3", "64", |c| c.workers.to_string()),
         ("connections-per-node", "SLIPRING_CONNECTIONS_PER_NODE", "2", "16", |c| c.connections_per_node.to_string()),
         ("connect-timeout", "SLIPRING_CONNECT_TIMEOUT", "1ms", "5s", |c| format!("{:?}", c.connect_timeout)),
+        ("drain-timeout-on-exit", "SLIPRING_DRAIN_TIMEOUT_ON_EXIT", "1s", "3600s", |c| {
+            format!("{:?}", c.drain_timeout_on_exit)
+        }),
         ("max-connections", "SLIPRING_MAX_CONNECTIONS", "1", "1000000", |c| c.max_connections.to_string()),
         ("max-value", "SLIPRING_MAX_VALUE", "1024", "1073741824", |c| c.max_value.to_string()),
         ("merge-gets", "SLIPRING_MERGE_GETS", "off", "on", |c| if c.merge_gets { "on" } else { "off" }.to_owned()),
@@ -302,6 +306,7 @@ fn what_is_wrong_is_named_in_one_line() {
         ("connections-per-node", "SLIPRING_CONNECTIONS_PER_NODE", "17"),
         ("connect-timeout", "SLIPRING_CONNECT_TIMEOUT", "0s"),
         ("connect-timeout", "SLIPRING_CONNECT_TIMEOUT", "250"),
+        ("drain-timeout-on-exit", "SLIPRING_DRAIN_TIMEOUT_ON_EXIT", "61m"),
         ("max-connections", "SLIPRING_MAX_CONNECTIONS", "0"),
         ("max-connections", "SLIPRING_MAX_CONNECTIONS", "1000001"),
         ("max-value", "SLIPRING_MAX_VALUE", "1023"),

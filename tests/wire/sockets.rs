@@ -88,6 +88,23 @@ fn a_unix_socket_serves_as_tcp_does() {
 }
 
 #[test]
+fn the_file_of_a_unix_socket_goes_however_it_is_told_to_end() {
+    let directory = Directory::new();
+    let (path, listen) = directory.socket();
+    for signals in [&["TERM"][..], &["TERM", "TERM"], &["INT"]] {
+        let mut slipring = Slipring::command(&["dev", "--nodes", "1", "--listen", &listen], &[]);
+        TextClient::connect_unix(&path).in_step();
+        for signal in signals {
+            slipring.signal(signal);
+            // Two of the same that come at once are one.
+            eventually("it was heard", || slipring.has_ended() || slipring.output().contains("draining"));
+        }
+        assert!(slipring.wait_for_end().success(), "{signals:?}");
+        assert!(!path.exists(), "{signals:?}");
+    }
+}
+
+#[test]
 fn a_client_on_a_unix_socket_that_does_not_read_harms_only_itself() {
     let node = Memcached::start();
     let directory = Directory::new();
