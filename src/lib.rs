@@ -4,6 +4,7 @@ pub mod config;
 pub mod server;
 pub mod shutdown;
 
+pub mod descriptors;
 pub mod listener;
 pub mod worker;
 

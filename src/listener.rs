@@ -28,9 +28,9 @@ const BACKLOG: i32 = 1024;
 const BACK_OFF: Duration = Duration::from_millis(50);
 /// Between two lines in the log about the same trouble with accepting.
 const LOG_GAP: Duration = Duration::from_secs(10);
-/// Bytes that the kernel takes for a client beyond what it can send now. Without a limit it took up to 3.9 MB for one
-/// that does not read, which the container's memory limit counts and our own buffers' limit does not; with this, 160 KB.
-/// Enough for the sender never to run dry: we are woken when half of it is gone.
+/// Bytes that the kernel takes for a client beyond what it can send now. Without a limit it took 4 MB for one that does
+/// not read, which the container's memory limit counts and our own buffers' limit does not; with this, 32 KB. The sender
+/// does not run dry: we are woken when half of it is gone.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 16 << 10;
 
@@ -157,7 +157,7 @@ fn open_unix(path: &Path, mode: u32) -> io::Result<(Socket, SocketFile)> {
     Ok((socket, file))
 }
 
-/// Makes room for a Unix socket. What a crash left behind is removed; what somebody listens on, or is no socket, is not.
+/// Makes room for a Unix socket. What a crash left behind is removed; what somebody listens on, or is no socket, stays.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -273,21 +273,24 @@ pub struct Acceptor {
     cells: Arc<Cells>,
     /// Client connections at a time; more are told so and closed, as memcached does.
     max_connections: usize,
+    /// Client connections at a time that there are descriptors for; more wait in the backlog.
+    room: u64,
 }
 
 impl Acceptor {
-    /// Hands connections to these workers, `max_connections` at a time.
+    /// Hands connections to these workers, `max_connections` at a time and never more than `room`.
     #[must_use]
-    pub fn new(workers: Vec<mpsc::Sender<Accepted>>, cells: Arc<Cells>, max_connections: usize) -> Self {
+    pub fn new(workers: Vec<mpsc::Sender<Accepted>>, cells: Arc<Cells>, max_connections: usize, room: u64) -> Self {
         let handed = workers.iter().map(|_| AtomicU64::new(0)).collect();
-        Self { workers, handed, cells, max_connections }
+        Self { workers, handed, cells, max_connections, room }
     }
 
     /// Accepts until the task is dropped.
     pub async fn run(self: Arc<Self>, incoming: Incoming) {
         let mut logged: Option<Instant> = None;
         loop {
-            match incoming.accept().await {
+            let accepted = if self.clients() < self.room { incoming.accept().await } else { Err(no_room()) };
+            match accepted {
                 Ok(stream) => self.hand_over(stream).await,
                 // The client gave up before it was accepted: nothing is wrong here.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
@@ -334,6 +337,10 @@ impl Acceptor {
             let _ = worker.send(stream).await;
         }
     }
+}
+
+fn no_room() -> io::Error {
+    io::Error::other("no open files are left for further clients")
 }
 
 // === impl Accepted ===

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, AdminState, RingNode, RingReport};
 use crate::config::{Command, Config, ListenAddress};
+use crate::descriptors;
 use crate::discovery::{self, Source, Triggers, View, follow};
 use crate::embedded::EmbeddedNode;
 use crate::listener::{self, Acceptor, BindError, Listener};
@@ -52,6 +53,7 @@ pub enum RunError {
 pub fn run(config: Config) -> Result<(), RunError> {
     #[expect(clippy::disallowed_methods, reason = "the zero of the core's time")]
     let started = Instant::now();
+    let files = descriptors::raise();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     // Before anyone can see that it runs: unheard, a SIGHUP would end it.
     let signals = {
@@ -59,7 +61,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
         Signals::listen()?
     };
     let data = listener::bind_all(&config.listen, config.unix_mode)?;
-    let bound = Bound { data, admin: config.admin_listen.and_then(bind_admin) };
+    let bound = Bound { data, admin: config.admin_listen.and_then(bind_admin), files };
     let source = match &config.command {
         Command::Serve { source } => source.clone(),
         Command::Dev { nodes, node_memory } => Source::Static(start_embedded(*nodes, *node_memory)?),
@@ -76,6 +78,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
 struct Bound {
     data: Vec<Listener>,
     admin: Option<std::net::TcpListener>,
+    /// Most open files.
+    files: u64,
 }
 
 async fn serve(
@@ -117,7 +121,8 @@ async fn serve(
         (0..config.workers).map(|index| worker::spawn(index, parts.clone())).collect::<io::Result<Vec<_>>>()?;
     let (senders, ended): (Vec<_>, Vec<_>) = workers.into_iter().map(|worker| (worker.sender, worker.ended)).unzip();
     let nodes = ring.load().nodes().len();
-    let acceptor = Arc::new(Acceptor::new(senders, cells, config.max_connections));
+    let room = room_for_clients(&config, bound.files, nodes);
+    let acceptor = Arc::new(Acceptor::new(senders, cells, config.max_connections, room));
     let addresses: Vec<ListenAddress> = bound.data.iter().map(|listener| listener.address().clone()).collect();
     let accepting = Accepting::default();
     for listener in bound.data {
@@ -157,7 +162,7 @@ async fn end(
     workers: Vec<oneshot::Receiver<()>>,
 ) {
     if order == Order::Drain {
-        tracing::info!(clients = acceptor.clients(), longest = ?longest, "draining: serving on until clients have gone");
+        tracing::info!(clients = acceptor.clients(), ?longest, "draining: serving on until clients have gone");
         match shutdown::drain(&acceptor, longest).await {
             Drained::Quiet => tracing::info!("clients have gone"),
             Drained::TimedOut(clients) => tracing::warn!(clients, "clients are still connected"),
@@ -177,6 +182,18 @@ async fn end(
     if timeout(2 * worker::FINISH, all).await.is_err() {
         tracing::warn!("a worker does not end");
     }
+}
+
+/// How many clients there are descriptors for; says so when it is less than was asked for.
+fn room_for_clients(config: &Config, files: u64, nodes: usize) -> u64 {
+    let room = descriptors::room(files, config.workers, nodes, config.connections_per_node);
+    if room < config.max_connections as u64 {
+        tracing::warn!(
+            "the limit of {files} open files leaves room for {room} clients, not {} (--max-connections); others wait",
+            config.max_connections
+        );
+    }
+    room
 }
 
 /// Readiness must not stop a rollout because the cache is not there.

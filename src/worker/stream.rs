@@ -14,8 +14,8 @@ use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use crate::listener::Accepted;
 
 /// A node's machine that vanishes says nothing: an idle connection to it is probed after this silence, so often, and is
-/// given up after about 6 s. Without, the first requests after a quiet night would find out. A probe is an empty segment that
-/// the node's kernel answers: memcached never sees it.
+/// given up after about 6 s. Without, the first requests after a quiet night would find out. A probe is an empty
+/// segment that the node's kernel answers: memcached never sees it.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(3);
 const KEEPALIVE_GAP: Duration = Duration::from_secs(1);
 const KEEPALIVE_PROBES: u32 = 3;

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// A directory of the test's own, gone with it; its path is short, as that of a Unix socket must be.
 struct Directory(PathBuf);
@@ -221,4 +222,70 @@ fn clients_beyond_the_limit_are_told_so_and_closed() {
     for client in &mut clients {
         client.set("k", "v").in_step();
     }
+}
+
+#[test]
+fn without_descriptors_clients_wait_and_those_that_are_connected_go_on() {
+    let mut node = Memcached::start();
+    let slipring = Slipring::with_files(64, &["serve", "--nodes", &node.address().to_string()]);
+    slipring.wait_for_states("up", 1);
+    let warnings = slipring.output().matches("leaves room for").count();
+    assert_eq!(warnings, 1, "{}", slipring.output());
+    let mut clients: Vec<TextClient> = (0..100).map(|_| slipring.client()).collect();
+    for client in &mut clients {
+        client.send("mn\r\n");
+    }
+    for client in &mut clients[..20] {
+        client.expect("MN\r\n").set("k", "v");
+    }
+    eventually("it says so", || slipring.output().contains("cannot accept connections for now"));
+    // It does not spin: that would be a whole processor.
+    let before = cpu_ticks(&slipring);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(cpu_ticks(&slipring) - before < 25, "{} of 50 ticks", cpu_ticks(&slipring) - before);
+    // There are descriptors left for probes, and for a node that comes back.
+    assert_eq!(slipring.admin("/healthz").0, 200);
+    node.restart();
+    slipring.wait_for_states("up", 1);
+    eventually("the node is used again", || {
+        clients[0].send("set k 0 0 1\r\nv\r\n");
+        clients[0].line() == "STORED"
+    });
+    clients.drain(..80);
+    for client in &mut clients {
+        client.expect("MN\r\n").in_step();
+    }
+    drop(clients);
+    slipring.client().set("k", "v");
+    assert_eq!(slipring.output().matches("cannot accept").count(), 1, "once is enough: {}", slipring.output());
+}
+
+#[test]
+fn without_any_descriptor_it_goes_on_too() {
+    let node = Memcached::start();
+    let slipring = Slipring::with_files(64, &["serve", "--nodes", &node.address().to_string()]);
+    slipring.wait_for_states("up", 1);
+    let mut bystander = slipring.client();
+    bystander.set("k", "v");
+    // They have gone for the proxy, which still listens to each for a moment, and holds its descriptor.
+    let mut closed: Vec<TextClient> = (0..60).map(|_| slipring.client()).collect();
+    for client in &mut closed {
+        client.send("quit\r\n");
+    }
+    for _ in 0..100 {
+        bystander.set("k", "v");
+        assert_eq!(bystander.get(&["k"])[0].data, b"v");
+    }
+    for client in &mut closed {
+        client.expect_closed();
+    }
+    eventually("the admin endpoint answers", || slipring.admin("/healthz").0 == 200);
+    slipring.client().set("k", "v");
+}
+
+/// User and system time of the process, in ticks of 10 ms.
+fn cpu_ticks(slipring: &Slipring) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", slipring.pid())).unwrap();
+    let fields = stat.rsplit(')').next().unwrap().split_ascii_whitespace().skip(11).take(2);
+    fields.map(|field| field.parse::<u64>().unwrap()).sum()
 }
