@@ -1,15 +1,22 @@
-//! What the workers count.
+//! What the workers count, and how it is shown.
 //!
 //! Each worker owns one block of cells and is the only one to write it, so counting is a plain load
 //! and store; readers sum the blocks. Counters never go backwards while the process lives.
 
+mod collector;
+mod table;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::protocol::command::Command;
+
+pub use collector::{Exposition, Sources};
+pub use table::metric_table;
 
 /// A number written by one thread and read by any.
 #[derive(Debug, Default)]
@@ -80,6 +87,206 @@ impl Reason {
         Self::NodeError,
         Self::Memory,
     ];
+
+    /// The label.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::NoRing => "no_ring",
+            Self::Down => "down",
+            Self::Connect => "connect",
+            Self::Lost => "lost",
+            Self::Timeout => "timeout",
+            Self::Queue => "queue",
+            Self::Desync => "desync",
+            Self::NodeError => "node_error",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// How a request of a client ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A key that was asked for was there.
+    Hit,
+    /// It was not.
+    Miss,
+    /// `STORED`
+    Stored,
+    /// `NOT_STORED`
+    NotStored,
+    /// `EXISTS`: the value had changed.
+    Exists,
+    /// `NOT_FOUND`
+    NotFound,
+    /// Any other success.
+    Ok,
+    /// `CLIENT_ERROR` or `ERROR`
+    ClientError,
+    /// A node's `SERVER_ERROR`.
+    ServerError,
+    /// A miss that is the proxy's answer, for the node could not be asked.
+    SoftMiss,
+    /// An error that is the proxy's answer.
+    SoftError,
+}
+
+impl Outcome {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 11] = [
+        Self::Hit,
+        Self::Miss,
+        Self::Stored,
+        Self::NotStored,
+        Self::Exists,
+        Self::NotFound,
+        Self::Ok,
+        Self::ClientError,
+        Self::ServerError,
+        Self::SoftMiss,
+        Self::SoftError,
+    ];
+
+    /// The label.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Stored => "stored",
+            Self::NotStored => "not_stored",
+            Self::Exists => "exists",
+            Self::NotFound => "not_found",
+            Self::Ok => "ok",
+            Self::ClientError => "client_error",
+            Self::ServerError => "server_error",
+            Self::SoftMiss => "soft_miss",
+            Self::SoftError => "soft_error",
+        }
+    }
+}
+
+/// Why a client is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Too much waits for it.
+    Output,
+    /// A lane it needs is full.
+    Lane,
+    /// It needs a bulk lane.
+    Bulk,
+    /// There is no room for its body.
+    Memory,
+}
+
+impl Wait {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Output, Self::Lane, Self::Bulk, Self::Memory];
+
+    /// The label.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Output => "output",
+            Self::Lane => "lane",
+            Self::Bulk => "bulk",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// How a request to a node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeOutcome {
+    /// It was answered.
+    Ok,
+    /// It was answered by an error line.
+    Error,
+    /// It was not answered in time, or never sent.
+    Timeout,
+    /// Its connection was lost.
+    Lost,
+}
+
+impl NodeOutcome {
+    /// The labels, in the order of the numbers.
+    pub const WORDS: [&'static str; 4] = ["ok", "error", "timeout", "lost"];
+}
+
+/// The upper bounds of the buckets of durations, in microseconds; one more has no bound.
+pub const DURATIONS: [u64; 14] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000];
+/// The upper bounds of the buckets of sizes of multigets, in keys; one more has no bound.
+pub const SIZES: [u64; 10] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
+
+/// Counts of values by bucket, and their sum.
+#[derive(Debug, Default)]
+pub struct Histogram<const N: usize> {
+    /// Values at most as large as the bound of the same index, and larger than the one before.
+    buckets: [Counter; N],
+    /// Larger values.
+    above: Counter,
+    sum: Counter,
+}
+
+impl<const N: usize> Histogram<N> {
+    /// Counts a value, in the unit of the bounds. The owning worker only.
+    #[inline]
+    pub fn record(&self, value: u64, bounds: &[u64; N]) {
+        let place = bounds.iter().position(|bound| value <= *bound);
+        place.and_then(|place| self.buckets.get(place)).unwrap_or(&self.above).add(1);
+        self.sum.add(value);
+    }
+
+    /// Adds what this has counted to `counts` (one more than there are bounds). Returns the sum of the
+    /// values.
+    fn add_to(&self, counts: &mut [u64]) -> u64 {
+        for (count, bucket) in counts.iter_mut().zip(self.buckets.iter().chain([&self.above])) {
+            *count += bucket.get();
+        }
+        self.sum.get()
+    }
+}
+
+/// Commands that take alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The reads.
+    Get,
+    /// The six that store.
+    Store,
+    /// `delete`
+    Delete,
+    /// `incr` and `decr`
+    Arith,
+    /// `touch`
+    Touch,
+    /// The rest.
+    Other,
+}
+
+impl Kind {
+    /// The labels, in the order of the numbers.
+    pub const WORDS: [&'static str; 6] = ["get", "store", "delete", "arith", "touch", "other"];
+}
+
+impl From<Command> for Kind {
+    fn from(command: Command) -> Self {
+        match command {
+            Command::Get | Command::Gets | Command::Gat | Command::Gats => Self::Get,
+            Command::Set
+            | Command::Add
+            | Command::Replace
+            | Command::Append
+            | Command::Prepend
+            | Command::Cas => Self::Store,
+            Command::Delete => Self::Delete,
+            Command::Incr | Command::Decr => Self::Arith,
+            Command::Touch => Self::Touch,
+            Command::FlushAll | Command::Stats | Command::Other => Self::Other,
+        }
+    }
 }
 
 /// Why a client connection was closed.
@@ -103,6 +310,19 @@ impl CloseReason {
     /// All of them, in the order of their numbers.
     pub const ALL: [Self; 6] =
         [Self::Done, Self::Reset, Self::Protocol, Self::NotReading, Self::BodyStalled, Self::ValueLost];
+
+    /// The label.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Reset => "reset",
+            Self::Protocol => "protocol",
+            Self::NotReading => "not_reading",
+            Self::BodyStalled => "body_stalled",
+            Self::ValueLost => "value_lost",
+        }
+    }
 }
 
 /// How a worker sees a node. The node's reported state is the worst of the workers'.
@@ -120,6 +340,9 @@ pub enum NodeState {
 }
 
 impl NodeState {
+    /// All of them, from the best to the worst.
+    pub const ALL: [Self; 4] = [Self::Up, Self::Connecting, Self::Probing, Self::Down];
+
     /// The word shown to people and programs.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -132,71 +355,139 @@ impl NodeState {
     }
 }
 
+/// What one worker counts of one node. Units: bytes where the name says so, else events.
+#[derive(Debug, Default)]
+#[allow(missing_docs, reason = "each name is its meaning; table.rs has the help texts")]
+pub struct NodeCells {
+    state: Counter,
+    /// Requests by [`NodeOutcome`].
+    pub requests: [Counter; 4],
+    pub hits: Counter,
+    pub misses: Counter,
+    /// Keys of requests that neither hit nor miss.
+    pub others: Counter,
+    pub duration: Histogram<14>,
+    /// Requests that wait for their reply; a gauge, of the last tick.
+    pub inflight: Counter,
+    /// Bytes that wait to be sent; a gauge, of the last tick.
+    pub queued_bytes: Counter,
+    /// Connections that are made, that are used, that only finish what is in flight; gauges.
+    pub connections: [Counter; 3],
+    /// Connections that were made, refused, not made in time.
+    pub connects: [Counter; 3],
+    pub received_bytes: Counter,
+    pub sent_bytes: Counter,
+    pub timeouts: Counter,
+    pub desyncs: Counter,
+    /// Outages by cause: time-outs, not connectable, lost, out of step.
+    pub ejections: [Counter; 4],
+    /// Answered, failed.
+    pub probes: [Counter; 2],
+}
+
+impl NodeCells {
+    /// How the worker sees the node.
+    #[must_use]
+    pub fn state(&self) -> NodeState {
+        NodeState::ALL.into_iter().find(|state| *state as u64 == self.state.get()).unwrap_or_default()
+    }
+
+    /// Publishes how the worker sees the node.
+    pub fn set_state(&self, state: NodeState) {
+        self.state.set(state as u64);
+    }
+}
+
 /// One worker's cells. Units: bytes where the name says so, else events.
 #[derive(Debug, Default)]
-#[allow(missing_docs, reason = "each name is its meaning; the metrics issue adds the table of help texts")]
+#[allow(missing_docs, reason = "each name is its meaning; table.rs has the help texts")]
 pub struct WorkerCells {
     pub connections: Counter,
     pub connections_total: Counter,
     pub bytes_read: Counter,
     pub bytes_written: Counter,
-    /// Keys asked for by `get`, `gets`, `gat` and `gats`.
-    pub get_keys: Counter,
-    pub get_hits: Counter,
-    pub get_misses: Counter,
-    pub stores: Counter,
+    /// Closed client connections, by reason.
+    closed: [Counter; CloseReason::ALL.len()],
+    /// Commands as they were sent.
+    commands: [Counter; Command::ALL.len()],
+    /// Keys of reads, else requests, by command and outcome.
+    requests: [[Counter; Outcome::ALL.len()]; Command::ALL.len()],
+    /// From a request's last byte to its whole answer, by [`Kind`], in microseconds.
+    durations: [Histogram<14>; 6],
+    /// Keys per read.
+    pub multigets: Histogram<10>,
     /// Storage requests refused here because of their size.
     pub stores_too_large: Counter,
-    pub touches: Counter,
-    pub touch_hits: Counter,
-    pub touch_misses: Counter,
-    pub delete_hits: Counter,
-    pub delete_misses: Counter,
-    pub incr_hits: Counter,
-    pub incr_misses: Counter,
-    pub decr_hits: Counter,
-    pub decr_misses: Counter,
-    pub cas_hits: Counter,
-    pub cas_misses: Counter,
-    pub cas_mismatches: Counter,
-    pub flushes: Counter,
+    /// Times that a client was not read, by [`Wait`].
+    waits: [Counter; 4],
+    /// What was answered without its node, by command and reason; keys of reads, else requests.
+    soft: [[Counter; Reason::ALL.len()]; Command::ALL.len()],
+    /// Requests in the queue to their node, in microseconds.
+    pub queued: Histogram<14>,
     /// Replies swallowed because nobody waits for them (`noreply`, clients gone).
     pub dropped_replies: Counter,
     /// Upstream connections closed because they were out of step.
     pub desyncs: Counter,
-    /// Upstream connections that failed otherwise.
-    pub upstream_failures: Counter,
-    /// Times that a node owed a reply and was silent for a request time-out.
-    pub upstream_timeouts: Counter,
     /// Reads asked again because their connection was lost before a byte of the reply had come.
     pub retries: Counter,
+    /// Gets as they were sent to nodes, and the keys in them.
+    pub groups: Counter,
+    pub group_keys: Counter,
     /// Keys that travelled in a group of more than one client.
     pub merged_keys: Counter,
     /// Keys given to a client from another client's request of the same round.
     pub coalesced_keys: Counter,
     /// Requests and replies that used a bulk lane.
     pub bulk_transfers: Counter,
+    /// Requests that took longer than `--slow-request`.
+    pub slow_requests: Counter,
     /// Bytes that wait in this worker; a gauge.
     pub buffered: Counter,
-    /// Times that a client's body had to wait for memory.
-    pub memory_waits: Counter,
-    /// Closed client connections, by reason.
-    closed: [Counter; CloseReason::ALL.len()],
-    /// What was answered without its node, by command and reason; keys of reads, else requests.
-    soft: [[Counter; Reason::ALL.len()]; Command::ALL.len()],
-    /// How this worker sees the nodes, by name. Locked when a node's state changes, and to report it.
-    nodes: Mutex<HashMap<Arc<str>, NodeState>>,
+    /// What is counted by node. Locked when a node comes or goes, and to report.
+    nodes: Mutex<HashMap<Arc<str>, Arc<NodeCells>>>,
 }
 
 impl WorkerCells {
-    fn nodes(&self) -> MutexGuard<'_, HashMap<Arc<str>, NodeState>> {
+    fn nodes(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<NodeCells>>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts what is answered without its node.
-    pub fn soft(&self, command: Command, reason: Reason, n: u64) {
+    /// Counts a command that was sent.
+    #[inline]
+    pub fn command(&self, command: Command) {
+        if let Some(counter) = self.commands.get(command as usize) {
+            counter.add(1);
+        }
+    }
+
+    /// Counts how `n` requests (keys of reads) ended.
+    #[inline]
+    pub fn request(&self, command: Command, outcome: Outcome, n: u64) {
+        if let Some(counter) = self.requests.get(command as usize).and_then(|row| row.get(outcome as usize)) {
+            counter.add(n);
+        }
+    }
+
+    /// Counts how long a request took.
+    #[inline]
+    pub fn took(&self, kind: Kind, time: Duration) {
+        if let Some(histogram) = self.durations.get(kind as usize) {
+            histogram.record(micros(time), &DURATIONS);
+        }
+    }
+
+    /// Counts what is answered without its node; `miss` says how.
+    pub fn soft(&self, command: Command, reason: Reason, n: u64, miss: bool) {
         if let Some(counter) = self.soft.get(command as usize).and_then(|row| row.get(reason as usize)) {
             counter.add(n);
+        }
+        self.request(command, if miss { Outcome::SoftMiss } else { Outcome::SoftError }, n);
+    }
+
+    /// Counts that a client is not read.
+    pub fn waits(&self, wait: Wait) {
+        if let Some(counter) = self.waits.get(wait as usize) {
+            counter.add(1);
         }
     }
 
@@ -207,15 +498,25 @@ impl WorkerCells {
         }
     }
 
-    /// Publishes a node's state.
-    pub fn set_node(&self, name: &Arc<str>, state: NodeState) {
-        self.nodes().insert(Arc::clone(name), state);
+    /// The cells of a node; the same ones again as long as it is not forgotten.
+    pub fn node(&self, name: &Arc<str>) -> Arc<NodeCells> {
+        let fresh = || {
+            let cells = NodeCells::default();
+            cells.set_state(NodeState::default());
+            Arc::new(cells)
+        };
+        Arc::clone(self.nodes().entry(Arc::clone(name)).or_insert_with(fresh))
     }
 
     /// The node is in no ring and has no connection any more.
     pub fn forget_node(&self, name: &str) {
         self.nodes().remove(name);
     }
+}
+
+/// Whole microseconds.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The cells of all workers.
@@ -262,6 +563,22 @@ impl Cells {
         self.sum(|cells| cells.closed.get(reason as usize).unwrap_or(&NONE))
     }
 
+    /// Commands as they were sent.
+    pub fn command_sum(&self, command: Command) -> u64 {
+        self.sum(|cells| cells.commands.get(command as usize).unwrap_or(&NONE))
+    }
+
+    /// Requests (keys of reads) of some commands that ended in some ways.
+    pub fn requests(&self, wanted: impl Fn(Command, Outcome) -> bool) -> u64 {
+        let all = Command::ALL.into_iter().flat_map(|command| Outcome::ALL.map(|outcome| (command, outcome)));
+        all.filter(|(command, outcome)| wanted(*command, *outcome)).map(|(c, o)| self.request_sum(c, o)).sum()
+    }
+
+    fn request_sum(&self, command: Command, outcome: Outcome) -> u64 {
+        let of = |cells: &WorkerCells| cells.requests.get(command as usize)?.get(outcome as usize).map(Counter::get);
+        self.workers.iter().filter_map(of).sum()
+    }
+
     /// What was answered without its node, so far as command and reason are wanted.
     pub fn soft_sum(&self, wanted: impl Fn(Command, Reason) -> bool) -> u64 {
         let all = Command::ALL.into_iter().flat_map(|command| Reason::ALL.map(|reason| (command, reason)));
@@ -274,6 +591,6 @@ impl Cells {
     /// The worst state any worker sees a node in.
     #[must_use]
     pub fn node_state(&self, name: &str) -> NodeState {
-        self.workers.iter().filter_map(|cells| cells.nodes().get(name).copied()).max().unwrap_or_default()
+        self.workers.iter().filter_map(|cells| cells.nodes().get(name).map(|node| node.state())).max().unwrap_or_default()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::request::{Change, ReadVerb, StoreVerb};
 
-/// A command of a client that concerns nodes.
+/// A command of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the commands of doc/protocol.txt by their own names")]
 pub enum Command {
@@ -22,11 +22,13 @@ pub enum Command {
     Touch,
     FlushAll,
     Stats,
+    /// What needs no node, and what is refused.
+    Other,
 }
 
 impl Command {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Get,
         Self::Gets,
         Self::Gat,
@@ -43,9 +45,10 @@ impl Command {
         Self::Touch,
         Self::FlushAll,
         Self::Stats,
+        Self::Other,
     ];
 
-    /// The word on the wire.
+    /// The word on the wire; `other` for the rest.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -65,6 +68,7 @@ impl Command {
             Self::Touch => "touch",
             Self::FlushAll => "flush_all",
             Self::Stats => "stats",
+            Self::Other => "other",
         }
     }
 
@@ -72,6 +76,20 @@ impl Command {
     #[must_use]
     pub const fn is_read(self) -> bool {
         matches!(self, Self::Get | Self::Gets | Self::Gat | Self::Gats)
+    }
+}
+
+impl Command {
+    /// Whether it stores a value.
+    #[must_use]
+    pub const fn is_store(self) -> bool {
+        matches!(self, Self::Set | Self::Add | Self::Replace | Self::Append | Self::Prepend | Self::Cas)
+    }
+
+    /// Whether it changes a value's expiry.
+    #[must_use]
+    pub const fn touches(self) -> bool {
+        matches!(self, Self::Gat | Self::Gats | Self::Touch)
     }
 }
 

@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::client::{Reading, Stall};
+use crate::metrics::Wait;
+
 use super::{ClientId, CloseReason, Core, Shared, UpstreamId};
 
 /// What the kernel is taken to hold for a client that does not read, in bytes. With the bound that
@@ -150,7 +152,7 @@ impl Core {
         }
         client.stall = Stall::Memory { body: len };
         shared.budget.waiting.push_back(id);
-        shared.cells().memory_waits.add(1);
+        shared.cells().waits(Wait::Memory);
         false
     }
 

@@ -20,8 +20,9 @@ use super::failure::Failure;
 use super::lane::{Entry, Kind};
 use super::replies::Replies;
 use super::table::Key;
-use super::{ClientId, Core, NodeId, OnNodeDown, Tick, UpstreamId};
-use crate::metrics::{NodeState, Reason};
+use super::{ClientId, Core, NodeId, Tick, UpstreamId};
+use crate::metrics::{NodeState, Outcome, Reason, Wait};
+use crate::protocol::command::Command;
 use crate::protocol::request::{ReadVerb, Store};
 use crate::routing::Topology;
 
@@ -265,6 +266,9 @@ impl Core {
         let Some(client) = self.clients.get_mut(id.0) else { return };
         client.stall = Stall::Bulk;
         if let Some(entry) = self.nodes.get_mut(node.0) {
+            if entry.bulk.busy >= MAX_BULK {
+                self.shared.cells().waits(Wait::Bulk);
+            }
             entry.bulk.waiting.push_back(id);
         }
         self.grant(node);
@@ -341,8 +345,8 @@ impl Core {
         let refused: Vec<BulkRead> =
             client.bulk_reads.extract_if(.., |read| read.queued && read.node == node).collect();
         for read in refused {
-            shared.cells().soft(read.verb.into(), Reason::Down, read.keys.len() as u64);
-            if shared.settings.on_node_down == OnNodeDown::Miss {
+            shared.cells().soft(read.verb.into(), Reason::Down, read.keys.len() as u64, shared.misses());
+            if shared.misses() {
                 client.replies.finish(read.seq, &mut shared.pool);
             } else {
                 client.replies.fail_part(read.seq, text.as_bytes(), &mut shared.pool);
@@ -368,11 +372,11 @@ impl Core {
             client.stall = Stall::Granted;
             self.shared.resume.push_back(owner);
         }
-        if let Some((large, seq)) = client.begin_stream(lane) {
+        if let Some((large, seq)) = client.begin_stream(lane, self.shared.now) {
             self.shared.cells().bulk_transfers.add(1);
             client.in_flight += 1;
             if let Some(up) = self.upstreams.get_mut(lane.0) {
-                let entry = Entry::Single { client: owner, seq, command: large.command };
+                let entry = Entry::Single { client: owner, seq, command: large.command, expired: false };
                 up.push(&large.header, entry, &mut self.shared);
                 up.touch(lane, &mut self.shared);
             }
@@ -397,7 +401,7 @@ impl Core {
                 let Some(client) = clients.get_mut(reader.0) else { continue };
                 if passed && member.client == reader && !member.done {
                     member.done = true;
-                    shared.cells().get_misses.add(u64::from(member.left));
+                    shared.cells().request(Command::from(group.verb), Outcome::Miss, u64::from(member.left));
                     client.replies.finish(member.seq, &mut shared.pool);
                     client.settle(reader, shared);
                 }
@@ -549,7 +553,7 @@ impl Core {
         let total = store.len as u64 + 2;
         let lane = client.lane;
         let node = self.owner(Topology::hash(store.key));
-        self.shared.cells().stores.add(1);
+        self.shared.cells().command(store.verb.into());
         if self.lane(node, lane).is_none() {
             self.answer_down(id, node, store.quiet, store.verb.into());
             if let Some(client) = self.clients.get_mut(id.0) {

@@ -3,10 +3,13 @@
 //! A request is acted on only when its line is whole and valid, and a stored value only when its
 //! block has arrived and ends as it must. `requests.rs` acts on them.
 
+use std::time::Duration;
+
 use super::budget;
 use super::bulk::{self, BulkRead};
-use super::replies::{Part, Replies};
+use super::replies::{Part, Replies, Stamp};
 use super::{ClientId, CloseReason, Core, Effect, OutBuf, Shared, Tick, UpstreamId};
+use crate::metrics::{Kind, Wait};
 use crate::protocol::command::Command;
 use crate::protocol::request::{self, Refusal};
 use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
@@ -224,6 +227,9 @@ impl Client {
     /// Notes what follows from a change of this client's replies: a write, a resumption, its end.
     #[inline]
     pub(super) fn settle(&mut self, id: ClientId, shared: &mut Shared) {
+        for stamp in self.replies.take_answered() {
+            shared.cells().took(stamp.kind, Duration::from_micros(shared.now.0.saturating_sub(stamp.at.0)));
+        }
         self.recharge(shared);
         let spent = shared.budget.is_spent();
         if !self.dirty && self.replies.wants_flush() {
@@ -304,10 +310,11 @@ impl Client {
     }
 
     /// Takes the large value that waits for a lane; it streams through `lane` from now on.
-    pub(super) fn begin_stream(&mut self, lane: UpstreamId) -> Option<(Box<Large>, Option<u32>)> {
+    pub(super) fn begin_stream(&mut self, lane: UpstreamId, now: Tick) -> Option<(Box<Large>, Option<u32>)> {
         match std::mem::replace(&mut self.reading, Reading::Line) {
             Reading::AwaitLane(large) => {
-                let seq = (!large.quiet).then(|| self.replies.push(Part::Whole));
+                let stamp = Stamp { kind: Kind::Store, at: now };
+                let seq = (!large.quiet).then(|| self.replies.push(Part::Whole, stamp));
                 self.reading = Reading::Stream { lane, left: large.total, seq };
                 Some((large, seq))
             }
@@ -544,6 +551,7 @@ impl Core {
                     client.stall = Stall::Drain;
                 } else if client.is_behind(self.shared.budget.is_spent()) {
                     client.stall = Stall::Output;
+                    self.shared.cells().waits(Wait::Output);
                 }
             }
             if client.stall != Stall::None {

@@ -147,7 +147,7 @@ impl Core {
         up.struck = self.shared.now;
         up.strikes += 1;
         let (node, strikes, moved) = (up.node, up.strikes, up.moved);
-        self.shared.cells().upstream_timeouts.add(1);
+        up.cells.timeouts.add(1);
         // Of an address that a node has left, and of a node that has left, nothing follows.
         let entry = self.nodes.get_mut(node.0).filter(|entry| !moved && !entry.departed);
         if entry.is_some_and(|entry| entry.health.timed_out()) {

@@ -2,7 +2,7 @@
 
 use super::group::Group;
 use super::lane::{Body, Entry, Kind};
-use super::{ClientId, CloseReason, Core, Effect, NodeId, OnNodeDown, Tick, UpstreamId};
+use super::{ClientId, CloseReason, Core, Effect, NodeId, Tick, UpstreamId};
 use crate::metrics::{NodeState, Reason};
 use crate::protocol::command::Command;
 
@@ -79,11 +79,11 @@ impl Core {
         match reason {
             FailReason::Desync => {
                 self.shared.cells().desyncs.add(1);
+                up.cells.desyncs.add(1);
                 tracing::error!(node = %name, waiting, "node answered out of step; connection closed");
             }
             _ if matches!(kind, Kind::Idle { .. }) => {}
             _ => {
-                self.shared.cells().upstream_failures.add(1);
                 tracing::debug!(node = %name, waiting, reason = reason.text(), "connection to node lost");
             }
         }
@@ -207,11 +207,13 @@ impl Core {
                 // Answered without the borrow of the lane, then put back.
                 let mut taken = std::mem::replace(group, Box::new(Group::new()));
                 self.answer_group(&mut taken, failure);
+                taken.expired = true;
                 if let Some(Entry::Group(group)) = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index)) {
                     *group = taken;
                 }
             }
-            Entry::Single { client, seq, command } => {
+            Entry::Single { client, seq, command, expired } => {
+                *expired = true;
                 let (client, seq, command) = (*client, seq.take(), *command);
                 self.answer_single(client, seq, command, failure);
             }
@@ -233,7 +235,7 @@ impl Core {
                 }
                 self.shared.put_group(group);
             }
-            Entry::Single { client, seq, command } => {
+            Entry::Single { client, seq, command, .. } => {
                 self.answer_single(client, seq, command, failure);
                 self.landed(client);
             }
@@ -259,8 +261,8 @@ impl Core {
         for member in group.members.iter_mut().filter(|member| !member.done) {
             member.done = true;
             let Some(client) = clients.get_mut(member.client.0) else { continue };
-            shared.cells().soft(command, failure.reason, u64::from(member.left));
-            if shared.settings.on_node_down == OnNodeDown::Miss {
+            shared.cells().soft(command, failure.reason, u64::from(member.left), shared.misses());
+            if shared.misses() {
                 client.replies.finish(member.seq, &mut shared.pool);
             } else {
                 client.replies.fail_part(member.seq, failure.text, &mut shared.pool);
@@ -272,17 +274,18 @@ impl Core {
     fn answer_single(&mut self, id: ClientId, seq: Option<u32>, command: Command, failure: Failure<'_>) {
         let Self { clients, shared, .. } = self;
         if !failure.text.is_empty() {
-            shared.cells().soft(command, failure.reason, 1);
+            let miss = command == Command::Touch && shared.misses();
+            shared.cells().soft(command, failure.reason, 1, miss);
         }
         let (Some(client), Some(seq)) = (clients.get_mut(id.0), seq) else { return };
-        let soft = command == Command::Touch && shared.settings.on_node_down == OnNodeDown::Miss;
+        let soft = command == Command::Touch && shared.misses();
         client.replies.deliver(seq, if soft { b"NOT_FOUND\r\n" } else { failure.text }, &mut shared.pool);
         client.replies.finish(seq, &mut shared.pool);
         client.settle(id, shared);
     }
 
     fn answer_part(&mut self, id: ClientId, seq: Option<u32>, part: usize, command: Command, failure: Failure<'_>) {
-        self.shared.cells().soft(command, failure.reason, 1);
+        self.shared.cells().soft(command, failure.reason, 1, false);
         if let Some(seq) = seq {
             self.finish_part(id, seq, part, Some(failure.text), Some(NodeState::Down.word()));
         }

@@ -1,14 +1,44 @@
 //! The requests of a lane that wait for their reply, in the order they were put on it, each with the
-//! place of its first byte in all that was ever queued on the lane.
+//! place of its first byte in all that was ever queued on the lane, and with its times.
 
 use std::collections::VecDeque;
 
 use super::lane::Entry;
+use super::Tick;
+
+#[derive(Debug)]
+struct Place {
+    start: u64,
+    times: Times,
+    entry: Entry,
+}
+
+/// How far a request came, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// When it was put on the lane; once it was handed to the kernel, when that was.
+    at: Tick,
+    /// How long it was in the queue, in microseconds; none before it is handed over.
+    queued: Option<u32>,
+}
+
+impl Times {
+    /// How long it was in the queue, and since when it is on the wire, in microseconds.
+    pub(super) fn until(self, now: Tick) -> (u64, u64) {
+        let here = now.0.saturating_sub(self.at.0);
+        match self.queued {
+            Some(queued) => (u64::from(queued), here),
+            None => (here, 0),
+        }
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Fifo {
-    entries: VecDeque<(u64, Entry)>,
+    entries: VecDeque<Place>,
+    /// How many at the front have been handed to the kernel, or begun to be.
+    begun: usize,
     /// How many were ever pushed.
     pushed: u64,
     /// Bytes of memory held by the groups among them whose line is closed.
@@ -35,45 +65,58 @@ impl Fifo {
 
     /// Puts an entry behind the others; `start` is the place of its first byte.
     #[inline]
-    pub(super) fn push(&mut self, start: u64, entry: Entry) {
+    pub(super) fn push(&mut self, start: u64, entry: Entry, now: Tick) {
         self.pushed += 1;
         self.groups += weight(&entry);
-        self.entries.push_back((start, entry));
+        self.entries.push_back(Place { start, times: Times { at: now, queued: None }, entry });
+    }
+
+    /// The kernel has taken the first `sent` bytes: notes when, and says how long each that has begun by
+    /// them was in the queue, in microseconds.
+    #[inline]
+    pub(super) fn note_sent(&mut self, sent: u64, now: Tick, mut queued: impl FnMut(u64)) {
+        while let Some(place) = self.entries.get_mut(self.begun).filter(|place| place.start < sent) {
+            let waited = now.0.saturating_sub(place.times.at.0);
+            queued(waited);
+            place.times = Times { at: now, queued: Some(u32::try_from(waited).unwrap_or(u32::MAX)) };
+            self.begun += 1;
+        }
     }
 
     pub(super) fn front(&self) -> Option<&Entry> {
-        self.entries.front().map(|(_, entry)| entry)
+        self.entries.front().map(|place| &place.entry)
     }
 
     #[inline]
     pub(super) fn front_mut(&mut self) -> Option<&mut Entry> {
-        self.entries.front_mut().map(|(_, entry)| entry)
+        self.entries.front_mut().map(|place| &mut place.entry)
     }
 
     pub(super) fn back(&self) -> Option<&Entry> {
-        self.entries.back().map(|(_, entry)| entry)
+        self.entries.back().map(|place| &place.entry)
     }
 
     #[inline]
     pub(super) fn back_mut(&mut self) -> Option<&mut Entry> {
-        self.entries.back_mut().map(|(_, entry)| entry)
+        self.entries.back_mut().map(|place| &mut place.entry)
     }
 
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Entry> {
-        self.entries.get_mut(index).map(|(_, entry)| entry)
+        self.entries.get_mut(index).map(|place| &mut place.entry)
     }
 
     /// Where the entry at an index begins.
     #[inline]
     pub(super) fn start(&self, index: usize) -> Option<u64> {
-        self.entries.get(index).map(|(start, _)| *start)
+        self.entries.get(index).map(|place| place.start)
     }
 
     #[inline]
-    pub(super) fn pop(&mut self) -> Option<Entry> {
-        let (_, entry) = self.entries.pop_front()?;
+    pub(super) fn pop(&mut self) -> Option<(Entry, Times)> {
+        let Place { entry, times, .. } = self.entries.pop_front()?;
+        self.begun = self.begun.saturating_sub(1);
         self.groups -= weight(&entry);
-        Some(entry)
+        Some((entry, times))
     }
 
     /// The last entry, a group, has closed its line.
@@ -84,21 +127,22 @@ impl Fifo {
     /// Bytes of memory held.
     #[inline]
     pub(super) fn held(&self) -> usize {
-        self.groups + self.entries.len() * size_of::<(u64, Entry)>()
+        self.groups + self.entries.len() * size_of::<Place>()
     }
 
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {
-        self.entries.iter().map(|(_, entry)| entry)
+        self.entries.iter().map(|place| &place.entry)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.entries.iter_mut().map(|(_, entry)| entry)
+        self.entries.iter_mut().map(|place| &mut place.entry)
     }
 
     /// Takes all of them.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Entry> + use<> {
         self.groups = 0;
-        std::mem::take(&mut self.entries).into_iter().map(|(_, entry)| entry)
+        self.begun = 0;
+        std::mem::take(&mut self.entries).into_iter().map(|place| place.entry)
     }
 
     /// How many were ever pushed.
@@ -108,7 +152,7 @@ impl Fifo {
 
     /// The first entry whose first byte is not among the first `sent` bytes, as an index.
     pub(super) fn first_unsent(&self, sent: u64) -> usize {
-        self.entries.partition_point(|(start, _)| *start < sent)
+        self.entries.partition_point(|place| place.start < sent)
     }
 
     /// How many of the entries there are had been pushed when so many were.
@@ -129,19 +173,20 @@ impl Fifo {
     ) -> (Vec<Entry>, Vec<std::ops::Range<u64>>) {
         let (mut taken, mut ranges) = (Vec::new(), Vec::new());
         let behind = self.entries.split_off(from.min(self.entries.len()));
-        let ends: Vec<u64> = behind.iter().skip(1).map(|(start, _)| *start).chain([end]).collect();
+        let ends: Vec<u64> = behind.iter().skip(1).map(|place| place.start).chain([end]).collect();
         let mut gone = 0;
-        for (index, ((start, entry), end)) in (from..).zip(behind.into_iter().zip(ends)) {
-            if index < to && cut(&entry) {
+        for (index, (place, end)) in (from..).zip(behind.into_iter().zip(ends)) {
+            let start = place.start;
+            if index < to && cut(&place.entry) {
                 gone += end - start;
                 match ranges.last_mut() {
                     Some(std::ops::Range { end: last, .. }) if *last == start => *last = end,
                     _ => ranges.push(start..end),
                 }
-                self.groups -= weight(&entry);
-                taken.push(entry);
+                self.groups -= weight(&place.entry);
+                taken.push(place.entry);
             } else {
-                self.entries.push_back((start - gone, entry));
+                self.entries.push_back(Place { start: start - gone, ..place });
             }
         }
         (taken, ranges)

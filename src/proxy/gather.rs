@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::client::Taken;
 use super::lane::Entry;
+use super::replies::Stamp;
 use super::stats::{self, NodeReport, Sidecar};
 use super::upstream::Desync;
 use super::{ClientId, Core, NodeId, UpstreamId};
-use crate::config::OnNodeDown;
-use crate::metrics::NodeState;
+use crate::metrics::{Kind, NodeOutcome, NodeState, Outcome};
 use crate::protocol::command::Command;
 use crate::protocol::number;
 use crate::protocol::reply::Line;
@@ -146,14 +146,25 @@ impl Gather {
     }
 }
 
+/// How a reply that was put together here ends its request.
+fn gathered(text: &[u8]) -> Outcome {
+    match text {
+        _ if text.starts_with(b"SERVER_ERROR proxy") => Outcome::SoftError,
+        _ if text.starts_with(b"SERVER_ERROR") => Outcome::ServerError,
+        _ if text.starts_with(b"CLIENT_ERROR") || text.starts_with(b"ERROR") => Outcome::ClientError,
+        _ => Outcome::Ok,
+    }
+}
+
 impl Core {
     pub(super) fn flush_all(&mut self, id: ClientId, delay: Option<i32>, quiet: bool) -> Taken {
         if self.stalls_on_any(id) {
             return Taken::Stalled;
         }
-        self.shared.cells().flushes.add(1);
+        self.shared.cells().command(Command::FlushAll);
         if self.shared.settings.deny_flush_all {
-            self.answer(id, b"CLIENT_ERROR flush_all not allowed\r\n", quiet);
+            self.shared.cells().request(Command::FlushAll, Outcome::ClientError, 1);
+            self.answer(id, Kind::Other, b"CLIENT_ERROR flush_all not allowed\r\n", quiet);
             return Taken::Yes(0);
         }
         let mut line = b"flush_all".to_vec();
@@ -171,6 +182,10 @@ impl Core {
         if self.stalls_on_any(id) || self.waits_for_replies(id) {
             return Taken::Stalled;
         }
+        self.shared.cells().command(Command::Stats);
+        if matches!(what, Stats::Ring | Stats::Sizes | Stats::Conns) {
+            self.shared.cells().request(Command::Stats, Outcome::Ok, 1);
+        }
         match what {
             Stats::General | Stats::Nodes | Stats::Sum => {
                 self.fan_out(id, Gathering::Stats(what), b"stats\r\n", false);
@@ -181,11 +196,11 @@ impl Core {
             Stats::Reset => self.fan_out(id, Gathering::Reset, b"stats reset\r\n", false),
             Stats::Ring => {
                 let text = self.ring_lines();
-                self.answer(id, text.as_bytes(), false);
+                self.answer(id, Kind::Other, text.as_bytes(), false);
             }
             // One line each, the same for any router.
-            Stats::Sizes => self.answer(id, b"STAT sizes_status disabled\r\nEND\r\n", false),
-            Stats::Conns => self.answer(id, b"END\r\n", false),
+            Stats::Sizes => self.answer(id, Kind::Other, b"STAT sizes_status disabled\r\nEND\r\n", false),
+            Stats::Conns => self.answer(id, Kind::Other, b"END\r\n", false),
         }
         Taken::Yes(0)
     }
@@ -197,7 +212,8 @@ impl Core {
         };
         if self.ring.is_empty() && !matches!(what, Gathering::Stats(_)) {
             let text = self.down_text(NodeId::NONE);
-            return self.answer(id, text.as_bytes(), quiet);
+            self.shared.cells().request(Command::FlushAll, Outcome::SoftError, 1);
+            return self.answer(id, Kind::Other, text.as_bytes(), quiet);
         }
         let mut gather = Box::new(Gather::new(what));
         let mut asked = Vec::new();
@@ -215,16 +231,18 @@ impl Core {
                 }
             }
         }
+        let end = gather.what.end();
+        let command = if end == End::Ok { Command::FlushAll } else { Command::Stats };
         if gather.is_complete() {
             let mut text = Vec::new();
             gather.render(&self.sidecar(), &mut text);
-            return self.answer(id, &text, quiet);
+            self.shared.cells().request(command, gathered(&text), 1);
+            return self.answer(id, Kind::Other, &text, quiet);
         }
-        let end = gather.what.end();
-        let command = if end == End::Ok { Command::FlushAll } else { Command::Stats };
         let Self { clients, upstreams, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return };
-        let seq = (!quiet).then(|| client.replies.push_gather(gather));
+        let stamp = Stamp { kind: Kind::Other, at: shared.now };
+        let seq = (!quiet).then(|| client.replies.push_gather(gather, stamp));
         for (up_id, part) in asked {
             let Some(up) = upstreams.get_mut(up_id.0) else {
                 continue;
@@ -256,9 +274,9 @@ impl Core {
         let cells = &self.shared.cells;
         let uptime = self.shared.now.0 / 1_000_000;
         let (user, system) = (self.shared.settings.cpu_time)();
-        // Where reads are answered by errors, nothing was missed.
-        let misses = self.shared.settings.on_node_down == OnNodeDown::Miss;
-        let soft_misses = if misses { cells.soft_sum(|command, _| command.is_read()) } else { 0 };
+        let plain = |command: Command| command.is_read() && !command.touches();
+        let missed = |outcome: Outcome| matches!(outcome, Outcome::Miss | Outcome::SoftMiss);
+        let of = |command: Command, outcome: Outcome| cells.requests(|c, o| (c, o) == (command, outcome));
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Sidecar {
             pid: u64::from(self.shared.settings.pid),
@@ -271,24 +289,29 @@ impl Core {
             curr_connections: cells.sum(|c| &c.connections),
             total_connections: cells.sum(|c| &c.connections_total),
             rejected_connections: cells.rejected.get(),
-            cmd_get: cells.sum(|c| &c.get_keys),
-            cmd_set: cells.sum(|c| &c.stores),
-            cmd_flush: cells.sum(|c| &c.flushes),
-            cmd_touch: cells.sum(|c| &c.touches),
+            cmd_get: cells.requests(|command, _| command.is_read()),
+            cmd_set: cells.requests(|command, _| command.is_store()),
+            cmd_flush: cells.command_sum(Command::FlushAll),
+            // As in memcached, `gat` counts as a touch too, and its hits and misses only there.
+            cmd_touch: cells.requests(|command, _| command.touches()),
             cmd_meta: 0,
-            get_hits: cells.sum(|c| &c.get_hits),
-            get_misses: cells.sum(|c| &c.get_misses) + soft_misses,
-            delete_misses: cells.sum(|c| &c.delete_misses),
-            delete_hits: cells.sum(|c| &c.delete_hits),
-            incr_misses: cells.sum(|c| &c.incr_misses),
-            incr_hits: cells.sum(|c| &c.incr_hits),
-            decr_misses: cells.sum(|c| &c.decr_misses),
-            decr_hits: cells.sum(|c| &c.decr_hits),
-            cas_misses: cells.sum(|c| &c.cas_misses),
-            cas_hits: cells.sum(|c| &c.cas_hits),
-            cas_badval: cells.sum(|c| &c.cas_mismatches),
-            touch_hits: cells.sum(|c| &c.touch_hits),
-            touch_misses: cells.sum(|c| &c.touch_misses),
+            get_hits: cells.requests(|command, outcome| plain(command) && outcome == Outcome::Hit),
+            get_misses: cells.requests(|command, outcome| plain(command) && missed(outcome)),
+            delete_misses: of(Command::Delete, Outcome::NotFound),
+            delete_hits: of(Command::Delete, Outcome::Ok),
+            incr_misses: of(Command::Incr, Outcome::NotFound),
+            incr_hits: of(Command::Incr, Outcome::Ok),
+            decr_misses: of(Command::Decr, Outcome::NotFound),
+            decr_hits: of(Command::Decr, Outcome::Ok),
+            cas_misses: of(Command::Cas, Outcome::NotFound),
+            cas_hits: of(Command::Cas, Outcome::Stored),
+            cas_badval: of(Command::Cas, Outcome::Exists),
+            touch_hits: cells.requests(|command, outcome| {
+                command.touches() && matches!(outcome, Outcome::Hit | Outcome::Ok)
+            }),
+            touch_misses: cells.requests(|command, outcome| {
+                command.touches() && (missed(outcome) || outcome == Outcome::NotFound)
+            }),
             store_too_large: cells.sum(|c| &c.stores_too_large),
             bytes_read: cells.sum(|c| &c.bytes_read),
             bytes_written: cells.sum(|c| &c.bytes_written),
@@ -314,7 +337,9 @@ impl Core {
             (Line::Error, _) => Some(raw),
             _ => return Err(Desync),
         };
-        up.fifo.pop();
+        let (_, times) = up.fifo.pop().ok_or(Desync)?;
+        let outcome = if error.is_some() { NodeOutcome::Error } else { NodeOutcome::Ok };
+        let _ = up.answered(times, outcome, self.shared.now);
         if let Some(seq) = seq {
             self.finish_part(client, seq, part, error, None);
         }
@@ -340,6 +365,12 @@ impl Core {
             if let Some(gather) = client.replies.gather(seq) {
                 gather.render(&sidecar, &mut text);
             }
+            let command = if text.starts_with(b"STAT") || text.starts_with(b"END") || text.starts_with(b"RESET") {
+                Command::Stats
+            } else {
+                Command::FlushAll
+            };
+            shared.cells().request(command, gathered(&text), 1);
             client.replies.deliver(seq, &text, &mut shared.pool);
             client.replies.finish(seq, &mut shared.pool);
             shared.pool.put(text);

@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clocks::Mark;
-use super::fifo::Fifo;
+use super::fifo::{Fifo, Times};
 use super::gather::End;
 use super::group::{Group, Member};
 use super::table::Key;
 use super::{ClientId, Core, Effect, NodeId, OutBuf, Shared, Tick, UpstreamId, bulk};
-use crate::metrics::WorkerCells;
+use crate::metrics::{DURATIONS, NodeCells, NodeOutcome, Outcome};
 use crate::protocol::command::Command;
 use crate::protocol::reply::Line;
 use crate::routing::Node;
@@ -67,23 +67,18 @@ impl Command {
         }
     }
 
-    /// Counts an answer as memcached's `stats` does.
-    pub(super) fn count(self, line: &Line<'_>, cells: &WorkerCells) {
-        let counter = match (self, line) {
-            (Self::Cas, Line::Stored) => &cells.cas_hits,
-            (Self::Cas, Line::Exists) => &cells.cas_mismatches,
-            (Self::Cas, Line::NotFound) => &cells.cas_misses,
-            (Self::Delete, Line::Deleted) => &cells.delete_hits,
-            (Self::Delete, Line::NotFound) => &cells.delete_misses,
-            (Self::Incr, Line::Number) => &cells.incr_hits,
-            (Self::Incr, Line::NotFound) => &cells.incr_misses,
-            (Self::Decr, Line::Number) => &cells.decr_hits,
-            (Self::Decr, Line::NotFound) => &cells.decr_misses,
-            (Self::Touch, Line::Touched) => &cells.touch_hits,
-            (Self::Touch, Line::NotFound) => &cells.touch_misses,
-            _ => return,
-        };
-        counter.add(1);
+}
+
+/// What an answer of one line is, `raw` being its bytes.
+pub(super) fn outcome(line: &Line<'_>, raw: &[u8]) -> Outcome {
+    match line {
+        Line::Stored => Outcome::Stored,
+        Line::NotStored => Outcome::NotStored,
+        Line::Exists => Outcome::Exists,
+        Line::NotFound => Outcome::NotFound,
+        Line::Error if raw.starts_with(b"SERVER_ERROR") => Outcome::ServerError,
+        Line::Error => Outcome::ClientError,
+        _ => Outcome::Ok,
     }
 }
 
@@ -95,7 +90,8 @@ pub(super) enum Entry {
     /// A read, perhaps of several clients.
     Group(Box<Group>),
     /// A request with a reply of one line; `seq` is `None` for `noreply`.
-    Single { client: ClientId, seq: Option<u32>, command: Command },
+    /// `expired`: it was answered here, and its reply counts for nothing.
+    Single { client: ClientId, seq: Option<u32>, command: Command, expired: bool },
     /// A node's part of a fan-out; `seq` is `None` for `noreply`.
     Gather { client: ClientId, seq: Option<u32>, part: usize, end: End, command: Command },
 }
@@ -155,6 +151,8 @@ pub(super) struct Upstream {
     pub(super) partial: Vec<u8>,
     /// Bytes of memory charged for it.
     pub(super) held: usize,
+    /// Where it counts.
+    pub(super) cells: Arc<NodeCells>,
     pub(super) body: Option<Body>,
     pub(super) dirty: bool,
     pub(super) full: bool,
@@ -174,7 +172,7 @@ impl Upstream {
     /// Begins a group; its line is queued when it is closed.
     pub(super) fn push_group(&mut self, group: Box<Group>, shared: &mut Shared) {
         self.close_group(shared);
-        self.fifo.push(self.queued(), Entry::Group(group));
+        self.fifo.push(self.queued(), Entry::Group(group), shared.now);
         self.open = true;
     }
 
@@ -182,7 +180,7 @@ impl Upstream {
     pub(super) fn push_again(&mut self, mut group: Box<Group>, shared: &mut Shared) {
         let start = self.queued();
         self.out.append(group.close(), &mut shared.pool);
-        self.fifo.push(start, Entry::Group(group));
+        self.fifo.push(start, Entry::Group(group), shared.now);
     }
 
     /// Bytes ever queued.
@@ -194,8 +192,11 @@ impl Upstream {
     /// Queues the open group's line: nothing may join it any more.
     pub(super) fn close_group(&mut self, shared: &mut Shared) {
         if let (true, Some(Entry::Group(group))) = (self.open, self.fifo.back_mut()) {
+            let (cells, keys) = (shared.cells(), group.len() as u64);
+            cells.groups.add(1);
+            cells.group_keys.add(keys);
             if group.members.len() > 1 {
-                shared.cells().merged_keys.add(group.len() as u64);
+                cells.merged_keys.add(keys);
             }
             self.out.append(group.close(), &mut shared.pool);
             self.fifo.closed();
@@ -206,8 +207,26 @@ impl Upstream {
     /// Puts a request behind what waits: its bytes and its entry.
     pub(super) fn push(&mut self, line: &[u8], entry: Entry, shared: &mut Shared) {
         self.close_group(shared);
-        self.fifo.push(self.queued(), entry);
+        self.fifo.push(self.queued(), entry, shared.now);
         self.out.append(line, &mut shared.pool);
+    }
+
+    /// A reply is complete: counts how long the node took, and returns that with the time in the queue,
+    /// in microseconds.
+    #[inline]
+    pub(super) fn answered(&self, times: Times, outcome: NodeOutcome, now: Tick) -> (u64, u64) {
+        let (queued, wire) = times.until(now);
+        self.ended(outcome);
+        self.cells.duration.record(wire, &DURATIONS);
+        (queued, wire)
+    }
+
+    /// A request to the node has ended.
+    #[inline]
+    pub(super) fn ended(&self, outcome: NodeOutcome) {
+        if let Some(counter) = self.cells.requests.get(outcome as usize) {
+            counter.add(1);
+        }
     }
 
     /// So many bytes have come, and so many replies were completed by them.
@@ -318,8 +337,10 @@ impl Core {
         // The first reply proves that this is a memcached that takes us; requests follow at once.
         out.append(b"version\r\n", &mut self.shared.pool);
         let mut fifo = Fifo::default();
-        fifo.push(0, Entry::Version);
         let now = self.shared.now;
+        fifo.push(0, Entry::Version, now);
+        let name = self.nodes.get(node.0).map(|entry| Arc::clone(&entry.node.name)).unwrap_or_default();
+        let cells = self.shared.cells().node(&name);
         let token = self.nodes.get_mut(node.0).map_or(Duration::ZERO, |entry| entry.health.take_token(now));
         let id = UpstreamId(self.upstreams.insert(Upstream {
             node,
@@ -342,6 +363,7 @@ impl Core {
             sent: 0,
             partial: Vec::new(),
             held: 0,
+            cells,
             body: None,
             dirty: false,
             full: false,
@@ -401,6 +423,9 @@ impl Core {
             up.out.advance(bytes, &mut self.shared.pool);
             up.sent += bytes as u64;
             up.wrote = now;
+            up.cells.sent_bytes.add(bytes as u64);
+            let queued = &self.shared.cells.worker(self.shared.worker).queued;
+            up.fifo.note_sent(up.sent, now, |waited| queued.record(waited, &DURATIONS));
             self.relieve(id);
             self.finish_round();
         }

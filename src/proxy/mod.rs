@@ -29,6 +29,7 @@ mod lane;
 mod nodes;
 mod replies;
 mod requests;
+mod slow;
 pub mod stats;
 mod table;
 mod upstream;
@@ -146,6 +147,10 @@ pub struct Settings {
     pub on_node_down: OnNodeDown,
     /// Unix time, in seconds, at [`Tick`] 0.
     pub started_at: u64,
+    /// Requests that take at least so long are counted and told of; nothing for none.
+    pub slow_request: Option<Duration>,
+    /// Keys appear as they are, not as their hash, in what is told.
+    pub log_keys: bool,
     /// Shown by `stats`.
     pub pid: u32,
     /// Most client connections of the process; shown by `stats`.
@@ -179,6 +184,8 @@ impl Default for Settings {
             merge_gets: true,
             on_node_down: OnNodeDown::Miss,
             started_at: 0,
+            slow_request: Some(Duration::from_millis(100)),
+            log_keys: false,
             pid: 1,
             max_connections: 4096,
             cpu_time: || (Duration::ZERO, Duration::ZERO),
@@ -209,6 +216,8 @@ struct Shared {
     worker: usize,
     now: Tick,
     settings: Settings,
+    /// When a slow request of each kind was last told of.
+    slow_told: [Tick; 6],
     /// How many lanes are at their limit.
     full_lanes: usize,
     /// The rim will call [`Core::tick`] without being asked again.
@@ -221,6 +230,11 @@ struct Shared {
 impl Shared {
     fn cells(&self) -> &WorkerCells {
         self.cells.worker(self.worker)
+    }
+
+    /// Whether reads that cannot be answered are misses; else errors.
+    fn misses(&self) -> bool {
+        self.settings.on_node_down == OnNodeDown::Miss
     }
 
     /// A step of xorshift: jitter needs no better, and a simulation replays it.
@@ -283,6 +297,7 @@ impl Core {
             worker,
             now: Tick(0),
             settings,
+            slow_told: [Tick(0); 6],
             full_lanes: 0,
             ticking: false,
             bulk_ready: VecDeque::new(),

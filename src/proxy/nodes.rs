@@ -251,7 +251,7 @@ impl Core {
     /// Reports a node's state when it changes.
     pub(super) fn set_node_state(&mut self, node: NodeId, state: NodeState) {
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
-        self.shared.cells().set_node(&entry.node.name, state);
+        self.shared.cells().node(&entry.node.name).set_state(state);
         if entry.state != state {
             let name = &entry.node.name;
             match state {

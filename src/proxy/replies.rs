@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::buffer::{BufferPool, OutBuf};
+use super::Tick;
 use super::gather::Gather;
+use crate::metrics::Kind;
 
 /// Values of a read that waits for its other nodes are held back up to this many bytes, so that a
 /// multiget costs one write.
@@ -30,8 +32,16 @@ pub(super) enum Part {
     },
 }
 
+/// What a reply answers, and since when it is owed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stamp {
+    pub(super) kind: Kind,
+    pub(super) at: Tick,
+}
+
 #[derive(Debug)]
 struct Slot {
+    stamp: Stamp,
     parked: Vec<u8>,
     done: bool,
     part: Part,
@@ -56,6 +66,8 @@ pub(super) struct Replies {
     whole: bool,
     /// The error line that takes `END`'s place in the read now at the head.
     error: Option<Box<[u8]>>,
+    /// What was answered since this was last taken.
+    answered: Vec<Stamp>,
 }
 
 impl Replies {
@@ -104,15 +116,15 @@ impl Replies {
     }
 
     /// Owes one more reply.
-    pub(super) fn push(&mut self, part: Part) -> u32 {
+    pub(super) fn push(&mut self, part: Part, stamp: Stamp) -> u32 {
         let seq = self.next_seq();
-        self.slots.push_back(Slot { parked: Vec::new(), done: false, part, gather: None, error: None });
+        self.slots.push_back(Slot { stamp, parked: Vec::new(), done: false, part, gather: None, error: None });
         seq
     }
 
     /// Owes one reply that several nodes contribute to.
-    pub(super) fn push_gather(&mut self, gather: Box<Gather>) -> u32 {
-        let seq = self.push(Part::Whole);
+    pub(super) fn push_gather(&mut self, gather: Box<Gather>, stamp: Stamp) -> u32 {
+        let seq = self.push(Part::Whole, stamp);
         if let Some(slot) = self.slots.back_mut() {
             slot.gather = Some(gather);
         }
@@ -120,8 +132,8 @@ impl Replies {
     }
 
     /// Answers at once (in its turn): `text` with its CRLF.
-    pub(super) fn push_ready(&mut self, text: &[u8], pool: &mut BufferPool) {
-        let seq = self.push(Part::Whole);
+    pub(super) fn push_ready(&mut self, text: &[u8], stamp: Stamp, pool: &mut BufferPool) {
+        let seq = self.push(Part::Whole, stamp);
         self.deliver(seq, text, pool);
         self.finish(seq, pool);
     }
@@ -208,7 +220,10 @@ impl Replies {
             };
             self.base = self.base.wrapping_add(1);
             self.gathered -= slot.gather.map_or(0, |gather| gather.bytes());
-            self.whole |= matches!(slot.part, Part::Whole | Part::Values { last: true, .. });
+            if matches!(slot.part, Part::Whole | Part::Values { last: true, .. }) {
+                self.whole = true;
+                self.answered.push(slot.stamp);
+            }
             if slot.error.is_some() {
                 self.error = slot.error;
             }
@@ -233,6 +248,12 @@ impl Replies {
         if self.slots.is_empty() && self.slots.capacity() > 64 {
             self.slots = VecDeque::new();
         }
+    }
+
+    /// What was answered since the last look.
+    #[inline]
+    pub(super) fn take_answered(&mut self) -> impl Iterator<Item = Stamp> + '_ {
+        self.answered.drain(..)
     }
 
     /// Whether there is something worth a write now.
@@ -263,6 +284,8 @@ impl Replies {
 mod tests {
     use super::*;
 
+    const STAMP: Stamp = Stamp { kind: Kind::Other, at: Tick(0) };
+
     fn sent(replies: &mut Replies, pool: &mut BufferPool) -> String {
         let mut text = Vec::new();
         while !replies.out.is_empty() {
@@ -279,9 +302,9 @@ mod tests {
     fn replies_leave_in_the_order_of_the_requests() {
         let mut pool = BufferPool::default();
         let mut replies = Replies::default();
-        let first = replies.push(Part::Whole);
-        replies.push_ready(b"MN\r\n", &mut pool);
-        let third = replies.push(Part::Whole);
+        let first = replies.push(Part::Whole, STAMP);
+        replies.push_ready(b"MN\r\n", STAMP, &mut pool);
+        let third = replies.push(Part::Whole, STAMP);
         replies.deliver(third, b"STORED\r\n", &mut pool);
         replies.finish(third, &mut pool);
         assert_eq!(sent(&mut replies, &mut pool), "");
@@ -296,8 +319,8 @@ mod tests {
     fn a_read_from_several_nodes_has_one_end_and_is_held_for_it() {
         let mut pool = BufferPool::default();
         let mut replies = Replies::default();
-        let a = replies.push(Part::Values { first: true, last: false });
-        let b = replies.push(Part::Values { first: false, last: false });
+        let a = replies.push(Part::Values { first: true, last: false }, STAMP);
+        let b = replies.push(Part::Values { first: false, last: false }, STAMP);
         replies.close_read();
         replies.deliver(b, b"VALUE b 0 0\r\n\r\n", &mut pool);
         replies.deliver(a, b"VALUE a 0 0\r\n\r\n", &mut pool);
@@ -312,9 +335,9 @@ mod tests {
     fn an_error_takes_the_place_of_end_only_in_its_own_read() {
         let mut pool = BufferPool::default();
         let mut replies = Replies::default();
-        let a = replies.push(Part::Values { first: true, last: false });
-        let b = replies.push(Part::Values { first: false, last: true });
-        let c = replies.push(Part::Values { first: true, last: true });
+        let a = replies.push(Part::Values { first: true, last: false }, STAMP);
+        let b = replies.push(Part::Values { first: false, last: true }, STAMP);
+        let c = replies.push(Part::Values { first: true, last: true }, STAMP);
         replies.finish(c, &mut pool);
         replies.deliver(b, b"VALUE b 0 0\r\n\r\n", &mut pool);
         replies.finish(b, &mut pool);

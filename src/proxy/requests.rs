@@ -4,9 +4,9 @@
 
 use super::client::{Body, Input, Reading, Stall, Taken, Target};
 use super::lane::Entry;
-use super::replies::Part;
+use super::replies::{Part, Stamp};
 use super::{ClientId, Core, NodeId, OnNodeDown, UpstreamId};
-use crate::metrics::Reason;
+use crate::metrics::{Kind, Outcome, Reason, SIZES, Wait};
 use crate::protocol::command::Command;
 use crate::protocol::request::{self, Block, Change, Keys, ReadVerb, Refusal, Request, Store};
 use crate::routing::Topology;
@@ -21,13 +21,14 @@ impl Core {
             }
             Ok(Request::FlushAll { delay, quiet }) => return self.flush_all(id, delay, quiet),
             Ok(Request::Stats(what)) => return self.stats(id, what),
-            Ok(Request::Verbosity { quiet }) => self.answer(id, b"OK\r\n", quiet),
-            Ok(Request::MetaNoop) => self.answer(id, b"MN\r\n", false),
+            Ok(Request::Verbosity { quiet }) => self.answer_here(id, b"OK\r\n", quiet),
+            Ok(Request::MetaNoop) => self.answer_here(id, b"MN\r\n", false),
             Ok(Request::Version) => {
                 let text = format!("VERSION {}\r\n", self.lowest_version());
-                self.answer(id, text.as_bytes(), false);
+                self.answer_here(id, text.as_bytes(), false);
             }
             Ok(Request::Quit) => {
+                self.count_here(Outcome::Ok);
                 if let Some(client) = self.clients.get_mut(id.0) {
                     client.input = Input::Quit;
                 }
@@ -38,18 +39,32 @@ impl Core {
     }
 
     /// Answers in the client's turn, unless it asked for no answer.
-    pub(super) fn answer(&mut self, id: ClientId, text: &[u8], quiet: bool) {
+    pub(super) fn answer(&mut self, id: ClientId, kind: Kind, text: &[u8], quiet: bool) {
         if let Some(client) = self.clients.get_mut(id.0)
             && !quiet
         {
-            client.replies.push_ready(text, &mut self.shared.pool);
+            let stamp = Stamp { kind, at: self.shared.now };
+            client.replies.push_ready(text, stamp, &mut self.shared.pool);
         }
+    }
+
+    /// Answers what needs no node.
+    fn answer_here(&mut self, id: ClientId, text: &[u8], quiet: bool) {
+        self.count_here(Outcome::Ok);
+        self.answer(id, Kind::Other, text, quiet);
+    }
+
+    fn count_here(&self, outcome: Outcome) {
+        self.shared.cells().command(Command::Other);
+        self.shared.cells().request(Command::Other, outcome, 1);
     }
 
     pub(super) fn refuse(&mut self, id: ClientId, refusal: Refusal<'_>) {
         if refusal.is_too_large() {
             self.shared.cells().stores_too_large.add(1);
         }
+        let server = refusal.text.starts_with("SERVER_ERROR");
+        self.count_here(if server { Outcome::ServerError } else { Outcome::ClientError });
         if let Some(key) = refusal.stale {
             // As in memcached: what could not be stored must not leave the old value behind.
             self.invalidate(id, key);
@@ -62,7 +77,8 @@ impl Core {
             line.clear();
             line.extend_from_slice(refusal.text.as_bytes());
             line.extend_from_slice(b"\r\n");
-            client.replies.push_ready(&line, &mut self.shared.pool);
+            let stamp = Stamp { kind: Kind::Other, at: self.shared.now };
+            client.replies.push_ready(&line, stamp, &mut self.shared.pool);
             self.shared.line = line;
         }
         match refusal.block {
@@ -98,21 +114,23 @@ impl Core {
             }
         }
         let cells = self.shared.cells();
-        cells.get_keys.add(count);
+        cells.command(verb.into());
+        cells.multigets.record(count, &SIZES);
         if let Some(node) = lost {
-            cells.soft(verb.into(), self.down_reason(node), missed);
+            cells.soft(verb.into(), self.down_reason(node), missed, self.shared.misses());
         }
         let error = lost.filter(|_| self.shared.settings.on_node_down == OnNodeDown::Error);
         let error = error.map(|node| self.down_text(node));
         let Some(client) = self.clients.get_mut(id.0) else {
             return Taken::Yes(0);
         };
+        let stamp = Stamp { kind: Kind::Get, at: self.shared.now };
         match error {
             Some(text) => {
-                let seq = client.replies.push(Part::Values { first: first.is_none(), last: true });
+                let seq = client.replies.push(Part::Values { first: first.is_none(), last: true }, stamp);
                 client.replies.fail_part(seq, text.as_bytes(), &mut self.shared.pool);
             }
-            None if first.is_none() => client.replies.push_ready(b"END\r\n", &mut self.shared.pool),
+            None if first.is_none() => client.replies.push_ready(b"END\r\n", stamp, &mut self.shared.pool),
             None => client.replies.close_read(),
         }
         Taken::Yes(0)
@@ -143,7 +161,8 @@ impl Core {
         }
         let Some(group) = up.open_group() else { return };
         if !own {
-            let seq = client.replies.push(Part::Values { first: first.is_none(), last: false });
+            let stamp = Stamp { kind: Kind::Get, at: shared.now };
+            let seq = client.replies.push(Part::Values { first: first.is_none(), last: false }, stamp);
             first.get_or_insert(seq);
             group.join(id, seq);
             client.in_flight += 1;
@@ -163,7 +182,7 @@ impl Core {
         if self.stalls_on(id, hash) || (after.len() < total && !self.reserve_body(id, total)) {
             return Taken::Stalled;
         }
-        self.shared.cells().stores.add(1);
+        self.shared.cells().command(store.verb.into());
         let target = Target { hash, quiet: store.quiet, command: store.verb.into() };
         let mut header = std::mem::take(&mut self.shared.line);
         header.clear();
@@ -211,7 +230,8 @@ impl Core {
         let Target { hash, quiet, command } = target;
         let bytes = owned.as_deref().unwrap_or(block);
         if !bytes.ends_with(b"\r\n") {
-            return self.answer(id, b"CLIENT_ERROR bad data chunk\r\n", quiet);
+            self.shared.cells().request(command, Outcome::ClientError, 1);
+            return self.answer(id, Kind::Store, b"CLIENT_ERROR bad data chunk\r\n", quiet);
         }
         let Some(up_id) = self.enqueue(id, hash, quiet, header, command) else {
             return;
@@ -233,9 +253,7 @@ impl Core {
         if self.stalls_on(id, hash) {
             return Taken::Stalled;
         }
-        if matches!(change, Change::Touch(_)) {
-            self.shared.cells().touches.add(1);
-        }
+        self.shared.cells().command(change.into());
         let mut line = std::mem::take(&mut self.shared.line);
         line.clear();
         change.write(key, &mut line);
@@ -261,20 +279,22 @@ impl Core {
         };
         let Self { clients, upstreams, shared, .. } = self;
         let (client, up) = (clients.get_mut(id.0)?, upstreams.get_mut(up_id.0)?);
-        let seq = (!quiet).then(|| client.replies.push(Part::Whole));
+        let stamp = Stamp { kind: command.into(), at: shared.now };
+        let seq = (!quiet).then(|| client.replies.push(Part::Whole, stamp));
         client.in_flight += 1;
-        up.push(line, Entry::Single { client: id, seq, command }, shared);
+        up.push(line, Entry::Single { client: id, seq, command, expired: false }, shared);
         up.touch(up_id, shared);
         Some(up_id)
     }
 
     pub(super) fn answer_down(&mut self, id: ClientId, node: NodeId, quiet: bool, command: Command) {
-        self.shared.cells().soft(command, self.down_reason(node), 1);
-        if command == Command::Touch && self.shared.settings.on_node_down == OnNodeDown::Miss {
-            return self.answer(id, b"NOT_FOUND\r\n", quiet);
+        let miss = command == Command::Touch && self.shared.misses();
+        self.shared.cells().soft(command, self.down_reason(node), 1, miss);
+        if miss {
+            return self.answer(id, Kind::Touch, b"NOT_FOUND\r\n", quiet);
         }
         let text = self.down_text(node);
-        self.answer(id, text.as_bytes(), quiet);
+        self.answer(id, command.into(), text.as_bytes(), quiet);
     }
 
     fn down_reason(&self, node: NodeId) -> Reason {
@@ -298,6 +318,7 @@ impl Core {
         for lane in lanes {
             if let Some(up) = self.upstreams.get_mut(lane.0).filter(|up| up.is_full()) {
                 client.stall = Stall::Lane;
+                self.shared.cells().waits(Wait::Lane);
                 up.waiters.push_back(id);
                 return true;
             }
@@ -319,6 +340,7 @@ impl Core {
         };
         if up.is_full() {
             client.stall = Stall::Lane;
+            self.shared.cells().waits(Wait::Lane);
             up.waiters.push_back(id);
         }
         up.is_full()

@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::failure::FailReason;
-use super::lane::{Body, Entry, Kind};
+use super::lane::{Body, Entry, Kind, outcome};
 use super::nodes::Version;
-use super::{ClientId, Core, OnNodeDown, Tick, UpstreamId, bulk};
-use crate::metrics::{NodeState, Reason};
+use super::{ClientId, Core, Tick, UpstreamId, bulk};
+use crate::metrics::{NodeOutcome, NodeState, Outcome, Reason};
 use crate::protocol::command::Command;
 use crate::protocol::reply::{self, Line, MAX_REPLY_LINE};
 
@@ -37,6 +37,7 @@ impl Core {
             if let Some(up) = self.upstreams.get_mut(id.0) {
                 let replies = before.saturating_sub(up.fifo.len());
                 up.note_progress(bytes.len(), replies, now);
+                up.cells.received_bytes.add(bytes.len() as u64);
                 if let (true, Some(entry)) = (replies > 0, self.nodes.get_mut(up.node.0)) {
                     entry.health.answered();
                 }
@@ -94,6 +95,7 @@ impl Core {
             Entry::Group(group) => match line {
                 Line::Value { key, len } => {
                     let key = group.find(key).ok_or(Desync)?;
+                    up.cells.hits.add(1);
                     up.body = Some(Body { key, left: len + 2, copies: 0 });
                     if len > self.shared.settings.bulk_above as u64 {
                         let turns = matches!(up.kind, Kind::Shared | Kind::Draining);
@@ -110,12 +112,18 @@ impl Core {
                 Line::Error => self.finish_group(id, Some(raw)),
                 _ => Err(Desync),
             },
-            &mut Entry::Single { client, seq, command } => {
+            &mut Entry::Single { client, seq, command, expired } => {
                 if !command.allows(&line) {
                     return Err(Desync);
                 }
-                up.fifo.pop();
-                command.count(&line, self.shared.cells());
+                let (_, times) = up.fifo.pop().ok_or(Desync)?;
+                if !expired {
+                    let error = matches!(line, Line::Error);
+                    let took = up.answered(times, if error { NodeOutcome::Error } else { NodeOutcome::Ok }, self.shared.now);
+                    up.cells.others.add(1);
+                    self.shared.cells().request(command, outcome(&line, raw), 1);
+                    self.note_slow(id, command, 1, took);
+                }
                 self.finish_single(client, seq, raw);
                 Ok(())
             }
@@ -186,9 +194,9 @@ impl Core {
                 }
                 continue;
             }
-            shared.cells().soft(Command::from(group.verb), Reason::Memory, 1);
+            shared.cells().soft(Command::from(group.verb), Reason::Memory, 1, shared.misses());
             member.left = member.left.saturating_sub(1);
-            if shared.settings.on_node_down == OnNodeDown::Error {
+            if !shared.misses() {
                 member.done = true;
                 client.replies.fail_part(member.seq, NO_MEMORY, &mut shared.pool);
                 client.settle(member.client, shared);
@@ -212,7 +220,7 @@ impl Core {
             let Some(client) = clients.get_mut(member.client.0) else {
                 continue;
             };
-            shared.cells().get_hits.add(1);
+            shared.cells().request(Command::from(group.verb), Outcome::Hit, 1);
             client.saw_value(len);
             client.replies.deliver(member.seq, raw, &mut shared.pool);
             client.recharge(shared);
@@ -276,9 +284,17 @@ impl Core {
     fn finish_group(&mut self, id: UpstreamId, error: Option<&[u8]>) -> Result<(), Desync> {
         let Self { upstreams, clients, shared, nodes, .. } = self;
         let up = upstreams.get_mut(id.0).ok_or(Desync)?;
-        let Some(Entry::Group(mut group)) = up.fifo.pop() else {
+        let Some((Entry::Group(mut group), times)) = up.fifo.pop() else {
             return Err(Desync);
         };
+        let command = Command::from(group.verb);
+        let failed = error.map(|raw| outcome(&Line::Error, raw));
+        let mut took = None;
+        if !group.expired {
+            up.cells.misses.add(if failed.is_none() { group.open() } else { 0 });
+            let outcome = if failed.is_some() { NodeOutcome::Error } else { NodeOutcome::Ok };
+            took = Some((up.answered(times, outcome, shared.now), group.len()));
+        }
         let one = group.members.len() == 1;
         for member in &mut group.members {
             let Some(client) = clients.get_mut(member.client.0) else {
@@ -289,14 +305,16 @@ impl Core {
                 match error {
                     // Nobody else is concerned: the node's word reaches the client.
                     Some(text) if one && client.replies.is_alone(member.seq) => {
+                        let failed = failed.unwrap_or(Outcome::ServerError);
+                        shared.cells().request(command, failed, u64::from(member.left));
                         client.replies.fail_part(member.seq, text, &mut shared.pool);
                     }
                     Some(_) => {
-                        shared.cells().soft(Command::from(group.verb), Reason::NodeError, u64::from(member.left));
+                        shared.cells().soft(command, Reason::NodeError, u64::from(member.left), true);
                         client.replies.finish(member.seq, &mut shared.pool);
                     }
                     None => {
-                        shared.cells().get_misses.add(u64::from(member.left));
+                        shared.cells().request(command, Outcome::Miss, u64::from(member.left));
                         if member.left > 0 {
                             client.saw_value(0);
                         }
@@ -313,6 +331,9 @@ impl Core {
             node.no_merge_until = shared.now.after(NO_MERGE);
         }
         shared.put_group(group);
+        if let Some((took, keys)) = took {
+            self.note_slow(id, command, keys, took);
+        }
         Ok(())
     }
 
