@@ -128,6 +128,24 @@ impl Process {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// Sends it a signal, named without its SIG.
+    fn signal(&self, name: &str) {
+        // The shell's own `kill`: a machine without procps has it too.
+        let script = format!("kill -{name} {}", self.child.id());
+        let status = Command::new("sh").args(["-c", &script]).status().expect("sh");
+        assert!(status.success(), "{script}");
+    }
+
+    /// Stops it (SIGSTOP): its sockets still take what fits into them, and nobody answers.
+    fn stop(&self) {
+        self.signal("STOP");
+        eventually(&format!("{} stands still", self.name), || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("its /proc");
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
+            state == Some(true)
+        });
+    }
+
     /// Ends it; gives how it had ended before, if it had.
     fn kill(&mut self) -> Option<ExitStatus> {
         let died = self.child.try_wait().ok().flatten();
@@ -156,6 +174,9 @@ impl Drop for Process {
 /// A real memcached.
 pub struct Memcached {
     process: Option<Process>,
+    /// What starts it, if not we ourselves.
+    starter: Vec<String>,
+    host: String,
     port: Port,
     extra: Vec<String>,
 }
@@ -168,10 +189,40 @@ impl Memcached {
 
     /// As [`Memcached::start`], with further arguments, which win.
     pub fn with(extra: &[&str]) -> Self {
-        let mut node =
-            Self { process: None, port: free_port(), extra: extra.iter().map(|&word| word.to_owned()).collect() };
+        Self::elsewhere("127.0.0.1", &[], extra)
+    }
+
+    /// As [`Memcached::with`], on this host and started by this command, which must become it and
+    /// not its parent.
+    pub fn elsewhere(host: &str, starter: &[&str], extra: &[&str]) -> Self {
+        let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        let mut node = Self {
+            process: None,
+            starter: owned(starter),
+            host: host.to_owned(),
+            port: free_port(),
+            extra: owned(extra),
+        };
         node.restart();
         node
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("a memcached that was not killed")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.running().child.id()
+    }
+
+    /// Stops it (SIGSTOP) until [`Memcached::go_on`]: it takes connections and requests, for those
+    /// the kernel takes, and answers nothing.
+    pub fn stop(&self) {
+        self.running().stop();
+    }
+
+    pub fn go_on(&self) {
+        self.running().signal("CONT");
     }
 
     /// Kills it, if it runs: connections to it are reset, its data is gone.
@@ -187,10 +238,12 @@ impl Memcached {
     pub fn restart(&mut self) {
         self.kill();
         let port = self.port.number().to_string();
-        let mut command = Command::new("memcached");
+        let mut words = self.starter.iter().map(String::as_str).chain(["memcached"]);
+        let mut command = Command::new(words.next().expect("memcached at least"));
+        command.args(words);
         // `-u` is only looked at when started by root, who may not run it.
         command.args(["-u", "nobody", "-t", "1", "-m", "256", "-c", "4096"]);
-        command.args(["-p", &port, "-l", "127.0.0.1", "-U", "0"]);
+        command.args(["-p", &port, "-l", &self.host, "-U", "0"]);
         command.args(&self.extra);
         let mut process = Process::start("memcached", command);
         process.wait_until_it_accepts(self.address());
@@ -200,7 +253,7 @@ impl Memcached {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.port.on("127.0.0.1")
+        self.port.on(&self.host)
     }
 
     /// A connection straight to it, past the proxy.
@@ -258,9 +311,21 @@ impl Slipring {
 
     /// As [`Slipring::command`], on this host (an IPv6 one in brackets).
     pub fn listening(host: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::begin(host, binary(), arguments, environment)
+    }
+
+    /// As [`Slipring::command`], a member from its first page on of the control group that has
+    /// this file of members.
+    pub fn in_group(members: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new("sh");
+        command.env_clear();
+        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(members).arg(binary().get_program());
+        Self::begin("127.0.0.1", command, arguments, &[])
+    }
+
+    fn begin(host: &str, mut command: Command, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let ports = [free_port(), free_port()];
         let (address, admin) = (ports[0].on(host), ports[1].on("127.0.0.1"));
-        let mut command = binary();
         command.args(arguments);
         command.args(["--listen", &address.to_string()]);
         command.args(["--admin-listen", &admin.to_string()]);
@@ -335,21 +400,9 @@ impl Slipring {
     /// Stops the process (SIGSTOP) while `meanwhile` runs: all that is sent to it in between waits
     /// in its sockets and is found there in one round.
     pub fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
-        self.signal("STOP");
-        eventually("slipring stands still", || {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("its /proc");
-            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
-            state == Some(true)
-        });
+        self.process.stop();
         let result = meanwhile();
-        self.signal("CONT");
+        self.process.signal("CONT");
         result
-    }
-
-    fn signal(&self, name: &str) {
-        // The shell's own `kill`: a machine without procps has it too.
-        let script = format!("kill -{name} {}", self.pid());
-        let status = Command::new("sh").args(["-c", &script]).status().expect("sh");
-        assert!(status.success(), "{script}");
     }
 }
