@@ -3,7 +3,7 @@
 //! What is a time is printed in a table and not asserted, for it is the machine's as well.
 //!
 //! - `SLIPRING_OUTAGE_SECONDS` (3): how long a node is away
-//! - `SLIPRING_OUTAGE_FLAPPING_SECONDS` (6): how long a node flaps, each second
+//! - `SLIPRING_OUTAGE_FLAPPING_SECONDS` (4): how long a node flaps, each second
 //! - `SLIPRING_OUTAGE_QUIET_SECONDS` (2): how long the load runs before, for comparison
 //! - `SLIPRING_OUTAGE_RATE` (20000; 1000 in a debug build): requests per second
 //! - `SLIPRING_NO_NETNS=1`: do without the test that needs a network namespace

@@ -32,7 +32,7 @@ pub(crate) fn outage_time() -> Duration {
 }
 
 pub(crate) fn flapping_time() -> Duration {
-    seconds("SLIPRING_OUTAGE_FLAPPING_SECONDS", 6)
+    seconds("SLIPRING_OUTAGE_FLAPPING_SECONDS", 4)
 }
 
 pub(crate) fn quiet_time() -> Duration {
@@ -145,6 +145,8 @@ pub(crate) struct Stand<'a, 'scope> {
     sick: Mask,
     began: Instant,
     noticed: Option<Duration>,
+    /// The trouble may be so short that nobody is refused anything.
+    pub(crate) may_pass_unnoticed: bool,
 }
 
 impl Stand<'_, '_> {
@@ -225,10 +227,17 @@ pub(crate) fn scenario(
         assert_eq!(watch.refused.load(Ordering::Relaxed), 0, "something was refused while all was well");
 
         fleet.all(Order::Stage(Stage::Falling));
-        let mut stand =
-            Stand { nodes: &mut nodes, slipring: &slipring, fleet: &fleet, sick, began: Instant::now(), noticed: None };
+        let mut stand = Stand {
+            nodes: &mut nodes,
+            slipring: &slipring,
+            fleet: &fleet,
+            sick,
+            began: Instant::now(),
+            noticed: None,
+            may_pass_unnoticed: false,
+        };
         let returned = trouble(&mut stand);
-        let noticed = stand.noticed;
+        let (noticed, harmful) = (stand.noticed, !stand.may_pass_unnoticed);
         fleet.all(Order::Stage(Stage::Returning));
         watch.first_served.store(u64::MAX, Ordering::Relaxed);
         let deadline = Instant::now() + PATIENCE;
@@ -259,7 +268,7 @@ pub(crate) fn scenario(
             assert_eq!(node.stat("evictions"), 0, "the test's own assumption");
         }
         report(name, &tallies, noticed, back, [quiet_kib, peak_kib]);
-        judge(&tallies, sick, peak_kib);
+        judge(&tallies, harmful, peak_kib);
     });
 }
 
@@ -276,11 +285,11 @@ fn sweep(fleet: &Fleet<'_>, watch: &Watch) {
     panic!("reads are still refused although all nodes are up");
 }
 
-fn judge(tallies: &[Tally], sick: Mask, peak_kib: u64) {
+fn judge(tallies: &[Tally], harmful: bool, peak_kib: u64) {
     let sum = |of: &dyn Fn(&Tally) -> u64| tallies.iter().map(of).sum::<u64>();
     let (hits, written, healthy) = (sum(&|tally| tally.hits), sum(&|tally| tally.written), sum(&|tally| tally.healthy));
     assert!(hits > 0 && written > 0, "the load tells nothing: {hits} hits, {written} writes");
-    assert!(sick == 0 || sum(&|tally| tally.refused[0]) > 0, "nothing was refused: there was no trouble");
+    assert!(!harmful || sum(&|tally| tally.refused[0]) > 0, "nothing was refused: there was no trouble");
     // None of them has to be refused. A machine that stands still for as long as a time-out can make
     // it so, and one in ten says that it was not the machine.
     let refused = sum(&|tally| tally.refused[1]);

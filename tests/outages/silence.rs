@@ -151,4 +151,20 @@ fn inside_the_namespace() {
         far.join();
         returned
     });
+    // So short that most requests only wait: what the kernel held back arrives late and in order, and
+    // what the proxy has given up behind it must not be sent.
+    scenario("a node whose packets are dropped for 0.4 s of each second", nodes(), 0b001, &[], |stand| {
+        stand.may_pass_unnoticed = true;
+        let until = Instant::now() + flapping_time();
+        loop {
+            far.cut();
+            stand.wait(Duration::from_millis(400));
+            let returned = Instant::now();
+            far.join();
+            if Instant::now() >= until {
+                return returned;
+            }
+            stand.wait(Duration::from_millis(600));
+        }
+    });
 }
