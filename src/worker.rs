@@ -189,6 +189,10 @@ impl Rim {
             }
             // Dropping the writing half sends our end; the task drops the rest.
             Effect::CloseClient(id) => remove(&self.clients, id.index(), |s| s.id == id),
+            Effect::ResetClient(id) => {
+                reset(&self.clients, id);
+                remove(&self.clients, id.index(), |s| s.id == id);
+            }
             Effect::CloseUpstream(id) => remove(&self.upstreams, id.index(), |s| s.id == id),
         }
     }
@@ -402,7 +406,10 @@ impl Rim {
         while let Some(out) = core.client_out(id).filter(|out| !out.is_empty()) {
             match write(&socket.write, out) {
                 Ok(written) => core.client_written(id, written, self.now()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return block(socket),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    core.client_blocked(id);
+                    return block(socket);
+                }
                 Err(_) => return core.client_gone(id),
             }
         }
@@ -463,6 +470,16 @@ fn remove<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket<Id>) -> b
         && let Some(socket) = place.take_if(|socket| is(socket))
     {
         socket.task.wake();
+    }
+}
+
+/// The socket's end will be a reset, so that the kernel drops what it holds for it.
+fn reset(sockets: &Sockets<ClientId>, id: ClientId) {
+    if let Some(Some(socket)) = sockets.borrow().get(id.index())
+        && socket.id == id
+        && let Err(error) = socket2::SockRef::from(socket.write.as_ref()).set_linger(Some(Duration::ZERO))
+    {
+        tracing::debug!(%error, "cannot have a connection reset");
     }
 }
 

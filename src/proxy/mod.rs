@@ -14,6 +14,7 @@
 //! # Invariants
 //! A to G of the design; [`Core::check_invariants`] checks what can be checked from the data.
 
+mod budget;
 mod buffer;
 mod bulk;
 mod client;
@@ -41,8 +42,10 @@ pub use failure::FailReason;
 pub use table::Key;
 
 use crate::config::OnNodeDown;
+pub use crate::metrics::CloseReason;
 use crate::metrics::{Cells, WorkerCells};
 use crate::routing::Topology;
+use budget::Budget;
 use buffer::BufferPool;
 use client::Client;
 use group::Group;
@@ -113,6 +116,9 @@ pub enum Effect {
     /// close with unread input would reset the connection and could destroy the last answer on its
     /// way, so the rim sends our end and drops what comes for a moment.
     CloseClient(ClientId),
+    /// Close this client connection by a reset; the core has forgotten it. What the kernel still holds
+    /// for it is freed.
+    ResetClient(ClientId),
 }
 
 /// What the operator chose.
@@ -194,7 +200,8 @@ struct Shared {
     /// Clients whose reason to wait is gone, in the order it went.
     resume: VecDeque<ClientId>,
     /// Clients to be closed: drained, or doomed.
-    finished: Vec<ClientId>,
+    finished: Vec<(ClientId, CloseReason)>,
+    budget: Budget,
     cells: Arc<Cells>,
     worker: usize,
     now: Tick,
@@ -268,6 +275,7 @@ impl Core {
             effects: Vec::new(),
             resume: VecDeque::new(),
             finished: Vec::new(),
+            budget: Budget::new(settings.buffer_limit),
             cells,
             worker,
             now: Tick(0),
@@ -326,7 +334,7 @@ impl Core {
     /// Does what is due. Returns when to call again, while there is anything to wait for.
     pub fn tick(&mut self, now: Tick) -> Option<Tick> {
         self.shared.now = now;
-        let waiting = self.check_clocks() | self.close_idle_bulk() | self.close_silent();
+        let waiting = self.check_clocks() | self.check_memory() | self.close_idle_bulk() | self.close_silent();
         self.finish_round();
         self.shared.ticking = waiting;
         waiting.then(|| now.after(self.shared.settings.period()))
@@ -339,12 +347,13 @@ impl Core {
                 self.queue_bulk_read(id);
             } else if let Some(id) = self.shared.resume.pop_front() {
                 self.resume_client(id);
-            } else if let Some(id) = self.shared.finished.pop() {
-                self.forget_client(id);
+            } else if let Some((id, reason)) = self.shared.finished.pop() {
+                self.close_client(id, reason);
             } else {
                 break;
             }
         }
+        self.shared.tell_budget();
         #[cfg(debug_assertions)]
         self.check_invariants();
     }
