@@ -13,7 +13,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::bulk;
 use super::client::{Reading, Stall};
 use super::{ClientId, CloseReason, Core, Shared, UpstreamId};
 
@@ -24,6 +23,8 @@ pub(super) const KERNEL: usize = 128 << 10;
 pub(super) const SMALL: usize = 4 << 10;
 /// A client that holds at most so many bytes takes what it gets; less than [`KERNEL`].
 const LITTLE: usize = 64 << 10;
+/// Nothing larger than this is held whole, in bytes: it is streamed.
+const LARGEST: usize = 1 << 20;
 /// What one client may hold is a quarter of all, but not more than this many bytes.
 const MOST_SHARE: usize = 32 << 20;
 /// The other workers are told when so many bytes were taken or given back.
@@ -76,7 +77,7 @@ impl Budget {
 
     /// So little is left that the next value may find no room: those who do not read give way.
     const fn is_tight(&self) -> bool {
-        self.total() + bulk::BULK_VALUE > self.tight()
+        self.total() + LARGEST > self.tight()
     }
 
     /// No room for anything that can wait.

@@ -25,8 +25,6 @@ use crate::metrics::{NodeState, Reason};
 use crate::protocol::request::{ReadVerb, Store};
 use crate::routing::Topology;
 
-/// Values above this many bytes are streamed.
-pub(super) const BULK_VALUE: usize = 1 << 20;
 /// Most bytes of a streamed value that wait here, in either direction.
 pub(super) const STREAM_BYTES: usize = 256 << 10;
 /// Most bulk lanes per node and worker; further large values wait.

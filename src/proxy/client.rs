@@ -388,6 +388,14 @@ impl Core {
         self.finish_round();
     }
 
+    /// Nothing further is read from any client: each is closed when it has what it is owed.
+    pub fn end_clients(&mut self) {
+        let ids: Vec<ClientId> = self.clients.iter().map(|(key, _)| ClientId(key)).collect();
+        for id in ids {
+            self.client_ended(id);
+        }
+    }
+
     /// The connection is broken: whatever comes for it is swallowed.
     pub fn client_gone(&mut self, id: ClientId) {
         self.close_client(id, CloseReason::Reset);

@@ -126,6 +126,8 @@ pub enum Effect {
 pub struct Settings {
     /// Largest value, in bytes, that is forwarded.
     pub max_value: usize,
+    /// Larger values, in bytes, are streamed on connections of their own; at most 1 MiB.
+    pub bulk_above: usize,
     /// Longest silence of a node that has left the ring before what it still owes is given up.
     pub drain_timeout: Duration,
     /// Longest silence of a node that owes a reply.
@@ -167,6 +169,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_value: 128 << 20,
+            bulk_above: 1 << 20,
             drain_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_millis(500),
             queue_timeout: Duration::from_millis(250),

@@ -2,7 +2,6 @@
 //!
 //! Route and enqueue are one step, so no request ever holds an old ring.
 
-use super::bulk::BULK_VALUE;
 use super::client::{Body, Input, Reading, Stall, Taken, Target};
 use super::lane::Entry;
 use super::replies::Part;
@@ -156,7 +155,7 @@ impl Core {
     }
 
     fn store(&mut self, id: ClientId, store: &Store<'_>, after: &[u8]) -> Taken {
-        if store.len > BULK_VALUE {
+        if store.len > self.shared.settings.bulk_above {
             return self.store_large(id, store);
         }
         let hash = Topology::hash(store.key);

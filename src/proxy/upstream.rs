@@ -95,7 +95,7 @@ impl Core {
                 Line::Value { key, len } => {
                     let key = group.find(key).ok_or(Desync)?;
                     up.body = Some(Body { key, left: len + 2, copies: 0 });
-                    if len > bulk::BULK_VALUE as u64 {
+                    if len > self.shared.settings.bulk_above as u64 {
                         let turns = matches!(up.kind, Kind::Shared | Kind::Draining);
                         self.decide_misses(id, key);
                         if turns {
