@@ -97,14 +97,12 @@ pub enum CloseReason {
     BodyStalled,
     /// A value that had begun could not be completed.
     ValueLost,
-    /// The process ends.
-    Shutdown,
 }
 
 impl CloseReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 7] =
-        [Self::Done, Self::Reset, Self::Protocol, Self::NotReading, Self::BodyStalled, Self::ValueLost, Self::Shutdown];
+    pub const ALL: [Self; 6] =
+        [Self::Done, Self::Reset, Self::Protocol, Self::NotReading, Self::BodyStalled, Self::ValueLost];
 }
 
 /// How a worker sees a node. The node's reported state is the worst of the workers'.

@@ -508,7 +508,7 @@ fn remove<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket<Id>) -> b
 fn reset(sockets: &Sockets<ClientId>, id: ClientId) {
     if let Some(Some(socket)) = sockets.borrow().get(id.index())
         && socket.id == id
-        && let Err(error) = socket2::SockRef::from(socket.write.as_ref()).set_linger(Some(Duration::ZERO))
+        && let Err(error) = socket.write.end_by_reset()
     {
         tracing::debug!(%error, "cannot have a connection reset");
     }

@@ -18,7 +18,7 @@ use super::{ClientId, CloseReason, Core, Shared, UpstreamId};
 
 /// What the kernel is taken to hold for a client that does not read, in bytes. With the bound that
 /// the listening socket sets on unsent bytes it holds about so much.
-pub(super) const KERNEL: usize = 128 << 10;
+pub(super) const KERNEL: usize = 96 << 10;
 /// A body, or a value, of at most so many bytes is never what fills the memory.
 pub(super) const SMALL: usize = 4 << 10;
 /// A client that holds at most so many bytes takes what it gets; less than [`KERNEL`].
