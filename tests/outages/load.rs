@@ -82,6 +82,8 @@ pub(crate) struct Tally {
     pub(crate) written: u64,
     /// Misses and errors that a node's silence explains: on nodes in trouble, and on the others.
     pub(crate) refused: [u64; 2],
+    /// The latter by [`Stage`].
+    pub(crate) refused_while: [u64; Stage::COUNT],
     /// Answers about keys of nodes that stay well.
     pub(crate) healthy: u64,
     /// Reads that found a write which had been overtaken.
@@ -100,6 +102,7 @@ impl Tally {
             hits: 0,
             written: 0,
             refused: [0; 2],
+            refused_while: [0; Stage::COUNT],
             healthy: 0,
             late: 0,
             cut: 0,
@@ -157,11 +160,12 @@ struct Scene<'a> {
 
 impl Scene<'_> {
     /// An answer about a key of this node; true if it was refused.
-    fn seen(&mut self, node: usize, refused: bool, now: Instant) {
+    fn seen(&mut self, node: usize, refused: bool, stage: Stage, now: Instant) {
         let sick = self.sick & (1 << node) != 0;
         self.tally.healthy += u64::from(!sick);
         if refused {
             self.tally.refused[usize::from(!sick)] += 1;
+            self.tally.refused_while[stage as usize] += u64::from(!sick);
         }
         if sick {
             let now = self.watch.since_start(now);
@@ -435,7 +439,7 @@ fn answer(
                 let finding = key.found(version);
                 scene.tally.hits += u64::from(version.is_some());
                 scene.tally.late += u64::from(finding == Finding::Late);
-                scene.seen(key.node, finding == Finding::Refused, now);
+                scene.seen(key.node, finding == Finding::Refused, request.stage, now);
             }
             let unasked: Vec<&str> = found.iter().map(|block| block.key).collect();
             assert!(unasked.is_empty(), "out of step: {name} did not ask for {unasked:?}, or got it twice");
@@ -461,11 +465,11 @@ fn answer(
                 };
                 if since_wiped {
                     let finding = key.touched(existed);
-                    scene.seen(key.node, finding == Finding::Refused, now);
+                    scene.seen(key.node, finding == Finding::Refused, request.stage, now);
                 }
             } else if line.starts_with("SERVER_ERROR proxy") {
                 key.unknown(value);
-                scene.seen(key.node, true, now);
+                scene.seen(key.node, true, request.stage, now);
             } else {
                 match (asked, &*line) {
                     (Asked::Set(..), "STORED") | (Asked::Delete(_), "DELETED" | "NOT_FOUND") => {}
@@ -478,7 +482,7 @@ fn answer(
                     _ => key.deleted(line == "DELETED"),
                 }
                 scene.tally.written += 1;
-                scene.seen(key.node, false, now);
+                scene.seen(key.node, false, request.stage, now);
             }
             length
         }

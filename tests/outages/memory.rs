@@ -97,7 +97,7 @@ fn clients_that_never_read() {
         let closed = silent.iter().filter(|stream| is_closed(stream)).count();
         drop(silent);
         fleet.all(Order::Stage(Stage::After));
-        fleet.wait(Duration::from_secs(1));
+        fleet.wait(quiet_time() / 2);
         fleet.all(Order::Rest);
         (fleet.end(), closed)
     });
@@ -168,11 +168,12 @@ fn print_others(tallies: &[Tally]) {
         ("while they are there", Stage::Down),
         ("after", Stage::After),
     ] {
-        println!("  | {label:20} | {} |", spread(sum(tallies, &[Kind::Healthy, Kind::Mixed], &[stage])));
+        let refused: u64 = tallies.iter().map(|tally| tally.refused_while[stage as usize]).sum();
+        let latency = spread(sum(tallies, &[Kind::Healthy, Kind::Mixed], &[stage]));
+        println!("  | {label:20} | {latency} | {refused} refused |");
     }
     let late: u64 = tallies.iter().map(|tally| tally.late).sum();
-    let refused: u64 = tallies.iter().map(|tally| tally.refused[1]).sum();
-    println!("  wrong values: 0; connections out of step: 0; refused: {refused}; late writes seen: {late}");
+    println!("  wrong values: 0; connections out of step: 0; late writes seen: {late}");
 }
 
 // === clients that stand still in the middle of a `set` ===

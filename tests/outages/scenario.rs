@@ -257,7 +257,7 @@ pub(crate) fn scenario(
         sweep(&fleet, &watch);
         fleet.all(Order::Stage(Stage::After));
         fleet.all(Order::Go);
-        fleet.wait(Duration::from_secs(1));
+        fleet.wait(quiet_time() / 2);
         fleet.all(Order::Rest);
         sweep(&fleet, &watch);
         slipring.client().in_step();
