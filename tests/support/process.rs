@@ -128,6 +128,25 @@ impl Process {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
+        self.signal("STOP");
+        eventually(&format!("{} stands still", self.name), || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("its /proc");
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
+            state == Some(true)
+        });
+        let result = meanwhile();
+        self.signal("CONT");
+        result
+    }
+
+    fn signal(&self, name: &str) {
+        // The shell's own `kill`: a machine without procps has it too.
+        let script = format!("kill -{name} {}", self.child.id());
+        let status = Command::new("sh").args(["-c", &script]).status().expect("sh");
+        assert!(status.success(), "{script}");
+    }
+
     /// Ends it; gives how it had ended before, if it had.
     fn kill(&mut self) -> Option<ExitStatus> {
         let died = self.child.try_wait().ok().flatten();
@@ -197,6 +216,14 @@ impl Memcached {
         let pid = u64::from(process.child.id());
         self.process = Some(process);
         assert_eq!(self.stat("pid"), pid, "another memcached has the port {port}");
+    }
+
+    /// Stops the process while `meanwhile` runs: it is connected to, and says nothing.
+    ///
+    /// # Panics
+    /// When it was killed before.
+    pub fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
+        self.process.as_ref().expect("a running memcached").while_stopped(meanwhile)
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -335,21 +362,6 @@ impl Slipring {
     /// Stops the process (SIGSTOP) while `meanwhile` runs: all that is sent to it in between waits
     /// in its sockets and is found there in one round.
     pub fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
-        self.signal("STOP");
-        eventually("slipring stands still", || {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("its /proc");
-            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
-            state == Some(true)
-        });
-        let result = meanwhile();
-        self.signal("CONT");
-        result
-    }
-
-    fn signal(&self, name: &str) {
-        // The shell's own `kill`: a machine without procps has it too.
-        let script = format!("kill -{name} {}", self.pid());
-        let status = Command::new("sh").args(["-c", &script]).status().expect("sh");
-        assert!(status.success(), "{script}");
+        self.process.while_stopped(meanwhile)
     }
 }
