@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::protocol::command::Command;
+
 /// A number written by one thread and read by any.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -33,6 +35,44 @@ impl Counter {
     }
 }
 
+/// Counts nothing.
+static NONE: Counter = Counter(AtomicU64::new(0));
+
+/// Why something was answered without its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// No ring is known yet.
+    NoRing,
+    /// The node is down.
+    Down,
+    /// The connection could not be made.
+    Connect,
+    /// The connection was lost.
+    Lost,
+    /// The node did not answer in time.
+    Timeout,
+    /// The node's connection did not take the request in time; it was not sent.
+    Queue,
+    /// The node answered out of step.
+    Desync,
+    /// The node answered an error to a read of several clients or nodes.
+    NodeError,
+}
+
+impl Reason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::NoRing,
+        Self::Down,
+        Self::Connect,
+        Self::Lost,
+        Self::Timeout,
+        Self::Queue,
+        Self::Desync,
+        Self::NodeError,
+    ];
+}
+
 /// How a worker sees a node. The node's reported state is the worst of the workers'.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NodeState {
@@ -41,7 +81,9 @@ pub enum NodeState {
     /// The first connection is on its way; requests wait for it.
     #[default]
     Connecting,
-    /// Requests are answered by the proxy until a connection succeeds.
+    /// It has answered once since it was down; requests are still answered by the proxy.
+    Probing,
+    /// Requests are answered by the proxy until it has answered twice.
     Down,
 }
 
@@ -52,6 +94,7 @@ impl NodeState {
         match self {
             Self::Up => "up",
             Self::Connecting => "connecting",
+            Self::Probing => "probing",
             Self::Down => "down",
         }
     }
@@ -85,16 +128,16 @@ pub struct WorkerCells {
     pub cas_misses: Counter,
     pub cas_mismatches: Counter,
     pub flushes: Counter,
-    /// Keys answered as a miss because their node could not be asked.
-    pub soft_misses: Counter,
-    /// Requests answered `SERVER_ERROR proxy: …`.
-    pub soft_errors: Counter,
     /// Replies swallowed because nobody waits for them (`noreply`, clients gone).
     pub dropped_replies: Counter,
     /// Upstream connections closed because they were out of step.
     pub desyncs: Counter,
     /// Upstream connections that failed otherwise.
     pub upstream_failures: Counter,
+    /// Times that a node owed a reply and was silent for a request time-out.
+    pub upstream_timeouts: Counter,
+    /// Reads asked again because their connection was lost before a byte of the reply had come.
+    pub retries: Counter,
     /// Keys that travelled in a group of more than one client.
     pub merged_keys: Counter,
     /// Keys given to a client from another client's request of the same round.
@@ -103,6 +146,8 @@ pub struct WorkerCells {
     pub bulk_transfers: Counter,
     /// Clients closed because they did not read their replies.
     pub clients_too_slow: Counter,
+    /// What was answered without its node, by command and reason; keys of reads, else requests.
+    soft: [[Counter; Reason::ALL.len()]; Command::ALL.len()],
     /// How this worker sees the nodes, by name. Locked when a node's state changes, and to report it.
     nodes: Mutex<HashMap<Arc<str>, NodeState>>,
 }
@@ -110,6 +155,13 @@ pub struct WorkerCells {
 impl WorkerCells {
     fn nodes(&self) -> MutexGuard<'_, HashMap<Arc<str>, NodeState>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what is answered without its node.
+    pub fn soft(&self, command: Command, reason: Reason, n: u64) {
+        if let Some(counter) = self.soft.get(command as usize).and_then(|row| row.get(reason as usize)) {
+            counter.add(n);
+        }
     }
 
     /// Publishes a node's state.
@@ -160,6 +212,15 @@ impl Cells {
     /// The sum of one counter over the workers.
     pub fn sum(&self, counter: impl Fn(&WorkerCells) -> &Counter) -> u64 {
         self.workers.iter().map(|cells| counter(cells).get()).sum()
+    }
+
+    /// What was answered without its node, so far as command and reason are wanted.
+    pub fn soft_sum(&self, wanted: impl Fn(Command, Reason) -> bool) -> u64 {
+        let all = Command::ALL.into_iter().flat_map(|command| Reason::ALL.map(|reason| (command, reason)));
+        let counted = |(command, reason): (Command, Reason)| {
+            self.sum(|cells| cells.soft.get(command as usize).and_then(|row| row.get(reason as usize)).unwrap_or(&NONE))
+        };
+        all.filter(|(command, reason)| wanted(*command, *reason)).map(counted).sum()
     }
 
     /// The worst state any worker sees a node in.

@@ -277,7 +277,7 @@ const UNHEALTHY: &str = "unhealthy";
 /// source of nodes does not answer.
 fn status(topology: &Topology, cells: &Cells, view: &View) -> &'static str {
     let nodes = topology.nodes();
-    let down = nodes.iter().filter(|node| cells.node_state(&node.name) == NodeState::Down).count();
+    let down = nodes.iter().filter(|node| cells.node_state(&node.name) >= NodeState::Probing).count();
     if down == nodes.len() {
         UNHEALTHY
     } else if down > 0 || view.source.last_error.is_some() || !view.pending.is_empty() {

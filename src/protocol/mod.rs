@@ -4,6 +4,7 @@
 //! [`reply`] what nodes answer, [`number`] the integers of both. The reference is memcached 1.6.18
 //! (`doc/protocol.txt` and `proto_text.c`); where the proxy is stricter, the comment says why.
 
+pub mod command;
 pub mod number;
 pub mod reply;
 pub mod request;

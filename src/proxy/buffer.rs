@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 
@@ -158,6 +159,35 @@ impl OutBuf {
         }
     }
 
+    /// Takes ranges out of the middle. They count from the first byte that waits, ascend and do not
+    /// touch one another.
+    pub fn cut(&mut self, ranges: &[Range<usize>]) {
+        let mut at = 0;
+        let from = |buffer: &mut Vec<u8>, sent: usize, at: usize| {
+            let end = at + buffer.len() - sent;
+            // From the back, so that what is in front stays where it is.
+            for range in ranges.iter().rev().filter(|range| range.start < end && range.end > at) {
+                let place = |offset: usize| offset.clamp(at, end) - at + sent;
+                buffer.drain(place(range.start)..place(range.end));
+            }
+            end
+        };
+        for chunk in &mut self.chunks {
+            at = match chunk {
+                Chunk::Owned { buffer, sent } => from(buffer, *sent, at),
+                Chunk::Shared(bytes) => {
+                    let mut buffer = bytes.to_vec();
+                    let end = from(&mut buffer, 0, at);
+                    *bytes = buffer.into();
+                    end
+                }
+            };
+        }
+        from(&mut self.tail, self.sent, at);
+        self.chunks.retain(|chunk| !chunk.bytes().is_empty());
+        self.len -= ranges.iter().map(ExactSizeIterator::len).sum::<usize>();
+    }
+
     /// Drops everything.
     pub fn clear(&mut self, pool: &mut BufferPool) {
         while let Some(chunk) = self.chunks.pop_front() {
@@ -220,6 +250,47 @@ mod tests {
             prop_assert_eq!(out.len(), expected.len() - found.len());
             found.extend(drain(&mut out, step, &mut pool));
             prop_assert!(found == expected);
+        }
+    }
+
+    proptest! {
+        /// What is cut out of the middle is never sent, and all else is.
+        #[test]
+        fn a_cut_takes_its_ranges_and_nothing_else(
+            pieces in prop::collection::vec((0..3_u8, prop::collection::vec(any::<u8>(), 0..40_000)), 1..8),
+            cuts in prop::collection::vec((1_usize..30_000, 0_usize..30_000), 0..6),
+            step in 1_usize..70_000,
+            early in 0_usize..60_000,
+        ) {
+            let mut pool = BufferPool::default();
+            let mut out = OutBuf::default();
+            let mut expected = Vec::new();
+            for (how, bytes) in pieces {
+                expected.extend_from_slice(&bytes);
+                match how {
+                    0 => out.append(&bytes, &mut pool),
+                    1 => out.push(bytes),
+                    _ => out.push_shared(Bytes::from(bytes)),
+                }
+            }
+            let early = early.min(expected.len());
+            out.advance(early, &mut pool);
+            expected.drain(..early);
+            let mut ranges = Vec::new();
+            let mut at = 0;
+            for (gap, len) in cuts {
+                let (start, end) = ((at + gap).min(expected.len()), (at + gap + len).min(expected.len()));
+                if start < end {
+                    ranges.push(start..end);
+                }
+                at = end + 1;
+            }
+            out.cut(&ranges);
+            for range in ranges.iter().rev() {
+                expected.drain(range.clone());
+            }
+            prop_assert_eq!(out.len(), expected.len());
+            prop_assert!(drain(&mut out, step, &mut pool) == expected);
         }
     }
 

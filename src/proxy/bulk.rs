@@ -16,10 +16,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::client::{Large, Reading, Stall, Taken};
+use super::failure::Failure;
 use super::lane::{Entry, Kind};
 use super::replies::Replies;
 use super::table::Key;
-use super::{ClientId, Core, NodeId, Tick, UpstreamId};
+use super::{ClientId, Core, NodeId, OnNodeDown, Tick, UpstreamId};
+use crate::metrics::{NodeState, Reason};
 use crate::protocol::request::{ReadVerb, Store};
 use crate::routing::Topology;
 
@@ -145,7 +147,7 @@ impl Core {
         if others {
             self.set_kind(id, Kind::Retired);
         } else {
-            self.drop_upstream(id, b"");
+            self.drop_upstream(id, Failure::NONE);
         }
     }
 
@@ -286,23 +288,28 @@ impl Core {
     pub(super) fn close_idle_of(&mut self, node: NodeId) {
         let idle = self.nodes.get_mut(node.0).map(|entry| std::mem::take(&mut entry.bulk.idle));
         for id in idle.unwrap_or_default() {
-            self.drop_upstream(id, b"");
+            self.drop_upstream(id, Failure::NONE);
         }
     }
 
-    /// Gives free bulk lanes to those that wait.
-    fn grant(&mut self, node: NodeId) {
+    /// Gives free bulk lanes to those that wait; where the node is down, answers them.
+    pub(super) fn grant(&mut self, node: NodeId) {
         loop {
             let Some(entry) = self.nodes.get_mut(node.0) else {
                 return;
             };
-            if entry.bulk.busy >= MAX_BULK {
+            let down = matches!(entry.state, NodeState::Down | NodeState::Probing);
+            if entry.bulk.busy >= MAX_BULK && !down {
                 return;
             }
             let Some(owner) = entry.bulk.waiting.pop_front() else {
                 return;
             };
             if self.clients.get(owner.0).is_none() {
+                continue;
+            }
+            if down {
+                self.refuse_large(owner, node);
                 continue;
             }
             entry.bulk.busy += 1;
@@ -318,6 +325,31 @@ impl Core {
         }
     }
 
+    /// The node that a client's large values wait for is down.
+    fn refuse_large(&mut self, id: ClientId, node: NodeId) {
+        let text = self.down_text(node);
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else { return };
+        let refused: Vec<BulkRead> =
+            client.bulk_reads.extract_if(.., |read| read.queued && read.node == node).collect();
+        for read in refused {
+            shared.cells().soft(read.verb.into(), Reason::Down, read.keys.len() as u64);
+            if shared.settings.on_node_down == OnNodeDown::Miss {
+                client.replies.finish(read.seq, &mut shared.pool);
+            } else {
+                client.replies.fail_part(read.seq, text.as_bytes(), &mut shared.pool);
+            }
+        }
+        if client.bulk_reads.is_empty() {
+            client.stall = Stall::Granted;
+            shared.resume.push_back(id);
+        }
+        if let Some(large) = client.refuse_stream() {
+            self.answer_down(id, node, large.quiet, large.command);
+        }
+        self.settle_client(id);
+    }
+
     fn begin_bulk(&mut self, owner: ClientId, lane: UpstreamId, node: NodeId) {
         let Some(client) = self.clients.get_mut(owner.0) else { return };
         client.draining = true;
@@ -331,7 +363,7 @@ impl Core {
             self.shared.cells().bulk_transfers.add(1);
             client.in_flight += 1;
             if let Some(up) = self.upstreams.get_mut(lane.0) {
-                let entry = Entry::Single { client: owner, seq, verb: large.verb };
+                let entry = Entry::Single { client: owner, seq, command: large.command };
                 up.push(&large.header, entry, &mut self.shared);
                 up.touch(lane, &mut self.shared);
             }
@@ -402,13 +434,13 @@ impl Core {
             Kind::Shared | Kind::Idle { .. } => return,
             // What nobody waits for was promised all the same: a `noreply` of a client that left.
             Kind::Draining if !up.fifo.is_empty() => return,
-            Kind::Draining => return self.drop_upstream(id, b""),
+            Kind::Draining => return self.drop_upstream(id, Failure::NONE),
             Kind::Bulk { .. } | Kind::Retired => {}
         }
         let needed = up.fifo.iter().flat_map(Entry::waiting).any(|client| self.clients.get(client.0).is_some());
         let Kind::Bulk { owner } = up.kind else {
             if !needed {
-                self.drop_upstream(id, b"");
+                self.drop_upstream(id, Failure::NONE);
             }
             return;
         };
@@ -418,11 +450,11 @@ impl Core {
         }
         if !up.fifo.is_empty() {
             // Only what nobody waits for is still to come.
-            return self.drop_upstream(id, b"");
+            return self.drop_upstream(id, Failure::NONE);
         }
         let (node, since) = (up.node, self.shared.now);
         if up.moved || self.nodes.get(node.0).is_some_and(|entry| entry.departed) {
-            return self.drop_upstream(id, b"");
+            return self.drop_upstream(id, Failure::NONE);
         }
         self.set_kind(id, Kind::Idle { since });
         if let Some(entry) = self.nodes.get_mut(node.0) {
@@ -465,7 +497,7 @@ impl Core {
         for (id, kind) in concerned {
             match kind {
                 Kind::Retired => self.release_lane(id),
-                _ => self.drop_upstream(id, b""),
+                _ => self.drop_upstream(id, Failure::NONE),
             }
         }
     }
@@ -476,7 +508,7 @@ impl Core {
             client.replies.deliver(seq, b"CLIENT_ERROR bad data chunk\r\n", &mut self.shared.pool);
             client.replies.finish(seq, &mut self.shared.pool);
         }
-        self.drop_upstream(lane, b"");
+        self.drop_upstream(lane, Failure::NONE);
     }
 
     /// Closes bulk lanes that nobody needed for a while. Returns whether others wait to be.
@@ -489,7 +521,7 @@ impl Core {
         let all: Vec<(UpstreamId, Tick)> =
             self.upstreams.iter().filter_map(|(key, up)| idle(up.kind).map(|until| (UpstreamId(key), until))).collect();
         for (id, _) in all.iter().filter(|(_, until)| *until <= now) {
-            self.drop_upstream(*id, b"");
+            self.drop_upstream(*id, Failure::NONE);
         }
         all.iter().any(|(_, until)| *until > now)
     }
@@ -522,7 +554,7 @@ impl Core {
                 header,
                 hash: Topology::hash(store.key),
                 quiet: store.quiet,
-                verb: store.verb.into(),
+                command: store.verb.into(),
                 total,
             }));
         }

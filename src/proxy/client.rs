@@ -4,9 +4,9 @@
 //! block has arrived and ends as it must. `requests.rs` acts on them.
 
 use super::bulk::{self, BulkRead};
-use super::lane::Verb;
 use super::replies::{Part, Replies};
 use super::{ClientId, Core, Effect, OutBuf, Shared, Tick, UpstreamId};
+use crate::protocol::command::Command;
 use crate::protocol::request::{self, Refusal};
 use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
 
@@ -48,7 +48,7 @@ pub(super) enum Reading {
 pub(super) struct Target {
     pub(super) hash: u64,
     pub(super) quiet: bool,
-    pub(super) verb: Verb,
+    pub(super) command: Command,
 }
 
 /// A value that is forwarded once it has arrived.
@@ -69,7 +69,7 @@ pub(super) struct Large {
     pub(super) header: Vec<u8>,
     pub(super) hash: u64,
     pub(super) quiet: bool,
-    pub(super) verb: Verb,
+    pub(super) command: Command,
     /// The block's length, CRLF included.
     pub(super) total: u64,
 }
@@ -243,6 +243,20 @@ impl Client {
         match &self.reading {
             Reading::AwaitLane(large) => Some(large.hash),
             _ => None,
+        }
+    }
+
+    /// Takes the large value that waits for a lane; its block is dropped.
+    pub(super) fn refuse_stream(&mut self) -> Option<Box<Large>> {
+        match std::mem::replace(&mut self.reading, Reading::Line) {
+            Reading::AwaitLane(large) => {
+                self.reading = Reading::Swallow(large.total);
+                Some(large)
+            }
+            other => {
+                self.reading = other;
+                None
+            }
         }
     }
 

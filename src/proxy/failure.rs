@@ -1,12 +1,10 @@
 //! What becomes of a connection that failed, and of what waited on it.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use super::group::Group;
-use super::lane::{Entry, Kind, Verb};
-use super::{Core, Effect, NodeId, OnNodeDown, Tick, UpstreamId};
-use crate::metrics::NodeState;
+use super::lane::{Entry, Kind};
+use super::{ClientId, Core, Effect, NodeId, OnNodeDown, Tick, UpstreamId};
+use crate::metrics::{NodeState, Reason};
+use crate::protocol::command::Command;
 
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +15,8 @@ pub enum FailReason {
     ConnectTimeout,
     /// Closed or reset by the node.
     Closed,
+    /// It owed replies and said nothing, or took nothing, for too long.
+    Silent,
     /// A reply that cannot be the answer to what was asked.
     Desync,
 }
@@ -27,9 +27,32 @@ impl FailReason {
             Self::Connect => "cannot be reached",
             Self::ConnectTimeout => "does not accept in time",
             Self::Closed => "closed the connection",
+            Self::Silent => "does not answer",
             Self::Desync => "answered out of step",
         }
     }
+
+    const fn reason(self) -> Reason {
+        match self {
+            Self::Connect | Self::ConnectTimeout => Reason::Connect,
+            Self::Closed => Reason::Lost,
+            Self::Silent => Reason::Timeout,
+            Self::Desync => Reason::Desync,
+        }
+    }
+}
+
+/// What those are told that a request cannot be answered for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failure<'a> {
+    /// The error line, with its CRLF, for those that get one.
+    pub(super) text: &'a [u8],
+    pub(super) reason: Reason,
+}
+
+impl Failure<'_> {
+    /// Nobody is told anything: the answer came by another way, or nobody is there.
+    pub(super) const NONE: Failure<'static> = Failure { text: b"", reason: Reason::Lost };
 }
 
 impl Core {
@@ -40,105 +63,226 @@ impl Core {
         self.finish_round();
     }
 
+    /// The error line that names a connection's node.
+    pub(super) fn failure_text(&self, id: UpstreamId, what: &str) -> String {
+        let entry = self.upstreams.get(id.0).and_then(|up| self.nodes.get(up.node.0));
+        let name = entry.map(|entry| &*entry.node.name).unwrap_or_default();
+        format!("SERVER_ERROR proxy: node {name} {what}\r\n")
+    }
+
     /// Fails what waits on a connection, forgets it and, for a shared lane, opens the next.
     pub(super) fn fail_upstream(&mut self, id: UpstreamId, reason: FailReason) {
-        let Some(up) = self.upstreams.get(id.0) else {
-            return;
-        };
-        let (node, ready, kind, waiting) = (up.node, up.ready, up.kind, up.fifo.len());
-        let unused = matches!(kind, Kind::Idle { .. });
-        let name = self.nodes.get(node.0).map(|entry| Arc::clone(&entry.node.name)).unwrap_or_default();
+        let Some(up) = self.upstreams.get(id.0) else { return };
+        let (node, kind, waiting) = (up.node, up.kind, up.fifo.len());
+        let text = self.failure_text(id, reason.text());
+        let name = self.nodes.get(node.0).map(|entry| &*entry.node.name).unwrap_or_default();
         match reason {
             FailReason::Desync => {
                 self.shared.cells().desyncs.add(1);
                 tracing::error!(node = %name, waiting, "node answered out of step; connection closed");
             }
-            _ if unused => {}
+            _ if matches!(kind, Kind::Idle { .. }) => {}
             _ => {
                 self.shared.cells().upstream_failures.add(1);
                 tracing::debug!(node = %name, waiting, reason = reason.text(), "connection to node lost");
             }
         }
+        let failure = Failure { text: text.as_bytes(), reason: reason.reason() };
         if kind == Kind::Shared {
-            let wait = self.plan_reconnect(node, ready);
-            let next = self.open_upstream(node, Kind::Shared, wait);
-            self.replace_lane(node, id, next);
+            self.replace_failed(id, reason);
         }
-        let text = format!("SERVER_ERROR proxy: node {name} {}\r\n", reason.text());
-        self.drop_upstream(id, text.as_bytes());
+        self.drop_upstream(id, failure);
     }
 
-    fn plan_reconnect(&mut self, node: NodeId, ready: bool) -> Duration {
-        let random = self.shared.random();
-        let now = self.shared.now.0;
-        let Some(entry) = self.nodes.get_mut(node.0) else {
-            return Duration::ZERO;
-        };
+    /// A shared lane has failed: opens its successor, which takes the reads that may be asked again;
+    /// or finds that the node is down.
+    fn replace_failed(&mut self, id: UpstreamId, reason: FailReason) {
+        let (random, now) = (self.shared.random(), self.shared.now);
+        let Self { upstreams, nodes, .. } = self;
+        let Some(up) = upstreams.get(id.0) else { return };
+        let (node, ready) = (up.node, up.ready);
+        let Some(entry) = nodes.get_mut(node.0) else { return };
+        let others = entry.lanes.iter().any(|lane| *lane != id && upstreams.get(lane.0).is_some_and(|up| up.ready));
         let wait = entry.health.failed(ready, now, random);
-        let state = if wait.is_zero() { NodeState::Connecting } else { NodeState::Down };
-        self.set_node_state(node, state);
-        wait
+        if !wait.is_zero() && !others {
+            return self.begin_outage(node, wait, reason);
+        }
+        if !others {
+            self.set_node_state(node, NodeState::Connecting);
+        }
+        let next = self.open_upstream(node, Kind::Shared, wait);
+        self.replace_lane(node, id, next);
+        if reason == FailReason::Closed && wait.is_zero() {
+            self.retry_reads(id, next);
+        }
     }
 
-    /// Forgets a connection; whatever still waits on it is answered as failed, `text` being the
-    /// error line (with its CRLF) of those that get one.
-    pub(super) fn drop_upstream(&mut self, id: UpstreamId, text: &[u8]) {
-        let Some(mut up) = self.upstreams.remove(id.0) else {
+    /// A node has been silent too often.
+    pub(super) fn node_down(&mut self, node: NodeId, reason: FailReason) {
+        let (random, now) = (self.shared.random(), self.shared.now);
+        let Some(entry) = self.nodes.get_mut(node.0) else { return };
+        let wait = entry.health.failed(false, now, random);
+        self.begin_outage(node, wait, reason);
+    }
+
+    /// The node is asked nothing from now on: what waits for it fails, and one connection probes it.
+    fn begin_outage(&mut self, node: NodeId, wait: std::time::Duration, reason: FailReason) {
+        let probe = self.open_upstream(node, Kind::Shared, wait);
+        let Some(entry) = self.nodes.get_mut(node.0) else { return };
+        let lanes = entry.lanes.clone();
+        if let Some(first) = entry.lanes.first_mut() {
+            *first = probe;
+        }
+        self.set_node_state(node, NodeState::Down);
+        for lane in lanes {
+            let text = self.failure_text(lane, reason.text());
+            self.drop_upstream(lane, Failure { text: text.as_bytes(), reason: reason.reason() });
+        }
+        self.grant(node);
+    }
+
+    /// Moves the reads of a lost connection to its successor that may be asked again: not one byte of
+    /// their reply has come, and they have not been asked twice.
+    fn retry_reads(&mut self, id: UpstreamId, next: UpstreamId) {
+        let Self { upstreams, shared, .. } = self;
+        let Some(up) = upstreams.get_mut(id.0) else { return };
+        up.close_group(shared);
+        let begun = !up.partial.is_empty() || up.body.is_some();
+        let mut again = Vec::new();
+        for (index, entry) in up.fifo.iter_mut().enumerate() {
+            let Entry::Group(group) = entry else { continue };
+            let awaited = group.members.iter().any(|member| !member.done);
+            if group.retried || !awaited || (index == 0 && (begun || group.is_touched())) {
+                continue;
+            }
+            let mut group = std::mem::replace(group, Box::new(Group::new()));
+            group.retried = true;
+            again.push(group);
+        }
+        if again.is_empty() {
             return;
-        };
+        }
+        // What was put in their place has no member: nobody waits for it.
+        let Some(up) = upstreams.get_mut(next.0) else { return };
+        for group in again {
+            shared.cells().retries.add(1);
+            up.push_again(group, shared);
+        }
+        up.touch(next, shared);
+    }
+
+    /// Forgets a connection; whatever still waits on it is answered as failed.
+    pub(super) fn drop_upstream(&mut self, id: UpstreamId, failure: Failure<'_>) {
+        self.close_body_readers(id);
+        let Some(mut up) = self.upstreams.remove(id.0) else { return };
         self.shared.effects.push(Effect::CloseUpstream(id));
         if up.full {
             self.shared.full_lanes = self.shared.full_lanes.saturating_sub(1);
         }
         self.shared.resume.extend(up.waiters.drain(..));
         up.out.clear(&mut self.shared.pool);
-        // A value that has begun cannot be taken back: the only honest end is to close its reader.
-        if let Some((group, key)) = up.body_askers() {
-            for member in group.askers(key).filter_map(|i| group.members.get(i)) {
-                self.shared.finished.push(member.client);
-            }
-        }
-        for entry in up.fifo.drain(..) {
-            match entry {
-                Entry::Version => {}
-                Entry::Group(group) => self.fail_group(group, text),
-                Entry::Single { client, seq, verb } => {
-                    let soft = verb == Verb::Touch && self.shared.settings.on_node_down == OnNodeDown::Miss;
-                    if soft {
-                        self.shared.cells().soft_misses.add(1);
-                    } else if !text.is_empty() {
-                        // Without a text nobody is told anything: the answer came by another way.
-                        self.shared.cells().soft_errors.add(1);
-                    }
-                    self.finish_single(client, seq, if soft { b"NOT_FOUND\r\n" } else { text });
-                }
-                Entry::Gather { client, seq, part, .. } => {
-                    self.finish_gather(client, seq, part, Some(text), Some(NodeState::Down.word()));
-                }
-            }
+        for entry in up.fifo.take() {
+            self.fail_entry(entry, failure);
         }
         self.bulk_lost(id, up.node, up.kind);
     }
 
-    fn fail_group(&mut self, mut group: Box<Group>, text: &[u8]) {
-        let Self { clients, shared, .. } = self;
-        let miss = shared.settings.on_node_down == OnNodeDown::Miss;
-        for member in &mut group.members {
-            let Some(client) = clients.get_mut(member.client.0) else {
-                continue;
-            };
-            client.in_flight = client.in_flight.saturating_sub(1);
-            if !member.done {
-                if miss {
-                    shared.cells().soft_misses.add(u64::from(member.left));
-                    client.replies.finish(member.seq, &mut shared.pool);
-                } else {
-                    shared.cells().soft_errors.add(1);
-                    client.replies.fail_part(member.seq, text, &mut shared.pool);
+    /// A value that has begun cannot be taken back: where its rest does not come, the only honest end
+    /// is to close its readers.
+    pub(super) fn close_body_readers(&mut self, id: UpstreamId) {
+        let Some((group, key)) = self.upstreams.get(id.0).and_then(|up| up.body_askers()) else { return };
+        for member in group.askers(key).filter_map(|i| group.members.get(i)).filter(|member| !member.done) {
+            self.shared.finished.push(member.client);
+        }
+    }
+
+    /// Answers those who wait for the entry at an index, which stays: its reply is still to come.
+    pub(super) fn orphan(&mut self, id: UpstreamId, index: usize, failure: Failure<'_>) {
+        let Some(entry) = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index)) else { return };
+        match entry {
+            Entry::Version => {}
+            Entry::Group(group) => {
+                // Answered without the borrow of the lane, then put back.
+                let mut taken = std::mem::replace(group, Box::new(Group::new()));
+                self.answer_group(&mut taken, failure);
+                if let Some(Entry::Group(group)) = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index)) {
+                    *group = taken;
                 }
+            }
+            Entry::Single { client, seq, command } => {
+                let (client, seq, command) = (*client, seq.take(), *command);
+                self.answer_single(client, seq, command, failure);
+            }
+            Entry::Gather { client, seq, part, command, .. } => {
+                let (client, seq, part, command) = (*client, seq.take(), *part, *command);
+                self.answer_part(client, seq, part, command, failure);
+            }
+        }
+    }
+
+    /// Answers those who wait for an entry that will get no reply.
+    pub(super) fn fail_entry(&mut self, entry: Entry, failure: Failure<'_>) {
+        match entry {
+            Entry::Version => {}
+            Entry::Group(mut group) => {
+                self.answer_group(&mut group, failure);
+                for member in &group.members {
+                    self.landed(member.client);
+                }
+                self.shared.put_group(group);
+            }
+            Entry::Single { client, seq, command } => {
+                self.answer_single(client, seq, command, failure);
+                self.landed(client);
+            }
+            Entry::Gather { client, seq, part, command, .. } => {
+                self.answer_part(client, seq, part, command, failure);
+                self.landed(client);
+            }
+        }
+    }
+
+    /// One entry less is in flight for a client.
+    pub(super) fn landed(&mut self, id: ClientId) {
+        let Self { clients, shared, .. } = self;
+        if let Some(client) = clients.get_mut(id.0) {
+            client.in_flight = client.in_flight.saturating_sub(1);
+            client.settle(id, shared);
+        }
+    }
+
+    fn answer_group(&mut self, group: &mut Group, failure: Failure<'_>) {
+        let Self { clients, shared, .. } = self;
+        let command = Command::from(group.verb);
+        for member in group.members.iter_mut().filter(|member| !member.done) {
+            member.done = true;
+            let Some(client) = clients.get_mut(member.client.0) else { continue };
+            shared.cells().soft(command, failure.reason, u64::from(member.left));
+            if shared.settings.on_node_down == OnNodeDown::Miss {
+                client.replies.finish(member.seq, &mut shared.pool);
+            } else {
+                client.replies.fail_part(member.seq, failure.text, &mut shared.pool);
             }
             client.settle(member.client, shared);
         }
-        shared.put_group(group);
+    }
+
+    fn answer_single(&mut self, id: ClientId, seq: Option<u32>, command: Command, failure: Failure<'_>) {
+        let Self { clients, shared, .. } = self;
+        if !failure.text.is_empty() {
+            shared.cells().soft(command, failure.reason, 1);
+        }
+        let (Some(client), Some(seq)) = (clients.get_mut(id.0), seq) else { return };
+        let soft = command == Command::Touch && shared.settings.on_node_down == OnNodeDown::Miss;
+        client.replies.deliver(seq, if soft { b"NOT_FOUND\r\n" } else { failure.text }, &mut shared.pool);
+        client.replies.finish(seq, &mut shared.pool);
+        client.settle(id, shared);
+    }
+
+    fn answer_part(&mut self, id: ClientId, seq: Option<u32>, part: usize, command: Command, failure: Failure<'_>) {
+        self.shared.cells().soft(command, failure.reason, 1);
+        if let Some(seq) = seq {
+            self.finish_part(id, seq, part, Some(failure.text), Some(NodeState::Down.word()));
+        }
     }
 }

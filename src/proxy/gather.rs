@@ -8,7 +8,9 @@ use super::lane::Entry;
 use super::stats::{self, NodeReport, Sidecar};
 use super::upstream::Desync;
 use super::{ClientId, Core, NodeId, UpstreamId};
+use crate::config::OnNodeDown;
 use crate::metrics::NodeState;
+use crate::protocol::command::Command;
 use crate::protocol::number;
 use crate::protocol::reply::Line;
 use crate::protocol::request::Stats;
@@ -211,6 +213,7 @@ impl Core {
             return self.answer(id, &text, quiet);
         }
         let end = gather.what.end();
+        let command = if end == End::Ok { Command::FlushAll } else { Command::Stats };
         let Self { clients, upstreams, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return };
         let seq = (!quiet).then(|| client.replies.push_gather(gather));
@@ -219,7 +222,7 @@ impl Core {
                 continue;
             };
             client.in_flight += 1;
-            up.push(line, Entry::Gather { client: id, seq, part, end }, shared);
+            up.push(line, Entry::Gather { client: id, seq, part, end, command }, shared);
             up.touch(up_id, shared);
         }
     }
@@ -245,6 +248,9 @@ impl Core {
         let cells = &self.shared.cells;
         let uptime = self.shared.now.0 / 1_000_000;
         let (user, system) = (self.shared.settings.cpu_time)();
+        // Where reads are answered by errors, nothing was missed.
+        let misses = self.shared.settings.on_node_down == OnNodeDown::Miss;
+        let soft_misses = if misses { cells.soft_sum(|command, _| command.is_read()) } else { 0 };
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Sidecar {
             pid: u64::from(self.shared.settings.pid),
@@ -263,7 +269,7 @@ impl Core {
             cmd_touch: cells.sum(|c| &c.touches),
             cmd_meta: 0,
             get_hits: cells.sum(|c| &c.get_hits),
-            get_misses: cells.sum(|c| &c.get_misses) + cells.sum(|c| &c.soft_misses),
+            get_misses: cells.sum(|c| &c.get_misses) + soft_misses,
             delete_misses: cells.sum(|c| &c.delete_misses),
             delete_hits: cells.sum(|c| &c.delete_hits),
             incr_misses: cells.sum(|c| &c.incr_misses),
@@ -285,7 +291,7 @@ impl Core {
     /// A line of a node's part, for a client that may be gone.
     pub(super) fn gather_line(&mut self, id: UpstreamId, line: &Line<'_>, raw: &[u8]) -> Result<(), Desync> {
         let Some(up) = self.upstreams.get_mut(id.0) else { return Ok(()) };
-        let Some(&Entry::Gather { client, seq, part, end }) = up.fifo.front() else { return Err(Desync) };
+        let Some(&Entry::Gather { client, seq, part, end, .. }) = up.fifo.front() else { return Err(Desync) };
         let error = match (line, end) {
             (Line::Stat { .. }, End::Lines) => {
                 let gather = self.clients.get_mut(client.0).zip(seq).and_then(|(c, seq)| c.replies.gather(seq));
@@ -295,24 +301,25 @@ impl Core {
             (Line::Error, _) => Some(raw),
             _ => return Err(Desync),
         };
-        up.fifo.pop_front();
-        self.finish_gather(client, seq, part, error, None);
+        up.fifo.pop();
+        if let Some(seq) = seq {
+            self.finish_part(client, seq, part, error, None);
+        }
+        self.landed(client);
         Ok(())
     }
 
     /// A node has answered its part, or is lost.
-    pub(super) fn finish_gather(
+    pub(super) fn finish_part(
         &mut self,
         id: ClientId,
-        seq: Option<u32>,
+        seq: u32,
         part: usize,
         error: Option<&[u8]>,
         lost: Option<&'static str>,
     ) {
         let Some(client) = self.clients.get_mut(id.0) else { return };
-        client.in_flight = client.in_flight.saturating_sub(1);
-        let complete = seq.filter(|seq| client.replies.gather(*seq).is_some_and(|g| g.finish(part, error, lost)));
-        if let Some(seq) = complete {
+        if client.replies.gather(seq).is_some_and(|gather| gather.finish(part, error, lost)) {
             let sidecar = self.sidecar();
             let Self { clients, shared, .. } = self;
             let Some(client) = clients.get_mut(id.0) else { return };

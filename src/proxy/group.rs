@@ -62,6 +62,8 @@ pub(super) struct Group {
     waiters: Vec<Waiter>,
     /// Where the next `VALUE` is looked for first: nodes answer in the order asked.
     cursor: usize,
+    /// It was sent before, by a connection that was lost.
+    pub(super) retried: bool,
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a line is at most MAX_GROUP_LINE + one key, so are its counts")]
@@ -75,6 +77,7 @@ impl Group {
             members: Vec::new(),
             waiters: Vec::new(),
             cursor: 0,
+            retried: false,
         }
     }
 
@@ -90,6 +93,7 @@ impl Group {
         self.members.clear();
         self.waiters.clear();
         self.cursor = 0;
+        self.retried = false;
         let exptime = match verb {
             ReadVerb::Get => {
                 self.line.extend_from_slice(b"get");
@@ -199,6 +203,11 @@ impl Group {
             key.answered = true;
         }
         Some(found)
+    }
+
+    /// Whether a value of its reply has come.
+    pub(super) const fn is_touched(&self) -> bool {
+        self.cursor > 0
     }
 
     /// How many keys travel.

@@ -16,19 +16,23 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clocks::Mark;
+use super::fifo::Fifo;
 use super::gather::End;
 use super::group::{Group, Member};
 use super::table::Key;
 use super::{ClientId, Core, Effect, NodeId, OutBuf, Shared, Tick, UpstreamId, bulk};
-use crate::metrics::{NodeState, WorkerCells};
+use crate::metrics::WorkerCells;
+use crate::protocol::command::Command;
 use crate::protocol::reply::Line;
-use crate::protocol::request::{Change, StoreVerb};
 use crate::routing::Node;
 
 /// A lane takes no further request while so many bytes wait to be sent.
 const LANE_BYTES: usize = 2 << 20;
 /// Nor while so many requests wait for their reply.
 const LANE_REQUESTS: usize = 16 << 10;
+/// So many bytes of a reply are progress; a drip is not.
+const PROGRESS: usize = 16 << 10;
 
 /// What an upstream connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,41 +51,14 @@ pub(super) enum Kind {
     Idle { since: Tick },
 }
 
-/// What a single request may be answered by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
-    Store,
-    Cas,
-    Delete,
-    Incr,
-    Decr,
-    Touch,
-}
-
-impl From<StoreVerb> for Verb {
-    fn from(verb: StoreVerb) -> Self {
-        if verb == StoreVerb::Cas { Self::Cas } else { Self::Store }
-    }
-}
-
-impl From<Change> for Verb {
-    fn from(change: Change) -> Self {
-        match change {
-            Change::Delete => Self::Delete,
-            Change::Incr(_) => Self::Incr,
-            Change::Decr(_) => Self::Decr,
-            Change::Touch(_) => Self::Touch,
-        }
-    }
-}
-
-impl Verb {
-    /// Whether a reply line has the shape of this command's answers.
+impl Command {
+    /// Whether a reply line has the shape of this command's answers, which are one line.
     pub(super) const fn allows(self, line: &Line<'_>) -> bool {
+        let stores = matches!(self, Self::Set | Self::Add | Self::Replace | Self::Append | Self::Prepend);
         match line {
             Line::Error => true,
-            Line::NotFound => !matches!(self, Self::Store),
-            Line::Stored | Line::NotStored => matches!(self, Self::Store | Self::Cas),
+            Line::NotFound => !stores,
+            Line::Stored | Line::NotStored => stores || matches!(self, Self::Cas),
             Line::Exists => matches!(self, Self::Cas),
             Line::Deleted => matches!(self, Self::Delete),
             Line::Number => matches!(self, Self::Incr | Self::Decr),
@@ -118,9 +95,9 @@ pub(super) enum Entry {
     /// A read, perhaps of several clients.
     Group(Box<Group>),
     /// A request with a reply of one line; `seq` is `None` for `noreply`.
-    Single { client: ClientId, seq: Option<u32>, verb: Verb },
+    Single { client: ClientId, seq: Option<u32>, command: Command },
     /// A node's part of a fan-out; `seq` is `None` for `noreply`.
-    Gather { client: ClientId, seq: Option<u32>, part: usize, end: End },
+    Gather { client: ClientId, seq: Option<u32>, part: usize, end: End, command: Command },
 }
 
 /// The value whose data block is arriving.
@@ -137,22 +114,34 @@ pub(super) struct Body {
 pub(super) struct Upstream {
     pub(super) node: NodeId,
     pub(super) kind: Kind,
-    /// `VERSION` has come.
+    /// `VERSION` has come: requests are put on it.
     pub(super) ready: bool,
+    /// It is expected to be ready in a moment: requests are put on it meanwhile.
+    pub(super) eager: bool,
     /// The socket is connected: its queue may be written.
     pub(super) connected: bool,
     /// It is connected to an address its node is no longer at: it finishes what is in flight.
     pub(super) moved: bool,
     pub(super) out: OutBuf,
-    pub(super) fifo: VecDeque<Entry>,
+    pub(super) fifo: Fifo,
     /// The last entry is a group whose line is not in `out` yet.
     pub(super) open: bool,
-    /// When bytes last moved, either way.
+    /// When a byte last came.
+    pub(super) heard: Tick,
+    /// When the kernel last took a byte.
+    pub(super) wrote: Tick,
+    /// When a reply, or enough of one, was last read.
     pub(super) progress: Tick,
+    /// Bytes read since then.
+    unheeded: usize,
+    /// When silence was last counted, and how often since a byte last came.
+    pub(super) struck: Tick,
+    pub(super) strikes: u32,
+    pub(super) marks: VecDeque<Mark>,
+    /// Not read, for its reader has too much waiting.
+    pub(super) paused: bool,
     /// Bytes written so far.
-    sent: u64,
-    /// Where, counted as `sent` is, the first request begins that found the FIFO empty.
-    first: u64,
+    pub(super) sent: u64,
     /// The beginning of a reply line.
     pub(super) partial: Vec<u8>,
     pub(super) body: Option<Body>,
@@ -174,9 +163,21 @@ impl Upstream {
     /// Begins a group; its line is queued when it is closed.
     pub(super) fn push_group(&mut self, group: Box<Group>, shared: &mut Shared) {
         self.close_group(shared);
-        self.note_first();
-        self.fifo.push_back(Entry::Group(group));
+        self.fifo.push(self.queued(), Entry::Group(group));
         self.open = true;
+    }
+
+    /// Puts a group on this lane that was sent by another before.
+    pub(super) fn push_again(&mut self, mut group: Box<Group>, shared: &mut Shared) {
+        let start = self.queued();
+        self.out.append(group.close(), &mut shared.pool);
+        self.fifo.push(start, Entry::Group(group));
+    }
+
+    /// Bytes ever queued.
+    #[inline]
+    pub(super) const fn queued(&self) -> u64 {
+        self.sent + self.out.len() as u64
     }
 
     /// Queues the open group's line: nothing may join it any more.
@@ -193,26 +194,30 @@ impl Upstream {
     /// Puts a request behind what waits: its bytes and its entry.
     pub(super) fn push(&mut self, line: &[u8], entry: Entry, shared: &mut Shared) {
         self.close_group(shared);
-        self.note_first();
+        self.fifo.push(self.queued(), entry);
         self.out.append(line, &mut shared.pool);
-        self.fifo.push_back(entry);
     }
 
-    #[inline]
-    fn note_first(&mut self) {
-        if self.fifo.is_empty() {
-            self.first = self.sent + self.out.len() as u64;
+    /// So many bytes have come, and so many replies were completed by them.
+    pub(super) fn note_progress(&mut self, bytes: usize, replies: usize, now: Tick) {
+        self.heard = now;
+        self.strikes = 0;
+        self.unheeded += bytes;
+        if replies > 0 || self.unheeded >= PROGRESS {
+            self.unheeded = 0;
+            self.progress = now;
         }
     }
 
     /// Whether a byte of the oldest request has left: before that nothing can be its answer.
     #[inline]
-    pub(super) const fn has_asked(&self) -> bool {
-        self.sent > self.first
+    pub(super) fn has_asked(&self) -> bool {
+        self.fifo.start(0).is_some_and(|start| self.sent > start)
     }
 
     /// Asks for a write, and notes whether the lane is at its limit.
     pub(super) fn touch(&mut self, id: UpstreamId, shared: &mut Shared) {
+        shared.ask_for_tick();
         if !self.dirty && self.connected {
             self.dirty = true;
             shared.dirty_upstreams.push(id);
@@ -249,6 +254,15 @@ impl Entry {
         single.into_iter().chain(members.iter().map(|member| member.client)).filter(|client| client.0 != Key::NONE)
     }
 
+    /// Whether somebody waits for the answer.
+    pub(super) fn is_awaited(&self) -> bool {
+        match self {
+            Self::Version => false,
+            Self::Group(group) => group.members.iter().any(|member| !member.done),
+            Self::Single { seq, .. } | Self::Gather { seq, .. } => seq.is_some(),
+        }
+    }
+
     /// The clients whose answer is still to come by this entry.
     pub(super) fn waiting(&self) -> impl Iterator<Item = ClientId> + '_ {
         let (single, members) = self.parties();
@@ -272,39 +286,45 @@ impl Core {
         let mut out = OutBuf::default();
         // The first reply proves that this is a memcached that takes us; requests follow at once.
         out.append(b"version\r\n", &mut self.shared.pool);
+        let mut fifo = Fifo::default();
+        fifo.push(0, Entry::Version);
+        let now = self.shared.now;
+        let token = self.nodes.get_mut(node.0).map_or(Duration::ZERO, |entry| entry.health.take_token(now));
         let id = UpstreamId(self.upstreams.insert(Upstream {
             node,
             kind,
             ready: false,
+            eager: wait.is_zero(),
             connected: false,
             moved: false,
             out,
-            fifo: VecDeque::from([Entry::Version]),
+            fifo,
             open: false,
-            progress: self.shared.now,
+            heard: now,
+            wrote: now,
+            progress: now,
+            unheeded: 0,
+            struck: Tick(0),
+            strikes: 0,
+            marks: VecDeque::new(),
+            paused: false,
             sent: 0,
-            first: 0,
             partial: Vec::new(),
             body: None,
             dirty: false,
             full: false,
             waiters: VecDeque::new(),
         }));
-        self.shared.effects.push(Effect::Connect(id, wait));
+        self.shared.effects.push(Effect::Connect(id, wait.max(token)));
         id
     }
 
     /// The lane of a node that a client's requests go to, unless the node cannot be asked.
     #[inline]
     pub(super) fn lane(&self, node: NodeId, lane: usize) -> Option<UpstreamId> {
-        let entry = self.nodes.get(node.0)?;
-        let id = *entry.lanes.get(lane)?;
-        if entry.state == NodeState::Up {
-            return Some(id);
-        }
-        // A node that is down is not asked through a connection that is yet to prove itself.
-        let ready = self.upstreams.get(id.0).is_some_and(|up| up.ready);
-        (ready || entry.state == NodeState::Connecting).then_some(id)
+        let id = *self.nodes.get(node.0)?.lanes.get(lane)?;
+        let up = self.upstreams.get(id.0)?;
+        (up.ready || up.eager).then_some(id)
     }
 
     /// The connection is established.
@@ -312,6 +332,7 @@ impl Core {
         self.shared.now = now;
         if let Some(up) = self.upstreams.get_mut(id.0) {
             up.connected = true;
+            (up.heard, up.wrote, up.progress) = (now, now, now);
             up.touch(id, &mut self.shared);
         }
     }
@@ -343,7 +364,7 @@ impl Core {
         if let Some(up) = self.upstreams.get_mut(id.0) {
             up.out.advance(bytes, &mut self.shared.pool);
             up.sent += bytes as u64;
-            up.progress = now;
+            up.wrote = now;
             self.relieve(id);
             self.finish_round();
         }
@@ -386,11 +407,14 @@ impl Core {
 
     /// Whether the rim should read from this node now.
     pub fn upstream_may_read(&mut self, id: UpstreamId) -> bool {
-        match self.upstreams.get(id.0) {
-            Some(up) if up.in_body() => !self.reader_is_behind(id),
-            Some(_) => true,
-            None => false,
+        let paused = match self.upstreams.get(id.0) {
+            Some(up) => up.in_body() && self.reader_is_behind(id),
+            None => return false,
+        };
+        if let Some(up) = self.upstreams.get_mut(id.0) {
+            up.paused = paused;
         }
+        !paused
     }
 
     /// Puts another connection in a lane's place.

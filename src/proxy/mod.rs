@@ -17,7 +17,9 @@
 mod buffer;
 mod bulk;
 mod client;
+mod clocks;
 mod failure;
+mod fifo;
 mod gather;
 mod group;
 mod health;
@@ -79,10 +81,6 @@ impl UpstreamId {
         self.0.index()
     }
 }
-
-/// How often what is not an event is looked at, while there is something to look at: idle bulk
-/// lanes, silent lanes of nodes that left.
-const TICK: Duration = Duration::from_secs(1);
 
 /// Microseconds since the process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,6 +146,14 @@ pub struct Settings {
     pub cpu_time: fn() -> (Duration, Duration),
     /// Seed of the reconnect jitter.
     pub seed: u64,
+}
+
+impl Settings {
+    /// How often what is not an event is looked at, while there is something to look at: often enough
+    /// for a clock to be late by little, rarely enough to cost nothing.
+    fn period(&self) -> Duration {
+        (self.request_timeout.min(self.queue_timeout) / 8).clamp(Duration::from_millis(2), Duration::from_millis(100))
+    }
 }
 
 impl Default for Settings {
@@ -216,10 +222,11 @@ impl Shared {
     }
 
     /// Asks for ticks, unless they come anyway.
+    #[inline]
     fn ask_for_tick(&mut self) {
         if !self.ticking {
             self.ticking = true;
-            self.effects.push(Effect::Tick(TICK));
+            self.effects.push(Effect::Tick(self.settings.period()));
         }
     }
 
@@ -319,10 +326,10 @@ impl Core {
     /// Does what is due. Returns when to call again, while there is anything to wait for.
     pub fn tick(&mut self, now: Tick) -> Option<Tick> {
         self.shared.now = now;
-        let waiting = self.close_idle_bulk() | self.close_silent();
+        let waiting = self.check_clocks() | self.close_idle_bulk() | self.close_silent();
         self.finish_round();
         self.shared.ticking = waiting;
-        waiting.then(|| now.after(TICK))
+        waiting.then(|| now.after(self.shared.settings.period()))
     }
 
     /// Ends every public step: resumes clients whose turn has come, forgets those that are done.

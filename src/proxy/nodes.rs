@@ -12,10 +12,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::health::Health;
+use super::failure::Failure;
+use super::health::{Health, PROBE_GAP};
 use super::lane::Kind;
 use super::{Core, Effect, NodeId, Tick, UpstreamId, bulk};
-use crate::metrics::NodeState;
+use crate::metrics::{NodeState, Reason};
 use crate::routing::{Node, Topology};
 
 /// One node.
@@ -119,20 +120,19 @@ impl Core {
         entry.node = Arc::clone(node);
         entry.departed = false;
         let mut state = entry.state;
+        let down = !moved && matches!(state, NodeState::Down | NodeState::Probing);
         if moved {
             // What went wrong at the old address says nothing of the new one.
             entry.health = Health::default();
+            state = NodeState::Connecting;
         }
         let mut lanes = std::mem::take(&mut entry.lanes);
-        for lane in &mut lanes {
+        for (index, lane) in lanes.iter_mut().enumerate() {
             match self.upstreams.get_mut(lane.0) {
                 // One on which requests wait for a connection is connected to the new address.
                 Some(up) if moved && (up.connected || up.fifo.len() <= 1) => {
                     let fresh = self.open_upstream(id, Kind::Shared, Duration::ZERO);
                     self.leave_lane(std::mem::replace(lane, fresh));
-                    if state == NodeState::Up {
-                        state = NodeState::Connecting;
-                    }
                 }
                 Some(up) if up.kind == Kind::Draining => {
                     up.kind = Kind::Shared;
@@ -140,6 +140,9 @@ impl Core {
                     self.shared.effects.push(Effect::WakeUpstream(*lane));
                 }
                 Some(up) if up.kind == Kind::Shared => {}
+                // One connection probes a node that is down; the others wait for its answer.
+                None if down && index > 0 => {}
+                None if down => *lane = self.open_upstream(id, Kind::Shared, PROBE_GAP),
                 // Gone, or taken over by a large value while the node was away.
                 _ => *lane = self.open_upstream(id, Kind::Shared, Duration::ZERO),
             }
@@ -157,6 +160,20 @@ impl Core {
         id
     }
 
+    /// A node is back: the lanes that were given up are opened again.
+    pub(super) fn fill_lanes(&mut self, id: NodeId) {
+        let Some(entry) = self.nodes.get(id.0) else { return };
+        let mut lanes = entry.lanes.clone();
+        for lane in &mut lanes {
+            if self.upstreams.get(lane.0).is_none() {
+                *lane = self.open_upstream(id, Kind::Shared, Duration::ZERO);
+            }
+        }
+        if let Some(entry) = self.nodes.get_mut(id.0) {
+            entry.lanes = lanes;
+        }
+    }
+
     /// A lane is no longer needed, for its node is elsewhere.
     fn leave_lane(&mut self, lane: UpstreamId) {
         self.release_waiters(lane);
@@ -166,7 +183,7 @@ impl Core {
         if up.connected {
             self.release_lane(lane);
         } else {
-            self.drop_upstream(lane, b"");
+            self.drop_upstream(lane, Failure::NONE);
         }
     }
 
@@ -221,11 +238,12 @@ impl Core {
             .upstreams
             .iter()
             .filter(|(_, up)| up.moved || departed(up.node))
-            .map(|(key, up)| (UpstreamId(key), up.progress.after(patience) <= now))
+            .map(|(key, up)| (UpstreamId(key), up.heard.max(up.wrote).after(patience) <= now))
             .map(|(id, silent)| (id, silent && !paused(id)))
             .collect();
         for (id, _) in all.iter().filter(|(_, silent)| *silent) {
-            self.drop_upstream(*id, b"SERVER_ERROR proxy: node has left and does not answer\r\n");
+            let text = b"SERVER_ERROR proxy: node has left and does not answer\r\n";
+            self.drop_upstream(*id, Failure { text, reason: Reason::Timeout });
         }
         all.iter().any(|(_, silent)| !silent)
     }
@@ -239,6 +257,7 @@ impl Core {
             match state {
                 NodeState::Up => tracing::info!(node = %name, "node is up"),
                 NodeState::Connecting => tracing::info!(node = %name, "connecting to node again"),
+                NodeState::Probing => tracing::debug!(node = %name, "node answers a probe"),
                 NodeState::Down => tracing::warn!(node = %name, "node is down"),
             }
             entry.state = state;

@@ -4,9 +4,11 @@
 
 use super::bulk::BULK_VALUE;
 use super::client::{Body, Input, Reading, Stall, Taken, Target};
-use super::lane::{Entry, Verb};
+use super::lane::Entry;
 use super::replies::Part;
 use super::{ClientId, Core, NodeId, OnNodeDown, UpstreamId};
+use crate::metrics::Reason;
+use crate::protocol::command::Command;
 use crate::protocol::request::{self, Block, Change, Keys, ReadVerb, Refusal, Request, Store};
 use crate::routing::Topology;
 
@@ -98,8 +100,8 @@ impl Core {
         }
         let cells = self.shared.cells();
         cells.get_keys.add(count);
-        if missed > 0 {
-            cells.soft_misses.add(missed);
+        if let Some(node) = lost {
+            cells.soft(verb.into(), self.down_reason(node), missed);
         }
         let error = lost.filter(|_| self.shared.settings.on_node_down == OnNodeDown::Error);
         let error = error.map(|node| self.down_text(node));
@@ -108,7 +110,6 @@ impl Core {
         };
         match error {
             Some(text) => {
-                self.shared.cells().soft_errors.add(1);
                 let seq = client.replies.push(Part::Values { first: first.is_none(), last: true });
                 client.replies.fail_part(seq, text.as_bytes(), &mut self.shared.pool);
             }
@@ -163,7 +164,7 @@ impl Core {
             return Taken::Stalled;
         }
         self.shared.cells().stores.add(1);
-        let target = Target { hash, quiet: store.quiet, verb: store.verb.into() };
+        let target = Target { hash, quiet: store.quiet, command: store.verb.into() };
         let total = store.len + 2;
         let mut header = std::mem::take(&mut self.shared.line);
         header.clear();
@@ -197,12 +198,12 @@ impl Core {
     ///
     /// A lane that has become full in the meantime takes this one more.
     fn forward_value(&mut self, id: ClientId, target: Target, header: &[u8], block: &[u8], owned: Option<Vec<u8>>) {
-        let Target { hash, quiet, verb } = target;
+        let Target { hash, quiet, command } = target;
         let bytes = owned.as_deref().unwrap_or(block);
         if !bytes.ends_with(b"\r\n") {
             return self.answer(id, b"CLIENT_ERROR bad data chunk\r\n", quiet);
         }
-        let Some(up_id) = self.enqueue(id, hash, quiet, header, verb) else {
+        let Some(up_id) = self.enqueue(id, hash, quiet, header, command) else {
             return;
         };
         let Self { upstreams, shared, .. } = self;
@@ -237,34 +238,37 @@ impl Core {
     fn invalidate(&mut self, id: ClientId, key: &[u8]) {
         let mut line = Vec::new();
         Change::Delete.write(key, &mut line);
-        self.enqueue(id, Topology::hash(key), true, &line, Verb::Delete);
+        self.enqueue(id, Topology::hash(key), true, &line, Command::Delete);
     }
 
     /// Puts a request for one node on its lane and owes its reply, or answers that the node is down.
-    fn enqueue(&mut self, id: ClientId, hash: u64, quiet: bool, line: &[u8], verb: Verb) -> Option<UpstreamId> {
+    fn enqueue(&mut self, id: ClientId, hash: u64, quiet: bool, line: &[u8], command: Command) -> Option<UpstreamId> {
         let node = self.owner(hash);
         let lane = self.clients.get(id.0)?.lane;
         let Some(up_id) = self.lane(node, lane) else {
-            self.answer_down(id, node, quiet, verb);
+            self.answer_down(id, node, quiet, command);
             return None;
         };
         let Self { clients, upstreams, shared, .. } = self;
         let (client, up) = (clients.get_mut(id.0)?, upstreams.get_mut(up_id.0)?);
         let seq = (!quiet).then(|| client.replies.push(Part::Whole));
         client.in_flight += 1;
-        up.push(line, Entry::Single { client: id, seq, verb }, shared);
+        up.push(line, Entry::Single { client: id, seq, command }, shared);
         up.touch(up_id, shared);
         Some(up_id)
     }
 
-    pub(super) fn answer_down(&mut self, id: ClientId, node: NodeId, quiet: bool, verb: Verb) {
-        if verb == Verb::Touch && self.shared.settings.on_node_down == OnNodeDown::Miss {
-            self.shared.cells().soft_misses.add(1);
+    pub(super) fn answer_down(&mut self, id: ClientId, node: NodeId, quiet: bool, command: Command) {
+        self.shared.cells().soft(command, self.down_reason(node), 1);
+        if command == Command::Touch && self.shared.settings.on_node_down == OnNodeDown::Miss {
             return self.answer(id, b"NOT_FOUND\r\n", quiet);
         }
-        self.shared.cells().soft_errors.add(1);
         let text = self.down_text(node);
         self.answer(id, text.as_bytes(), quiet);
+    }
+
+    fn down_reason(&self, node: NodeId) -> Reason {
+        if self.nodes.get(node.0).is_some() { Reason::Down } else { Reason::NoRing }
     }
 
     pub(super) fn down_text(&self, node: NodeId) -> String {

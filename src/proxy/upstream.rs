@@ -7,8 +7,9 @@ use bytes::Bytes;
 use super::failure::FailReason;
 use super::lane::{Body, Entry, Kind};
 use super::nodes::Version;
-use super::{ClientId, Core, NodeId, Tick, UpstreamId, bulk};
-use crate::metrics::NodeState;
+use super::{ClientId, Core, Tick, UpstreamId, bulk};
+use crate::metrics::{NodeState, Reason};
+use crate::protocol::command::Command;
 use crate::protocol::reply::{self, Line, MAX_REPLY_LINE};
 
 /// A piece of a value of at least this many bytes is shared, not copied, where several clients
@@ -26,12 +27,17 @@ impl Core {
     /// Takes what a node sent.
     pub fn upstream_input(&mut self, id: UpstreamId, bytes: &[u8], now: Tick) {
         self.shared.now = now;
-        if let Some(up) = self.upstreams.get_mut(id.0) {
-            up.progress = now;
-        }
+        let before = self.upstreams.get(id.0).map_or(0, |up| up.fifo.len());
         if self.read_replies(id, bytes).is_err() {
             self.fail_upstream(id, FailReason::Desync);
         } else {
+            if let Some(up) = self.upstreams.get_mut(id.0) {
+                let replies = before.saturating_sub(up.fifo.len());
+                up.note_progress(bytes.len(), replies, now);
+                if let (true, Some(entry)) = (replies > 0, self.nodes.get_mut(up.node.0)) {
+                    entry.health.answered();
+                }
+            }
             self.relieve(id);
             self.release_lane(id);
         }
@@ -100,24 +106,20 @@ impl Core {
                 Line::Error => self.finish_group(id, Some(raw)),
                 _ => Err(Desync),
             },
-            &mut Entry::Single { client, seq, verb } => {
-                if !verb.allows(&line) {
+            &mut Entry::Single { client, seq, command } => {
+                if !command.allows(&line) {
                     return Err(Desync);
                 }
-                up.fifo.pop_front();
-                verb.count(&line, self.shared.cells());
+                up.fifo.pop();
+                command.count(&line, self.shared.cells());
                 self.finish_single(client, seq, raw);
                 Ok(())
             }
             Entry::Gather { .. } => self.gather_line(id, &line, raw),
             Entry::Version => match line {
                 Line::Version(text) => {
-                    up.fifo.pop_front();
-                    up.ready = true;
-                    let (node, moved) = (up.node, up.moved);
-                    if !moved {
-                        self.node_answered(node, text);
-                    }
+                    up.fifo.pop();
+                    self.version_answered(id, text);
                     Ok(())
                 }
                 // `ERROR Too many open connections`: refused, not out of step.
@@ -130,12 +132,28 @@ impl Core {
         }
     }
 
-    fn node_answered(&mut self, node: NodeId, text: &[u8]) {
-        if let Some(entry) = self.nodes.get_mut(node.0) {
-            entry.health.succeeded(self.shared.now.0);
-            entry.version = Version::read(text);
+    /// A connection is validated.
+    fn version_answered(&mut self, id: UpstreamId, text: &[u8]) {
+        let now = self.shared.now;
+        let Some(up) = self.upstreams.get_mut(id.0) else { return };
+        let node = up.node;
+        let Some(entry) = self.nodes.get_mut(node.0).filter(|entry| !up.moved && !entry.departed) else {
+            up.ready = true;
+            return;
+        };
+        entry.version = Version::read(text);
+        if entry.state == NodeState::Down {
+            // Once is not enough: a node that crashes again and again answers once each time.
+            entry.health.probed(now);
+            return self.set_node_state(node, NodeState::Probing);
         }
+        up.ready = true;
+        let back = entry.state == NodeState::Probing;
+        entry.health.succeeded(now);
         self.set_node_state(node, NodeState::Up);
+        if back {
+            self.fill_lanes(node);
+        }
     }
 
     /// Gives a `VALUE` line to those who asked for the key.
@@ -148,7 +166,7 @@ impl Core {
             return;
         };
         let len = up.body.as_ref().map_or(0, |body| body.left);
-        for member in group.askers(key).filter_map(|i| group.members.get(i)) {
+        for member in group.askers(key).filter_map(|i| group.members.get(i)).filter(|member| !member.done) {
             let Some(client) = clients.get_mut(member.client.0) else {
                 continue;
             };
@@ -180,13 +198,14 @@ impl Core {
         let mut askers = std::mem::take(&mut shared.askers);
         askers.extend(group.askers(key));
         for index in askers.drain(..) {
-            let Some(member) = group.members.get_mut(index) else {
+            // Of one that was answered meanwhile the rest is eaten.
+            let Some(member) = group.members.get_mut(index).filter(|member| !member.done) else {
                 continue;
             };
             if ended {
                 member.left = member.left.saturating_sub(1);
             }
-            let complete = early && member.left == 0 && !member.done;
+            let complete = early && member.left == 0;
             member.done |= complete;
             let Some(client) = clients.get_mut(member.client.0) else {
                 continue;
@@ -211,7 +230,7 @@ impl Core {
     fn finish_group(&mut self, id: UpstreamId, error: Option<&[u8]>) -> Result<(), Desync> {
         let Self { upstreams, clients, shared, nodes, .. } = self;
         let up = upstreams.get_mut(id.0).ok_or(Desync)?;
-        let Some(Entry::Group(mut group)) = up.fifo.pop_front() else {
+        let Some(Entry::Group(mut group)) = up.fifo.pop() else {
             return Err(Desync);
         };
         let one = group.members.len() == 1;
@@ -227,7 +246,7 @@ impl Core {
                         client.replies.fail_part(member.seq, text, &mut shared.pool);
                     }
                     Some(_) => {
-                        shared.cells().soft_misses.add(u64::from(member.left));
+                        shared.cells().soft(Command::from(group.verb), Reason::NodeError, u64::from(member.left));
                         client.replies.finish(member.seq, &mut shared.pool);
                     }
                     None => {

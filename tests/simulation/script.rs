@@ -34,6 +34,10 @@ pub(crate) struct Rig {
     lanes: Vec<Lane>,
     closed: Vec<ClientId>,
     ticks: usize,
+    /// When the core is to be called.
+    next: Option<Tick>,
+    /// Nodes take connections and say nothing.
+    mute: bool,
     /// Lanes that are woken.
     woken: Vec<UpstreamId>,
 }
@@ -53,6 +57,8 @@ impl Rig {
             lanes: Vec::new(),
             closed: Vec::new(),
             ticks: 0,
+            next: None,
+            mute: false,
             woken: Vec::new(),
         };
         rig.apply();
@@ -79,6 +85,9 @@ impl Rig {
                     self.core.upstream_connected(id, Tick(self.now));
                     let lane = self.lanes.len() - 1;
                     self.write(lane, usize::MAX);
+                    if self.mute {
+                        continue;
+                    }
                     let all = std::mem::take(&mut self.lanes[lane].sent);
                     self.lanes[lane].sent = all.strip_prefix(b"version\r\n").unwrap().to_vec();
                     self.reply(lane, b"VERSION 1.6.18\r\n");
@@ -90,10 +99,33 @@ impl Rig {
                 }
                 Effect::CloseClient(id) => self.closed.push(id),
                 Effect::WakeUpstream(id) => self.woken.push(id),
-                Effect::Tick(_) => self.ticks += 1,
+                Effect::Tick(wait) => {
+                    self.ticks += 1;
+                    assert_eq!(self.next.replace(self.now().after(wait)), None, "a second tick");
+                }
                 Effect::WakeClient(_) => {}
             }
         }
+    }
+
+    /// Time goes by, and the clock ticks as the core asks.
+    fn pass(&mut self, millis: u64) {
+        let end = self.now + millis * 1000;
+        while let Some(at) = self.next.filter(|at| at.0 <= end) {
+            self.now = at.0;
+            self.next = self.core.tick(at);
+            self.apply();
+        }
+        self.now = end;
+    }
+
+    fn fail(&mut self, lane: usize, reason: FailReason) {
+        self.core.upstream_failed(self.lanes[lane].id, reason, self.now());
+        self.apply();
+    }
+
+    fn state(&self, node: usize) -> &'static str {
+        self.cells.node_state(&format!("node-{node}:11211")).word()
     }
 
     fn client(&mut self) -> ClientId {
@@ -508,23 +540,201 @@ fn an_error_line_to_a_part_of_a_read_leaves_it_well_formed() {
 
 #[test]
 fn what_waits_on_a_lost_connection_is_answered_at_once() {
-    for (policy, read, touch) in [
-        (OnNodeDown::Miss, "END\r\n", "NOT_FOUND\r\n"),
-        (
-            OnNodeDown::Error,
-            "SERVER_ERROR proxy: node node-0:11211 closed the connection\r\n",
-            "SERVER_ERROR proxy: node node-0:11211 closed the connection\r\n",
-        ),
-    ] {
+    let lost = "SERVER_ERROR proxy: node node-0:11211 closed the connection\r\n";
+    for (policy, touch) in [(OnNodeDown::Miss, "NOT_FOUND\r\n"), (OnNodeDown::Error, lost)] {
         let mut rig = Rig::with(1, |settings| settings.on_node_down = policy);
         let client = rig.client();
-        rig.send(client, "get a b\r\nset a 0 0 1\r\nx\r\ndelete a\r\ntouch a 0\r\nincr a 1 noreply\r\nmn\r\n");
+        rig.send(client, "set a 0 0 1\r\nx\r\ndelete a\r\ntouch a 0\r\nincr a 1 noreply\r\nmn\r\n");
         rig.sent(0);
-        rig.core.upstream_failed(rig.lanes[0].id, FailReason::Closed, Tick(0));
-        rig.apply();
-        let lost = "SERVER_ERROR proxy: node node-0:11211 closed the connection\r\n";
-        assert_eq!(rig.got(client), format!("{read}{lost}{lost}{touch}MN\r\n"));
+        rig.fail(0, FailReason::Closed);
+        assert_eq!(rig.got(client), format!("{lost}{lost}{touch}MN\r\n"));
     }
+}
+
+#[test]
+fn a_read_is_asked_again_once_when_its_connection_is_lost_before_a_byte_of_its_reply() {
+    for (policy, read) in [
+        (OnNodeDown::Miss, "END\r\n"),
+        (OnNodeDown::Error, "SERVER_ERROR proxy: node node-0:11211 closed the connection\r\n"),
+    ] {
+        let mut rig = Rig::with(1, |settings| settings.on_node_down = policy);
+        rig.now = 2_000_000;
+        let client = rig.client();
+        rig.send(client, "get a b\r\ngat 7 c\r\nset a 0 0 1\r\nx\r\nmn\r\n");
+        rig.sent(0);
+        rig.fail(0, FailReason::Closed);
+        let again = rig.newest(0);
+        // What is new comes behind what is asked again.
+        rig.send(client, "get d\r\n");
+        assert_eq!(rig.sent(again), "get a b\r\ngat 7 c\r\nget d\r\n");
+        assert_eq!(rig.count(|c| &c.retries), 2);
+        rig.reply(again, "VALUE b 0 1\r\ny\r\nEND\r\n");
+        let lost = "SERVER_ERROR proxy: node node-0:11211 closed the connection\r\n";
+        assert_eq!(rig.got(client), "VALUE b 0 1\r\ny\r\nEND\r\n");
+        rig.now += 2_000_000;
+        rig.fail(again, FailReason::Closed);
+        let third = rig.newest(0);
+        assert_eq!(rig.sent(third), "get d\r\n", "asked twice is enough");
+        rig.reply(third, "END\r\n");
+        assert_eq!(rig.got(client), format!("{read}{lost}MN\r\nEND\r\n"));
+    }
+}
+
+#[test]
+fn a_read_whose_reply_has_begun_is_not_asked_again() {
+    for begun in ["V", "VALUE a 0 1\r\nx\r\n", "VALUE a 0 1\r\nx\r\nE"] {
+        let mut rig = Rig::new(1);
+        rig.now = 2_000_000;
+        let client = rig.client();
+        rig.send(client, "get a b\r\n");
+        rig.sent(0);
+        rig.reply(0, begun);
+        rig.fail(0, FailReason::Closed);
+        let next = rig.newest(0);
+        assert_eq!(rig.sent(next), "", "{begun:?}");
+        assert!(rig.got(client).ends_with("END\r\n"), "{begun:?}");
+        assert_eq!(rig.count(|c| &c.retries), 0, "{begun:?}");
+    }
+}
+
+// === clocks ===
+
+const TIMED_OUT: &str = "SERVER_ERROR proxy: node node-0:11211 did not answer in time\r\n";
+
+#[test]
+fn what_is_not_answered_in_time_is_answered_here_and_its_late_reply_is_eaten() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.send(client, "get a\r\nset a 0 0 1\r\nx\r\ntouch a 0\r\ndelete a noreply\r\n");
+    rig.sent(0);
+    rig.pass(400);
+    assert_eq!(rig.got(client), "", "not before its time");
+    rig.pass(200);
+    assert_eq!(rig.got(client), format!("END\r\n{TIMED_OUT}NOT_FOUND\r\n"));
+    rig.send(client, "get b\r\n");
+    assert_eq!(rig.sent(0), "get b\r\n", "the connection stays");
+    rig.reply(0, "VALUE a 0 1\r\nx\r\nEND\r\nSTORED\r\nTOUCHED\r\nDELETED\r\n");
+    assert_eq!(rig.got(client), "");
+    rig.reply(0, "VALUE b 0 1\r\ny\r\nEND\r\n");
+    assert_eq!(rig.got(client), "VALUE b 0 1\r\ny\r\nEND\r\n");
+    assert!(rig.is_open(0));
+    assert_eq!(rig.count(|c| &c.desyncs), 0);
+}
+
+#[test]
+fn a_value_that_moves_never_expires_nor_does_what_waits_behind_it() {
+    let mut rig = Rig::new(1);
+    let (client, other) = (rig.client(), rig.client());
+    rig.send(client, "get a\r\n");
+    rig.sent(0);
+    rig.send(other, "delete b\r\n");
+    rig.sent(0);
+    rig.reply(0, "VALUE a 0 1000000\r\n");
+    for _ in 0..50 {
+        rig.pass(400);
+        rig.reply(0, "x".repeat(20_000));
+    }
+    rig.reply(0, "\r\nEND\r\nDELETED\r\n");
+    assert_eq!(rig.got(other), "DELETED\r\n");
+    assert_eq!(rig.got(client).len(), "VALUE a 0 1000000\r\n\r\nEND\r\n".len() + 1_000_000);
+}
+
+#[test]
+fn a_value_that_drips_closes_its_reader_and_what_waits_behind_it_is_answered() {
+    let mut rig = Rig::new(1);
+    let (client, other) = (rig.client(), rig.client());
+    rig.send(client, "get a\r\n");
+    rig.sent(0);
+    rig.send(other, "delete b\r\n");
+    rig.sent(0);
+    rig.reply(0, "VALUE a 0 100\r\n");
+    for _ in 0..8 {
+        rig.pass(100);
+        rig.reply(0, "x");
+    }
+    assert_eq!(rig.closed, [client]);
+    assert_eq!(rig.got(other), TIMED_OUT);
+    assert!(rig.is_open(0), "it is not silent");
+    rig.send(other, "get c\r\n");
+    rig.sent(0);
+    rig.reply(0, format!("{}\r\nEND\r\nDELETED\r\nVALUE c 0 1\r\nz\r\nEND\r\n", "x".repeat(92)));
+    assert_eq!(rig.got(other), "VALUE c 0 1\r\nz\r\nEND\r\n");
+}
+
+#[test]
+fn a_request_that_was_never_sent_and_expired_is_never_sent() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.send(client, "set a 0 0 5\r\naaaaa\r\n");
+    rig.write(0, 10);
+    rig.send(client, "set b 0 0 5\r\nbbbbb\r\ndelete c noreply\r\nget d e\r\nincr f 1\r\nget g\r\n");
+    rig.pass(400);
+    let queued = "SERVER_ERROR proxy: node node-0:11211 takes no requests\r\n";
+    assert_eq!(rig.got(client), "", "the first is sent in part, and has its turn");
+    assert_eq!(rig.sent(0), "set a 0 0 5\r\naaaaa\r\ndelete c\r\n");
+    rig.reply(0, "STORED\r\nDELETED\r\n");
+    assert_eq!(rig.got(client), format!("STORED\r\n{queued}END\r\n{queued}END\r\n"));
+    rig.send(client, "get h\r\n");
+    assert_eq!(rig.sent(0), "get h\r\n");
+    rig.reply(0, "END\r\n");
+    assert_eq!(rig.got(client), "END\r\n");
+}
+
+#[test]
+fn a_silent_node_is_down_after_three_time_outs_and_back_after_two_answers() {
+    let mut rig = Rig::new(2);
+    let client = rig.client();
+    let key = rig.key(0, "k");
+    for _ in 0..3 {
+        assert!(rig.is_open(0));
+        rig.send(client, format!("get {key}\r\n"));
+        rig.sent(0);
+        rig.pass(600);
+        assert_eq!(rig.got(client), "END\r\n");
+    }
+    assert!(!rig.is_open(0), "silent for three time-outs");
+    let probe = rig.newest(0);
+    assert_eq!(rig.state(0), "probing", "it has answered once");
+    rig.send(client, format!("get {key}\r\nset {key} 0 0 1\r\nx\r\n"));
+    assert_eq!(rig.got(client), "END\r\nSERVER_ERROR proxy: node node-0:11211 is down\r\n");
+    rig.pass(200);
+    assert_eq!(rig.sent(probe), "version\r\n", "no request of a client among them");
+    assert_eq!(rig.state(0), "probing");
+    rig.reply(probe, "VERSION 1.6.18\r\n");
+    assert_eq!(rig.state(0), "up");
+    rig.send(client, format!("get {key}\r\n"));
+    assert_eq!(rig.sent(probe), format!("get {key}\r\n"));
+    assert_eq!(rig.state(1), "up", "nobody else was concerned");
+}
+
+#[test]
+fn a_connection_that_says_nothing_at_all_is_given_up_after_one_time_out() {
+    let mut rig = Rig::new(1);
+    rig.mute = true;
+    rig.fail(0, FailReason::Closed);
+    let silent = rig.newest(0);
+    let client = rig.client();
+    rig.send(client, "get a\r\n");
+    rig.pass(400);
+    assert!(rig.is_open(silent));
+    rig.pass(200);
+    assert!(!rig.is_open(silent));
+    assert_eq!(rig.got(client), "END\r\n");
+    assert_eq!(rig.state(0), "down");
+}
+
+#[test]
+fn a_node_with_nothing_in_flight_is_not_looked_at() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.pass(100);
+    assert_eq!(rig.next, None, "nothing waits");
+    rig.send(client, "get a\r\n");
+    assert!(rig.next.is_some());
+    rig.sent(0);
+    rig.reply(0, "END\r\n");
+    rig.pass(100);
+    assert_eq!(rig.next, None);
 }
 
 #[test]
@@ -826,12 +1036,8 @@ fn at_most_four_large_bodies_pass_to_a_node_at_once() {
     }
     // Nobody needs them: they close.
     assert_eq!(rig.ticks, 1, "one tick runs");
-    let mut next = Some(Tick(1_000_000));
-    while let Some(at) = next {
-        rig.now = at.0;
-        next = rig.core.tick(at);
-        rig.apply();
-    }
+    rig.pass(2_000);
+    assert_eq!(rig.next, None);
     assert_eq!(rig.open_lanes(0), 1);
     // And the next one to be idle asks for a tick again.
     rig.send(clients[0], &bodies[0]);

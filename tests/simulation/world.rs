@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slipring::config::OnNodeDown;
-use slipring::metrics::Cells;
+use slipring::metrics::{Cells, NodeState};
 use slipring::proxy::{ClientId, Core, Effect, FailReason, OutBuf, Settings, Tick, UpstreamId};
 use slipring::routing::{Node as Member, Topology};
 
@@ -105,6 +105,9 @@ impl World {
             merge_gets: !rng.one_in(4),
             on_node_down: if reads_fail { OnNodeDown::Error } else { OnNodeDown::Miss },
             started_at: 1_700_000_000,
+            // Nodes are slow here for as long as they like; the clocks have their own scripts.
+            request_timeout: Duration::from_secs(3600),
+            queue_timeout: Duration::from_secs(3600),
             seed,
             ..Settings::default()
         };
@@ -559,7 +562,9 @@ impl World {
             Timer::Tick => false,
         });
         let mut conns = self.conns.iter().filter(|c| of_node(c.id, c.node));
-        connecting || conns.any(|c| !c.welcome || c.spoilt)
+        // After an outage one answer is not enough.
+        let probed = self.cells.node_state(&format!("node-{node}:11211")) >= NodeState::Probing;
+        connecting || probed || conns.any(|c| !c.welcome || c.spoilt)
     }
 
     // === the ring ===

@@ -1,0 +1,218 @@
+//! The clocks of requests, looked at by lane at each tick: no timer per request, no time per entry.
+//!
+//! Each tick leaves a [`Mark`] at the lane: how many entries there were, and how many bytes had left.
+//! What the mark of a time-out ago had seen has waited that long. A clock is late by at most two
+//! ticks, never early.
+//!
+//! - *connect*: the rim's; what waits on the connection fails with it.
+//! - *queue*, of what is wholly unsent, while the lane moves nothing: it is cut out of the queue, for a
+//!   `set` answered as failed must not be sent later. `noreply` has no such clock: nobody waits, and
+//!   a bulk load is slowed down rather than lost.
+//! - *wire*, of what is wholly sent, while the lane makes no progress: it is answered, and stays as
+//!   an orphan whose late reply is eaten in its turn.
+
+use std::time::Duration;
+
+use super::failure::{FailReason, Failure};
+use super::lane::{Entry, Kind, Upstream};
+use super::{Core, Tick, UpstreamId};
+use crate::metrics::{NodeState, Reason};
+
+/// A lane that owes a reply and shows no byte is given up after so many time-outs.
+const STRIKES: u32 = 3;
+/// A lane whose replies drip, but never complete, is given up after so many time-outs.
+const DRIPS: u32 = 10;
+
+/// How far a lane was at a tick.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    at: Tick,
+    /// Entries ever put on it.
+    pushed: u64,
+    /// Bytes ever written.
+    sent: u64,
+}
+
+/// What the clocks of a lane say.
+enum Verdict {
+    Well,
+    /// The whole connection is given up.
+    Fail(FailReason),
+    /// It was silent for one more time-out.
+    Strike,
+}
+
+impl Upstream {
+    /// Moves the marks on; returns the one of so long ago.
+    fn mark(&mut self, now: Tick, request: Duration, queue: Duration) -> (Option<Mark>, Option<Mark>) {
+        let old = |wait: Duration| move |mark: &&Mark| mark.at.after(wait) <= now;
+        let wire = self.marks.iter().rev().find(old(request)).copied();
+        let queued = self.marks.iter().rev().find(old(queue)).copied();
+        // Only the newest that both clocks can use is needed.
+        while self.marks.get(1).is_some_and(|mark| mark.at.after(request.max(queue)) <= now) {
+            self.marks.pop_front();
+        }
+        self.marks.push_back(Mark { at: now, pushed: self.fifo.pushed(), sent: self.sent });
+        (wire, queued)
+    }
+
+    /// Where the entry at an index ends; nowhere yet while more of it may come.
+    fn end(&self, index: usize, streams: bool) -> u64 {
+        match self.fifo.start(index + 1) {
+            Some(next) => next,
+            None if self.open || streams => u64::MAX,
+            None => self.queued(),
+        }
+    }
+
+    /// How many entries at the front were wholly sent when `sent` bytes were.
+    fn sent_by(&self, sent: u64, streams: bool) -> usize {
+        let begun = self.fifo.first_unsent(sent);
+        // The last of them may have been sent in part.
+        if begun > 0 && self.end(begun - 1, streams) > sent { begun - 1 } else { begun }
+    }
+}
+
+impl Core {
+    /// Looks at the clocks of every lane. Returns whether something waits.
+    pub(super) fn check_clocks(&mut self) -> bool {
+        let lanes: Vec<UpstreamId> = self.upstreams.iter().map(|(key, _)| UpstreamId(key)).collect();
+        for id in lanes {
+            self.check_lane(id);
+        }
+        self.send_probes();
+        let waits = self.upstreams.iter().any(|(_, up)| !up.fifo.is_empty());
+        waits || self.nodes.iter().any(|(_, entry)| entry.health.probe_at.is_some())
+    }
+
+    fn check_lane(&mut self, id: UpstreamId) {
+        let (now, settings) = (self.shared.now, self.shared.settings);
+        let (request, queue) = (settings.request_timeout, settings.queue_timeout);
+        let Some(up) = self.upstreams.get_mut(id.0) else { return };
+        if !up.connected || up.fifo.is_empty() {
+            up.marks.clear();
+            return;
+        }
+        let streams = match up.kind {
+            Kind::Bulk { owner } => self.clients.get(owner.0).is_some_and(|client| client.streams_through(id)),
+            _ => false,
+        };
+        if up.paused {
+            // We do not read it: its silence is ours.
+            up.progress = now;
+            up.heard = now;
+        }
+        let (wire, queued) = up.mark(now, request, queue);
+        let still = up.progress.after(request) <= now;
+        let silent = up.heard.after(request) <= now;
+        let expired = wire.map_or(0, |mark| up.sent_by(mark.sent, streams));
+        let first_unsent = up.fifo.first_unsent(up.sent);
+        let partly = first_unsent > 0 && up.end(first_unsent - 1, streams) > up.sent && !up.out.is_empty();
+        let stuck = up.wrote.after(request) <= now;
+        let verdict = if !up.ready && still {
+            Verdict::Fail(FailReason::Silent)
+        } else if still && expired > 0 && matches!(up.kind, Kind::Bulk { .. }) {
+            // Nobody else is concerned.
+            Verdict::Fail(FailReason::Silent)
+        } else if still && silent && partly && stuck {
+            // What has been sent in part can be neither cut out nor left behind.
+            Verdict::Fail(FailReason::Silent)
+        } else if still && expired > 0 && up.progress.after(request * DRIPS) <= now && !silent {
+            Verdict::Fail(FailReason::Silent)
+        } else if still && silent && expired > 0 && up.struck.after(request) <= now {
+            Verdict::Strike
+        } else {
+            Verdict::Well
+        };
+        let moves = up.wrote.max(up.progress).after(queue) > now;
+        let last = queued.map_or(0, |mark| up.fifo.older(mark.pushed));
+        match verdict {
+            Verdict::Fail(reason) => return self.fail_upstream(id, reason),
+            Verdict::Strike if self.strike(id) => return,
+            Verdict::Strike | Verdict::Well => {}
+        }
+        if still && expired > 0 {
+            self.expire_sent(id, expired);
+        }
+        if !moves && last > first_unsent {
+            self.expire_unsent(id, first_unsent, last);
+        }
+        self.relieve(id);
+        self.release_lane(id);
+    }
+
+    /// A lane was silent for a time-out. Returns whether that was the end of it.
+    fn strike(&mut self, id: UpstreamId) -> bool {
+        let Some(up) = self.upstreams.get_mut(id.0) else { return true };
+        up.struck = self.shared.now;
+        up.strikes += 1;
+        let (node, strikes, moved) = (up.node, up.strikes, up.moved);
+        self.shared.cells().upstream_timeouts.add(1);
+        // Of an address that a node has left, and of a node that has left, nothing follows.
+        let entry = self.nodes.get_mut(node.0).filter(|entry| !moved && !entry.departed);
+        if entry.is_some_and(|entry| entry.health.timed_out()) {
+            self.node_down(node, FailReason::Silent);
+        }
+        if strikes >= STRIKES {
+            self.fail_upstream(id, FailReason::Silent);
+        }
+        self.upstreams.get(id.0).is_none()
+    }
+
+    /// Answers the first entries of a lane; their replies, if they ever come, are eaten.
+    fn expire_sent(&mut self, id: UpstreamId, count: usize) {
+        let text = self.failure_text(id, "did not answer in time");
+        let failure = Failure { text: text.as_bytes(), reason: Reason::Timeout };
+        // A value that has begun cannot be taken back: the only honest end is to close its reader.
+        self.close_body_readers(id);
+        for index in 0..count {
+            self.orphan(id, index, failure);
+        }
+    }
+
+    /// Takes requests that nobody wants sent any more out of a lane, and answers them.
+    fn expire_unsent(&mut self, id: UpstreamId, from: usize, to: usize) {
+        let text = self.failure_text(id, "takes no requests");
+        let failure = Failure { text: text.as_bytes(), reason: Reason::Queue };
+        let Self { upstreams, shared, .. } = self;
+        let Some(up) = upstreams.get_mut(id.0) else { return };
+        up.close_group(shared);
+        let (sent, end) = (up.sent, up.queued());
+        let (cut, ranges) = up.fifo.cut(from, to, end, Entry::is_awaited);
+        if cut.is_empty() {
+            return;
+        }
+        let offset = |place: u64| usize::try_from(place - sent).unwrap_or(usize::MAX);
+        let ranges: Vec<_> = ranges.iter().map(|range| offset(range.start)..offset(range.end)).collect();
+        up.out.cut(&ranges);
+        let bulk = matches!(up.kind, Kind::Bulk { .. });
+        for entry in cut {
+            self.fail_entry(entry, failure);
+        }
+        if bulk {
+            // Its only work is gone; the rest of a body that was to be streamed is dropped.
+            self.drop_upstream(id, Failure::NONE);
+        }
+    }
+
+    /// Asks for the second answer that ends an outage.
+    fn send_probes(&mut self) {
+        let now = self.shared.now;
+        let due: Vec<UpstreamId> = self
+            .nodes
+            .iter()
+            .filter(|(_, entry)| entry.state == NodeState::Probing && entry.health.probe_at.is_some_and(|at| at <= now))
+            .filter_map(|(_, entry)| entry.lanes.first().copied())
+            .collect();
+        for id in due {
+            let Self { upstreams, nodes, shared, .. } = self;
+            let Some(up) = upstreams.get_mut(id.0) else { continue };
+            if let Some(entry) = nodes.get_mut(up.node.0) {
+                entry.health.probe_at = None;
+            }
+            up.progress = now;
+            up.push(b"version\r\n", Entry::Version, shared);
+            up.touch(id, shared);
+        }
+    }
+}
