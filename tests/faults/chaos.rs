@@ -1,7 +1,9 @@
 //! Many clients, and a node that is late, silent, torn off or wrong at random: every answer is the
 //! answer to its own request, or one that says that there is none.
-use crate::support::{Random, Request, ScriptedNode, Step, TextClient, honest, number_from_environment};
-use crate::{one_worker, serves_again};
+use crate::serves_again;
+use crate::support::{
+    Random, Request, ScriptedNode, Slipring, Step, TextClient, honest, number_from_environment, shown,
+};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -9,6 +11,17 @@ use std::time::Duration;
 fn echo(request: &Request) -> Vec<Step> {
     match request.words()[0] {
         "incr" | "decr" => vec![Step::send(format!("{}\r\n", request.words()[2]))],
+        "get" if request.line.contains("large") => {
+            let mut reply = Vec::new();
+            for key in request.keys() {
+                let value = if key.starts_with("large") { large(key) } else { format!("value of {key}").into_bytes() };
+                reply.extend_from_slice(format!("VALUE {key} 0 {}\r\n", value.len()).as_bytes());
+                reply.extend_from_slice(&value);
+                reply.extend_from_slice(b"\r\n");
+            }
+            reply.extend_from_slice(b"END\r\n");
+            vec![Step::Send(reply)]
+        }
         _ => honest(request),
     }
 }
@@ -42,41 +55,51 @@ fn moody(seed: u64) -> impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static {
     }
 }
 
+/// What a node holds under a key whose number says how long it is.
+fn large(key: &str) -> Vec<u8> {
+    let number: usize = key.trim_start_matches("large").parse().expect("a number");
+    let length = number % 7 * 250_000;
+    key.bytes().cycle().take(length).collect()
+}
+
 /// One client's requests, each of which can be told from every other. Gives how many were answered
 /// by a node.
-fn work(mut connect: impl FnMut() -> TextClient, name: u64, rounds: u64, random: &mut Random) -> u64 {
-    let mut client = connect();
+fn work(slipring: &Slipring, name: u64, rounds: u64, random: &mut Random) -> u64 {
+    let mut client = slipring.client();
     let mut answered = 0;
     for round in 0..rounds {
-        let nonce = (name << 32) | round;
         let depth = random.between(1, 4) as u64;
-        let kind = random.below(3);
+        let nonces: Vec<u64> = (0..depth).map(|step| name << 32 | round << 3 | step).collect();
+        let kind = random.below(50);
         let mut requests = String::new();
-        for step in 0..depth {
-            let nonce = nonce * 8 + step;
+        for nonce in &nonces {
             requests += &match kind {
-                0 => format!("incr counter{} {nonce}\r\n", random.below(5)),
-                1 => format!("get own{nonce}\r\n"),
-                _ => format!("get own{nonce} shared\r\n"),
+                0..16 => format!("incr counter{} {nonce}\r\n", random.below(5)),
+                16..32 => format!("get own{nonce}\r\n"),
+                32..48 => format!("append quiet{nonce} 0 0 1 noreply\r\nx\r\nget own{nonce} shared\r\n"),
+                _ => format!("get large{nonce}\r\n"),
             };
         }
         client.send(requests);
-        for step in 0..depth {
-            let nonce = nonce * 8 + step;
-            if kind == 0 {
+        if random.one_in(25) {
+            client.abort();
+            client = slipring.client();
+            continue;
+        }
+        for nonce in &nonces {
+            if kind < 16 {
                 let reply = client.line();
                 let own = reply == nonce.to_string();
                 assert!(own || reply.starts_with("SERVER_ERROR proxy"), "incr {nonce}: {reply}");
                 answered += u64::from(own);
                 continue;
             }
-            match read(&mut client, &format!("own{nonce}")) {
-                Some(found) => answered += found,
-                None => {
-                    client = connect();
-                    break;
-                }
-            }
+            let own = if kind < 48 { format!("own{nonce}") } else { format!("large{nonce}") };
+            let Some(found) = read(&mut client, &own) else {
+                client = slipring.client();
+                break;
+            };
+            answered += found;
         }
     }
     answered
@@ -93,17 +116,17 @@ fn read(client: &mut TextClient, own: &str) -> Option<u64> {
         }
         let key = line.split(' ').nth(1).unwrap_or_default().to_owned();
         assert!(key == own || key == "shared", "get {own}: {line}");
-        let value = format!("value of {key}");
+        let value = if key.starts_with("large") { large(&key) } else { format!("value of {key}").into_bytes() };
         assert_eq!(line, format!("VALUE {key} 0 {}", value.len()));
         let block = client.line_or_end()?;
-        assert_eq!(block, value, "the value of another");
+        assert!(block.as_bytes() == value, "the value of another: {}", shown(block.as_bytes()));
         found += 1;
     }
 }
 
 fn weather(arguments: &[&str], seed: u64) {
     let nodes = [ScriptedNode::start(moody(seed)), ScriptedNode::start(moody(seed + 1))];
-    let slipring = one_worker(&[&nodes[0], &nodes[1]], arguments);
+    let slipring = Slipring::with(&[nodes[0].address(), nodes[1].address()], arguments);
     let rounds = number_from_environment("SLIPRING_FAULTS_ROUNDS", 150);
     let answered: u64 = std::thread::scope(|scope| {
         let clients: Vec<_> = (1..=8)
@@ -111,7 +134,7 @@ fn weather(arguments: &[&str], seed: u64) {
                 let slipring = &slipring;
                 scope.spawn(move || {
                     let mut random = Random::new(seed * 100 + name);
-                    work(|| slipring.client(), name, rounds, &mut random)
+                    work(slipring, name, rounds, &mut random)
                 })
             })
             .collect();
@@ -119,16 +142,35 @@ fn weather(arguments: &[&str], seed: u64) {
     });
     println!("{answered} answers by a node, seed {seed}");
     assert!(answered > 0, "nothing was ever answered by a node");
+    assert!(!slipring.output().contains("out of step"), "no node said anything wrong: {}", slipring.output());
+    for node in &nodes {
+        let requests = node.requests();
+        let mut appended: Vec<&str> =
+            requests.iter().map(|r| r.line.as_str()).filter(|line| line.starts_with("app")).collect();
+        let all = appended.len();
+        appended.sort_unstable();
+        appended.dedup();
+        assert_eq!(appended.len(), all, "a write was sent twice");
+    }
     serves_again(&slipring, 2);
+}
+
+fn seed() -> u64 {
+    number_from_environment("SLIPRING_FAULTS_SEED", 1)
 }
 
 #[test]
 fn in_any_weather_every_answer_is_that_of_its_own_request() {
-    weather(&["--request-timeout", "100ms"], number_from_environment("SLIPRING_FAULTS_SEED", 1));
+    weather(&["--workers", "1", "--request-timeout", "100ms"], seed());
 }
 
 #[test]
 fn in_any_weather_with_several_connections_and_no_merging_too() {
-    let arguments = ["--request-timeout", "100ms", "--connections-per-node", "3", "--merge-gets", "off"];
-    weather(&arguments, number_from_environment("SLIPRING_FAULTS_SEED", 1) + 1_000);
+    let several = ["--workers", "1", "--connections-per-node", "3", "--merge-gets", "off"];
+    weather(&[&several[..], &["--request-timeout", "100ms"]].concat(), seed() + 1_000);
+}
+
+#[test]
+fn in_any_weather_with_two_workers_too() {
+    weather(&["--workers", "2", "--request-timeout", "100ms", "--queue-timeout", "20ms"], seed() + 2_000);
 }

@@ -1,6 +1,6 @@
 //! A request that its node does not answer in time: the answer it gets, and what becomes of the
 //! late reply.
-use crate::support::{ScriptedNode, Step, TextClient, honest};
+use crate::support::{ScriptedNode, Step, TextClient, eventually, honest};
 use crate::{
     ANSWERS, MEDIUM, SHORT, behind, expect_answer, expect_proxy_error, meet, numbered, one_worker, slow, value_of,
 };
@@ -363,10 +363,8 @@ fn half_a_list_of_statistics_is_not_taken_for_the_whole() {
 
 #[test]
 fn a_request_that_expired_is_not_asked_again() {
-    let (node, slipring) = behind(
-        |request| if request.line.contains("slow") { vec![Step::Silence] } else { honest(request) },
-        &SHORT,
-    );
+    let (node, slipring) =
+        behind(|request| if request.line.contains("slow") { vec![Step::Silence] } else { honest(request) }, &SHORT);
     let mut client = slipring.client();
     client.ask("get slow\r\n", "END\r\n").in_step();
     // The silent connection is given up, and what replaces it serves.
@@ -374,4 +372,39 @@ fn a_request_that_expired_is_not_asked_again() {
     crate::serves_again(&slipring, 1);
     let asked = node.requests().iter().filter(|request| request.line.contains("slow")).count();
     assert_eq!(asked, 1);
+}
+
+#[test]
+fn a_connection_on_which_only_drips_come_is_given_up_in_the_end() {
+    let key = "k".repeat(250);
+    let (node, slipring) = behind(
+        |request| {
+            let Some(Step::Send(reply)) = honest(request).pop() else { return Vec::new() };
+            match request.connection {
+                0 => Step::drip(reply, 1, Duration::from_millis(120)),
+                _ => vec![Step::Send(reply)],
+            }
+        },
+        &SHORT,
+    );
+    let mut client = slipring.client();
+    client.ask(format!("get {key}\r\n"), "END\r\n").in_step();
+    eventually("the connection is given up", || node.connections() > 1);
+    crate::serves_again(&slipring, 1);
+    assert_eq!(node.requests().iter().filter(|request| request.line.contains(&key)).count(), 1);
+}
+
+#[test]
+#[ignore = "not yet: it is closed only when the late reply has come, or the connection is given up"]
+fn a_client_that_has_said_its_last_is_closed_when_its_last_request_has_expired() {
+    for last in ["get slow\r\n", "get slow\r\nquit\r\n"] {
+        let (node, slipring) = behind(slow, &MEDIUM);
+        let mut client = slipring.client();
+        client.send(last);
+        if !last.contains("quit") {
+            client.half_close();
+        }
+        assert_eq!(client.rest(), b"END\r\n");
+        assert_eq!((node.holds(), node.closes()), (1, 0), "{last:?}: closed by the time-out, not later");
+    }
 }

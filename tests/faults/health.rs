@@ -1,8 +1,6 @@
 //! When a node is given up, what it sees meanwhile, and what it must do to be asked again.
 use crate::support::{ScriptedNode, Slipring, Step, eventually, free_port, honest};
-use crate::{
-    ANSWERS, MEDIUM, SHORT, behind, expect_answer, one_worker, owned, serves_again, slow, value_of,
-};
+use crate::{ANSWERS, MEDIUM, SHORT, behind, expect_answer, one_worker, owned, serves_again, slow, value_of};
 use socket2::{Domain, Socket, Type};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;

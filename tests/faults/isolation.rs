@@ -1,6 +1,6 @@
 //! A node that stalls delays its own requests and no others.
-use crate::support::{ScriptedNode, Step, TextClient, honest};
-use crate::{MEDIUM, NEVER, expect_proxy_error, one_worker, owned, serves_again, value_of};
+use crate::support::{ScriptedNode, Step, TextClient, eventually, honest};
+use crate::{MEDIUM, NEVER, SHORT, expect_proxy_error, one_worker, owned, serves_again, value_of};
 
 /// Two truthful nodes until the first is frozen, and the keys of each.
 fn two(arguments: &[&str]) -> ([ScriptedNode; 2], crate::Slipring, Vec<Vec<String>>) {
@@ -142,4 +142,30 @@ fn with_two_connections_to_a_node_one_that_stalls_does_not_hold_up_the_other() {
     }
     node.release();
     clients[0].expect(value_of("slow")).in_step();
+}
+
+#[test]
+fn one_of_two_connections_that_falls_silent_is_replaced_and_the_node_stays_up() {
+    let node = ScriptedNode::start(
+        |request| {
+            if request.line.contains("silent") { vec![Step::Silence] } else { honest(request) }
+        },
+    );
+    let slipring = one_worker(&[&node], &[&["--connections-per-node", "2"], &SHORT[..]].concat());
+    let mut clients: Vec<TextClient> = (0..4).map(|_| slipring.client()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.ask(format!("get key{number}\r\n"), value_of(&format!("key{number}")));
+    }
+    let lanes: Vec<usize> = node.requests().iter().map(|request| request.connection).collect();
+    let other = lanes.iter().position(|&lane| lane != lanes[0]).expect("a client on the other connection");
+    clients[0].ask("get silent\r\n", "END\r\n");
+    // Answers on the other connection show meanwhile that the node lives.
+    eventually("the silent connection is given up", || {
+        clients[other].ask("get k\r\n", value_of("k"));
+        node.closes() == 1
+    });
+    assert!(!slipring.output().contains("is down"), "{}", slipring.output());
+    clients[0].ask("get k\r\n", value_of("k")).in_step();
+    clients[other].ask("get k\r\n", value_of("k")).in_step();
+    assert!(node.is_open(lanes[other]), "the other connection was not touched");
 }

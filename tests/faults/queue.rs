@@ -137,8 +137,9 @@ fn requests_of_many_clients_that_expire_unsent_are_never_sent() {
 #[test]
 fn noreply_stores_wait_for_a_node_that_takes_nothing_for_longer_than_the_queue_time_out() {
     let (node, slipring) = full(&[&NEVER[..], &["--queue-timeout", "100ms"]].concat());
-    let client = slipring.client();
-    let requests = fill(" noreply");
+    let mut client = slipring.client();
+    let mut requests = fill(" noreply");
+    requests.extend_from_slice(b"get last\r\n");
     let mut sender = client.stream().try_clone().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(move || sender.write_all(&requests).unwrap());
@@ -146,10 +147,10 @@ fn noreply_stores_wait_for_a_node_that_takes_nothing_for_longer_than_the_queue_t
         std::thread::sleep(Duration::from_millis(1_500));
         node.thaw();
     });
-    node.refuse_connections(false);
-    read_all(&node, &slipring);
+    client.expect(value_of("last")).in_step();
     let wanted: Vec<String> = (0..SETS).map(|number| format!("fill{number}")).collect();
     assert_eq!(filled(&node), wanted, "a bulk load is pushed back, not thinned out");
+    assert_eq!((node.closes(), node.connections()), (0, 1));
 }
 
 #[test]

@@ -166,10 +166,8 @@ fn every_member_of_a_merged_get_that_is_lost_gets_its_value_by_the_second_asking
 #[test]
 fn reads_that_wait_behind_a_lost_one_are_asked_again_too_and_writes_are_not() {
     for end in &ENDS {
-        let (node, slipring) = behind(
-            losing(1, &[Step::Hold, end.clone()]),
-            &[&NEVER[..], &["--merge-gets", "off"]].concat(),
-        );
+        let (node, slipring) =
+            behind(losing(1, &[Step::Hold, end.clone()]), &[&NEVER[..], &["--merge-gets", "off"]].concat());
         let mut first = slipring.client();
         first.send("get victim\r\n");
         node.wait_for_holds(1);
