@@ -21,7 +21,7 @@ fn answered_without_a_node(slipring: &Slipring) {
 
 #[test]
 fn a_node_that_falls_silent_goes_down_and_its_connection_is_given_up() {
-    let (node, slipring) = behind(honest, &SHORT);
+    let (node, slipring) = behind(honest, &MEDIUM);
     let mut client = slipring.client();
     client.ask("get k\r\n", value_of("k"));
     node.freeze();
@@ -37,7 +37,7 @@ fn a_node_that_falls_silent_goes_down_and_its_connection_is_given_up() {
 #[test]
 fn a_real_memcached_that_is_stopped_goes_down_and_serves_again_when_it_goes_on() {
     let node = crate::support::Memcached::start();
-    let slipring = Slipring::with(&[node.address()], &[&["--workers", "1"], &SHORT[..]].concat());
+    let slipring = Slipring::with(&[node.address()], &[&["--workers", "1"], &MEDIUM[..]].concat());
     let mut client = slipring.client();
     client.set("k", "kept");
     node.while_stopped(|| {
@@ -186,7 +186,7 @@ fn a_node_that_answers_now_and_then_does_not_go_down() {
 fn the_keys_of_a_node_that_is_down_stay_where_they_are() {
     let nodes = [ScriptedNode::start(honest), ScriptedNode::start(honest)];
     let both: Vec<&ScriptedNode> = nodes.iter().collect();
-    let slipring = one_worker(&both, &SHORT);
+    let slipring = one_worker(&both, &MEDIUM);
     let owned = owned(&slipring, &both, "key");
     let mut client = slipring.client();
     nodes[0].freeze();

@@ -83,6 +83,7 @@ fn every_reader_of_a_key_asked_for_by_several_is_closed_when_its_value_stalls() 
     for client in &mut clients {
         expect_torn(client, 100_000);
     }
+    assert_eq!((node.holds(), node.closes()), (1, 0));
     for _ in 0..5 {
         node.release();
     }
@@ -316,7 +317,7 @@ fn what_waits_behind_a_value_that_stalls_on_a_connection_of_its_own_is_asked_aga
 #[test]
 fn a_value_that_stalls_on_a_connection_of_its_own_closes_its_reader_alone() {
     let length = 3 * BULK;
-    let (node, slipring) = behind(half_of_large(length), &SHORT);
+    let (node, slipring) = behind(half_of_large(length), &MEDIUM);
     let mut bystander = slipring.client();
     bystander.set("k", "x");
     let mut reader = slipring.client();
@@ -342,7 +343,7 @@ fn a_reader_that_is_slow_itself_loses_nothing_by_the_time_out() {
             }
             vec![Step::Send(sent.clone())]
         },
-        &SHORT,
+        &MEDIUM,
     );
     let mut reader = slipring.client();
     reader.send("get large\r\n");
