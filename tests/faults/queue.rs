@@ -191,26 +191,3 @@ fn after_a_full_connection_every_answer_is_again_that_of_its_own_request() {
     }
     client.in_step();
 }
-
-#[test]
-#[ignore = "an experiment"]
-fn probe_speed() {
-    for pause in [1, 2, 4, 8, 16] {
-        let node = ScriptedNode::start(honest);
-        let slipring = one_worker(&[&node], &["--request-timeout", "60s"]);
-        node.read_slowly(16 << 10, Duration::from_millis(pause));
-        let mut client = slipring.client();
-        client.set_patience(Duration::from_secs(200));
-        let requests = fill("");
-        let mut sender = client.stream().try_clone().unwrap();
-        let start = std::time::Instant::now();
-        let mut stored = 0;
-        std::thread::scope(|scope| {
-            scope.spawn(move || sender.write_all(&requests).unwrap());
-            for _ in 0..SETS {
-                stored += usize::from(client.line() == "STORED");
-            }
-        });
-        println!("pause {pause} ms: {stored} of {SETS} stored in {:?}", start.elapsed());
-    }
-}
