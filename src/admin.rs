@@ -43,8 +43,10 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// What the pages are made from.
 pub struct AdminState {
-    /// `/readyz`: whether clients may come. Set by whoever starts and drains.
+    /// `/readyz`: whether clients may come. Once set it stays.
     pub ready: Arc<AtomicBool>,
+    /// Cancelled when the end has begun: not ready any more.
+    pub draining: CancellationToken,
     /// `/ring`: asked once per request, on the control thread; must not block.
     pub ring: Box<dyn Fn() -> RingReport + Send + Sync>,
 }
@@ -146,6 +148,7 @@ fn reply(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Bytes
     }
     match request.uri().path() {
         "/healthz" => page(StatusCode::OK, TEXT, "ok\n"),
+        "/readyz" if state.draining.is_cancelled() => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
         "/readyz" if state.ready.load(Ordering::Acquire) => page(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
         "/ring" => match serde_json::to_vec(&(state.ring)()) {
@@ -192,6 +195,7 @@ mod tests {
         let stop = CancellationToken::new();
         let state = Arc::new(AdminState {
             ready: Arc::clone(&ready),
+            draining: CancellationToken::new(),
             ring: Box::new(|| RingReport {
                 status: "healthy",
                 since: 1_700_000_000,

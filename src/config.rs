@@ -10,9 +10,9 @@ mod cli;
 use std::{
     collections::HashSet,
     ffi::{OsStr, OsString},
-    fmt::{Display, Write as _},
+    fmt::{self, Display, Write as _},
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::discovery::{self, Source, parse_nodes, parse_server};
 use cgroup::Limits;
-use cli::{Cli, CliCommand, CommonArgs, ListenItem, LocateArgs, ServeArgs};
+use cli::{Cli, CliCommand, CommonArgs, LocateArgs, ServeArgs};
 
 /// Exit code for a wrong option or a wrong variable (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -42,8 +42,10 @@ const SERVE: &str = "serve";
 pub struct Config {
     /// What to run.
     pub command: Command,
-    /// Where clients connect.
-    pub listen: Listen,
+    /// Where clients connect: at least one, all different save for port 0 (any free port).
+    pub listen: Vec<ListenAddress>,
+    /// Permissions of the Unix sockets among them, 0 to 0o777.
+    pub unix_mode: u32,
     /// Where the admin endpoint listens; `None` when it is off.
     pub admin_listen: Option<SocketAddr>,
     /// Worker threads, 1 to 64.
@@ -52,6 +54,8 @@ pub struct Config {
     pub connections_per_node: usize,
     /// Largest value a client may store, in bytes, 1 KiB to 1 GiB.
     pub max_value: usize,
+    /// Larger values are streamed on connections of their own, in bytes, 16 KiB to 1 MiB.
+    pub bulk_above: usize,
     /// Whether `flush_all` is refused.
     pub deny_flush_all: bool,
     /// Whether gets that meet in one round travel as one request per node.
@@ -72,6 +76,8 @@ pub struct Config {
     pub ready_timeout: Duration,
     /// How long a removed node may be silent while it owes replies, up to 60 min.
     pub drain_timeout: Duration,
+    /// How long clients may stay when the process is told to end, up to 60 min.
+    pub drain_timeout_on_exit: Duration,
     /// Client connections at a time, 1 to 1,000,000.
     pub max_connections: usize,
     /// What is logged, levels by module as `tracing_subscriber::filter::Targets` reads them; parses.
@@ -115,12 +121,14 @@ pub enum Command {
 }
 
 /// Where clients connect.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Listen {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
     /// `127.0.0.1:11211` and, where the machine has it, `[::1]:11211`.
-    Default,
-    /// Exactly these; at least one, all different save for port 0 (any free port).
-    Explicit(Vec<SocketAddr>),
+    Localhost,
+    /// An IP address and port; port 0 is any free port.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket, absolute and short enough for one.
+    Unix(PathBuf),
 }
 
 /// What reads get while their node is down; writes always get an error.
@@ -278,10 +286,12 @@ impl Config {
         Ok(Self {
             command,
             listen: listen(&common.listen, from_env)?,
+            unix_mode: common.unix_mode,
             admin_listen: common.admin_listen.0,
             workers: common.workers.0.unwrap_or(automatic),
             connections_per_node: common.connections_per_node.into(),
             max_value: bytes(common.max_value),
+            bulk_above: bytes(common.bulk_above),
             deny_flush_all: common.deny_flush_all,
             merge_gets: common.merge_gets,
             on_node_down: common.on_node_down,
@@ -292,6 +302,7 @@ impl Config {
             discovery: discovery::Options::default(),
             ready_timeout: Duration::ZERO,
             drain_timeout: Duration::from_secs(5),
+            drain_timeout_on_exit: common.drain_timeout_on_exit,
             max_connections: usize::try_from(common.max_connections).unwrap_or(usize::MAX),
             log_filter: rust_log.unwrap_or_else(|| common.log_level.as_str().to_owned()),
             warnings,
@@ -307,6 +318,18 @@ impl Config {
             ..self.discovery
         };
         Self { discovery, ready_timeout: serve.ready_timeout, drain_timeout: serve.drain_timeout, ..self }
+    }
+}
+
+// === impl ListenAddress ===
+
+impl Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Localhost => f.write_str("localhost"),
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 
@@ -441,22 +464,21 @@ fn dns_source(name: &str, node_port: u16) -> Result<Source, String> {
     }
 }
 
-fn listen(items: &[ListenItem], from_env: &FromEnvironment) -> Result<Listen, Exit> {
+fn listen(items: &[ListenAddress], from_env: &FromEnvironment) -> Result<Vec<ListenAddress>, Exit> {
     let refuse = |problem: String| Exit::usage(&format!("{}: {problem}", source("listen", from_env)));
     let mut addresses = Vec::new();
     for item in items {
-        match item {
-            ListenItem::Localhost if items.len() == 1 => return Ok(Listen::Default),
-            ListenItem::Localhost => {
-                return Err(refuse("localhost goes with no other address".to_owned()));
-            }
-            ListenItem::Address(address) if address.port() != 0 && addresses.contains(address) => {
-                return Err(refuse(format!("{address} is listed twice")));
-            }
-            ListenItem::Address(address) => addresses.push(*address),
+        let any_port = matches!(item, ListenAddress::Tcp(address) if address.port() == 0);
+        if !any_port && addresses.contains(item) {
+            return Err(refuse(format!("{item} is listed twice")));
         }
+        addresses.push(item.clone());
     }
-    Ok(Listen::Explicit(addresses))
+    let has_tcp = addresses.iter().any(|address| matches!(address, ListenAddress::Tcp(_)));
+    if has_tcp && addresses.contains(&ListenAddress::Localhost) {
+        return Err(refuse("localhost goes with no other IP:port".to_owned()));
+    }
+    Ok(addresses)
 }
 
 /// How the user gave an option: the variable's name or the flag.

@@ -2,7 +2,9 @@
 
 pub mod config;
 pub mod server;
+pub mod shutdown;
 
+pub mod descriptors;
 pub mod listener;
 pub mod worker;
 

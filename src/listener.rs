@@ -3,17 +3,21 @@
 //! A hash over the listening sockets of several workers would leave some without work: a sidecar
 //! has a handful of long-lived connections.
 
+use std::fs::{self, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 
-use crate::config::Listen;
+use crate::config::ListenAddress;
 use crate::metrics::Cells;
 
 /// The port clients know.
@@ -22,43 +26,90 @@ const PORT: u16 = 11211;
 const BACKLOG: i32 = 1024;
 /// The wait after a failed accept, such as when descriptors have run out.
 const BACK_OFF: Duration = Duration::from_millis(50);
+/// Between two lines in the log about the same trouble with accepting.
+const LOG_GAP: Duration = Duration::from_secs(10);
+/// Bytes that the kernel takes for a client beyond what it can send now. Without a limit it took 4 MB for one that does
+/// not read, which the container's memory limit counts and our own buffers' limit does not; with this, 32 KB. The sender
+/// does not run dry: we are woken when half of it is gone.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 16 << 10;
 
 /// What Linux answers where the kernel has no IPv6; std has no kind for it.
 const EAFNOSUPPORT: i32 = 97;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {}", reason(.error))]
+#[error("cannot listen on {address}: {}", reason(.address, .error))]
 pub struct BindError {
-    address: SocketAddr,
+    address: ListenAddress,
     error: io::Error,
 }
 
-fn reason(error: &io::Error) -> String {
+fn reason(address: &ListenAddress, error: &io::Error) -> String {
     match error.kind() {
-        ErrorKind::AddrInUse => "the port is already taken (choose another with --listen)".to_owned(),
+        ErrorKind::AddrInUse => {
+            let what = if matches!(address, ListenAddress::Unix(_)) { "socket" } else { "port" };
+            format!("the {what} is already taken (choose another with --listen)")
+        }
         ErrorKind::PermissionDenied => "not permitted".to_owned(),
         _ => error.to_string(),
     }
 }
 
-/// Binds the data port.
+// === binding ===
+
+/// A socket that clients connect to. Dropping it closes it; the file of a Unix socket goes with it.
+#[derive(Debug)]
+pub struct Listener {
+    /// Held for its end. First: while the socket lives its inode cannot be another's.
+    _file: Option<SocketFile>,
+    socket: Socket,
+    address: ListenAddress,
+}
+
+/// A [`Listener`] that the runtime knows.
+#[derive(Debug)]
+pub struct Incoming {
+    _file: Option<SocketFile>,
+    socket: IncomingSocket,
+    address: ListenAddress,
+}
+
+#[derive(Debug)]
+enum IncomingSocket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// The file of a Unix socket that is ours; dropping it removes it.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: when another process has put its own socket in this place, that one stays.
+    identity: (u64, u64),
+}
+
+/// Binds the data ports and sockets.
 ///
 /// # Errors
-/// Where an address cannot be bound. Without explicit addresses the machine need not have `::1`.
-pub fn bind_all(listen: &Listen) -> Result<Vec<std::net::TcpListener>, BindError> {
-    match listen {
-        Listen::Explicit(addresses) => addresses.iter().map(|address| bind(*address)).collect(),
-        Listen::Default => {
-            let mut bound = vec![bind((Ipv4Addr::LOCALHOST, PORT).into())?];
-            match bind((Ipv6Addr::LOCALHOST, PORT).into()) {
-                Ok(listener) => bound.push(listener),
-                Err(BindError { error, .. }) if has_no_ipv6(&error) => {}
-                Err(error) => return Err(error),
+/// Where an address cannot be bound. For `localhost` the machine need not have `::1`.
+pub fn bind_all(addresses: &[ListenAddress], unix_mode: u32) -> Result<Vec<Listener>, BindError> {
+    let mut bound = Vec::new();
+    for address in addresses {
+        match address {
+            ListenAddress::Tcp(address) => bound.push(Listener::tcp(*address)?),
+            ListenAddress::Unix(path) => bound.push(Listener::unix(path, unix_mode)?),
+            ListenAddress::Localhost => {
+                bound.push(Listener::tcp((Ipv4Addr::LOCALHOST, PORT).into())?);
+                match Listener::tcp((Ipv6Addr::LOCALHOST, PORT).into()) {
+                    Ok(listener) => bound.push(listener),
+                    Err(BindError { error, .. }) if has_no_ipv6(&error) => {}
+                    Err(error) => return Err(error),
+                }
             }
-            Ok(bound)
         }
     }
+    Ok(bound)
 }
 
 fn has_no_ipv6(error: &io::Error) -> bool {
@@ -66,58 +117,203 @@ fn has_no_ipv6(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
-/// Binds one address.
+/// Binds one TCP address.
 ///
 /// # Errors
 /// Where it cannot be bound.
 pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
-    let open = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        // A port whose last connections are in TIME_WAIT is free; one that is listened on is not.
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
+    open_tcp(address).map(Into::into).map_err(|error| BindError { address: ListenAddress::Tcp(address), error })
+}
+
+fn open_tcp(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A port whose last connections are in TIME_WAIT is free; one that is listened on is not.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    // Accepted sockets inherit both of these: no call for each of them.
+    socket.set_tcp_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket.set_tcp_notsent_lowat(UNSENT_BYTES) {
+        // Sandboxes may not know it; it saves memory only.
+        tracing::debug!(%error, "no limit for unsent bytes");
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn open_unix(path: &Path, mode: u32) -> io::Result<(Socket, SocketFile)> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile { path: path.to_owned(), identity: identity(&fs::symlink_metadata(path)?) };
+    // Until it listens nobody can connect: at no moment is it open to more than it should be.
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    socket.listen(BACKLOG)?;
+    Ok((socket, file))
+}
+
+/// Makes room for a Unix socket. What a crash left behind is removed; what somebody listens on, or is no socket, stays.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::other("there is a file that is not a socket"));
         }
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    open().map_err(|error| BindError { address, error })
+        Ok(_) => {}
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A listener whose backlog is full would hold us up.
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error),
+        // It answers, or would if it had time; or it is a socket of another type.
+        _ => Err(ErrorKind::AddrInUse.into()),
+    }
+}
+
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+// === impl Listener ===
+
+impl Listener {
+    fn tcp(address: SocketAddr) -> Result<Self, BindError> {
+        let open = || {
+            let socket = open_tcp(address)?;
+            let address = socket.local_addr()?.as_socket().unwrap_or(address);
+            Ok(Self { _file: None, socket, address: ListenAddress::Tcp(address) })
+        };
+        open().map_err(|error| BindError { address: ListenAddress::Tcp(address), error })
+    }
+
+    fn unix(path: &Path, mode: u32) -> Result<Self, BindError> {
+        let address = ListenAddress::Unix(path.to_owned());
+        match open_unix(path, mode) {
+            Ok((socket, file)) => Ok(Self { _file: Some(file), socket, address }),
+            Err(error) => Err(BindError { address, error }),
+        }
+    }
+
+    /// Where clients connect: the port is the one they must use.
+    #[must_use]
+    pub const fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
+    /// Makes it known to the runtime at hand, which must be tokio's.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch it.
+    pub fn register(self) -> io::Result<Incoming> {
+        let Self { _file, socket, address } = self;
+        let socket = match address {
+            ListenAddress::Unix(_) => IncomingSocket::Unix(UnixListener::from_std(socket.into())?),
+            ListenAddress::Localhost | ListenAddress::Tcp(_) => {
+                IncomingSocket::Tcp(TcpListener::from_std(socket.into())?)
+            }
+        };
+        Ok(Incoming { _file, socket, address })
+    }
+}
+
+// === impl Incoming ===
+
+impl Incoming {
+    async fn accept(&self) -> io::Result<Accepted> {
+        // The worker that gets it has a runtime of its own.
+        match &self.socket {
+            IncomingSocket::Tcp(socket) => Ok(Accepted::Tcp(socket.accept().await?.0.into_std()?)),
+            IncomingSocket::Unix(socket) => Ok(Accepted::Unix(socket.accept().await?.0.into_std()?)),
+        }
+    }
+}
+
+// === impl SocketFile ===
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity) {
+            // Left behind, it is as after a crash.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+// === accepting ===
+
+/// A client's connection that no runtime knows yet; it does not block.
+#[derive(Debug)]
+pub enum Accepted {
+    /// Over TCP, without Nagle's delay.
+    Tcp(std::net::TcpStream),
+    /// Over a Unix socket.
+    Unix(std::os::unix::net::UnixStream),
 }
 
 /// Where accepted connections go.
 #[derive(Debug)]
 pub struct Acceptor {
     /// One per worker, in their order.
-    workers: Vec<mpsc::Sender<std::net::TcpStream>>,
+    workers: Vec<mpsc::Sender<Accepted>>,
     /// How many each has been given.
     handed: Box<[AtomicU64]>,
     /// Tells each worker's connections.
     cells: Arc<Cells>,
     /// Client connections at a time; more are told so and closed, as memcached does.
     max_connections: usize,
+    /// Client connections at a time that there are descriptors for; more wait in the backlog.
+    room: u64,
 }
 
 impl Acceptor {
-    /// Hands connections to these workers, `max_connections` at a time.
+    /// Hands connections to these workers, `max_connections` at a time and never more than `room`.
     #[must_use]
-    pub fn new(workers: Vec<mpsc::Sender<std::net::TcpStream>>, cells: Arc<Cells>, max_connections: usize) -> Self {
+    pub fn new(workers: Vec<mpsc::Sender<Accepted>>, cells: Arc<Cells>, max_connections: usize, room: u64) -> Self {
         let handed = workers.iter().map(|_| AtomicU64::new(0)).collect();
-        Self { workers, handed, cells, max_connections }
+        Self { workers, handed, cells, max_connections, room }
     }
 
     /// Accepts until the task is dropped.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+    pub async fn run(self: Arc<Self>, incoming: Incoming) {
+        let mut logged: Option<Instant> = None;
         loop {
-            match listener.accept().await {
-                Ok((stream, _)) => self.hand_over(stream).await,
+            let accepted = if self.clients() < self.room { incoming.accept().await } else { Err(no_room()) };
+            match accepted {
+                Ok(stream) => self.hand_over(stream).await,
+                // The client gave up before it was accepted: nothing is wrong here.
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(BACK_OFF).await;
+                    // Those that are connected go on; those to come wait in the backlog meanwhile.
+                    if logged.is_none_or(|at| at.elapsed() > LOG_GAP) {
+                        logged = Some(Instant::now());
+                        tracing::warn!(%error, on = %incoming.address, "cannot accept connections for now");
+                    }
+                    sleep(BACK_OFF).await;
                 }
             }
         }
+    }
+
+    /// Connections so far, refused ones aside.
+    pub fn handed(&self) -> u64 {
+        self.handed.iter().map(|handed| handed.load(Relaxed)).sum()
+    }
+
+    /// Connections at present, those included that no worker has taken yet.
+    pub fn clients(&self) -> u64 {
+        (0..self.workers.len()).map(|worker| self.load(worker)).sum()
     }
 
     /// A worker's connections, those included that it has not taken yet: in a burst they are most.
@@ -127,14 +323,10 @@ impl Acceptor {
         self.handed.get(worker).map_or(0, |handed| handed.load(Relaxed)).saturating_sub(closed)
     }
 
-    async fn hand_over(&self, stream: tokio::net::TcpStream) {
-        let Ok(stream) = stream.set_nodelay(true).and_then(|()| stream.into_std()) else {
-            return;
-        };
-        if self.cells.sum(|cells| &cells.connections) >= self.max_connections as u64 {
+    async fn hand_over(&self, stream: Accepted) {
+        if self.clients() >= self.max_connections as u64 {
             self.cells.rejected.add(1);
-            let _ = (&stream).write_all(b"ERROR Too many open connections\r\n");
-            return;
+            return stream.refuse();
         }
         let least = (0..self.workers.len()).min_by_key(|index| self.load(*index)).unwrap_or_default();
         if let Some(handed) = self.handed.get(least) {
@@ -144,5 +336,38 @@ impl Acceptor {
             // Fails only when the worker has ended, and with it the process.
             let _ = worker.send(stream).await;
         }
+    }
+}
+
+fn no_room() -> io::Error {
+    io::Error::other("no open files are left for further clients")
+}
+
+// === impl Accepted ===
+
+impl Accepted {
+    /// What memcached says when it is full. A client that cannot take it is closed without.
+    fn refuse(self) {
+        const FULL: &[u8] = b"ERROR Too many open connections\r\n";
+        let _ = match self {
+            Self::Tcp(mut stream) => stream.write_all(FULL),
+            Self::Unix(mut stream) => stream.write_all(FULL),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_accepted_connection_inherits_what_the_listener_has() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = Socket::from(listener.accept().unwrap().0);
+        assert!(accepted.tcp_nodelay().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
     }
 }

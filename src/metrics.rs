@@ -28,6 +28,12 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
     }
 
+    /// Sets a gauge; the owning worker only.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
     /// The present value.
     #[must_use]
     pub fn get(&self) -> u64 {
@@ -57,11 +63,13 @@ pub enum Reason {
     Desync,
     /// The node answered an error to a read of several clients or nodes.
     NodeError,
+    /// There was no memory for the value.
+    Memory,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoRing,
         Self::Down,
         Self::Connect,
@@ -70,7 +78,31 @@ impl Reason {
         Self::Queue,
         Self::Desync,
         Self::NodeError,
+        Self::Memory,
     ];
+}
+
+/// Why a client connection was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client was done: it sent its end, or `quit`.
+    Done,
+    /// The connection broke.
+    Reset,
+    /// The extent of what the client sent cannot be known.
+    Protocol,
+    /// It did not read its replies.
+    NotReading,
+    /// It began a body and did not go on.
+    BodyStalled,
+    /// A value that had begun could not be completed.
+    ValueLost,
+}
+
+impl CloseReason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 6] =
+        [Self::Done, Self::Reset, Self::Protocol, Self::NotReading, Self::BodyStalled, Self::ValueLost];
 }
 
 /// How a worker sees a node. The node's reported state is the worst of the workers'.
@@ -144,8 +176,12 @@ pub struct WorkerCells {
     pub coalesced_keys: Counter,
     /// Requests and replies that used a bulk lane.
     pub bulk_transfers: Counter,
-    /// Clients closed because they did not read their replies.
-    pub clients_too_slow: Counter,
+    /// Bytes that wait in this worker; a gauge.
+    pub buffered: Counter,
+    /// Times that a client's body had to wait for memory.
+    pub memory_waits: Counter,
+    /// Closed client connections, by reason.
+    closed: [Counter; CloseReason::ALL.len()],
     /// What was answered without its node, by command and reason; keys of reads, else requests.
     soft: [[Counter; Reason::ALL.len()]; Command::ALL.len()],
     /// How this worker sees the nodes, by name. Locked when a node's state changes, and to report it.
@@ -161,6 +197,13 @@ impl WorkerCells {
     pub fn soft(&self, command: Command, reason: Reason, n: u64) {
         if let Some(counter) = self.soft.get(command as usize).and_then(|row| row.get(reason as usize)) {
             counter.add(n);
+        }
+    }
+
+    /// Counts a client connection that is closed.
+    pub fn closed(&self, reason: CloseReason) {
+        if let Some(counter) = self.closed.get(reason as usize) {
+            counter.add(1);
         }
     }
 
@@ -212,6 +255,11 @@ impl Cells {
     /// The sum of one counter over the workers.
     pub fn sum(&self, counter: impl Fn(&WorkerCells) -> &Counter) -> u64 {
         self.workers.iter().map(|cells| counter(cells).get()).sum()
+    }
+
+    /// Client connections closed for a reason.
+    pub fn closed_sum(&self, reason: CloseReason) -> u64 {
+        self.sum(|cells| cells.closed.get(reason as usize).unwrap_or(&NONE))
     }
 
     /// What was answered without its node, so far as command and reason are wanted.

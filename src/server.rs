@@ -1,7 +1,8 @@
 //! Puts the parts together: start order and stop order.
 //!
-//! Signals are listened for before anything can be seen of it. The data port is bound next, so that a
-//! taken port is one clear line and nothing was started; then the ring, the workers, the acceptors, the admin endpoint.
+//! Signals are listened for before anything can be seen of it. The ports are bound next, so that a taken one is one
+//! clear line and nothing was started, and nothing slow keeps a client or a probe from connecting; then the admin
+//! endpoint, which answers whatever the nodes do, the ring, the workers, the acceptors.
 
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,19 +12,21 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, AdminState, RingNode, RingReport};
-use crate::config::{Command, Config};
+use crate::config::{Command, Config, ListenAddress};
+use crate::descriptors;
 use crate::discovery::{self, Source, Triggers, View, follow};
 use crate::embedded::EmbeddedNode;
-use crate::listener::{self, Acceptor, BindError};
+use crate::listener::{self, Acceptor, BindError, Listener};
 use crate::metrics::{Cells, NodeState};
 use crate::proxy::Settings;
 use crate::routing::{Node, NodeIndex, Published, Topology, TopologyError};
+use crate::shutdown::{self, Drained, Order, Signals};
 use crate::worker;
 
 /// Largest item of an embedded node, in bytes: memcached's default (`-I 1m`).
@@ -50,41 +53,62 @@ pub enum RunError {
 pub fn run(config: Config) -> Result<(), RunError> {
     #[expect(clippy::disallowed_methods, reason = "the zero of the core's time")]
     let started = Instant::now();
+    let files = descriptors::raise();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     // Before anyone can see that it runs: unheard, a SIGHUP would end it.
     let signals = {
         let _entered = runtime.enter();
         Signals::listen()?
     };
-    let listeners = listener::bind_all(&config.listen)?;
+    let data = listener::bind_all(&config.listen, config.unix_mode)?;
+    let bound = Bound { data, admin: config.admin_listen.and_then(bind_admin), files };
     let source = match &config.command {
         Command::Serve { source } => source.clone(),
         Command::Dev { nodes, node_memory } => Source::Static(start_embedded(*nodes, *node_memory)?),
         // These end before a server is thought of.
         Command::Check { .. } | Command::Locate { .. } | Command::Reload { .. } => return Ok(()),
     };
-    runtime.block_on(serve(config, source, listeners, signals, started))
+    let result = runtime.block_on(serve(config, source, bound, signals, started));
+    // The resolution of a name may last; nobody waits for it any more.
+    runtime.shutdown_background();
+    result
+}
+
+/// What is there before anything that takes time.
+struct Bound {
+    data: Vec<Listener>,
+    admin: Option<std::net::TcpListener>,
+    /// Most open files.
+    files: u64,
 }
 
 async fn serve(
     config: Config,
     source: Source,
-    listeners: Vec<std::net::TcpListener>,
-    signals: Signals,
+    bound: Bound,
+    mut signals: Signals,
     started: Instant,
 ) -> Result<(), RunError> {
-    let stop = CancellationToken::new();
+    let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
     let triggers = Triggers::default();
     let views = discovery::start(source, config.discovery.clone(), triggers.clone(), stop.clone());
     let ring = Arc::new(Published::new(Topology::unknown()));
+    let cells = Arc::new(Cells::new(config.workers));
     let ready = Arc::new(AtomicBool::new(false));
+    let admin_address = bound.admin.as_ref().and_then(|listener| listener.local_addr().ok());
+    if let Some(listener) = bound.admin {
+        let condition = Arc::new(Condition::new(Arc::clone(&ring), views.clone(), Arc::clone(&cells)));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&condition).keep()));
+        let ring = Box::new(move || condition.report());
+        let state = AdminState { ready: Arc::clone(&ready), draining: draining.clone(), ring };
+        tasks.spawn(admin::serve(TcpListener::from_std(listener)?, Arc::new(state), stop.clone()));
+    }
     // The first ring is there before the first worker asks, where its source has it at once.
-    let follow = follow::follow(views.clone(), Arc::clone(&ring), Arc::clone(&ready));
+    let follow = follow::follow(views, Arc::clone(&ring), Arc::clone(&ready));
     tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
     tokio::task::yield_now().await;
-    tasks.spawn(stop.clone().run_until_cancelled_owned(be_ready_after(config.ready_timeout, Arc::clone(&ready))));
-    let cells = Arc::new(Cells::new(config.workers));
+    tasks.spawn(stop.clone().run_until_cancelled_owned(be_ready_after(config.ready_timeout, ready)));
     let parts = worker::Parts {
         ring: Arc::clone(&ring),
         node_failed: Arc::clone(&triggers.resolve),
@@ -95,32 +119,81 @@ async fn serve(
     };
     let workers =
         (0..config.workers).map(|index| worker::spawn(index, parts.clone())).collect::<io::Result<Vec<_>>>()?;
-    let addresses = listeners.iter().map(std::net::TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
-    let senders = workers.iter().map(|worker| worker.sender.clone()).collect();
-    let acceptor = Arc::new(Acceptor::new(senders, Arc::clone(&cells), config.max_connections));
-    for listener in listeners {
-        let accept = Arc::clone(&acceptor).run(TcpListener::from_std(listener)?);
-        tasks.spawn(stop.clone().run_until_cancelled_owned(accept));
+    let (senders, ended): (Vec<_>, Vec<_>) = workers.into_iter().map(|worker| (worker.sender, worker.ended)).unzip();
+    let nodes = ring.load().nodes().len();
+    let room = room_for_clients(&config, bound.files, nodes);
+    let acceptor = Arc::new(Acceptor::new(senders, cells, config.max_connections, room));
+    let addresses: Vec<ListenAddress> = bound.data.iter().map(|listener| listener.address().clone()).collect();
+    let accepting = Accepting::default();
+    for listener in bound.data {
+        let accept = Arc::clone(&acceptor).run(listener.register()?);
+        accepting.tasks.spawn(accepting.stop.clone().run_until_cancelled_owned(accept));
     }
-    let admin = config.admin_listen.and_then(bind_admin);
-    let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
-    if let Some(listener) = admin {
-        let condition = Arc::new(Condition::new(Arc::clone(&ring), views, cells));
-        tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&condition).keep()));
-        let state = AdminState { ready, ring: Box::new(move || condition.report()) };
-        tasks.spawn(admin::serve(listener, Arc::new(state), stop.clone()));
-    }
-    tracing::info!(listen = %join(&addresses), nodes = ring.load().nodes().len(), workers = workers.len(), "serving");
+    tracing::info!(listen = %join(&addresses), nodes, workers = config.workers, "serving");
     if let Command::Dev { node_memory, .. } = config.command {
         // Nobody has to read it.
         let _ = io::stdout().write_all(banner(&addresses, &ring.load(), admin_address, node_memory).as_bytes());
     }
-    signals.wait_for_end(&triggers).await;
-    tracing::info!("stopping");
+    let order = signals.next(&triggers).await;
+    draining.cancel();
+    tokio::select! {
+        () = end(order, config.drain_timeout_on_exit, acceptor, accepting, ended) => tracing::info!("ended"),
+        _ = signals.next(&triggers) => tracing::warn!("told twice: ending at once"),
+    }
     stop.cancel();
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+/// The tasks that accept connections.
+#[derive(Default)]
+struct Accepting {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The stop order: clients go, then nobody is let in, then what is in flight is answered.
+async fn end(
+    order: Order,
+    longest: Duration,
+    acceptor: Arc<Acceptor>,
+    accepting: Accepting,
+    workers: Vec<oneshot::Receiver<()>>,
+) {
+    if order == Order::Drain {
+        tracing::info!(clients = acceptor.clients(), ?longest, "draining: serving on until clients have gone");
+        match shutdown::drain(&acceptor, longest).await {
+            Drained::Quiet => tracing::info!("clients have gone"),
+            Drained::TimedOut(clients) => tracing::warn!(clients, "clients are still connected"),
+        }
+    }
+    accepting.stop.cancel();
+    accepting.tasks.close();
+    accepting.tasks.wait().await;
+    // With it go the last ways to the workers, which is their sign to finish.
+    drop(acceptor);
+    let all = async {
+        for worker in workers {
+            // An error says that it has ended, too.
+            let _ = worker.await;
+        }
+    };
+    if timeout(2 * worker::FINISH, all).await.is_err() {
+        tracing::warn!("a worker does not end");
+    }
+}
+
+/// How many clients there are descriptors for; says so when it is less than was asked for.
+fn room_for_clients(config: &Config, files: u64, nodes: usize) -> u64 {
+    let room = descriptors::room(files, config.workers, nodes, config.connections_per_node);
+    if room < config.max_connections as u64 {
+        tracing::warn!(
+            "the limit of {files} open files leaves room for {room} clients, not {} (--max-connections); others wait",
+            config.max_connections
+        );
+    }
+    room
 }
 
 /// Readiness must not stop a rollout because the cache is not there.
@@ -131,42 +204,11 @@ async fn be_ready_after(wait: Duration, ready: Arc<AtomicBool>) {
     }
 }
 
-/// What the outside tells the process.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    /// Must be called within a tokio runtime.
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Until SIGTERM or SIGINT; SIGHUP has the source read again.
-    async fn wait_for_end(mut self, triggers: &Triggers) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    tracing::info!("reading the source of nodes again");
-                    triggers.reload.notify_one();
-                }
-            }
-        }
-    }
-}
-
 fn settings(config: &Config) -> Settings {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Settings {
         max_value: config.max_value,
+        bulk_above: config.bulk_above,
         lanes: config.connections_per_node,
         drain_timeout: config.drain_timeout,
         request_timeout: config.request_timeout,
@@ -195,9 +237,8 @@ fn cpu_time() -> (Duration, Duration) {
 }
 
 /// The admin port is a convenience: taken, the data port serves on.
-fn bind_admin(address: SocketAddr) -> Option<TcpListener> {
-    let bound = listener::bind(address).map_err(|error| error.to_string());
-    match bound.and_then(|listener| TcpListener::from_std(listener).map_err(|error| error.to_string())) {
+fn bind_admin(address: SocketAddr) -> Option<std::net::TcpListener> {
+    match listener::bind(address) {
         Ok(listener) => Some(listener),
         Err(error) => {
             tracing::warn!("{error}; going on without the admin endpoint");
@@ -316,18 +357,21 @@ fn start_embedded(count: usize, memory: u64) -> io::Result<Vec<Node>> {
     Ok(addresses.iter().map(|address| Node::new(&address.ip().to_string(), address.port(), 1)).collect())
 }
 
-fn banner(listen: &[SocketAddr], topology: &Topology, admin: Option<SocketAddr>, memory: u64) -> String {
+fn banner(listen: &[ListenAddress], topology: &Topology, admin: Option<SocketAddr>, memory: u64) -> String {
     let nodes = topology.nodes();
     let names: Vec<&str> = nodes.iter().map(|node| &*node.name).collect();
-    let first = listen.first().map(SocketAddr::to_string).unwrap_or_default();
-    let (host, port) = first.rsplit_once(':').unwrap_or_default();
+    let target = match listen.first() {
+        Some(ListenAddress::Tcp(address)) => format!("{} {}", address.ip(), address.port()),
+        Some(ListenAddress::Unix(path)) => format!("-U {}", path.display()),
+        Some(ListenAddress::Localhost) | None => String::new(),
+    };
     let admin = admin.map_or_else(|| "off".to_owned(), |address| format!("http://127.0.0.1:{}/ring", address.port()));
     format!(
         "slipring {} in front of {} in-memory nodes of {} MiB\n\
          \x20 listens on  {}\n\
          \x20 nodes       {}\n\
          \x20 admin       {admin}\n\
-         \x20 try         printf 'set k 0 0 5\\r\\nhello\\r\\nget k\\r\\nquit\\r\\n' | nc {host} {port}\n",
+         \x20 try         printf 'set k 0 0 5\\r\\nhello\\r\\nget k\\r\\nquit\\r\\n' | nc {target}\n",
         env!("CARGO_PKG_VERSION"),
         nodes.len(),
         memory >> 20,
@@ -336,6 +380,6 @@ fn banner(listen: &[SocketAddr], topology: &Topology, admin: Option<SocketAddr>,
     )
 }
 
-fn join(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join("  ")
+fn join(addresses: &[ListenAddress]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join("  ")
 }

@@ -8,28 +8,29 @@
 //! The core is borrowed at the top of a step and never across an await; its effects are carried out
 //! after the borrow ends.
 
+mod stream;
+
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
+use crate::listener::Accepted;
 use crate::metrics::Cells;
 use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
 use crate::routing::{Node, Published};
+use stream::{ReadHalf, WriteHalf};
 
 /// One read takes at most this many bytes; the buffer stays in the L2 cache.
 const SCRATCH: usize = 64 << 10;
@@ -41,6 +42,10 @@ const EVENT_INTERVAL: u32 = 31;
 /// a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 << 20;
+/// At the end: how long what is in flight may take to be answered and to reach its client.
+pub const FINISH: Duration = Duration::from_secs(1);
+/// How often it is looked whether that is so.
+const FINISH_LOOK: Duration = Duration::from_millis(5);
 /// Connections handed over and not yet taken.
 const HANDOVER: usize = 1024;
 
@@ -64,10 +69,11 @@ pub struct Parts {
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
-    /// Client connections go here; dropping it ends the worker.
-    pub sender: mpsc::Sender<std::net::TcpStream>,
-    /// The worker's thread.
-    pub thread: JoinHandle<()>,
+    /// Client connections go here. When every sender is dropped the worker answers what is in flight, for at most
+    /// [`FINISH`], and ends.
+    pub sender: mpsc::Sender<Accepted>,
+    /// Done, with an error or without, when it has ended.
+    pub ended: oneshot::Receiver<()>,
 }
 
 /// Starts a worker.
@@ -76,6 +82,7 @@ pub struct Worker {
 /// When the thread or its runtime cannot be made.
 pub fn spawn(index: usize, parts: Parts) -> io::Result<Worker> {
     let (sender, receiver) = mpsc::channel(HANDOVER);
+    let (end, ended) = oneshot::channel();
     let runtime = move || {
         Builder::new_current_thread()
             .enable_io()
@@ -83,14 +90,19 @@ pub fn spawn(index: usize, parts: Parts) -> io::Result<Worker> {
             .event_interval(EVENT_INTERVAL)
             .build_local(LocalOptions::default())
     };
-    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || match runtime() {
-        Ok(runtime) => runtime.block_on(run(index, parts, receiver)),
+    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || match runtime() {
+        Ok(runtime) => {
+            runtime.block_on(run(index, parts, receiver));
+            drop(end);
+            // The resolution of a name may last; nobody waits for it any more.
+            runtime.shutdown_background();
+        }
         Err(error) => tracing::error!(%error, "worker cannot start"),
     })?;
-    Ok(Worker { sender, thread })
+    Ok(Worker { sender, ended })
 }
 
-async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<std::net::TcpStream>) {
+async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>) {
     // First subscribed, then read: a change in between is seen twice, never missed.
     let changes = parts.ring.subscribe();
     let core = Core::new(parts.ring.load(), parts.settings, Arc::clone(&parts.cells), index);
@@ -102,27 +114,34 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<std::net::
         flusher: RefCell::new(Waker::noop().clone()),
         flusher_woken: Cell::new(false),
         effects: RefCell::default(),
+        open: Cell::new(0),
         parts,
     });
     let flusher = Rc::clone(&rim);
     spawn_local(poll_fn(move |cx| flusher.poll_flush(cx)));
     rim.apply();
     spawn_local(Rc::clone(&rim).follow(changes));
-    while let Some(stream) = receiver.recv().await {
-        match TcpStream::from_std(stream) {
-            Ok(stream) => {
-                spawn_local(Rc::clone(&rim).client(stream));
+    while let Some(accepted) = receiver.recv().await {
+        match stream::register(accepted) {
+            Ok((read, write)) => {
+                rim.open.set(rim.open.get() + 1);
+                spawn_local(Rc::clone(&rim).client(read, write));
             }
-            Err(error) => tracing::warn!(%error, "client connection lost at hand-over"),
+            Err(error) => {
+                // It has come and gone: who counts those that are connected must not wait for it.
+                rim.parts.cells.worker(index).connections_total.add(1);
+                tracing::warn!(%error, "client connection lost at hand-over");
+            }
         }
     }
+    let _ = timeout(FINISH, rim.finish()).await;
 }
 
 /// The writing half of a socket, and how its task is woken.
 #[derive(Debug)]
 struct Socket<Id> {
     id: Id,
-    write: OwnedWriteHalf,
+    write: WriteHalf,
     /// Wakes the task that reads this socket.
     task: Waker,
     /// The kernel took less than there was; the task waits for room.
@@ -141,6 +160,8 @@ struct Rim {
     flusher: RefCell<Waker>,
     flusher_woken: Cell<bool>,
     effects: RefCell<Vec<Effect>>,
+    /// Client sockets that are not closed yet; longer than the core knows them.
+    open: Cell<usize>,
     parts: Parts,
 }
 
@@ -189,7 +210,21 @@ impl Rim {
             }
             // Dropping the writing half sends our end; the task drops the rest.
             Effect::CloseClient(id) => remove(&self.clients, id.index(), |s| s.id == id),
+            Effect::ResetClient(id) => {
+                reset(&self.clients, id);
+                remove(&self.clients, id.index(), |s| s.id == id);
+            }
             Effect::CloseUpstream(id) => remove(&self.upstreams, id.index(), |s| s.id == id),
+        }
+    }
+
+    /// Reads nothing new, and waits until what is in flight has been answered and every client closed.
+    async fn finish(self: &Rc<Self>) {
+        while self.open.get() > 0 {
+            // Each time: one that was handed over last may only now be known to the core.
+            self.core.borrow_mut().end_clients();
+            self.apply();
+            sleep(FINISH_LOOK).await;
         }
     }
 
@@ -213,8 +248,7 @@ impl Rim {
 
     // === clients ===
 
-    async fn client(self: Rc<Self>, stream: TcpStream) {
-        let (mut read, write) = stream.into_split();
+    async fn client(self: Rc<Self>, mut read: ReadHalf, write: WriteHalf) {
         let id = self.core.borrow_mut().client_connected();
         insert(&self.clients, id.index(), Socket { id, write, task: Waker::noop().clone(), blocked: false });
         poll_fn(|cx| self.poll_client(id, &mut read, cx)).await;
@@ -233,9 +267,10 @@ impl Rim {
             }
         };
         let _ = timeout(LINGER, drain).await;
+        self.open.set(self.open.get().saturating_sub(1));
     }
 
-    fn poll_client(self: &Rc<Self>, id: ClientId, read: &mut OwnedReadHalf, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_client(self: &Rc<Self>, id: ClientId, read: &mut ReadHalf, cx: &mut Context<'_>) -> Poll<()> {
         if poll_writable(&self.clients, id.index(), cx, |socket| socket.id == id).is_ready() {
             self.core.borrow_mut().client_writable(id);
             self.apply();
@@ -307,14 +342,14 @@ impl Rim {
             return self.apply();
         }
         let Ok(Ok(stream)) = connected else { return };
-        let (mut read, write) = stream.into_split();
+        let (mut read, write) = stream::split(stream);
         insert(&self.upstreams, id.index(), Socket { id, write, task: Waker::noop().clone(), blocked: false });
         self.core.borrow_mut().upstream_connected(id, self.now());
         self.apply();
         poll_fn(|cx| self.poll_upstream(id, &mut read, cx)).await;
     }
 
-    fn poll_upstream(self: &Rc<Self>, id: UpstreamId, read: &mut OwnedReadHalf, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_upstream(self: &Rc<Self>, id: UpstreamId, read: &mut ReadHalf, cx: &mut Context<'_>) -> Poll<()> {
         if poll_writable(&self.upstreams, id.index(), cx, |socket| socket.id == id).is_ready() {
             self.core.borrow_mut().upstream_writable(id);
             self.apply();
@@ -402,7 +437,10 @@ impl Rim {
         while let Some(out) = core.client_out(id).filter(|out| !out.is_empty()) {
             match write(&socket.write, out) {
                 Ok(written) => core.client_written(id, written, self.now()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return block(socket),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    core.client_blocked(id);
+                    return block(socket);
+                }
                 Err(_) => return core.client_gone(id),
             }
         }
@@ -428,7 +466,7 @@ fn poll_writable<Id>(
         return Poll::Pending;
     }
     // An error shows itself at the next write, or as the end of what is read.
-    let ready = socket.write.as_ref().poll_write_ready(cx).map(|_| ());
+    let ready = socket.write.poll_write_ready(cx).map(|_| ());
     socket.blocked = ready.is_pending();
     ready
 }
@@ -466,8 +504,18 @@ fn remove<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket<Id>) -> b
     }
 }
 
+/// The socket's end will be a reset, so that the kernel drops what it holds for it.
+fn reset(sockets: &Sockets<ClientId>, id: ClientId) {
+    if let Some(Some(socket)) = sockets.borrow().get(id.index())
+        && socket.id == id
+        && let Err(error) = socket.write.end_by_reset()
+    {
+        tracing::debug!(%error, "cannot have a connection reset");
+    }
+}
+
 /// Writes what waits, in one call.
-fn write(socket: &OwnedWriteHalf, out: &OutBuf) -> io::Result<usize> {
+fn write(socket: &WriteHalf, out: &OutBuf) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); MAX_SLICES];
     match out.slices(&mut slices) {
         1 => socket.try_write(slices.first().map_or(&[], |slice| slice)),
@@ -475,11 +523,10 @@ fn write(socket: &OwnedWriteHalf, out: &OutBuf) -> io::Result<usize> {
     }
 }
 
-/// Reads once. A read that does not fill the buffer tells tokio that the socket is empty, so the
-/// next poll costs no call; `try_read` would not.
-fn poll_read(read: &mut OwnedReadHalf, scratch: &mut [u8], cx: &mut Context<'_>) -> Read {
+/// Reads once.
+fn poll_read(read: &mut ReadHalf, scratch: &mut [u8], cx: &mut Context<'_>) -> Read {
     let mut buffer = ReadBuf::new(scratch);
-    match Pin::new(read).poll_read(cx, &mut buffer) {
+    match read.poll_read(cx, &mut buffer) {
         Poll::Pending => Read::Pending,
         Poll::Ready(Err(_)) => Read::Failed,
         Poll::Ready(Ok(())) => match buffer.filled().len() {
@@ -494,6 +541,6 @@ async fn connect(node: &Node) -> io::Result<TcpStream> {
         Ok(address) => TcpStream::connect(SocketAddr::new(address, node.port)).await?,
         Err(_) => TcpStream::connect((&*node.host, node.port)).await?,
     };
-    stream.set_nodelay(true)?;
+    stream::prepare_upstream(&stream)?;
     Ok(stream)
 }

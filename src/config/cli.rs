@@ -6,7 +6,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, builder::Resettable};
 
-use super::OnNodeDown;
+use super::{ListenAddress, OnNodeDown};
 
 /// A memcached sidecar proxy: one local port, a hash ring of nodes behind it.
 #[derive(Debug, Parser)]
@@ -129,9 +129,13 @@ pub(super) struct DevArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct CommonArgs {
-    /// Where clients connect: `IP:port`, comma separated; `localhost` is `127.0.0.1:11211` and, if there is one, `[::1]:11211`
+    /// Where clients connect: `IP:port` or `unix:/path`, comma separated; `localhost` is `127.0.0.1:11211` and, if there is one, `[::1]:11211`
     #[arg(long, env = "SLIPRING_LISTEN", value_name = "ADDRESS", default_value = "localhost", value_delimiter = ',', value_parser = parse_listen)]
-    pub(super) listen: Vec<ListenItem>,
+    pub(super) listen: Vec<ListenAddress>,
+
+    /// Permissions of Unix sockets, octal, as memcached's `-a`; for clients of another user 0777
+    #[arg(long, env = "SLIPRING_UNIX_MODE", value_name = "MODE", default_value = "0700", value_parser = parse_mode)]
+    pub(super) unix_mode: u32,
 
     /// Where health, readiness and the ring are served over HTTP: `IP:port`, or `off`
     #[arg(long, env = "SLIPRING_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:9150", value_parser = parse_admin_listen)]
@@ -165,9 +169,17 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) max_connections: u32,
 
+    /// How long clients may stay after SIGTERM, 0s to 60m; when none has been connected for 5 s it ends earlier
+    #[arg(long, env = "SLIPRING_DRAIN_TIMEOUT_ON_EXIT", value_name = "DURATION", default_value = "25s", value_parser = parse_patience)]
+    pub(super) drain_timeout_on_exit: Duration,
+
     /// Largest value a client may store, 1KiB to 1GiB; a node may allow less (its `-I`) and says so itself
     #[arg(long, env = "SLIPRING_MAX_VALUE", value_name = "SIZE", default_value = "128MiB", value_parser = parse_max_value)]
     pub(super) max_value: u64,
+
+    /// Larger values are streamed on connections of their own, 16KiB to 1MiB
+    #[arg(long, env = "SLIPRING_BULK_ABOVE", value_name = "SIZE", default_value = "1MiB", value_parser = parse_bulk_above)]
+    pub(super) bulk_above: u64,
 
     /// Send gets that arrive together to their node as one request, which costs it less: `on` or `off`
     #[arg(long, env = "SLIPRING_MERGE_GETS", value_name = "on|off", default_value = "on", value_parser = parse_switch, action = clap::ArgAction::Set)]
@@ -209,12 +221,8 @@ pub(super) const DISCOVERY_PORT: &str = "MEMCACHED_DISCOVERY_PORT";
 /// The options that say who the nodes are; one of them does.
 pub(super) const SOURCES: [&str; 4] = ["nodes", "nodes-file", "discovery", "dns"];
 
-/// One element of `--listen`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ListenItem {
-    Localhost,
-    Address(SocketAddr),
-}
+/// Most bytes of the path of a Unix socket: what the kernel has room for, less the NUL at its end.
+const MAX_UNIX_PATH: usize = 107;
 
 /// `None` is `off`. A type of its own, for clap reads an `Option` as "may be left out".
 #[derive(Debug, Clone, Copy)]
@@ -267,11 +275,24 @@ pub(super) fn without_environment(command: clap::Command) -> clap::Command {
     })
 }
 
-fn parse_listen(text: &str) -> Result<ListenItem, String> {
-    match text.trim() {
-        "localhost" => Ok(ListenItem::Localhost),
-        address => parse_address(address).map(ListenItem::Address),
+fn parse_listen(text: &str) -> Result<ListenAddress, String> {
+    let text = text.trim();
+    if text == "localhost" {
+        return Ok(ListenAddress::Localhost);
     }
+    if let Some(path) = text.strip_prefix("unix:") {
+        let is_path = path.starts_with('/') && !path.ends_with('/') && path.len() <= MAX_UNIX_PATH;
+        let expected = || format!("expected unix:/path, at most {MAX_UNIX_PATH} bytes of path");
+        return is_path.then(|| ListenAddress::Unix(path.into())).ok_or_else(expected);
+    }
+    let address = parse_address(text).map_err(|error| format!("{error}, or unix:/path"))?;
+    Ok(ListenAddress::Tcp(address))
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let is_octal = !text.is_empty() && text.len() <= 4 && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
+    mode.ok_or_else(|| "expected permissions in octal from 0 to 0777, such as 0700".to_owned())
 }
 
 fn parse_admin_listen(text: &str) -> Result<AdminListen, String> {
@@ -329,6 +350,12 @@ fn parse_max_value(text: &str) -> Result<u64, String> {
     let range = 1 << 10..=1 << 30;
     let size = parse_size(text).filter(|size| range.contains(size));
     size.ok_or_else(|| "expected a size from 1KiB to 1GiB, such as 128MiB, 128m or 134217728".to_owned())
+}
+
+fn parse_bulk_above(text: &str) -> Result<u64, String> {
+    let range = 16 << 10..=1 << 20;
+    let size = parse_size(text).filter(|size| range.contains(size));
+    size.ok_or_else(|| "expected a size from 16KiB to 1MiB, such as 256KiB, 256k or 262144".to_owned())
 }
 
 fn parse_buffer_limit(text: &str) -> Result<BufferLimit, String> {

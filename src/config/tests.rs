@@ -33,8 +33,8 @@ fn names(config: &Config) -> Vec<String> {
     }
 }
 
-fn addresses(list: &[&str]) -> Listen {
-    Listen::Explicit(list.iter().map(|address| address.parse().unwrap()).collect())
+fn addresses(list: &[&str]) -> Vec<ListenAddress> {
+    list.iter().map(|address| ListenAddress::Tcp(address.parse().unwrap())).collect()
 }
 
 #[test]
@@ -42,11 +42,13 @@ fn defaults() {
     let config = parsed("serve --nodes a", &[]);
     let expected = Config {
         command: Command::Serve { source: Source::Static(vec![Node::new("a", 11211, 1)]) },
-        listen: Listen::Default,
+        listen: vec![ListenAddress::Localhost],
+        unix_mode: 0o700,
         admin_listen: Some("0.0.0.0:9150".parse().unwrap()),
         workers: 1,
         connections_per_node: 1,
         max_value: 128 << 20,
+        bulk_above: 1 << 20,
         deny_flush_all: false,
         merge_gets: true,
         on_node_down: OnNodeDown::Miss,
@@ -57,6 +59,7 @@ fn defaults() {
         discovery: discovery::Options::default(),
         ready_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(5),
+        drain_timeout_on_exit: Duration::from_secs(25),
         max_connections: 4096,
         log_filter: "info".to_owned(),
         warnings: Vec::new(),
@@ -71,17 +74,19 @@ fn defaults() {
 #[test]
 fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
     type See = fn(&Config) -> String;
-    let rows: [(&str, &str, &str, &str, See); 14] = [
+    let rows: [(&str, &str, &str, &str, See); 17] = [
         ("nodes", "MEMCACHED_NODES", "a:11211=1", "b:11211=1", |c| names(c).join(",")),
         ("node-port", "MEMCACHED_PORT", "1", "2", |c| names(c)[0].rsplit_once(':').unwrap().1.replace("=1", "")),
-        ("listen", "SLIPRING_LISTEN", "[::1]:5", "1.2.3.4:6", |c| match &c.listen {
-            Listen::Explicit(list) => list[0].to_string(),
-            Listen::Default => panic!("default"),
-        }),
+        ("listen", "SLIPRING_LISTEN", "[::1]:5", "1.2.3.4:6", |c| c.listen[0].to_string()),
+        ("listen", "SLIPRING_LISTEN", "unix:/run/a.sock", "localhost", |c| c.listen[0].to_string()),
+        ("unix-mode", "SLIPRING_UNIX_MODE", "0660", "0777", |c| format!("{:04o}", c.unix_mode)),
         ("admin-listen", "SLIPRING_ADMIN_LISTEN", "127.0.0.1:1", "[::]:2", |c| c.admin_listen.unwrap().to_string()),
         ("workers", "SLIPRING_WORKERS", "3", "64", |c| c.workers.to_string()),
         ("connections-per-node", "SLIPRING_CONNECTIONS_PER_NODE", "2", "16", |c| c.connections_per_node.to_string()),
         ("connect-timeout", "SLIPRING_CONNECT_TIMEOUT", "1ms", "5s", |c| format!("{:?}", c.connect_timeout)),
+        ("drain-timeout-on-exit", "SLIPRING_DRAIN_TIMEOUT_ON_EXIT", "1s", "3600s", |c| {
+            format!("{:?}", c.drain_timeout_on_exit)
+        }),
         ("max-connections", "SLIPRING_MAX_CONNECTIONS", "1", "1000000", |c| c.max_connections.to_string()),
         ("max-value", "SLIPRING_MAX_VALUE", "1024", "1073741824", |c| c.max_value.to_string()),
         ("merge-gets", "SLIPRING_MERGE_GETS", "off", "on", |c| if c.merge_gets { "on" } else { "off" }.to_owned()),
@@ -243,14 +248,18 @@ fn listening() {
     assert_eq!(parsed("--nodes a --listen 127.0.0.1:1 --listen [::1]:1", &[]).listen, both);
     assert_eq!(parsed("--nodes a --listen 127.0.0.1:1,[::1]:1", &[]).listen, both);
     assert_eq!(parsed("--nodes a", &[("SLIPRING_LISTEN", "127.0.0.1:1, [::1]:1")]).listen, both);
-    assert_eq!(parsed("--nodes a --listen localhost", &[("SLIPRING_LISTEN", "1.1.1.1:1")]).listen, Listen::Default);
+    let localhost = parsed("--nodes a --listen localhost", &[("SLIPRING_LISTEN", "1.1.1.1:1")]).listen;
+    assert_eq!(localhost, [ListenAddress::Localhost]);
     let any = "--nodes a --listen 127.0.0.1:0,127.0.0.1:0";
     assert_eq!(parsed(any, &[]).listen, addresses(&["127.0.0.1:0", "127.0.0.1:0"]));
     assert_eq!(parsed("--nodes a --admin-listen off", &[]).admin_listen, None);
 
     assert_eq!(refused("--nodes a --listen 1.1.1.1:1,1.1.1.1:1", &[]), "--listen: 1.1.1.1:1 is listed twice");
+    assert_eq!(refused("--nodes a --listen unix:/a,unix:/a", &[]), "--listen: unix:/a is listed twice");
+    let with_unix = parsed("--nodes a --listen localhost --listen unix:/a", &[]).listen;
+    assert_eq!(with_unix, [ListenAddress::Localhost, ListenAddress::Unix("/a".into())]);
     let mixed = refused("--nodes a", &[("SLIPRING_LISTEN", "localhost,1.1.1.1:1")]);
-    assert_eq!(mixed, "SLIPRING_LISTEN: localhost goes with no other address");
+    assert_eq!(mixed, "SLIPRING_LISTEN: localhost goes with no other IP:port");
 }
 
 #[test]
@@ -285,6 +294,12 @@ fn what_is_wrong_is_named_in_one_line() {
     for (option, variable, value) in [
         ("listen", "SLIPRING_LISTEN", "127.0.0.1"),
         ("listen", "SLIPRING_LISTEN", "example.com:11211"),
+        ("listen", "SLIPRING_LISTEN", "unix:"),
+        ("listen", "SLIPRING_LISTEN", "unix:relative"),
+        ("listen", "SLIPRING_LISTEN", "unix:/a/directory/"),
+        ("unix-mode", "SLIPRING_UNIX_MODE", "1777"),
+        ("unix-mode", "SLIPRING_UNIX_MODE", "0800"),
+        ("unix-mode", "SLIPRING_UNIX_MODE", "+7"),
         ("admin-listen", "SLIPRING_ADMIN_LISTEN", "9150"),
         ("workers", "SLIPRING_WORKERS", "0"),
         ("workers", "SLIPRING_WORKERS", "65"),
@@ -292,6 +307,7 @@ fn what_is_wrong_is_named_in_one_line() {
         ("connections-per-node", "SLIPRING_CONNECTIONS_PER_NODE", "17"),
         ("connect-timeout", "SLIPRING_CONNECT_TIMEOUT", "0s"),
         ("connect-timeout", "SLIPRING_CONNECT_TIMEOUT", "250"),
+        ("drain-timeout-on-exit", "SLIPRING_DRAIN_TIMEOUT_ON_EXIT", "61m"),
         ("max-connections", "SLIPRING_MAX_CONNECTIONS", "0"),
         ("max-connections", "SLIPRING_MAX_CONNECTIONS", "1000001"),
         ("max-value", "SLIPRING_MAX_VALUE", "1023"),
@@ -309,6 +325,8 @@ fn what_is_wrong_is_named_in_one_line() {
             assert!(line.starts_with(&format!("invalid value '{value}' for '--{option}")), "{line}");
         }
     }
+    let path = "x".repeat(107);
+    assert!(refused(&format!("--nodes a --listen unix:/{path}"), &[]).contains("at most 107 bytes"));
     let nodes = refused("dev --nodes 21", &[]);
     assert!(nodes.starts_with("invalid value '21' for '--nodes"), "{nodes}");
     assert!(refused("dev", &[("SLIPRING_DEV_NODES", "0")]).contains("'0' for SLIPRING_DEV_NODES"));

@@ -235,6 +235,13 @@ impl Refusal<'_> {
         Refusal::new("CLIENT_ERROR line too long").with_block(Block::Unknown)
     }
 
+    /// The answer to a key list for which there is no memory, in memcached's words; it closes the
+    /// connection behind it too.
+    #[must_use]
+    pub const fn no_memory() -> Refusal<'static> {
+        Refusal::new("SERVER_ERROR out of memory reading request").with_block(Block::Unknown)
+    }
+
     const fn quiet_if(mut self, quiet: bool) -> Self {
         self.quiet = quiet;
         self

@@ -45,14 +45,18 @@ enum Chunk {
     /// Ours alone; goes back to the pool once sent.
     Owned { buffer: Vec<u8>, sent: usize },
     /// Shared between the clients that asked for the same key.
-    Shared(Bytes),
+    Shared {
+        bytes: Bytes,
+        /// Its part of the memory.
+        cost: usize,
+    },
 }
 
 impl Chunk {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Owned { buffer, sent } => buffer.get(*sent..).unwrap_or_default(),
-            Self::Shared(bytes) => bytes,
+            Self::Shared { bytes, .. } => bytes,
         }
     }
 }
@@ -66,6 +70,8 @@ pub struct OutBuf {
     /// How much of `tail` is sent; more than 0 only while `chunks` is empty.
     sent: usize,
     len: usize,
+    /// Bytes of memory held.
+    held: usize,
 }
 
 impl OutBuf {
@@ -73,6 +79,12 @@ impl OutBuf {
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
+    }
+
+    /// Bytes of memory held for what waits: whole buffers, however little is in them.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.held
     }
 
     /// Whether nothing waits.
@@ -87,10 +99,12 @@ impl OutBuf {
         if self.tail.len() + bytes.len() > SEGMENT && !self.tail.is_empty() {
             self.close_tail();
         }
-        if self.tail.capacity() == 0 {
+        let before = self.tail.capacity();
+        if before == 0 {
             self.tail = pool.take();
         }
         self.tail.extend_from_slice(bytes);
+        self.held += self.tail.capacity() - before;
         self.len += bytes.len();
     }
 
@@ -98,14 +112,17 @@ impl OutBuf {
     pub fn push(&mut self, buffer: Vec<u8>) {
         self.close_tail();
         self.len += buffer.len();
+        self.held += buffer.capacity();
         self.chunks.push_back(Chunk::Owned { buffer, sent: 0 });
     }
 
-    /// Queues bytes that others hold too, without copying them.
-    pub fn push_shared(&mut self, bytes: Bytes) {
+    /// Queues bytes that others hold too, without copying them; `cost` is this one's part of the
+    /// memory.
+    pub fn push_shared(&mut self, bytes: Bytes, cost: usize) {
         self.close_tail();
         self.len += bytes.len();
-        self.chunks.push_back(Chunk::Shared(bytes));
+        self.held += cost;
+        self.chunks.push_back(Chunk::Shared { bytes, cost });
     }
 
     fn close_tail(&mut self) {
@@ -145,13 +162,18 @@ impl OutBuf {
             let here = left.min(chunk.bytes().len());
             match chunk {
                 Chunk::Owned { sent, .. } => *sent += here,
-                Chunk::Shared(bytes) => bytes.advance(here),
+                Chunk::Shared { bytes, .. } => bytes.advance(here),
             }
             left -= here;
-            if chunk.bytes().is_empty()
-                && let Some(Chunk::Owned { buffer, .. }) = self.chunks.pop_front()
-            {
-                pool.put(buffer);
+            if chunk.bytes().is_empty() {
+                match self.chunks.pop_front() {
+                    Some(Chunk::Owned { buffer, .. }) => {
+                        self.held -= buffer.capacity();
+                        pool.put(buffer);
+                    }
+                    Some(Chunk::Shared { cost, .. }) => self.held -= cost,
+                    None => {}
+                }
             }
         }
         if self.len == 0 {
@@ -175,7 +197,7 @@ impl OutBuf {
         for chunk in &mut self.chunks {
             at = match chunk {
                 Chunk::Owned { buffer, sent } => from(buffer, *sent, at),
-                Chunk::Shared(bytes) => {
+                Chunk::Shared { bytes, .. } => {
                     let mut buffer = bytes.to_vec();
                     let end = from(&mut buffer, 0, at);
                     *bytes = buffer.into();
@@ -185,6 +207,11 @@ impl OutBuf {
         }
         from(&mut self.tail, self.sent, at);
         self.chunks.retain(|chunk| !chunk.bytes().is_empty());
+        let held = self.chunks.iter().map(|chunk| match chunk {
+            Chunk::Owned { buffer, .. } => buffer.capacity(),
+            Chunk::Shared { cost, .. } => *cost,
+        });
+        self.held = held.sum::<usize>() + self.tail.capacity();
         self.len -= ranges.iter().map(ExactSizeIterator::len).sum::<usize>();
     }
 
@@ -201,6 +228,7 @@ impl OutBuf {
         pool.put(std::mem::take(&mut self.tail));
         self.sent = 0;
         self.len = 0;
+        self.held = 0;
     }
 }
 
@@ -239,7 +267,7 @@ mod tests {
                 match how {
                     0 => out.append(&bytes, &mut pool),
                     1 => out.push(bytes),
-                    _ => out.push_shared(Bytes::from(bytes)),
+                    _ => out.push_shared(Bytes::from(bytes), 1),
                 }
                 let mut slices = [IoSlice::new(&[]); MAX_SLICES];
                 let filled = out.slices(&mut slices);
@@ -270,7 +298,7 @@ mod tests {
                 match how {
                     0 => out.append(&bytes, &mut pool),
                     1 => out.push(bytes),
-                    _ => out.push_shared(Bytes::from(bytes)),
+                    _ => out.push_shared(Bytes::from(bytes), 1),
                 }
             }
             let early = early.min(expected.len());

@@ -25,8 +25,6 @@ use crate::metrics::{NodeState, Reason};
 use crate::protocol::request::{ReadVerb, Store};
 use crate::routing::Topology;
 
-/// Values above this many bytes are streamed.
-pub(super) const BULK_VALUE: usize = 1 << 20;
 /// Most bytes of a streamed value that wait here, in either direction.
 pub(super) const STREAM_BYTES: usize = 256 << 10;
 /// Most bulk lanes per node and worker; further large values wait.
@@ -46,6 +44,11 @@ pub(super) struct Bulk {
 }
 
 impl Bulk {
+    /// Clients wait for a lane.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Nothing uses or awaits a bulk lane of this node.
     pub(super) fn is_unused(&self) -> bool {
         self.busy == 0 && self.waiting.is_empty() && self.idle.is_empty()
@@ -64,6 +67,11 @@ pub(super) struct BulkRead {
 }
 
 impl BulkRead {
+    /// Bytes of memory held.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + self.keys.iter().map(|key| key.capacity() + size_of::<Vec<u8>>()).sum::<usize>()
+    }
+
     /// The node that is asked again.
     pub(super) const fn node(&self) -> NodeId {
         self.node
@@ -353,6 +361,7 @@ impl Core {
     fn begin_bulk(&mut self, owner: ClientId, lane: UpstreamId, node: NodeId) {
         let Some(client) = self.clients.get_mut(owner.0) else { return };
         client.draining = true;
+        client.fed = self.shared.now;
         let reads: Vec<BulkRead> = client.bulk_reads.extract_if(.., |read| read.queued && read.node == node).collect();
         if client.bulk_reads.is_empty() {
             // It goes on in its turn: with its body, or when its reads are answered.
@@ -371,6 +380,7 @@ impl Core {
         for read in &reads {
             self.ask_again(owner, lane, read);
         }
+        self.settle_client(owner);
     }
 
     /// A large value of a group's key `key` begins. What its readers asked for earlier in the group

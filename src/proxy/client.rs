@@ -3,9 +3,10 @@
 //! A request is acted on only when its line is whole and valid, and a stored value only when its
 //! block has arrived and ends as it must. `requests.rs` acts on them.
 
+use super::budget;
 use super::bulk::{self, BulkRead};
 use super::replies::{Part, Replies};
-use super::{ClientId, Core, Effect, OutBuf, Shared, Tick, UpstreamId};
+use super::{ClientId, CloseReason, Core, Effect, OutBuf, Shared, Tick, UpstreamId};
 use crate::protocol::command::Command;
 use crate::protocol::request::{self, Refusal};
 use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
@@ -14,11 +15,12 @@ use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
 const MAX_PIPELINE: usize = 1024;
 /// A client is not read while so many bytes of its replies wait.
 const CLIENT_BYTES: usize = 1 << 20;
-/// A client for which more than this waits is closed: it does not read, and what it asked for
-/// arrives on lanes that others use too.
-const CLIENT_LIMIT: usize = 32 << 20;
 /// So many requests are always read ahead, however large the values.
-const MIN_PIPELINE: usize = 16;
+const MIN_PIPELINE: usize = 4;
+/// A costly request waits until fewer replies than this wait.
+const FEW: usize = 16;
+/// A line that grows beyond this is refused when memory is spent, in bytes.
+const LONG_LINE: usize = 64 << 10;
 /// A value's size, in bytes, before a client has seen any.
 const FIRST_GUESS: usize = 64 << 10;
 
@@ -88,6 +90,10 @@ pub(super) enum Stall {
     Drain,
     /// Until it gets a bulk lane.
     Bulk,
+    /// Until there is room for its body, of so many bytes.
+    Memory {
+        body: usize,
+    },
     /// It has got what it waited for, and goes on in its turn.
     Granted,
 }
@@ -127,6 +133,16 @@ pub(super) struct Client {
     /// Moving average of the sizes of the values it got, in bytes.
     average: usize,
     closing: bool,
+    /// Bytes of memory charged for it.
+    pub(super) held: usize,
+    /// Of those, what is kept for the body that it sends.
+    pub(super) reserved: usize,
+    /// The kernel took less than there was.
+    pub(super) blocked: bool,
+    /// When it last took a byte.
+    pub(super) took: Tick,
+    /// When it last sent a byte, or was last waited for.
+    pub(super) fed: Tick,
     /// It changes lanes: nothing new is sent before everything in flight is answered.
     pub(super) draining: bool,
 }
@@ -155,58 +171,84 @@ impl Client {
             bulk_reads: Vec::new(),
             average: FIRST_GUESS,
             closing: false,
+            held: 0,
+            reserved: 0,
+            blocked: false,
+            took: Tick(0),
+            fed: Tick(0),
             draining: false,
         }
     }
 
     /// Whether it must take replies before it may ask for more.
-    fn is_behind(&self) -> bool {
+    fn is_behind(&self, spent: bool) -> bool {
         let slots = self.replies.len();
-        slots >= MAX_PIPELINE
+        spent && slots > 0
+            || slots >= MAX_PIPELINE
             || self.replies.bytes() >= CLIENT_BYTES
             || (slots >= MIN_PIPELINE && slots * self.average >= CLIENT_BYTES)
     }
 
-    fn has_room(&self) -> bool {
+    fn has_room(&self, spent: bool) -> bool {
         let slots = self.replies.len();
-        slots <= MAX_PIPELINE / 2
+        (!spent || slots == 0)
+            && slots <= MAX_PIPELINE / 2
             && self.replies.bytes() <= CLIENT_BYTES / 2
             && (slots <= MIN_PIPELINE / 2 || slots * self.average <= CLIENT_BYTES / 2)
     }
 
     /// A value of so many bytes is on its way to this client.
     pub(super) fn saw_value(&mut self, len: u64) {
-        let len = usize::try_from(len).unwrap_or(usize::MAX).min(CLIENT_LIMIT);
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(CLIENT_BYTES);
         self.average = (self.average * 7 + len) / 8;
+    }
+
+    /// Notes what this client holds.
+    #[inline]
+    pub(super) fn recharge(&mut self, shared: &mut Shared) {
+        let now = self.weight();
+        shared.budget.recharge(&mut self.held, now);
+    }
+
+    /// Bytes of memory held.
+    pub(super) fn weight(&self) -> usize {
+        let body = match &self.reading {
+            Reading::Body(body) => body.bytes.capacity() + body.header.capacity(),
+            _ => 0,
+        };
+        let kernel = if self.blocked { budget::KERNEL } else { 0 };
+        let reads = self.bulk_reads.iter().map(BulkRead::weight).sum::<usize>();
+        self.carry.capacity() + self.replies.held() + body + reads + kernel
     }
 
     /// Notes what follows from a change of this client's replies: a write, a resumption, its end.
     #[inline]
     pub(super) fn settle(&mut self, id: ClientId, shared: &mut Shared) {
+        self.recharge(shared);
+        let spent = shared.budget.is_spent();
         if !self.dirty && self.replies.wants_flush() {
             self.dirty = true;
             shared.dirty_clients.push(id);
         }
         match self.stall {
             Stall::None => {}
-            Stall::Output if self.has_room() => shared.resume.push_back(id),
-            Stall::Few if self.replies.len() < MIN_PIPELINE => shared.resume.push_back(id),
+            Stall::Output if self.has_room(spent) => shared.resume.push_back(id),
+            Stall::Few if self.replies.len() < FEW => shared.resume.push_back(id),
             Stall::Drain if self.in_flight == 0 => shared.resume.push_back(id),
             Stall::Bulk if self.bulk_reads.iter_mut().any(|read| read.is_due(&self.replies)) => {
                 shared.bulk_ready.push_back(id);
             }
-            Stall::Output | Stall::Few | Stall::Drain | Stall::Lane | Stall::Bulk | Stall::Granted => {}
+            _ => {}
         }
-        if self.input != Input::Open || self.replies.bytes() > CLIENT_LIMIT {
+        if self.input != Input::Open || self.held > 2 * shared.budget.share() {
             self.settle_end(id, shared);
         }
     }
 
     fn settle_end(&mut self, id: ClientId, shared: &mut Shared) {
-        if self.replies.bytes() > CLIENT_LIMIT {
-            shared.cells().clients_too_slow.add(1);
-            tracing::warn!(bytes = self.replies.bytes(), "client does not read its replies; closed");
-            shared.finished.push(id);
+        if self.held > 2 * shared.budget.share() {
+            // What it asked for arrives on lanes that others use too.
+            shared.finished.push((id, CloseReason::NotReading));
             self.closing = true;
             return;
         }
@@ -222,7 +264,8 @@ impl Client {
         let answered = self.replies.is_empty() && self.in_flight == 0;
         if parsed && !self.closing && (answered || cut) && self.replies.out.is_empty() {
             self.closing = true;
-            shared.finished.push(id);
+            let reason = if self.input == Input::Refused { CloseReason::Protocol } else { CloseReason::Done };
+            shared.finished.push((id, reason));
         }
     }
 
@@ -296,7 +339,7 @@ impl Core {
     /// Whether a client has so many replies waiting that a costly request has to wait too.
     pub(super) fn waits_for_replies(&mut self, id: ClientId) -> bool {
         let Some(client) = self.clients.get_mut(id.0) else { return false };
-        let waits = client.replies.len() >= MIN_PIPELINE;
+        let waits = client.replies.len() >= FEW;
         if waits {
             client.stall = Stall::Few;
         }
@@ -316,6 +359,7 @@ impl Core {
         let Some(client) = self.clients.get_mut(id.0) else {
             return;
         };
+        client.fed = now;
         if client.carry.is_empty() {
             let used = self.parse(id, bytes);
             let Self { clients, shared, .. } = self;
@@ -344,9 +388,17 @@ impl Core {
         self.finish_round();
     }
 
+    /// Nothing further is read from any client: each is closed when it has what it is owed.
+    pub fn end_clients(&mut self) {
+        let ids: Vec<ClientId> = self.clients.iter().map(|(key, _)| ClientId(key)).collect();
+        for id in ids {
+            self.client_ended(id);
+        }
+    }
+
     /// The connection is broken: whatever comes for it is swallowed.
     pub fn client_gone(&mut self, id: ClientId) {
-        self.forget_client(id);
+        self.close_client(id, CloseReason::Reset);
         self.finish_round();
     }
 
@@ -366,6 +418,9 @@ impl Core {
             return;
         };
         client.replies.written(bytes, &mut shared.pool);
+        client.took = now;
+        client.blocked &= !client.replies.out.is_empty();
+        client.recharge(shared);
         if client.replies.out.len() < bulk::STREAM_BYTES / 2 {
             shared.effects.extend(client.paused.drain(..).map(Effect::WakeUpstream));
         }
@@ -375,11 +430,20 @@ impl Core {
         }
     }
 
+    /// The kernel takes no more for now.
+    pub fn client_blocked(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.blocked = true;
+            client.recharge(&mut self.shared);
+        }
+    }
+
     /// Writes go on: the socket has room again.
     pub fn client_writable(&mut self, id: ClientId) {
         if let Some(client) = self.clients.get_mut(id.0) {
             // A round that found the socket blocked has passed over what it was woken for.
             client.dirty = false;
+            client.blocked = false;
         }
         self.settle_client(id);
         self.finish_round();
@@ -393,12 +457,23 @@ impl Core {
     }
 
     /// Closes a client and forgets it.
-    pub(super) fn forget_client(&mut self, id: ClientId) {
+    pub(super) fn close_client(&mut self, id: ClientId, reason: CloseReason) {
         let Some(mut client) = self.clients.remove(id.0) else {
             return;
         };
-        self.shared.cells().connections.sub(1);
-        self.shared.effects.push(Effect::CloseClient(id));
+        let cells = self.shared.cells();
+        cells.connections.sub(1);
+        cells.closed(reason);
+        match reason {
+            // What the kernel holds for it would stay for as long as it does not read.
+            CloseReason::NotReading => {
+                tracing::warn!(bytes = client.held, "client does not read its replies; closed");
+                self.shared.effects.push(Effect::ResetClient(id));
+            }
+            _ => self.shared.effects.push(Effect::CloseClient(id)),
+        }
+        self.shared.budget.recharge(&mut client.held, 0);
+        self.release_body(client.reserved);
         client.replies.clear(&mut self.shared.pool);
         self.shared.pool.put(client.carry);
         self.shared.effects.extend(client.paused.drain(..).map(Effect::WakeUpstream));
@@ -414,10 +489,10 @@ impl Core {
             return;
         };
         match client.stall {
-            Stall::Output if !client.has_room() => return,
-            Stall::Few if client.replies.len() >= MIN_PIPELINE => return,
+            Stall::Output if !client.has_room(self.shared.budget.is_spent()) => return,
+            Stall::Few if client.replies.len() >= FEW => return,
             Stall::Drain if client.in_flight > 0 => return,
-            Stall::Bulk | Stall::None => return,
+            Stall::Bulk | Stall::None | Stall::Memory { .. } => return,
             _ => {}
         }
         self.unstall(id);
@@ -429,6 +504,7 @@ impl Core {
             return;
         };
         client.stall = Stall::None;
+        client.fed = self.shared.now;
         self.parse_carry(id);
         self.settle_client(id);
         if self.client_may_read(id) {
@@ -466,7 +542,7 @@ impl Core {
             if client.stall == Stall::None && matches!(client.reading, Reading::Line | Reading::Body(_)) {
                 if client.draining {
                     client.stall = Stall::Drain;
-                } else if client.is_behind() {
+                } else if client.is_behind(self.shared.budget.is_spent()) {
                     client.stall = Stall::Output;
                 }
             }
@@ -514,6 +590,10 @@ impl Core {
         let len = end.unwrap_or(rest.len());
         if len > MAX_LINE && (len > MAX_KEY_LINE || !is_key_line(rest)) {
             self.refuse(id, Refusal::line_too_long());
+            return Some(rest.len());
+        }
+        if end.is_none() && len > LONG_LINE && self.shared.budget.is_spent() {
+            self.refuse(id, Refusal::no_memory());
             return Some(rest.len());
         }
         let Some(end) = end else {

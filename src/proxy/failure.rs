@@ -1,8 +1,8 @@
 //! What becomes of a connection that failed, and of what waited on it.
 
 use super::group::Group;
-use super::lane::{Entry, Kind};
-use super::{ClientId, Core, Effect, NodeId, OnNodeDown, Tick, UpstreamId};
+use super::lane::{Body, Entry, Kind};
+use super::{ClientId, CloseReason, Core, Effect, NodeId, OnNodeDown, Tick, UpstreamId};
 use crate::metrics::{NodeState, Reason};
 use crate::protocol::command::Command;
 
@@ -181,6 +181,8 @@ impl Core {
         }
         self.shared.resume.extend(up.waiters.drain(..));
         up.out.clear(&mut self.shared.pool);
+        self.shared.budget.recharge(&mut up.held, 0);
+        self.shared.budget.arriving -= up.body.as_ref().map_or(0, Body::expected);
         for entry in up.fifo.take() {
             self.fail_entry(entry, failure);
         }
@@ -192,7 +194,7 @@ impl Core {
     pub(super) fn close_body_readers(&mut self, id: UpstreamId) {
         let Some((group, key)) = self.upstreams.get(id.0).and_then(|up| up.body_askers()) else { return };
         for member in group.askers(key).filter_map(|i| group.members.get(i)).filter(|member| !member.done) {
-            self.shared.finished.push(member.client);
+            self.shared.finished.push((member.client, CloseReason::ValueLost));
         }
     }
 

@@ -11,6 +11,15 @@ pub(super) struct Fifo {
     entries: VecDeque<(u64, Entry)>,
     /// How many were ever pushed.
     pushed: u64,
+    /// Bytes of memory held by the groups among them whose line is closed.
+    groups: usize,
+}
+
+fn weight(entry: &Entry) -> usize {
+    match entry {
+        Entry::Group(group) => group.weight,
+        _ => 0,
+    }
 }
 
 impl Fifo {
@@ -28,6 +37,7 @@ impl Fifo {
     #[inline]
     pub(super) fn push(&mut self, start: u64, entry: Entry) {
         self.pushed += 1;
+        self.groups += weight(&entry);
         self.entries.push_back((start, entry));
     }
 
@@ -61,7 +71,20 @@ impl Fifo {
 
     #[inline]
     pub(super) fn pop(&mut self) -> Option<Entry> {
-        self.entries.pop_front().map(|(_, entry)| entry)
+        let (_, entry) = self.entries.pop_front()?;
+        self.groups -= weight(&entry);
+        Some(entry)
+    }
+
+    /// The last entry, a group, has closed its line.
+    pub(super) fn closed(&mut self) {
+        self.groups += self.back().map_or(0, weight);
+    }
+
+    /// Bytes of memory held.
+    #[inline]
+    pub(super) fn held(&self) -> usize {
+        self.groups + self.entries.len() * size_of::<(u64, Entry)>()
     }
 
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {
@@ -74,6 +97,7 @@ impl Fifo {
 
     /// Takes all of them.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Entry> + use<> {
+        self.groups = 0;
         std::mem::take(&mut self.entries).into_iter().map(|(_, entry)| entry)
     }
 
@@ -114,6 +138,7 @@ impl Fifo {
                     Some(std::ops::Range { end: last, .. }) if *last == start => *last = end,
                     _ => ranges.push(start..end),
                 }
+                self.groups -= weight(&entry);
                 taken.push(entry);
             } else {
                 self.entries.push_back((start - gone, entry));

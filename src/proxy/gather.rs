@@ -66,11 +66,13 @@ pub(super) struct Gather {
     /// The first error line, with its CRLF.
     error: Option<Vec<u8>>,
     parts: Vec<NodePart>,
+    /// Bytes of all parts' texts so far.
+    bytes: usize,
 }
 
 impl Gather {
     pub(super) const fn new(what: Gathering) -> Self {
-        Self { what, left: 0, error: None, parts: Vec::new() }
+        Self { what, left: 0, error: None, parts: Vec::new(), bytes: 0 }
     }
 
     /// Adds a node that was asked; its part arrives by [`Gather::line`] and [`Gather::finish`].
@@ -95,6 +97,7 @@ impl Gather {
     fn line(&mut self, part: usize, line: &[u8]) -> Result<(), Desync> {
         let Some(part) = self.parts.get_mut(part) else { return Ok(()) };
         part.text.extend_from_slice(line);
+        self.bytes += line.len();
         if part.text.len() > MAX_PART { Err(Desync) } else { Ok(()) }
     }
 
@@ -109,6 +112,11 @@ impl Gather {
         }
         self.left = self.left.saturating_sub(1);
         self.left == 0
+    }
+
+    /// Bytes gathered so far.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether nothing is waited for.
@@ -294,8 +302,13 @@ impl Core {
         let Some(&Entry::Gather { client, seq, part, end, .. }) = up.fifo.front() else { return Err(Desync) };
         let error = match (line, end) {
             (Line::Stat { .. }, End::Lines) => {
-                let gather = self.clients.get_mut(client.0).zip(seq).and_then(|(c, seq)| c.replies.gather(seq));
-                return gather.map_or(Ok(()), |gather| gather.line(part, raw));
+                let Some((waiting, seq)) = self.clients.get_mut(client.0).zip(seq) else { return Ok(()) };
+                let before = waiting.replies.gather(seq).map_or(0, |gather| gather.bytes());
+                let result = waiting.replies.gather(seq).map_or(Ok(()), |gather| gather.line(part, raw));
+                let after = waiting.replies.gather(seq).map_or(0, |gather| gather.bytes());
+                waiting.replies.gathered(after - before);
+                self.settle_client(client);
+                return result;
             }
             (Line::Ok, End::Ok) | (Line::Reset, End::Reset) | (Line::End, End::Lines) => None,
             (Line::Error, _) => Some(raw),

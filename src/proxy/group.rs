@@ -18,6 +18,8 @@ const COALESCE_WINDOW: usize = 64;
 /// Most clients that share one travelling key; the next one's travels again. Bounds the search for a
 /// client's own repeats.
 const MAX_WAITERS: u16 = 64;
+/// The index of no member.
+const NOBODY: u32 = u32::MAX;
 /// A group kept for reuse holds no line buffer above this, in bytes.
 const KEEP_LINE: usize = 16 << 10;
 
@@ -64,6 +66,8 @@ pub(super) struct Group {
     cursor: usize,
     /// It was sent before, by a connection that was lost.
     pub(super) retried: bool,
+    /// Bytes of memory it holds, once its line is closed.
+    pub(super) weight: usize,
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a line is at most MAX_GROUP_LINE + one key, so are its counts")]
@@ -78,6 +82,7 @@ impl Group {
             waiters: Vec::new(),
             cursor: 0,
             retried: false,
+            weight: 0,
         }
     }
 
@@ -94,6 +99,7 @@ impl Group {
         self.waiters.clear();
         self.cursor = 0;
         self.retried = false;
+        self.weight = 0;
         let exptime = match verb {
             ReadVerb::Get => {
                 self.line.extend_from_slice(b"get");
@@ -188,6 +194,12 @@ impl Group {
     pub(super) fn close(&mut self) -> &[u8] {
         if !self.line.ends_with(b"\n") {
             self.line.extend_from_slice(b"\r\n");
+            self.weight = size_of::<Self>()
+                + self.line.capacity()
+                + self.keys.capacity() * size_of::<Key>()
+                + self.tags.capacity() * size_of::<u32>()
+                + self.members.capacity() * size_of::<Member>()
+                + self.waiters.capacity() * size_of::<Waiter>();
         }
         &self.line
     }
@@ -203,6 +215,21 @@ impl Group {
             key.answered = true;
         }
         Some(found)
+    }
+
+    /// A member shall not get the value of a key.
+    pub(super) fn deny(&mut self, key: usize, member: usize) {
+        let Some(key) = self.keys.get_mut(key) else { return };
+        if key.member as usize == member {
+            key.member = NOBODY;
+        }
+        let mut next = key.waiters;
+        while let Some(waiter) = (next as usize).checked_sub(1).and_then(|index| self.waiters.get_mut(index)) {
+            if waiter.member as usize == member {
+                waiter.member = NOBODY;
+            }
+            next = waiter.next;
+        }
     }
 
     /// Whether a value of its reply has come.

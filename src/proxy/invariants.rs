@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::lane::Entry;
+use super::lane::{Body, Entry};
 use super::{ClientId, Core};
 
 impl Core {
@@ -25,6 +25,16 @@ impl Core {
             let replies = &client.replies;
             debug_assert!(!replies.is_empty() || replies.bytes() == replies.out.len(), "parked without a slot");
         }
+        let clients = self.clients.iter().map(|(_, client)| (client.held, client.weight()));
+        let lanes = self.upstreams.iter().map(|(_, up)| (up.held, up.weight()));
+        let mut held = 0;
+        for (charged, weight) in clients.chain(lanes) {
+            debug_assert_eq!(charged, weight, "memory charged");
+            held += charged;
+        }
+        debug_assert_eq!(held, self.shared.budget.used(), "all memory charged");
+        let arriving: usize = self.upstreams.iter().filter_map(|(_, up)| up.body.as_ref().map(Body::expected)).sum();
+        debug_assert_eq!(arriving, self.shared.budget.arriving, "memory kept for what arrives");
         let full = self.upstreams.iter().filter(|(_, up)| up.full).count();
         debug_assert_eq!(full, self.shared.full_lanes, "full lanes");
     }

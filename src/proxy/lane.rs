@@ -107,6 +107,15 @@ pub(super) struct Body {
     pub(super) key: usize,
     /// Bytes to come, CRLF included.
     pub(super) left: u64,
+    /// How many copies of them are kept here.
+    pub(super) copies: usize,
+}
+
+impl Body {
+    /// Bytes of memory that room is kept for.
+    pub(super) fn expected(&self) -> usize {
+        usize::try_from(self.left).unwrap_or(usize::MAX).saturating_mul(self.copies)
+    }
 }
 
 /// An upstream connection: one lane.
@@ -144,6 +153,8 @@ pub(super) struct Upstream {
     pub(super) sent: u64,
     /// The beginning of a reply line.
     pub(super) partial: Vec<u8>,
+    /// Bytes of memory charged for it.
+    pub(super) held: usize,
     pub(super) body: Option<Body>,
     pub(super) dirty: bool,
     pub(super) full: bool,
@@ -187,6 +198,7 @@ impl Upstream {
                 shared.cells().merged_keys.add(group.len() as u64);
             }
             self.out.append(group.close(), &mut shared.pool);
+            self.fifo.closed();
         }
         self.open = false;
     }
@@ -222,11 +234,30 @@ impl Upstream {
             self.dirty = true;
             shared.dirty_upstreams.push(id);
         }
-        if !self.full && self.kind == Kind::Shared && (self.out.len() >= LANE_BYTES || self.fifo.len() >= LANE_REQUESTS)
-        {
+        self.recharge(shared);
+        if !self.full && self.kind == Kind::Shared && self.is_over(1) {
             self.full = true;
             shared.full_lanes += 1;
         }
+    }
+
+    /// Notes what this lane holds.
+    #[inline]
+    pub(super) fn recharge(&mut self, shared: &mut Shared) {
+        let now = self.weight();
+        shared.budget.recharge(&mut self.held, now);
+    }
+
+    /// Bytes of memory held.
+    pub(super) fn weight(&self) -> usize {
+        self.out.held() + self.partial.capacity() + self.fifo.held()
+    }
+
+    /// Whether it holds more than its limits, divided by `by`.
+    fn is_over(&self, by: usize) -> bool {
+        self.out.len() >= LANE_BYTES / by
+            || self.fifo.len() >= LANE_REQUESTS / by
+            || self.fifo.held() >= LANE_BYTES / by
     }
 
     pub(super) const fn is_full(&self) -> bool {
@@ -310,11 +341,15 @@ impl Core {
             paused: false,
             sent: 0,
             partial: Vec::new(),
+            held: 0,
             body: None,
             dirty: false,
             full: false,
             waiters: VecDeque::new(),
         }));
+        if let Some(up) = self.upstreams.get_mut(id.0) {
+            up.recharge(&mut self.shared);
+        }
         self.shared.effects.push(Effect::Connect(id, wait.max(token)));
         id
     }
@@ -355,6 +390,7 @@ impl Core {
         let up = self.upstreams.get_mut(id.0)?;
         up.dirty = false;
         up.close_group(&mut self.shared);
+        up.recharge(&mut self.shared);
         Some(&up.out)
     }
 
@@ -384,8 +420,9 @@ impl Core {
         let Some(up) = self.upstreams.get_mut(id.0) else {
             return;
         };
+        up.recharge(&mut self.shared);
         let room = match up.kind {
-            Kind::Shared | Kind::Draining => up.out.len() < LANE_BYTES / 2 && up.fifo.len() < LANE_REQUESTS / 2,
+            Kind::Shared | Kind::Draining => !up.is_over(2),
             _ => up.out.len() < bulk::STREAM_BYTES / 2,
         };
         if room {

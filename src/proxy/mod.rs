@@ -14,6 +14,7 @@
 //! # Invariants
 //! A to G of the design; [`Core::check_invariants`] checks what can be checked from the data.
 
+mod budget;
 mod buffer;
 mod bulk;
 mod client;
@@ -41,8 +42,10 @@ pub use failure::FailReason;
 pub use table::Key;
 
 use crate::config::OnNodeDown;
+pub use crate::metrics::CloseReason;
 use crate::metrics::{Cells, WorkerCells};
 use crate::routing::Topology;
+use budget::Budget;
 use buffer::BufferPool;
 use client::Client;
 use group::Group;
@@ -113,6 +116,9 @@ pub enum Effect {
     /// close with unread input would reset the connection and could destroy the last answer on its
     /// way, so the rim sends our end and drops what comes for a moment.
     CloseClient(ClientId),
+    /// Close this client connection by a reset; the core has forgotten it. What the kernel still holds
+    /// for it is freed.
+    ResetClient(ClientId),
 }
 
 /// What the operator chose.
@@ -120,6 +126,8 @@ pub enum Effect {
 pub struct Settings {
     /// Largest value, in bytes, that is forwarded.
     pub max_value: usize,
+    /// Larger values, in bytes, are streamed on connections of their own; at most 1 MiB.
+    pub bulk_above: usize,
     /// Longest silence of a node that has left the ring before what it still owes is given up.
     pub drain_timeout: Duration,
     /// Longest silence of a node that owes a reply.
@@ -161,6 +169,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_value: 128 << 20,
+            bulk_above: 1 << 20,
             drain_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_millis(500),
             queue_timeout: Duration::from_millis(250),
@@ -194,7 +203,8 @@ struct Shared {
     /// Clients whose reason to wait is gone, in the order it went.
     resume: VecDeque<ClientId>,
     /// Clients to be closed: drained, or doomed.
-    finished: Vec<ClientId>,
+    finished: Vec<(ClientId, CloseReason)>,
+    budget: Budget,
     cells: Arc<Cells>,
     worker: usize,
     now: Tick,
@@ -268,6 +278,7 @@ impl Core {
             effects: Vec::new(),
             resume: VecDeque::new(),
             finished: Vec::new(),
+            budget: Budget::new(settings.buffer_limit),
             cells,
             worker,
             now: Tick(0),
@@ -326,7 +337,7 @@ impl Core {
     /// Does what is due. Returns when to call again, while there is anything to wait for.
     pub fn tick(&mut self, now: Tick) -> Option<Tick> {
         self.shared.now = now;
-        let waiting = self.check_clocks() | self.close_idle_bulk() | self.close_silent();
+        let waiting = self.check_clocks() | self.check_memory() | self.close_idle_bulk() | self.close_silent();
         self.finish_round();
         self.shared.ticking = waiting;
         waiting.then(|| now.after(self.shared.settings.period()))
@@ -339,12 +350,13 @@ impl Core {
                 self.queue_bulk_read(id);
             } else if let Some(id) = self.shared.resume.pop_front() {
                 self.resume_client(id);
-            } else if let Some(id) = self.shared.finished.pop() {
-                self.forget_client(id);
+            } else if let Some((id, reason)) = self.shared.finished.pop() {
+                self.close_client(id, reason);
             } else {
                 break;
             }
         }
+        self.shared.tell_budget();
         #[cfg(debug_assertions)]
         self.check_invariants();
     }

@@ -47,8 +47,11 @@ pub(super) struct Replies {
     /// The sequence number of the head slot.
     base: u32,
     pub(super) out: OutBuf,
-    /// Bytes parked behind the head.
+    /// Bytes parked behind the head, and the memory they hold.
     parked: usize,
+    parked_held: usize,
+    /// Bytes gathered from nodes for replies that are made of several.
+    gathered: usize,
     /// A whole reply is in `out`: it is not held back for the parts of the next.
     whole: bool,
     /// The error line that takes `END`'s place in the read now at the head.
@@ -68,6 +71,16 @@ impl Replies {
     /// Bytes held for this client.
     pub(super) const fn bytes(&self) -> usize {
         self.out.len() + self.parked
+    }
+
+    /// Bytes of memory held for this client.
+    pub(super) fn held(&self) -> usize {
+        self.out.held() + self.parked_held + self.gathered + self.slots.len() * size_of::<Slot>()
+    }
+
+    /// So many bytes of a node's part were added to a gathered reply.
+    pub(super) fn gathered(&mut self, bytes: usize) {
+        self.gathered += bytes;
     }
 
     /// Whether this is the slot that is owed next.
@@ -148,17 +161,20 @@ impl Replies {
             self.out.append(bytes, pool);
             return;
         }
-        if slot.parked.capacity() == 0 {
+        let before = slot.parked.capacity();
+        if before == 0 {
             slot.parked = pool.take();
         }
         slot.parked.extend_from_slice(bytes);
+        let grown = slot.parked.capacity() - before;
+        self.parked_held += grown;
         self.parked += bytes.len();
     }
 
-    /// Gives a slot bytes that other clients get too.
-    pub(super) fn deliver_shared(&mut self, seq: u32, bytes: Bytes, pool: &mut BufferPool) {
+    /// Gives a slot bytes that other clients get too; `cost` is this one's part of their memory.
+    pub(super) fn deliver_shared(&mut self, seq: u32, bytes: Bytes, cost: usize, pool: &mut BufferPool) {
         match self.slot(seq) {
-            Some((0, _)) => self.out.push_shared(bytes),
+            Some((0, _)) => self.out.push_shared(bytes, cost),
             Some(_) => self.deliver(seq, &bytes, pool),
             None => {}
         }
@@ -191,6 +207,7 @@ impl Replies {
                 break;
             };
             self.base = self.base.wrapping_add(1);
+            self.gathered -= slot.gather.map_or(0, |gather| gather.bytes());
             self.whole |= matches!(slot.part, Part::Whole | Part::Values { last: true, .. });
             if slot.error.is_some() {
                 self.error = slot.error;
@@ -204,6 +221,7 @@ impl Replies {
             if let Some(next) = self.slots.front_mut() {
                 let parked = std::mem::take(&mut next.parked);
                 self.parked -= parked.len();
+                self.parked_held -= parked.capacity();
                 if parked.len() >= MOVE {
                     self.out.push(parked);
                 } else if parked.capacity() > 0 {
@@ -237,7 +255,7 @@ impl Replies {
             pool.put(slot.parked);
         }
         self.out.clear(pool);
-        self.parked = 0;
+        (self.parked, self.parked_held, self.gathered) = (0, 0, 0);
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Route and enqueue are one step, so no request ever holds an old ring.
 
-use super::bulk::BULK_VALUE;
 use super::client::{Body, Input, Reading, Stall, Taken, Target};
 use super::lane::Entry;
 use super::replies::Part;
@@ -156,22 +155,24 @@ impl Core {
     }
 
     fn store(&mut self, id: ClientId, store: &Store<'_>, after: &[u8]) -> Taken {
-        if store.len > BULK_VALUE {
+        if store.len > self.shared.settings.bulk_above {
             return self.store_large(id, store);
         }
         let hash = Topology::hash(store.key);
-        if self.stalls_on(id, hash) {
+        let total = store.len + 2;
+        if self.stalls_on(id, hash) || (after.len() < total && !self.reserve_body(id, total)) {
             return Taken::Stalled;
         }
         self.shared.cells().stores.add(1);
         let target = Target { hash, quiet: store.quiet, command: store.verb.into() };
-        let total = store.len + 2;
         let mut header = std::mem::take(&mut self.shared.line);
         header.clear();
         store.write(&mut header);
         if let Some(block) = after.get(..total) {
             self.forward_value(id, target, &header, block, None);
             self.shared.line = header;
+            // All of it came with what waited for room.
+            self.end_body(id);
             return Taken::Yes(total);
         }
         if let Some(client) = self.clients.get_mut(id.0) {
@@ -192,6 +193,15 @@ impl Core {
         let Body { header, target, bytes, .. } = *body;
         self.forward_value(id, target, &header, &[], Some(bytes));
         self.shared.line = header;
+        self.end_body(id);
+    }
+
+    /// The room that was kept for a body is free.
+    fn end_body(&mut self, id: ClientId) {
+        let reserved = self.clients.get_mut(id.0).map_or(0, |client| std::mem::take(&mut client.reserved));
+        if reserved > 0 {
+            self.release_body(reserved);
+        }
     }
 
     /// Forwards a storage request whose whole block is there: as a slice, or as a buffer of its own.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::failure::FailReason;
 use super::lane::{Body, Entry, Kind};
 use super::nodes::Version;
-use super::{ClientId, Core, Tick, UpstreamId, bulk};
+use super::{ClientId, Core, OnNodeDown, Tick, UpstreamId, bulk};
 use crate::metrics::{NodeState, Reason};
 use crate::protocol::command::Command;
 use crate::protocol::reply::{self, Line, MAX_REPLY_LINE};
@@ -18,6 +18,9 @@ const SHARE: usize = 4 << 10;
 /// After an error line in a merged group the node gets no merged group for this long, so that a
 /// lasting error shows itself as what it is.
 const NO_MERGE: Duration = Duration::from_secs(1);
+
+/// What a reader is told when there is no room for a value, where errors are asked for.
+const NO_MEMORY: &[u8] = b"SERVER_ERROR proxy: out of memory for the value\r\n";
 
 /// The connection is out of step (invariant C).
 #[derive(Debug)]
@@ -91,14 +94,15 @@ impl Core {
             Entry::Group(group) => match line {
                 Line::Value { key, len } => {
                     let key = group.find(key).ok_or(Desync)?;
-                    up.body = Some(Body { key, left: len + 2 });
-                    if len > bulk::BULK_VALUE as u64 {
+                    up.body = Some(Body { key, left: len + 2, copies: 0 });
+                    if len > self.shared.settings.bulk_above as u64 {
                         let turns = matches!(up.kind, Kind::Shared | Kind::Draining);
                         self.decide_misses(id, key);
                         if turns {
                             self.turn_lane(id, key);
                         }
                     }
+                    self.admit_value(id, len);
                     self.deliver_header(id, raw);
                     Ok(())
                 }
@@ -156,6 +160,44 @@ impl Core {
         }
     }
 
+    /// A value of `len` bytes begins: those for whom there is no room get a miss, or an error where
+    /// errors are asked for.
+    fn admit_value(&mut self, id: UpstreamId, len: u64) {
+        let Self { upstreams, clients, shared, .. } = self;
+        let Some(up) = upstreams.get_mut(id.0) else { return };
+        // A lane that waits for its only reader never brings more than a little.
+        let waits = matches!(up.kind, Kind::Bulk { .. });
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let (Some(Entry::Group(group)), Some(body)) = (up.fifo.front_mut(), up.body.as_mut()) else { return };
+        let mut askers = std::mem::take(&mut shared.askers);
+        askers.extend(group.askers(body.key));
+        let mut heads = 0;
+        for index in askers.drain(..) {
+            let Some(member) = group.members.get_mut(index).filter(|member| !member.done) else { continue };
+            let Some(client) = clients.get_mut(member.client.0) else { continue };
+            // Those that get it at once share one copy.
+            let copies = if client.replies.is_head(member.seq) && heads > 0 { 0 } else { 1 };
+            let room = if waits { len.min(bulk::STREAM_BYTES) } else { len };
+            if shared.budget.admits(room * copies, client.held) {
+                heads += usize::from(client.replies.is_head(member.seq));
+                if !waits {
+                    body.copies += copies;
+                    shared.budget.arriving += (len + 2) * copies;
+                }
+                continue;
+            }
+            shared.cells().soft(Command::from(group.verb), Reason::Memory, 1);
+            member.left = member.left.saturating_sub(1);
+            if shared.settings.on_node_down == OnNodeDown::Error {
+                member.done = true;
+                client.replies.fail_part(member.seq, NO_MEMORY, &mut shared.pool);
+                client.settle(member.client, shared);
+            }
+            group.deny(body.key, index);
+        }
+        shared.askers = askers;
+    }
+
     /// Gives a `VALUE` line to those who asked for the key.
     fn deliver_header(&mut self, id: UpstreamId, raw: &[u8]) {
         let Self { upstreams, clients, shared, .. } = self;
@@ -173,6 +215,7 @@ impl Core {
             shared.cells().get_hits.add(1);
             client.saw_value(len);
             client.replies.deliver(member.seq, raw, &mut shared.pool);
+            client.recharge(shared);
         }
     }
 
@@ -190,9 +233,12 @@ impl Core {
         let piece = input.get(..used).ok_or(Desync)?;
         check_end(body.left, piece)?;
         body.left -= used as u64;
+        shared.budget.arriving -= used * body.copies;
         let ended = body.left == 0;
         let key = body.key;
-        let shared_piece = (used >= SHARE && group.askers(key).nth(1).is_some()).then(|| Bytes::copy_from_slice(piece));
+        let readers = group.askers(key).filter(|asker| *asker < group.members.len()).count();
+        let shared_piece = (used >= SHARE && readers > 1).then(|| Bytes::copy_from_slice(piece));
+        let cost = used / readers.max(1);
         // A group of one passes its node's last word on, whatever it is; others need not wait.
         let early = group.members.len() > 1;
         let mut askers = std::mem::take(&mut shared.askers);
@@ -211,7 +257,7 @@ impl Core {
                 continue;
             };
             match &shared_piece {
-                Some(bytes) => client.replies.deliver_shared(member.seq, bytes.clone(), &mut shared.pool),
+                Some(bytes) => client.replies.deliver_shared(member.seq, bytes.clone(), cost, &mut shared.pool),
                 None => client.replies.deliver(member.seq, piece, &mut shared.pool),
             }
             if complete {
@@ -251,6 +297,9 @@ impl Core {
                     }
                     None => {
                         shared.cells().get_misses.add(u64::from(member.left));
+                        if member.left > 0 {
+                            client.saw_value(0);
+                        }
                         client.replies.finish(member.seq, &mut shared.pool);
                     }
                 }

@@ -11,6 +11,8 @@ use slipring::routing::{Node, Topology};
 
 use crate::Rng;
 
+mod memory;
+
 /// A value that is streamed.
 const LARGE: usize = (1 << 20) + 1;
 
@@ -97,7 +99,7 @@ impl Rig {
                         lane.open = false;
                     }
                 }
-                Effect::CloseClient(id) => self.closed.push(id),
+                Effect::CloseClient(id) | Effect::ResetClient(id) => self.closed.push(id),
                 Effect::WakeUpstream(id) => self.woken.push(id),
                 Effect::Tick(wait) => {
                     self.ticks += 1;

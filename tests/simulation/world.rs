@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use slipring::config::OnNodeDown;
 use slipring::metrics::{Cells, NodeState};
-use slipring::proxy::{ClientId, Core, Effect, FailReason, OutBuf, Settings, Tick, UpstreamId};
+use slipring::proxy::{ClientId, CloseReason, Core, Effect, FailReason, OutBuf, Settings, Tick, UpstreamId};
 use slipring::routing::{Node as Member, Topology};
 
 use crate::Rng;
@@ -274,7 +274,7 @@ impl World {
                     }
                     self.conns.retain(|c| !c.closed || !c.to_node.is_empty());
                 }
-                Effect::CloseClient(id) => self.client_closed(id),
+                Effect::CloseClient(id) | Effect::ResetClient(id) => self.client_closed(id),
             }
         }
         self.effects = effects;
@@ -304,7 +304,8 @@ impl World {
         let Some(i) = self.clients.iter().position(|c| c.id == id) else {
             return;
         };
-        self.facts.too_slow |= self.cells.sum(|c| &c.clients_too_slow) > 0;
+        let slow = [CloseReason::NotReading, CloseReason::BodyStalled];
+        self.facts.too_slow |= slow.iter().any(|reason| self.cells.closed_sum(*reason) > 0);
         let client = &mut self.clients[i];
         client.closed = true;
         let all = client.kernel.len();

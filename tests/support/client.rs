@@ -3,7 +3,11 @@ use super::PATIENCE;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
+
+use socket2::Socket;
 
 /// One `VALUE` block.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +19,7 @@ pub struct Value {
 }
 
 pub struct TextClient {
-    stream: TcpStream,
+    stream: Socket,
     /// Bytes received and not yet asked for, from `start` on.
     buffer: Vec<u8>,
     start: usize,
@@ -27,6 +31,19 @@ impl TextClient {
     pub fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
         stream.set_nodelay(true).expect("TCP_NODELAY");
+        Self::over(stream.into())
+    }
+
+    /// Through a Unix socket.
+    ///
+    /// # Panics
+    /// When nobody listens there.
+    pub fn connect_unix(path: &Path) -> Self {
+        let stream = UnixStream::connect(path);
+        Self::over(stream.unwrap_or_else(|error| panic!("cannot connect to {}: {error}", path.display())).into())
+    }
+
+    fn over(stream: Socket) -> Self {
         let mut client = Self { stream, buffer: Vec::new(), start: 0 };
         client.set_patience(PATIENCE);
         client
@@ -38,7 +55,7 @@ impl TextClient {
         self.stream.set_write_timeout(Some(patience)).expect("a time-out");
     }
 
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &Socket {
         &self.stream
     }
 
@@ -61,8 +78,7 @@ impl TextClient {
 
     /// Leaves with a reset instead of a farewell.
     pub fn abort(self) {
-        let socket = socket2::SockRef::from(&self.stream);
-        socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+        self.stream.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
     }
 
     fn received(&self) -> &[u8] {

@@ -151,6 +151,16 @@ impl Process {
         assert!(status.success(), "{script}");
     }
 
+    fn wait_for_end(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually(&format!("{} ends", self.name), || {
+            status = self.child.try_wait().expect("a child can be waited for");
+            status.is_some()
+        });
+        self.ended = true;
+        status.expect("it has ended")
+    }
+
     /// Ends it; gives how it had ended before, if it had.
     fn kill(&mut self) -> Option<ExitStatus> {
         let died = self.child.try_wait().ok().flatten();
@@ -287,11 +297,23 @@ impl Slipring {
         Self::listening("127.0.0.1", arguments, environment)
     }
 
+    /// As [`Slipring::command`], with no more than so many open files.
+    pub fn with_files(files: u32, arguments: &[&str]) -> Self {
+        let slipring = binary();
+        let mut command = Command::new("sh");
+        command.env_clear();
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]).arg(slipring.get_program());
+        Self::launch_as(command, "127.0.0.1", arguments, &[])
+    }
+
     /// As [`Slipring::command`], on this host (an IPv6 one in brackets).
     pub fn listening(host: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::launch_as(binary(), host, arguments, environment)
+    }
+
+    fn launch_as(mut command: Command, host: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let ports = [free_port(), free_port()];
         let (address, admin) = (ports[0].on(host), ports[1].on("127.0.0.1"));
-        let mut command = binary();
         command.args(arguments);
         command.args(["--listen", &address.to_string()]);
         command.args(["--admin-listen", &admin.to_string()]);
@@ -310,6 +332,21 @@ impl Slipring {
         TextClient::connect(self.address)
     }
 
+    /// Waits until it has ended by itself.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        self.process.wait_for_end()
+    }
+
+    /// Kills it (SIGKILL): nothing of it is put in order.
+    pub fn kill(&mut self) {
+        let died = self.process.kill();
+        assert!(died.is_none(), "it had ended before");
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.process.child.try_wait().expect("a child can be waited for").is_some()
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.child.id()
     }
@@ -321,9 +358,15 @@ impl Slipring {
 
     /// `GET path` at the admin address: status and body.
     pub fn admin(&self, path: &str) -> (u16, String) {
+        self.ask_admin("GET", path)
+    }
+
+    /// A request without a body at the admin address: status and body.
+    pub fn ask_admin(&self, method: &str, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin).expect("the admin port accepts");
         stream.set_read_timeout(Some(super::PATIENCE)).expect("a time-out can be set");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").expect("the admin port reads");
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+            .expect("the admin port reads");
         let mut reply = Vec::new();
         stream.read_to_end(&mut reply).expect("the admin port answers and closes");
         let reply = String::from_utf8_lossy(&reply).into_owned();
@@ -331,7 +374,7 @@ impl Slipring {
         let body = reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
         match (status, body) {
             (Some(status), Some(body)) => (status, body),
-            _ => panic!("GET {path} was answered {reply:?}"),
+            _ => panic!("{method} {path} was answered {reply:?}"),
         }
     }
 
@@ -367,5 +410,10 @@ impl Slipring {
     /// in its sockets and is found there in one round.
     pub fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
         self.process.while_stopped(meanwhile)
+    }
+
+    /// Sends a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
     }
 }

@@ -20,6 +20,8 @@ mod doubt;
 mod hostile;
 mod merging;
 mod nodes;
+mod shutdown;
+mod sockets;
 mod startup;
 mod statistics;
 

@@ -1,5 +1,5 @@
 //! How it starts, and the one clear line when it does not.
-use crate::support::{Memcached, Slipring, TextClient, free_port, run_to_end};
+use crate::support::{Memcached, Slipring, TextClient, eventually, free_port, run_to_end};
 use std::net::TcpListener;
 use std::process::Output;
 
@@ -178,6 +178,39 @@ fn the_admin_port_says_whether_it_lives_and_is_ready() {
     let ring = slipring.ring();
     for field in ["fingerprint", "version", "nodes", "name", "address", "weight", "share", "state"] {
         assert!(ring.contains(&format!("\"{field}\":")), "{field}: {ring}");
+    }
+}
+
+#[test]
+fn a_cache_that_is_down_does_not_make_it_unready() {
+    let nowhere = free_port();
+    let never_up = Slipring::launch(&[nowhere.on("127.0.0.1")], &[]);
+    never_up.wait_for_states("down", 1);
+    let mut node = Memcached::start();
+    let slipring = Slipring::start(&[node.address()]);
+    node.kill();
+    slipring.wait_for_states("down", 1);
+    for slipring in [never_up, slipring] {
+        assert_eq!(slipring.admin("/healthz").0, 200);
+        assert_eq!(slipring.admin("/readyz").0, 200);
+        slipring.client().ask("get k\r\n", "END\r\n").in_step();
+    }
+}
+
+#[test]
+fn discovery_that_never_answers_keeps_nobody_from_starting() {
+    // It takes connections, and is silent.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = silent.local_addr().unwrap().to_string();
+    // TEST-NET-1: nobody ever answers from there.
+    for source in [["--discovery", &endpoint], ["--discovery", "192.0.2.1"], ["--dns", "nobody.invalid"]] {
+        let mut arguments = vec!["serve", "--ready-timeout", "2s"];
+        arguments.extend(source);
+        let slipring = Slipring::command(&arguments, &[]);
+        assert_eq!(slipring.admin("/healthz").0, 200, "{source:?}");
+        slipring.client().ask("get k\r\n", "END\r\n").in_step();
+        assert!(slipring.client().ask_line("set k 0 0 1\r\nv\r\n").starts_with("SERVER_ERROR proxy"));
+        eventually("it is ready without a ring", || slipring.admin("/readyz").0 == 200);
     }
 }
 

@@ -1,0 +1,216 @@
+//! What small gets feel while others stream large values from and to the same node, by where a value
+//! begins to travel on a connection of its own (`--bulk-above`).
+//!
+//! ```text
+//! cargo bench --bench isolation                        # three limits, three sizes, gets and sets
+//! SLIPRING_BIN=target/release/slipring cargo bench --bench isolation -- --seconds 5
+//! ```
+//!
+//! One real memcached. Ten clients ask for 100 B values, one request each 2 ms, and count from when it
+//! should have been sent; four clients stream as fast as they can. Limits take turns within a round,
+//! so that a noisy machine is noisy for all. Every answer is checked. Needs `memcached` in PATH.
+#![expect(clippy::print_stdout, reason = "the report is what this program is for")]
+#![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a bench may panic")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use hdrhistogram::Histogram;
+
+const SMALL_CLIENTS: usize = 10;
+const STREAMS: usize = 4;
+/// Between two requests of a small client.
+const PACE: Duration = Duration::from_millis(2);
+const LIMITS: [&str; 3] = ["64KiB", "256KiB", "1MiB"];
+const SIZES: [(&str, usize); 3] = [("64 KiB", 64 << 10), ("512 KiB", 512 << 10), ("8 MiB", 8 << 20)];
+
+#[derive(Debug, Parser)]
+struct Options {
+    /// Measurements of each limit.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Seconds of each.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// A process that ends with its owner.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn main() {
+    let options = Options::parse();
+    if !options.bench {
+        println!("isolation takes minutes and a real node; run it with `cargo bench --bench isolation`");
+        return;
+    }
+    let node = free();
+    let port = node.port().to_string();
+    let memcached = ["-l", "127.0.0.1", "-p", &port, "-m", "512", "-I", "16m", "-u", "nobody", "-t", "1"];
+    let _memcached = start("memcached", &memcached, node);
+    println!("\n| streams | {} |", LIMITS.map(|limit| format!("above {limit}")).join(" | "));
+    println!("|---|{}", "---|".repeat(LIMITS.len()));
+    row(&options, node, "none", None);
+    for (name, size) in SIZES {
+        row(&options, node, &format!("gets of {name}"), Some((size, false)));
+        row(&options, node, &format!("sets of {name}"), Some((size, true)));
+    }
+    println!("\nEach: p50 / p99 of 100 B gets in us, and MiB/s streamed; medians of {} rounds.", options.rounds);
+}
+
+fn row(options: &Options, node: SocketAddr, name: &str, streams: Option<(usize, bool)>) {
+    let mut found = vec![Vec::new(); LIMITS.len()];
+    for round in 0..options.rounds as usize {
+        for turn in 0..LIMITS.len() {
+            let which = (round + turn) % LIMITS.len();
+            let sample = measure(options, node, LIMITS.get(which).unwrap(), streams);
+            found.get_mut(which).unwrap().push(sample);
+        }
+    }
+    let cells = found.iter().map(|samples| {
+        let median = |of: fn(&[f64; 3]) -> f64| {
+            let mut all: Vec<f64> = samples.iter().map(of).collect();
+            all.sort_by(f64::total_cmp);
+            *all.get(all.len() / 2).unwrap()
+        };
+        format!("{:.0} / {:.0}, {:.0}", median(|s| s[0]), median(|s| s[1]), median(|s| s[2]))
+    });
+    println!("| {name} | {} |", cells.collect::<Vec<_>>().join(" | "));
+}
+
+/// p50 and p99 in microseconds, and MiB streamed per second.
+fn measure(options: &Options, node: SocketAddr, limit: &str, streams: Option<(usize, bool)>) -> [f64; 3] {
+    let listen = free();
+    let binary = std::env::var("SLIPRING_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_slipring").to_owned());
+    let (listens, nodes) = (listen.to_string(), node.to_string());
+    let args =
+        ["--listen", &listens, "--nodes", &nodes, "--admin-listen", "off", "--workers", "1", "--bulk-above", limit];
+    let _proxy = start(&binary, &args, listen);
+    let stop = Arc::new(AtomicBool::new(false));
+    let streamed = Arc::new(AtomicU64::new(0));
+    let mut streaming = Vec::new();
+    if let Some((size, sets)) = streams {
+        for stream in 0..STREAMS {
+            let (stop, streamed) = (Arc::clone(&stop), Arc::clone(&streamed));
+            streaming.push(thread::spawn(move || stream_values(listen, stream, size, sets, &stop, &streamed)));
+        }
+        sleep(Duration::from_millis(300));
+    }
+    let before = streamed.load(Relaxed);
+    let begin = Instant::now();
+    let length = Duration::from_secs_f64(options.seconds);
+    let small: Vec<_> = (0..SMALL_CLIENTS).map(|n| thread::spawn(move || ask_small(listen, n, length))).collect();
+    let mut all = Histogram::<u64>::new(3).unwrap();
+    for client in small {
+        all.add(client.join().unwrap()).unwrap();
+    }
+    let moved = (streamed.load(Relaxed) - before) as f64 / begin.elapsed().as_secs_f64() / f64::from(1 << 20);
+    stop.store(true, Relaxed);
+    for stream in streaming {
+        stream.join().unwrap();
+    }
+    let at = |quantile| all.value_at_quantile(quantile) as f64 / 1e3;
+    [at(0.5), at(0.99), moved]
+}
+
+fn ask_small(proxy: SocketAddr, number: usize, length: Duration) -> Histogram<u64> {
+    let mut client = Client::connect(proxy);
+    let key = format!("small:{number}");
+    let value = format!("{key}:{}", "x".repeat(100));
+    client.set(&key, value.as_bytes());
+    let mut latency = Histogram::new(3).unwrap();
+    let begin = Instant::now();
+    // Spread over the interval, so that the clients do not ask in step.
+    let mut due = begin + PACE * u32::try_from(number).unwrap() / u32::try_from(SMALL_CLIENTS).unwrap();
+    while due < begin + length {
+        sleep(due.saturating_duration_since(Instant::now()));
+        assert!(client.get(&key).as_deref() == Some(value.as_bytes()), "a wrong answer");
+        latency.record(u64::try_from(due.elapsed().as_nanos()).unwrap()).unwrap();
+        due += PACE;
+    }
+    latency
+}
+
+fn stream_values(proxy: SocketAddr, number: usize, size: usize, sets: bool, stop: &AtomicBool, streamed: &AtomicU64) {
+    let mut client = Client::connect(proxy);
+    let key = format!("large:{number}:{size}");
+    let value = key.bytes().cycle().take(size).collect::<Vec<_>>();
+    client.set(&key, &value);
+    while !stop.load(Relaxed) {
+        if sets {
+            client.set(&key, &value);
+        } else {
+            assert!(client.get(&key).as_deref() == Some(value.as_slice()), "a wrong large answer");
+        }
+        streamed.fetch_add(size as u64, Relaxed);
+    }
+}
+
+struct Client {
+    read: BufReader<TcpStream>,
+    write: TcpStream,
+}
+
+impl Client {
+    fn connect(proxy: SocketAddr) -> Self {
+        let write = TcpStream::connect(proxy).unwrap();
+        write.set_nodelay(true).unwrap();
+        write.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        Self { read: BufReader::with_capacity(64 << 10, write.try_clone().unwrap()), write }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.read.read_line(&mut line).unwrap();
+        line
+    }
+
+    fn set(&mut self, key: &str, value: &[u8]) {
+        let request = [format!("set {key} 0 0 {}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat();
+        self.write.write_all(&request).unwrap();
+        assert_eq!(self.line(), "STORED\r\n");
+    }
+
+    fn get(&mut self, key: &str) -> Option<Vec<u8>> {
+        self.write.write_all(format!("get {key}\r\n").as_bytes()).unwrap();
+        let line = self.line();
+        let len: usize = line.strip_prefix(&format!("VALUE {key} 0 "))?.trim().parse().ok()?;
+        let mut value = vec![0; len + "\r\nEND\r\n".len()];
+        self.read.read_exact(&mut value).unwrap();
+        value.truncate(len);
+        Some(value)
+    }
+}
+
+/// A free port on the loopback.
+fn free() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+fn start(program: &str, args: &[&str], listens: SocketAddr) -> Process {
+    let child =
+        Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let process = Process(child.unwrap_or_else(|error| panic!("{program}: {error}")));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(listens).is_err() {
+        assert!(Instant::now() < deadline, "{program} does not listen");
+        sleep(Duration::from_millis(5));
+    }
+    process
+}

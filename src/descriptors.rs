@@ -1,0 +1,60 @@
+//! How many descriptors there may be, and for whom.
+//!
+//! Clients must not take the last ones: without one for a node that comes back its keys would be gone, and without one
+//! for a probe the kubelet would kill a sidecar that works.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The process itself: standard streams, the control runtime with its signals, listening sockets, a file that is read;
+/// a handful of connections of probes, and of clients that are told a last word.
+const OWN: u64 = 24;
+/// A worker's runtime.
+const PER_WORKER: u64 = 4;
+/// Connections of a worker to a node that come and go with large values.
+const BULK_LANES: u64 = 4;
+/// Nodes that are reckoned with while none is known yet.
+const UNKNOWN_NODES: u64 = 8;
+
+/// Raises the soft limit to the hard one, which needs no privilege. Returns what it is then.
+#[must_use]
+pub fn raise() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // `None` is no limit.
+    if current.is_some()
+        && current != maximum
+        && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok()
+    {
+        return maximum.unwrap_or(u64::MAX);
+    }
+    current.unwrap_or(u64::MAX)
+}
+
+/// How many clients there is room for beside everything else, at least one.
+#[must_use]
+pub fn room(limit: u64, workers: usize, nodes: usize, lanes: usize) -> u64 {
+    let nodes = if nodes == 0 { UNKNOWN_NODES } else { nodes as u64 };
+    let upstream = nodes * (lanes as u64 + BULK_LANES);
+    limit.saturating_sub(OWN + workers as u64 * (PER_WORKER + upstream)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_get_what_nodes_and_the_process_leave() {
+        assert_eq!(room(1024, 1, 3, 1), 1024 - 24 - 4 - 15);
+        assert_eq!(room(1024, 2, 3, 2), 1024 - 24 - 8 - 36);
+        assert_eq!(room(1024, 1, 0, 1), 1024 - 24 - 4 - 40);
+        assert_eq!(room(10, 1, 3, 1), 1);
+        assert!(room(u64::MAX, 64, 1000, 16) > 1 << 40);
+    }
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let limit = raise();
+        let now = getrlimit(Resource::Nofile);
+        assert_eq!(now.current, now.maximum);
+        assert_eq!(now.current.unwrap_or(u64::MAX), limit);
+    }
+}

@@ -1,0 +1,161 @@
+//! A connection, over TCP or a Unix socket, as the two halves that one task reads and another writes.
+//!
+//! An enum and not a trait object: a branch that is always predicted, no allocation.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+use crate::listener::Accepted;
+
+/// A node's machine that vanishes says nothing: an idle connection to it is probed after this silence, so often, and is
+/// given up after about 6 s. Without, the first requests after a quiet night would find out. A probe is an empty
+/// segment that the node's kernel answers: memcached never sees it.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(3);
+const KEEPALIVE_GAP: Duration = Duration::from_secs(1);
+const KEEPALIVE_PROBES: u32 = 3;
+/// Bytes that the node's kernel has not acknowledged for so long fail the connection; by default the kernel tries for a
+/// quarter of an hour. It also counts for the probes, so it lies between the last of them and its time-out: were it
+/// shorter, one lost probe would be enough.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_millis(5500);
+
+/// What the kernel keeps for a node besides what is on its way, in bytes; by default it is megabytes, which the
+/// container's memory is charged with and the queue clock does not see.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 << 10;
+
+/// What arrives.
+#[derive(Debug)]
+pub(super) enum ReadHalf {
+    Tcp(tcp::OwnedReadHalf),
+    Unix(unix::OwnedReadHalf),
+}
+
+/// What leaves; dropping it sends our end.
+#[derive(Debug)]
+pub(super) enum WriteHalf {
+    Tcp(tcp::OwnedWriteHalf),
+    Unix(unix::OwnedWriteHalf),
+}
+
+/// Makes a connection known to the runtime at hand.
+pub(super) fn register(accepted: Accepted) -> io::Result<(ReadHalf, WriteHalf)> {
+    Ok(match accepted {
+        Accepted::Tcp(stream) => split(TcpStream::from_std(stream)?),
+        Accepted::Unix(stream) => {
+            let (read, write) = UnixStream::from_std(stream)?.into_split();
+            (ReadHalf::Unix(read), WriteHalf::Unix(write))
+        }
+    })
+}
+
+/// The halves of a TCP connection.
+pub(super) fn split(stream: TcpStream) -> (ReadHalf, WriteHalf) {
+    let (read, write) = stream.into_split();
+    (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
+}
+
+/// Sets what a connection to a node needs.
+pub(super) fn prepare_upstream(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_GAP);
+    // Where a sandbox knows none of these the clocks of the requests notice, too, only later.
+    let _ = socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES));
+    #[cfg(target_os = "linux")]
+    {
+        let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        let _ = socket.set_tcp_notsent_lowat(UNSENT);
+    }
+    Ok(())
+}
+
+// === impl ReadHalf ===
+
+impl ReadHalf {
+    /// Reads once. A read that does not fill the buffer tells tokio that the socket is empty, so the
+    /// next poll costs no call; `try_read` would not.
+    #[inline]
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(read) => Pin::new(read).poll_read(cx, buffer),
+            Self::Unix(read) => Pin::new(read).poll_read(cx, buffer),
+        }
+    }
+
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(read) => read.readable().await,
+            Self::Unix(read) => read.readable().await,
+        }
+    }
+
+    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(read) => read.try_read(buffer),
+            Self::Unix(read) => read.try_read(buffer),
+        }
+    }
+}
+
+// === impl WriteHalf ===
+
+impl WriteHalf {
+    /// Ready when there is room again, or an error to be met.
+    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(write) => write.as_ref().poll_write_ready(cx),
+            Self::Unix(write) => write.as_ref().poll_write_ready(cx),
+        }
+    }
+
+    /// The connection will end by a reset, so that the kernel drops what it holds for it.
+    pub(super) fn end_by_reset(&self) -> io::Result<()> {
+        let socket = match self {
+            Self::Tcp(write) => SockRef::from(write.as_ref()),
+            Self::Unix(write) => SockRef::from(write.as_ref()),
+        };
+        socket.set_linger(Some(Duration::ZERO))
+    }
+
+    #[inline]
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(write) => write.try_write(bytes),
+            Self::Unix(write) => write.try_write(bytes),
+        }
+    }
+
+    #[inline]
+    pub(super) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(write) => write.try_write_vectored(slices),
+            Self::Unix(write) => write.try_write_vectored(slices),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_to_a_node_is_probed_and_has_its_clock() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        prepare_upstream(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_GAP);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+    }
+}

@@ -1,0 +1,135 @@
+//! One budget for everything that waits, and who gives way near it.
+
+use slipring::config::OnNodeDown;
+use slipring::metrics::Reason;
+use slipring::proxy::{ClientId, CloseReason};
+
+use super::{Rig, set, value};
+
+const MIB: usize = 1 << 20;
+
+/// A sidecar with the smallest budget there is.
+fn tight(nodes: usize) -> Rig {
+    Rig::with(nodes, |settings| settings.buffer_limit = 8 * MIB)
+}
+
+impl Rig {
+    /// A client asks for a value and does not read it.
+    fn asks_and_does_not_read(&mut self, key: &str, len: usize) -> ClientId {
+        let client = self.client();
+        self.send(client, format!("get {key}\r\n"));
+        let lane = self.newest(0);
+        self.sent(lane);
+        self.reply(lane, [value(key, len), b"END\r\n".to_vec()].concat());
+        // The kernel takes a little of a large answer.
+        if self.core.client_out(client).is_some_and(|out| out.len() > 1000) {
+            self.core.client_written(client, 100, self.now());
+            self.core.client_blocked(client);
+        }
+        client
+    }
+
+    fn soft(&self, reason: Reason) -> u64 {
+        self.cells.soft_sum(|_, counted| counted == reason)
+    }
+}
+
+#[test]
+fn values_for_which_there_is_no_room_are_misses_and_small_ones_still_pass() {
+    for (policy, told) in
+        [(OnNodeDown::Miss, "END\r\n"), (OnNodeDown::Error, "SERVER_ERROR proxy: out of memory for the value\r\n")]
+    {
+        let mut rig = Rig::with(1, |settings| {
+            settings.buffer_limit = 8 * MIB;
+            settings.on_node_down = policy;
+        });
+        let clients: Vec<ClientId> = (0..50).map(|n| rig.asks_and_does_not_read(&format!("k{n}"), MIB / 2)).collect();
+        let refused = rig.soft(Reason::Memory);
+        assert!((30..50).contains(&refused), "{refused}");
+        assert!(rig.is_open(0), "no lane is given up for it");
+        // Somebody else is served as if nothing was.
+        let other = rig.client();
+        rig.send(other, "get small\r\nset small 0 0 1\r\nx\r\n");
+        rig.sent(0);
+        rig.reply(0, "VALUE small 0 1\r\nx\r\nEND\r\nSTORED\r\n");
+        assert_eq!(rig.got(other), "VALUE small 0 1\r\nx\r\nEND\r\nSTORED\r\n");
+        let got: Vec<usize> = clients.iter().map(|client| rig.got_bytes(*client).len()).collect();
+        let whole = MIB / 2 + "VALUE k0 0 524288\r\n\r\nEND\r\n".len() - 100;
+        assert_eq!(got.iter().filter(|len| **len >= whole).count() as u64, 50 - refused);
+        assert_eq!(got.iter().filter(|len| **len == told.len()).count() as u64, refused);
+    }
+}
+
+#[test]
+fn clients_that_do_not_read_are_closed_when_memory_is_tight_and_only_then() {
+    let mut rig = tight(1);
+    let idle = rig.client();
+    let few: Vec<ClientId> = (0..4).map(|n| rig.asks_and_does_not_read(&format!("k{n}"), MIB)).collect();
+    rig.pass(60_000);
+    assert!(rig.closed.is_empty(), "there is room for them");
+    let slow = rig.asks_and_does_not_read("slow", MIB);
+    let large = rig.asks_and_does_not_read("large", MIB + MIB / 2);
+    for n in 0..20 {
+        rig.asks_and_does_not_read(&format!("small{n}"), 3000);
+    }
+    for _ in 0..30 {
+        rig.pass(100);
+        // One that reads, however slowly, is not closed.
+        let now = rig.now();
+        rig.core.client_written(slow, 10, now);
+    }
+    assert!(!rig.closed.contains(&idle) && !rig.closed.contains(&slow), "{:?}", rig.closed);
+    assert!(rig.closed.contains(&large) || few.iter().any(|client| rig.closed.contains(client)), "{:?}", rig.closed);
+    assert!(rig.cells.closed_sum(CloseReason::NotReading) > 0);
+    // There is room again.
+    let next = rig.asks_and_does_not_read("next", MIB / 2);
+    assert!(rig.got_bytes(next).len() > MIB / 2 - 100, "all but what the kernel took at once");
+}
+
+#[test]
+fn bodies_wait_for_room_in_their_order_and_a_stalled_one_does_not_hold_it_for_ever() {
+    let mut rig = tight(1);
+    let clients: Vec<ClientId> = (0..9).map(|_| rig.client()).collect();
+    let bodies: Vec<Vec<u8>> = (0..9).map(|n| set(&format!("{n}k"), 900_000)).collect();
+    for (client, body) in clients.iter().zip(&bodies) {
+        rig.send(*client, &body[..500]);
+    }
+    let reads = |rig: &Rig| clients.iter().map(|client| rig.core.client_may_read(*client)).collect::<Vec<_>>();
+    assert_eq!(reads(&rig), [true, true, false, false, false, false, false, false, false], "a quarter is for bodies");
+    // The first completes; the next in line begins.
+    rig.send(clients[0], &bodies[0][500..]);
+    assert!(rig.sent_bytes(0) == bodies[0]);
+    rig.reply(0, "STORED\r\n");
+    assert_eq!(reads(&rig)[..4], [true, true, true, false]);
+    // The second goes away in the middle, the third says nothing for 5 s.
+    rig.core.client_gone(clients[1]);
+    rig.apply();
+    assert!(rig.core.client_may_read(clients[3]));
+    for _ in 0..60 {
+        rig.send(clients[3], "x");
+        rig.pass(100);
+    }
+    assert!(rig.closed.contains(&clients[2]), "{:?}", rig.closed);
+    assert!(!rig.closed.contains(&clients[3]), "it moves");
+    assert_eq!(rig.cells.closed_sum(CloseReason::BodyStalled), 1);
+    assert!(rig.core.client_may_read(clients[4]));
+    // Small bodies never wait, and nobody is closed for typing them slowly.
+    let small = rig.client();
+    rig.send(small, "set s 0 0 100\r\nxx");
+    assert!(rig.core.client_may_read(small));
+    rig.pass(10_000);
+    assert!(!rig.closed.contains(&small));
+}
+
+#[test]
+fn a_key_list_that_grows_while_memory_is_spent_is_refused_as_memcached_does() {
+    let mut rig = Rig::with(1, |settings| settings.buffer_limit = MIB);
+    // With no room at all for the four mebibytes that a key list may have.
+    let clients: Vec<ClientId> = (0..20).map(|_| rig.client()).collect();
+    for client in &clients {
+        rig.send(*client, format!("get {}", "k ".repeat(40_000)));
+    }
+    let told: Vec<String> = clients.iter().map(|client| rig.got(*client)).collect();
+    let refused = told.iter().filter(|text| *text == "SERVER_ERROR out of memory reading request\r\n").count();
+    assert!(refused > 0 && refused < 20, "{told:?}");
+}

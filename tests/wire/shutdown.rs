@@ -1,0 +1,165 @@
+//! How it ends: the drain of SIGTERM, the end of SIGINT, and what is in flight meanwhile.
+use crate::support::{Memcached, ScriptedNode, Slipring, Step, TextClient, eventually, honest};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+/// So long must nobody have been connected.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Tells it to end, and waits until it has begun to.
+fn terminate(slipring: &Slipring) {
+    slipring.signal("TERM");
+    eventually("it is not ready any more", || slipring.admin("/readyz").0 == 503);
+}
+
+/// A node that holds its answer to any request for the key `held`.
+fn holding_node() -> ScriptedNode {
+    ScriptedNode::start(|request| {
+        let mut steps = honest(request);
+        if request.line.contains("held") {
+            steps.insert(0, Step::Hold);
+        }
+        steps
+    })
+}
+
+#[test]
+fn sigterm_drains_for_five_quiet_seconds_and_ends_with_success() {
+    let node = Memcached::start();
+    let mut slipring = Slipring::start(&[node.address()]);
+    assert_eq!(slipring.admin("/readyz").0, 200);
+    let told = Instant::now();
+    terminate(&slipring);
+    assert_eq!(slipring.admin("/healthz").0, 200, "it works: it is not to be restarted");
+    slipring.client().set("k", "v");
+    assert!(slipring.wait_for_end().success());
+    assert!(told.elapsed() >= QUIET, "after {:?}", told.elapsed());
+}
+
+#[test]
+fn an_application_that_connects_for_each_request_is_not_taken_for_gone() {
+    let node = Memcached::start();
+    let mut slipring = Slipring::start(&[node.address()]);
+    terminate(&slipring);
+    let mut last = Instant::now();
+    for round in 0..6 {
+        std::thread::sleep(Duration::from_millis(1500));
+        last = Instant::now();
+        slipring.client().set("k", round.to_string()).in_step();
+        assert_eq!(slipring.admin("/readyz").0, 503);
+    }
+    assert!(slipring.wait_for_end().success());
+    assert!(last.elapsed() >= QUIET, "{:?} after the last", last.elapsed());
+}
+
+#[test]
+fn a_client_that_stays_is_served_until_the_drain_times_out() {
+    let node = Memcached::start();
+    let mut slipring = Slipring::with(&[node.address()], &["--drain-timeout-on-exit", "7s"]);
+    let mut staying = slipring.client();
+    staying.in_step();
+    let told = Instant::now();
+    terminate(&slipring);
+    while told.elapsed() < Duration::from_secs(6) {
+        staying.set("k", "v").in_step();
+        slipring.client().in_step();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    staying.expect_closed();
+    assert!(slipring.wait_for_end().success());
+    assert!(slipring.output().contains("clients are still connected"), "{}", slipring.output());
+}
+
+#[test]
+fn what_is_in_flight_when_the_drain_times_out_is_answered() {
+    let node = holding_node();
+    let arguments = ["--drain-timeout-on-exit", "100ms", "--request-timeout", "60s", "--queue-timeout", "60s"];
+    let mut slipring = Slipring::with(&[node.address()], &arguments);
+    let mut idle = slipring.client();
+    idle.in_step();
+    let mut client = slipring.client();
+    client.send("get a held b\r\n");
+    node.wait_for_holds(1);
+    let mut half = slipring.client();
+    half.ask("mn\r\nset whole 0 0 1\r\nx\r\nset half 0 0 10\r\nhalf", "MN\r\n");
+    slipring.signal("TERM");
+    eventually("the drain times out", || slipring.output().contains("clients are still connected"));
+    idle.expect_closed();
+    node.release();
+    let keys: Vec<Vec<u8>> = client.values().unwrap().into_iter().map(|value| value.key).collect();
+    assert_eq!(keys, [b"a".to_vec(), b"held".to_vec(), b"b".to_vec()]);
+    client.expect_closed();
+    half.expect("STORED\r\n").expect_closed();
+    assert!(node.requests().iter().all(|request| !request.line.contains("half")), "what is half is not sent");
+    assert!(slipring.wait_for_end().success());
+    assert!(TcpStream::connect(slipring.address()).is_err());
+}
+
+#[test]
+fn a_node_that_never_answers_does_not_hold_up_the_end() {
+    let node = holding_node();
+    let arguments = ["--drain-timeout-on-exit", "0s", "--request-timeout", "60s", "--queue-timeout", "60s"];
+    let mut slipring = Slipring::with(&[node.address()], &arguments);
+    let mut client = slipring.client();
+    client.send("get held\r\n");
+    node.wait_for_holds(1);
+    slipring.signal("TERM");
+    client.expect_closed();
+    assert!(slipring.wait_for_end().success());
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let node = Memcached::start();
+    for second in ["TERM", "INT"] {
+        let mut slipring = Slipring::with(&[node.address()], &["--drain-timeout-on-exit", "60m"]);
+        let mut client = slipring.client();
+        client.in_step();
+        terminate(&slipring);
+        client.set("k", "v").in_step();
+        slipring.signal(second);
+        assert!(slipring.wait_for_end().success());
+        client.expect_closed();
+    }
+}
+
+#[test]
+fn sigint_ends_it_when_what_is_in_flight_is_answered() {
+    let node = Memcached::with(&["-I", "16m"]);
+    let mut slipring = Slipring::with(&[node.address()], &["--drain-timeout-on-exit", "60m"]);
+    let value = vec![b'x'; 3 << 20];
+    let mut idle = slipring.client();
+    idle.set("k", &value).in_step();
+    let mut reading = slipring.client();
+    reading.send("get k\r\n").take(1000);
+    slipring.signal("INT");
+    idle.expect_closed();
+    let rest = reading.rest();
+    assert!(
+        1000 + rest.len() > value.len() && rest.ends_with(b"xx\r\nEND\r\n"),
+        "all of the value: {} bytes",
+        rest.len()
+    );
+    assert!(slipring.wait_for_end().success());
+}
+
+#[test]
+fn dev_ends_at_once_when_interrupted() {
+    let mut slipring = Slipring::command(&["dev", "--nodes", "2"], &[]);
+    slipring.signal("INT");
+    assert!(slipring.wait_for_end().success());
+}
+
+#[test]
+fn nobody_ends_it_over_http() {
+    let node = Memcached::start();
+    let slipring = Slipring::start(&[node.address()]);
+    let mut client = slipring.client();
+    for path in ["/quit", "/quitquitquit"] {
+        assert_eq!(slipring.ask_admin("POST", path).0, 405);
+        assert_eq!(slipring.admin(path).0, 404);
+    }
+    assert_eq!(slipring.admin("/readyz").0, 200);
+    client.set("k", "v").in_step();
+    TextClient::connect(slipring.address()).in_step();
+}
