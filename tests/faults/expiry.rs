@@ -237,7 +237,7 @@ fn every_member_of_a_merged_get_that_expires_gets_a_miss() {
 
 #[test]
 fn nothing_expires_while_its_connection_makes_progress() {
-    // Thirty replies, a tenth of a time-out apart: the last takes three time-outs.
+    // The last reply takes longer than the time-out, each of them far less.
     let (node, slipring) = behind(
         |request| {
             let mut steps = honest(request);

@@ -34,7 +34,7 @@ use support::{Request, ScriptedNode, Slipring, Step, TextClient, eventually, hon
 const SHORT: [&str; 2] = ["--request-timeout", "200ms"];
 /// One that leaves time, after the answer it gives, to act before the connection is given up: two
 /// further periods.
-const MEDIUM: [&str; 2] = ["--request-timeout", "1s"];
+const MEDIUM: [&str; 2] = ["--request-timeout", "2s"];
 /// One that expires in no test that passes.
 const NEVER: [&str; 2] = ["--request-timeout", "60s"];
 
