@@ -104,7 +104,7 @@ impl Budget {
         room || self.bodies == 0
     }
 
-    #[cfg(debug_assertions)]
+    /// Bytes that this worker's clients and lanes hold.
     pub(super) const fn used(&self) -> usize {
         self.used
     }

@@ -166,7 +166,11 @@ impl Core {
         // A value that has begun cannot be taken back: the only honest end is to close its reader.
         self.close_body_readers(id);
         for index in 0..count {
-            self.orphan(id, index, failure);
+            let entry = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index));
+            // The orphans of earlier ticks are among them.
+            if entry.is_some_and(|entry| entry.is_awaited()) {
+                self.orphan(id, index, failure);
+            }
         }
     }
 
