@@ -221,10 +221,12 @@ impl Upstream {
         }
     }
 
-    /// Whether a byte of the oldest request has left: before that nothing can be its answer.
+    /// Whether what the node says can be an answer: a byte of the oldest request has left. (A node
+    /// that is full says so before it is asked for its version.)
     #[inline]
-    pub(super) fn has_asked(&self) -> bool {
-        self.fifo.start(0).is_some_and(|start| self.sent > start)
+    pub(super) fn may_speak(&self) -> bool {
+        let asked = self.fifo.start(0).is_some_and(|start| self.sent > start);
+        asked || matches!(self.fifo.front(), Some(Entry::Version))
     }
 
     /// Asks for a write, and notes whether the lane is at its limit.

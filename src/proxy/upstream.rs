@@ -59,6 +59,10 @@ impl Core {
                 continue;
             }
             let Some(end) = memchr::memchr(b'\n', input) else {
+                if !up.may_speak() {
+                    // Kept, it would become the beginning of an answer.
+                    return Err(Desync);
+                }
                 up.partial.extend_from_slice(input);
                 return if up.partial.len() > MAX_REPLY_LINE { Err(Desync) } else { Ok(()) };
             };
@@ -84,13 +88,10 @@ impl Core {
         let line = raw.strip_suffix(b"\r\n").filter(|line| line.len() < MAX_REPLY_LINE).ok_or(Desync)?;
         let line = reply::parse(line).ok_or(Desync)?;
         let up = self.upstreams.get_mut(id.0).ok_or(Desync)?;
-        let asked = up.has_asked();
-        let head = up.fifo.front_mut().ok_or(Desync)?;
-        if !asked && !matches!(head, Entry::Version) {
-            // An answer to a request that has not been sent. (A node that is full says so unasked.)
+        if !up.may_speak() {
             return Err(Desync);
         }
-        match head {
+        match up.fifo.front_mut().ok_or(Desync)? {
             Entry::Group(group) => match line {
                 Line::Value { key, len } => {
                     let key = group.find(key).ok_or(Desync)?;

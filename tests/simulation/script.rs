@@ -334,6 +334,19 @@ fn a_value_whose_block_does_not_end_closes_its_reader() {
 }
 
 #[test]
+fn the_beginning_of_a_line_that_nobody_asked_for_is_doubt() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.reply(0, "5");
+    assert!(!rig.is_open(0), "kept, it would make the 7 below a 57");
+    rig.send(client, "incr a 1\r\n");
+    let next = rig.newest(0);
+    rig.sent(next);
+    rig.reply(next, "7\r\n");
+    assert_eq!(rig.got(client), "7\r\n");
+}
+
+#[test]
 fn an_answer_to_what_was_not_sent_yet_is_doubt() {
     for (request, answer, told) in [
         ("get a\r\n", "END\r\n", "END\r\n"),
