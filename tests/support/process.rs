@@ -139,10 +139,14 @@ impl Process {
     /// Stops it (SIGSTOP): its sockets still take what fits into them, and nobody answers.
     fn stop(&self) {
         self.signal("STOP");
+        // Every thread of it: one that is still on its way to the stop may take some of what is sent.
+        let tasks = format!("/proc/{}/task", self.child.id());
         eventually(&format!("{} stands still", self.name), || {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("its /proc");
-            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
-            state == Some(true)
+            fs::read_dir(&tasks).expect("its /proc").flatten().all(|task| {
+                // A thread that is gone is still enough.
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+            })
         });
     }
 
