@@ -102,6 +102,8 @@ impl Core {
             up.progress = now;
             up.heard = now;
         }
+        // Nobody joins what the mark has seen: who came later has not waited that long.
+        up.close_group(&mut self.shared);
         let (wire, queued) = up.mark(now, request, queue);
         let still = up.progress.after(request) <= now;
         let silent = up.heard.after(request) <= now;

@@ -681,6 +681,21 @@ fn a_request_that_was_never_sent_and_expired_is_never_sent() {
 }
 
 #[test]
+fn who_joins_a_waiting_request_has_a_clock_of_its_own() {
+    let mut rig = Rig::new(1);
+    let (first, second) = (rig.client(), rig.client());
+    rig.send(first, "get a\r\n");
+    rig.pass(240);
+    rig.send(second, "get b\r\n");
+    rig.pass(100);
+    assert_eq!(rig.got(first), "END\r\n", "its lane takes nothing");
+    assert_eq!(rig.got(second), "", "it has waited for 100 ms");
+    assert_eq!(rig.sent(0), "get b\r\n");
+    rig.reply(0, "VALUE b 0 1\r\ny\r\nEND\r\n");
+    assert_eq!(rig.got(second), "VALUE b 0 1\r\ny\r\nEND\r\n");
+}
+
+#[test]
 fn a_silent_node_is_down_after_three_time_outs_and_back_after_two_answers() {
     let mut rig = Rig::new(2);
     let client = rig.client();
