@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use slipring::config::OnNodeDown;
-use slipring::metrics::{Cells, Counter, WorkerCells};
+use slipring::metrics::{Cells, Counter, Reason, WorkerCells};
 use slipring::proxy::{ClientId, Core, Effect, FailReason, OutBuf, Settings, Tick, UpstreamId};
 use slipring::routing::{Node, Topology};
 
@@ -693,6 +693,17 @@ fn who_joins_a_waiting_request_has_a_clock_of_its_own() {
     assert_eq!(rig.sent(0), "get b\r\n");
     rig.reply(0, "VALUE b 0 1\r\ny\r\nEND\r\n");
     assert_eq!(rig.got(second), "VALUE b 0 1\r\ny\r\nEND\r\n");
+}
+
+#[test]
+fn a_request_that_expires_is_counted_once() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.send(client, "delete a\r\ntouch a 0\r\n");
+    rig.sent(0);
+    rig.pass(1_200);
+    assert_eq!(rig.got(client), format!("{TIMED_OUT}NOT_FOUND\r\n"));
+    assert_eq!(rig.cells.soft_sum(|_, reason| reason == Reason::Timeout), 2);
 }
 
 #[test]
