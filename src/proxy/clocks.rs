@@ -187,12 +187,12 @@ impl Core {
         let offset = |place: u64| usize::try_from(place - sent).unwrap_or(usize::MAX);
         let ranges: Vec<_> = ranges.iter().map(|range| offset(range.start)..offset(range.end)).collect();
         up.out.cut(&ranges);
-        let bulk = matches!(up.kind, Kind::Bulk { .. });
+        // Of a bulk lane: its last work is gone, and the rest of a body that was to be streamed is dropped.
+        let over = matches!(up.kind, Kind::Bulk { .. }) && !up.fifo.iter().any(Entry::is_awaited);
         for entry in cut {
             self.fail_entry(entry, failure);
         }
-        if bulk {
-            // Its only work is gone; the rest of a body that was to be streamed is dropped.
+        if over {
             self.drop_upstream(id, Failure::NONE);
         }
     }

@@ -707,6 +707,28 @@ fn a_request_that_expires_is_counted_once() {
 }
 
 #[test]
+fn a_large_value_on_its_way_outlives_what_was_asked_behind_it_and_not_sent() {
+    let mut rig = Rig::with(1, |settings| settings.on_node_down = OnNodeDown::Error);
+    let client = rig.client();
+    rig.send(client, "get big\r\ngat 0 b\r\n");
+    rig.write(0, "get big\r\n".len());
+    let most = value("big", LARGE);
+    assert_eq!(rig.try_reply(0, &most[..100_000]), b"");
+    rig.pass(350);
+    assert_eq!(rig.closed, [], "a value is silent for less than its time-out");
+    let mut got = rig.got_bytes(client);
+    let mut rest = &most[100_000..];
+    while !rest.is_empty() {
+        rest = rig.try_reply(0, rest);
+        got.extend(rig.got_bytes(client));
+    }
+    rig.reply(0, "END\r\n");
+    got.extend(rig.got_bytes(client));
+    let queued = b"END\r\nSERVER_ERROR proxy: node node-0:11211 takes no requests\r\n";
+    assert!(got == [&*most, queued].concat(), "{} bytes", got.len());
+}
+
+#[test]
 fn a_silent_node_is_down_after_three_time_outs_and_back_after_two_answers() {
     let mut rig = Rig::new(2);
     let client = rig.client();
