@@ -756,6 +756,30 @@ fn a_silent_node_is_down_after_three_time_outs_and_back_after_two_answers() {
 }
 
 #[test]
+fn the_connection_of_one_large_value_says_nothing_of_the_nodes_health_and_lives_by_its_own() {
+    let mut rig = Rig::new(1);
+    rig.now = 2_000_000;
+    rig.mute = true;
+    let client = rig.client();
+    let all = set("big", LARGE);
+    let (first, rest) = all.split_at(1_000);
+    rig.send(client, first);
+    let bulk = rig.newest(0);
+    rig.fail(0, FailReason::Closed);
+    rig.fail(rig.newest(0), FailReason::Connect);
+    assert_eq!(rig.state(0), "down");
+    rig.reply(bulk, "VERSION 1.6.18\r\n");
+    assert_eq!(rig.state(0), "down", "no probe has been answered");
+    rig.sent(bulk);
+    rig.pass(600);
+    assert!(rig.is_open(bulk), "its client is slow, and nothing is owed");
+    rig.send(client, rest);
+    assert!(rig.sent_bytes(bulk).ends_with(b"\r\n"));
+    rig.reply(bulk, "STORED\r\n");
+    assert_eq!(rig.got(client), "STORED\r\n");
+}
+
+#[test]
 fn a_connection_that_says_nothing_at_all_is_given_up_after_one_time_out() {
     let mut rig = Rig::new(1);
     rig.mute = true;
