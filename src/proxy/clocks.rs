@@ -102,6 +102,8 @@ impl Core {
             up.progress = now;
             up.heard = now;
         }
+        // Nobody joins what the mark has seen: who came later has not waited that long.
+        up.close_group(&mut self.shared);
         let (wire, queued) = up.mark(now, request, queue);
         let still = up.progress.after(request) <= now;
         let silent = up.heard.after(request) <= now;
@@ -189,12 +191,12 @@ impl Core {
         let offset = |place: u64| usize::try_from(place - sent).unwrap_or(usize::MAX);
         let ranges: Vec<_> = ranges.iter().map(|range| offset(range.start)..offset(range.end)).collect();
         up.out.cut(&ranges);
-        let bulk = matches!(up.kind, Kind::Bulk { .. });
+        // Of a bulk lane: its last work is gone, and the rest of a body that was to be streamed is dropped.
+        let over = matches!(up.kind, Kind::Bulk { .. }) && !up.fifo.iter().any(Entry::is_awaited);
         for entry in cut {
             self.fail_entry(entry, failure);
         }
-        if bulk {
-            // Its only work is gone; the rest of a body that was to be streamed is dropped.
+        if over {
             self.drop_upstream(id, Failure::NONE);
         }
     }

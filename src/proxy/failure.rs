@@ -198,9 +198,11 @@ impl Core {
         }
     }
 
-    /// Answers those who wait for the entry at an index, which stays: its reply is still to come.
+    /// Answers those who wait for the entry at an index, if anybody still does. It stays: its reply is
+    /// still to come.
     pub(super) fn orphan(&mut self, id: UpstreamId, index: usize, failure: Failure<'_>) {
-        let Some(entry) = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index)) else { return };
+        let entry = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index));
+        let Some(entry) = entry.filter(|entry| entry.is_awaited()) else { return };
         match entry {
             Entry::Version => {}
             Entry::Group(group) => {

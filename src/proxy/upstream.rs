@@ -142,7 +142,9 @@ impl Core {
         let now = self.shared.now;
         let Some(up) = self.upstreams.get_mut(id.0) else { return };
         let node = up.node;
-        let Some(entry) = self.nodes.get_mut(node.0).filter(|entry| !up.moved && !entry.departed) else {
+        // A probe is a shared lane: that of a large value was asked for before the outage.
+        let tells = up.kind == Kind::Shared && !up.moved;
+        let Some(entry) = self.nodes.get_mut(node.0).filter(|entry| tells && !entry.departed) else {
             up.ready = true;
             return;
         };
