@@ -21,6 +21,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::discovery::follow::Turn;
+
 /// Most connections at once; a further one is closed unanswered. Probes and one or two scrapers
 /// need a handful.
 pub const MAX_CONNECTIONS: usize = 32;
@@ -39,6 +41,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// Prometheus' text format.
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// What the pages are made from.
@@ -49,6 +53,8 @@ pub struct AdminState {
     pub draining: CancellationToken,
     /// `/ring`: asked once per request, on the control thread; must not block.
     pub ring: Box<dyn Fn() -> RingReport + Send + Sync>,
+    /// `/metrics`: likewise. An error is one line.
+    pub metrics: Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>,
 }
 
 /// The ring as it is published now.
@@ -71,6 +77,10 @@ pub struct RingReport {
     pub nodes: Vec<RingNode>,
     /// What is in the ring and no longer listed, one line each.
     pub pending: Vec<String>,
+    /// The last changes of the ring, the newest first.
+    pub changes: Vec<Turn>,
+    /// Which node owns the beginning of each of 360 equal slices of the key space: an index into `nodes`.
+    pub arcs: Vec<u16>,
 }
 
 /// One node of [`RingReport`].
@@ -155,6 +165,10 @@ fn reply(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Bytes
             Ok(json) => page(StatusCode::OK, JSON, json),
             Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
         },
+        "/metrics" => match (state.metrics)() {
+            Ok(text) => page(StatusCode::OK, METRICS, text),
+            Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error),
+        },
         _ => page(StatusCode::NOT_FOUND, TEXT, "not found\n"),
     }
 }
@@ -204,6 +218,8 @@ mod tests {
                 source: "list".into(),
                 last_error: None,
                 pending: vec!["a is missing".into()],
+                changes: Vec::new(),
+                arcs: vec![0, 0],
                 nodes: vec![RingNode {
                     name: "we\"ird\\\n:1".into(),
                     address: "10.0.0.2:11211".into(),
@@ -212,6 +228,7 @@ mod tests {
                     state: "up",
                 }],
             }),
+            metrics: Box::new(|| Ok(b"# HELP a b\n".to_vec())),
         });
         tokio::spawn(serve(listener, state, stop.clone()));
         Admin { addr, ready, stop }
@@ -247,7 +264,7 @@ mod tests {
                 "200",
                 "{\"status\":\"healthy\",\"since\":1700000000,\"fingerprint\":\"0000001f\",\"version\":3,\"source\":\"list\",\"nodes\":[{\"name\":\
                  \"we\\\"ird\\\\\\n:1\",\"address\":\"10.0.0.2:11211\",\"weight\":2,\"share\":0.25,\
-                 \"state\":\"up\"}],\"pending\":[\"a is missing\"]}"
+                 \"state\":\"up\"}],\"pending\":[\"a is missing\"],\"changes\":[],\"arcs\":[0,0]}"
             )
         );
         for path in ["/", "/nonsense", "/healthz/", "//ring"] {

@@ -221,13 +221,23 @@ pub const DURATIONS: [u64; 14] =
 pub const SIZES: [u64; 10] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
 
 /// Counts of values by bucket, and their sum.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Histogram<const N: usize> {
     /// Values at most as large as the bound of the same index, and larger than the one before.
     buckets: [Counter; N],
     /// Larger values.
     above: Counter,
     sum: Counter,
+}
+
+impl<const N: usize> Default for Histogram<N> {
+    fn default() -> Self {
+        Self {
+            buckets: std::array::from_fn(|_| Counter::default()),
+            above: Counter::default(),
+            sum: Counter::default(),
+        }
+    }
 }
 
 impl<const N: usize> Histogram<N> {
@@ -275,12 +285,9 @@ impl From<Command> for Kind {
     fn from(command: Command) -> Self {
         match command {
             Command::Get | Command::Gets | Command::Gat | Command::Gats => Self::Get,
-            Command::Set
-            | Command::Add
-            | Command::Replace
-            | Command::Append
-            | Command::Prepend
-            | Command::Cas => Self::Store,
+            Command::Set | Command::Add | Command::Replace | Command::Append | Command::Prepend | Command::Cas => {
+                Self::Store
+            }
             Command::Delete => Self::Delete,
             Command::Incr | Command::Decr => Self::Arith,
             Command::Touch => Self::Touch,
@@ -390,6 +397,13 @@ impl NodeCells {
     #[must_use]
     pub fn state(&self) -> NodeState {
         NodeState::ALL.into_iter().find(|state| *state as u64 == self.state.get()).unwrap_or_default()
+    }
+
+    /// The node went down, by its place among [`Self::ejections`].
+    pub fn ejected(&self, cause: usize) {
+        if let Some(counter) = self.ejections.get(cause) {
+            counter.add(1);
+        }
     }
 
     /// Publishes how the worker sees the node.
@@ -588,9 +602,19 @@ impl Cells {
         all.filter(|(command, reason)| wanted(*command, *reason)).map(counted).sum()
     }
 
+    /// The sum of one counter over the nodes that are not forgotten, all workers together.
+    pub fn node_sum(&self, counter: impl Fn(&NodeCells) -> &Counter) -> u64 {
+        let of = |cells: &WorkerCells| cells.nodes().values().map(|node| counter(node).get()).sum::<u64>();
+        self.workers.iter().map(of).sum()
+    }
+
     /// The worst state any worker sees a node in.
     #[must_use]
     pub fn node_state(&self, name: &str) -> NodeState {
-        self.workers.iter().filter_map(|cells| cells.nodes().get(name).map(|node| node.state())).max().unwrap_or_default()
+        self.workers
+            .iter()
+            .filter_map(|cells| cells.nodes().get(name).map(|node| node.state()))
+            .max()
+            .unwrap_or_default()
     }
 }

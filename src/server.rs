@@ -20,10 +20,11 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, AdminState, RingNode, RingReport};
 use crate::config::{Command, Config, ListenAddress};
 use crate::descriptors;
-use crate::discovery::{self, Source, Triggers, View, follow};
+use crate::discovery::follow::{self, History};
+use crate::discovery::{self, Source, Triggers, View};
 use crate::embedded::EmbeddedNode;
 use crate::listener::{self, Acceptor, BindError, Listener};
-use crate::metrics::{Cells, NodeState};
+use crate::metrics::{Cells, Exposition, NodeState, Sources};
 use crate::proxy::Settings;
 use crate::routing::{Node, NodeIndex, Published, Topology, TopologyError};
 use crate::shutdown::{self, Drained, Order, Signals};
@@ -96,16 +97,25 @@ async fn serve(
     let ring = Arc::new(Published::new(Topology::unknown()));
     let cells = Arc::new(Cells::new(config.workers));
     let ready = Arc::new(AtomicBool::new(false));
+    let history = Arc::new(History::default());
     let admin_address = bound.admin.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = bound.admin {
-        let condition = Arc::new(Condition::new(Arc::clone(&ring), views.clone(), Arc::clone(&cells)));
+        let condition =
+            Condition::new(Arc::clone(&ring), views.clone(), Arc::clone(&cells), Arc::clone(&history), &config);
+        let condition = Arc::new(condition);
         tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&condition).keep()));
-        let ring = Box::new(move || condition.report());
-        let state = AdminState { ready: Arc::clone(&ready), draining: draining.clone(), ring };
+        let sources = Arc::clone(&condition);
+        let exposition = Exposition::new(Arc::clone(&cells), move || sources.sources()).map_err(io::Error::other)?;
+        let state = AdminState {
+            ready: Arc::clone(&ready),
+            draining: draining.clone(),
+            ring: Box::new(move || condition.report()),
+            metrics: Box::new(move || exposition.text().map_err(|error| error.to_string())),
+        };
         tasks.spawn(admin::serve(TcpListener::from_std(listener)?, Arc::new(state), stop.clone()));
     }
     // The first ring is there before the first worker asks, where its source has it at once.
-    let follow = follow::follow(views, Arc::clone(&ring), Arc::clone(&ready));
+    let follow = follow::follow(views, Arc::clone(&ring), Arc::clone(&ready), history);
     tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
     tokio::task::yield_now().await;
     tasks.spawn(stop.clone().run_until_cancelled_owned(be_ready_after(config.ready_timeout, ready)));
@@ -209,6 +219,8 @@ fn settings(config: &Config) -> Settings {
     Settings {
         max_value: config.max_value,
         bulk_above: config.bulk_above,
+        slow_request: (!config.slow_request.is_zero()).then_some(config.slow_request),
+        log_keys: config.log_keys,
         lanes: config.connections_per_node,
         drain_timeout: config.drain_timeout,
         request_timeout: config.request_timeout,
@@ -253,13 +265,53 @@ struct Condition {
     ring: Arc<Published>,
     views: watch::Receiver<Arc<View>>,
     cells: Arc<Cells>,
+    history: Arc<History>,
+    /// `--max-connections` and `--buffer-limit`.
+    limits: (usize, usize),
     /// The word, and since when in seconds of Unix time.
     now: Mutex<(&'static str, u64)>,
 }
 
 impl Condition {
-    fn new(ring: Arc<Published>, views: watch::Receiver<Arc<View>>, cells: Arc<Cells>) -> Self {
-        Self { ring, views, cells, now: Mutex::new((UNHEALTHY, unix_seconds())) }
+    fn new(
+        ring: Arc<Published>,
+        views: watch::Receiver<Arc<View>>,
+        cells: Arc<Cells>,
+        history: Arc<History>,
+        config: &Config,
+    ) -> Self {
+        let limits = (config.max_connections, config.buffer_limit);
+        Self { ring, views, cells, history, limits, now: Mutex::new((UNHEALTHY, unix_seconds())) }
+    }
+
+    /// What a scrape shows besides the workers' cells.
+    fn sources(&self) -> Sources {
+        let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
+        let nodes = topology.nodes().iter().zip(0..);
+        let last = self.history.list().into_iter().next();
+        let source = &view.source;
+        let unchanged = source.reads.saturating_sub(source.failures + source.changes + source.holds);
+        let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Sources {
+            max_connections: self.limits.0,
+            buffer_limit: self.limits.1,
+            nodes: nodes.map(|(node, index)| (node.name.to_string(), topology.share(NodeIndex(index)))).collect(),
+            fingerprint: topology.name(),
+            version: topology.version(),
+            placement: "ring",
+            changes: topology.version().saturating_sub(1),
+            changed_at: last.as_ref().map_or(0, |turn| turn.at),
+            moved: last.map_or(0.0, |turn| turn.moved),
+            source: source.kind,
+            polls: vec![
+                ("unchanged", unchanged),
+                ("changed", source.changes),
+                ("held", source.holds),
+                ("error", source.failures),
+            ],
+            succeeded_at: source.last_success.map_or(0, since),
+            pending: view.pending.len(),
+        }
     }
 
     /// Looks again whenever a node or what is known of the nodes changes.
@@ -304,8 +356,17 @@ impl Condition {
             last_error: view.source.last_error.clone(),
             nodes: nodes.collect(),
             pending: view.pending.iter().map(|pending| pending.text(now)).collect(),
+            changes: self.history.list(),
+            arcs: arcs(&topology),
         }
     }
+}
+
+/// Who owns each of 360 equal slices of the key space, where the slice begins: an index into the nodes.
+fn arcs(topology: &Topology) -> Vec<u16> {
+    const SLICES: u64 = 360;
+    let slices = (0..SLICES).filter(|_| !topology.nodes().is_empty());
+    slices.map(|slice| topology.route_hash(u64::MAX / SLICES * slice).0).collect()
 }
 
 fn unix_seconds() -> u64 {

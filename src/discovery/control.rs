@@ -105,8 +105,11 @@ impl Control {
             origin: Origin::Nowhere,
             last_success: None,
             last_error: None,
+            kind: source.kind(),
             reads: 0,
             failures: 0,
+            changes: 0,
+            holds: 0,
         };
         let empty = View {
             nodes: Vec::new(),
@@ -204,7 +207,13 @@ impl Control {
                 self.status.last_success = Some(SystemTime::now());
                 self.status.origin = Origin::Source;
                 let nodes = if self.reader.is_list() { self.names.list(&observation.nodes) } else { observation.nodes };
-                let change = self.damping.observe(&nodes, observation.authority, Instant::now());
+                let now = Instant::now();
+                let change = self.damping.observe(&nodes, observation.authority, now);
+                match &change {
+                    Some(_) => self.status.changes += 1,
+                    None if !self.damping.pending(now).is_empty() => self.status.holds += 1,
+                    None => {}
+                }
                 self.note(change, &observation.why);
             }
             Err(error) => {

@@ -119,10 +119,16 @@ pub struct Status {
     pub last_success: Option<SystemTime>,
     /// What was wrong with its last answer; `None` after a good one.
     pub last_error: Option<String>,
+    /// What kind of source it is: `list`, `file`, `endpoint`, `dns` or `srv`.
+    pub kind: &'static str,
     /// How often it was asked.
     pub reads: u64,
     /// How often it gave no list that counts.
     pub failures: u64,
+    /// How often its list changed the ring, and how often it did not for a node that is held.
+    pub changes: u64,
+    /// See `changes`.
+    pub holds: u64,
 }
 
 /// Where the ring came from.
@@ -175,6 +181,20 @@ pub async fn read_once(source: &Source, options: &Options) -> Result<Vec<Node>, 
 }
 
 // === impl Source ===
+
+impl Source {
+    /// What kind of source it is, in one word.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Static(_) => "list",
+            Self::File(_) => "file",
+            Self::Endpoint { .. } => "endpoint",
+            Self::Dns { .. } => "dns",
+            Self::Srv { .. } => "srv",
+        }
+    }
+}
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -226,7 +226,7 @@ impl Core {
                 let id = member.client;
                 let seq = member.seq;
                 let Some(client) = clients.get_mut(id.0).filter(|_| takes(id, seq)) else { continue };
-                client.in_flight = client.in_flight.saturating_sub(1);
+                client.landed(group.expired);
                 member.client = ClientId(Key::NONE);
                 if !member.done {
                     member.done = true;

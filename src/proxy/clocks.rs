@@ -7,7 +7,8 @@
 //! - *connect*: the rim's; what waits on the connection fails with it.
 //! - *queue*, of what is wholly unsent, while the lane moves nothing: it is cut out of the queue, for a
 //!   `set` answered as failed must not be sent later. `noreply` has no such clock: nobody waits, and
-//!   a bulk load is slowed down rather than lost.
+//!   a bulk load is slowed down rather than lost. Where a node takes nothing any more, the kernel's
+//!   clock on unacknowledged bytes ends the connection.
 //! - *wire*, of what is wholly sent, while the lane makes no progress: it is answered, and stays as
 //!   an orphan whose late reply is eaten in its turn.
 
@@ -16,7 +17,7 @@ use std::time::Duration;
 use super::failure::{FailReason, Failure};
 use super::lane::{Entry, Kind, Upstream};
 use super::{Core, Tick, UpstreamId};
-use crate::metrics::{NodeState, Reason};
+use crate::metrics::{NodeOutcome, NodeState, Reason};
 
 /// A lane that owes a reply and shows no byte is given up after so many time-outs.
 const STRIKES: u32 = 3;
@@ -77,7 +78,11 @@ impl Core {
     /// Looks at the clocks of every lane. Returns whether something waits.
     pub(super) fn check_clocks(&mut self) -> bool {
         let lanes: Vec<UpstreamId> = self.upstreams.iter().map(|(key, _)| UpstreamId(key)).collect();
-        for id in lanes {
+        // Where this process itself stood still, what came meanwhile is to be read before anyone is
+        // blamed: the next tick judges.
+        let late = self.shared.due.after(self.shared.settings.request_timeout / 2) < self.shared.now;
+        let frozen = !std::mem::replace(&mut self.shared.frozen, late) && late;
+        for id in lanes.into_iter().filter(|_| !frozen) {
             self.check_lane(id);
         }
         self.send_probes();
@@ -102,6 +107,8 @@ impl Core {
             up.progress = now;
             up.heard = now;
         }
+        // Nobody joins what the mark has seen: who came later has not waited that long.
+        up.close_group(&mut self.shared);
         let (wire, queued) = up.mark(now, request, queue);
         let still = up.progress.after(request) <= now;
         let silent = up.heard.after(request) <= now;
@@ -166,9 +173,9 @@ impl Core {
         // A value that has begun cannot be taken back: the only honest end is to close its reader.
         self.close_body_readers(id);
         for index in 0..count {
-            let entry = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index));
-            // The orphans of earlier ticks are among them.
-            if entry.is_some_and(|entry| entry.is_awaited()) {
+            let up = self.upstreams.get(id.0);
+            if let Some(up) = up.filter(|up| up.fifo.get(index).is_some_and(Entry::is_awaited)) {
+                up.ended(NodeOutcome::Timeout);
                 self.orphan(id, index, failure);
             }
         }
@@ -189,13 +196,39 @@ impl Core {
         let offset = |place: u64| usize::try_from(place - sent).unwrap_or(usize::MAX);
         let ranges: Vec<_> = ranges.iter().map(|range| offset(range.start)..offset(range.end)).collect();
         up.out.cut(&ranges);
-        let bulk = matches!(up.kind, Kind::Bulk { .. });
+        // Of a bulk lane: its last work is gone, and the rest of a body that was to be streamed is dropped.
+        let over = matches!(up.kind, Kind::Bulk { .. }) && !up.fifo.iter().any(Entry::is_awaited);
+        for _ in &cut {
+            up.ended(NodeOutcome::Timeout);
+        }
         for entry in cut {
             self.fail_entry(entry, failure);
         }
-        if bulk {
-            // Its only work is gone; the rest of a body that was to be streamed is dropped.
+        if over {
             self.drop_upstream(id, Failure::NONE);
+        }
+    }
+
+    /// Shows how much waits for each node, and how many connections there are.
+    pub(super) fn show_lanes(&self) {
+        for (_, entry) in self.nodes.iter() {
+            let cells = self.shared.cells().node(&entry.node.name);
+            for gauge in [&cells.inflight, &cells.queued_bytes].into_iter().chain(&cells.connections) {
+                gauge.set(0);
+            }
+        }
+        for (_, up) in self.upstreams.iter() {
+            let cells = &up.cells;
+            cells.inflight.add(up.fifo.len() as u64);
+            cells.queued_bytes.add(up.out.len() as u64);
+            let state = match up.kind {
+                Kind::Draining | Kind::Retired => 2,
+                _ if up.ready => 1,
+                _ => 0,
+            };
+            if let Some(gauge) = cells.connections.get(state) {
+                gauge.add(1);
+            }
         }
     }
 

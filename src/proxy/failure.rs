@@ -3,7 +3,7 @@
 use super::group::Group;
 use super::lane::{Body, Entry, Kind};
 use super::{ClientId, CloseReason, Core, Effect, NodeId, Tick, UpstreamId};
-use crate::metrics::{NodeState, Reason};
+use crate::metrics::{NodeOutcome, NodeState, Reason};
 use crate::protocol::command::Command;
 
 /// Why a connection is closed.
@@ -29,6 +29,16 @@ impl FailReason {
             Self::Closed => "closed the connection",
             Self::Silent => "does not answer",
             Self::Desync => "answered out of step",
+        }
+    }
+
+    /// The place of an outage among its causes.
+    const fn ejection(self) -> usize {
+        match self {
+            Self::Silent => 0,
+            Self::Connect | Self::ConnectTimeout => 1,
+            Self::Closed => 2,
+            Self::Desync => 3,
         }
     }
 
@@ -74,6 +84,11 @@ impl Core {
     pub(super) fn fail_upstream(&mut self, id: UpstreamId, reason: FailReason) {
         let Some(up) = self.upstreams.get(id.0) else { return };
         let (node, kind, waiting) = (up.node, up.kind, up.fifo.len());
+        match reason {
+            FailReason::Connect => up.cells.connects[1].add(1),
+            FailReason::ConnectTimeout => up.cells.connects[2].add(1),
+            _ => {}
+        }
         let text = self.failure_text(id, reason.text());
         let name = self.nodes.get(node.0).map(|entry| &*entry.node.name).unwrap_or_default();
         match reason {
@@ -128,6 +143,12 @@ impl Core {
     /// The node is asked nothing from now on: what waits for it fails, and one connection probes it.
     fn begin_outage(&mut self, node: NodeId, wait: std::time::Duration, reason: FailReason) {
         let probe = self.open_upstream(node, Kind::Shared, wait);
+        if let (Some(entry), Some(up)) = (self.nodes.get(node.0), self.upstreams.get(probe.0)) {
+            match entry.state {
+                NodeState::Down | NodeState::Probing => up.cells.probes[1].add(1),
+                _ => up.cells.ejected(reason.ejection()),
+            }
+        }
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
         let lanes = entry.lanes.clone();
         if let Some(first) = entry.lanes.first_mut() {
@@ -183,7 +204,11 @@ impl Core {
         up.out.clear(&mut self.shared.pool);
         self.shared.budget.recharge(&mut up.held, 0);
         self.shared.budget.arriving -= up.body.as_ref().map_or(0, Body::expected);
-        for entry in up.fifo.take() {
+        let entries: Vec<Entry> = up.fifo.take().collect();
+        for entry in entries {
+            if !entry.is_expired() && !matches!(entry, Entry::Version) {
+                up.ended(NodeOutcome::Lost);
+            }
             self.fail_entry(entry, failure);
         }
         self.bulk_lost(id, up.node, up.kind);
@@ -198,16 +223,23 @@ impl Core {
         }
     }
 
-    /// Answers those who wait for the entry at an index, which stays: its reply is still to come.
+    /// Answers those who wait for the entry at an index, if anybody still does. It stays: its reply is
+    /// still to come.
     pub(super) fn orphan(&mut self, id: UpstreamId, index: usize, failure: Failure<'_>) {
-        let Some(entry) = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index)) else { return };
+        let entry = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index));
+        let Some(entry) = entry.filter(|entry| entry.is_awaited()) else { return };
+        for id in entry.clients() {
+            if let Some(client) = self.clients.get_mut(id.0) {
+                client.orphans += 1;
+            }
+        }
         match entry {
             Entry::Version => {}
             Entry::Group(group) => {
                 // Answered without the borrow of the lane, then put back.
                 let mut taken = std::mem::replace(group, Box::new(Group::new()));
-                self.answer_group(&mut taken, failure);
                 taken.expired = true;
+                self.answer_group(&mut taken, failure);
                 if let Some(Entry::Group(group)) = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index)) {
                     *group = taken;
                 }
@@ -217,7 +249,8 @@ impl Core {
                 let (client, seq, command) = (*client, seq.take(), *command);
                 self.answer_single(client, seq, command, failure);
             }
-            Entry::Gather { client, seq, part, command, .. } => {
+            Entry::Gather { client, seq, part, command, expired, .. } => {
+                *expired = true;
                 let (client, seq, part, command) = (*client, seq.take(), *part, *command);
                 self.answer_part(client, seq, part, command, failure);
             }
@@ -231,26 +264,29 @@ impl Core {
             Entry::Group(mut group) => {
                 self.answer_group(&mut group, failure);
                 for member in &group.members {
-                    self.landed(member.client);
+                    self.landed(member.client, group.expired);
                 }
                 self.shared.put_group(group);
             }
+            Entry::Single { client, expired: true, .. } | Entry::Gather { client, expired: true, .. } => {
+                self.landed(client, true);
+            }
             Entry::Single { client, seq, command, .. } => {
                 self.answer_single(client, seq, command, failure);
-                self.landed(client);
+                self.landed(client, false);
             }
             Entry::Gather { client, seq, part, command, .. } => {
                 self.answer_part(client, seq, part, command, failure);
-                self.landed(client);
+                self.landed(client, false);
             }
         }
     }
 
-    /// One entry less is in flight for a client.
-    pub(super) fn landed(&mut self, id: ClientId) {
+    /// One entry less is in flight for a client; `expired`: one that it had the answer to.
+    pub(super) fn landed(&mut self, id: ClientId, expired: bool) {
         let Self { clients, shared, .. } = self;
         if let Some(client) = clients.get_mut(id.0) {
-            client.in_flight = client.in_flight.saturating_sub(1);
+            client.landed(expired);
             client.settle(id, shared);
         }
     }

@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
-use super::lane::Entry;
 use super::Tick;
+use super::lane::Entry;
 
 #[derive(Debug)]
 struct Place {
@@ -99,6 +99,10 @@ impl Fifo {
     #[inline]
     pub(super) fn back_mut(&mut self) -> Option<&mut Entry> {
         self.entries.back_mut().map(|place| &mut place.entry)
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Entry> {
+        self.entries.get(index).map(|place| &place.entry)
     }
 
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Entry> {

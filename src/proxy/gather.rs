@@ -248,7 +248,7 @@ impl Core {
                 continue;
             };
             client.in_flight += 1;
-            up.push(line, Entry::Gather { client: id, seq, part, end, command }, shared);
+            up.push(line, Entry::Gather { client: id, seq, part, end, command, expired: false }, shared);
             up.touch(up_id, shared);
         }
     }
@@ -306,12 +306,10 @@ impl Core {
             cas_misses: of(Command::Cas, Outcome::NotFound),
             cas_hits: of(Command::Cas, Outcome::Stored),
             cas_badval: of(Command::Cas, Outcome::Exists),
-            touch_hits: cells.requests(|command, outcome| {
-                command.touches() && matches!(outcome, Outcome::Hit | Outcome::Ok)
-            }),
-            touch_misses: cells.requests(|command, outcome| {
-                command.touches() && (missed(outcome) || outcome == Outcome::NotFound)
-            }),
+            touch_hits: cells
+                .requests(|command, outcome| command.touches() && matches!(outcome, Outcome::Hit | Outcome::Ok)),
+            touch_misses: cells
+                .requests(|command, outcome| command.touches() && (missed(outcome) || outcome == Outcome::NotFound)),
             store_too_large: cells.sum(|c| &c.stores_too_large),
             bytes_read: cells.sum(|c| &c.bytes_read),
             bytes_written: cells.sum(|c| &c.bytes_written),
@@ -322,7 +320,7 @@ impl Core {
     /// A line of a node's part, for a client that may be gone.
     pub(super) fn gather_line(&mut self, id: UpstreamId, line: &Line<'_>, raw: &[u8]) -> Result<(), Desync> {
         let Some(up) = self.upstreams.get_mut(id.0) else { return Ok(()) };
-        let Some(&Entry::Gather { client, seq, part, end, .. }) = up.fifo.front() else { return Err(Desync) };
+        let Some(&Entry::Gather { client, seq, part, end, expired, .. }) = up.fifo.front() else { return Err(Desync) };
         let error = match (line, end) {
             (Line::Stat { .. }, End::Lines) => {
                 let Some((waiting, seq)) = self.clients.get_mut(client.0).zip(seq) else { return Ok(()) };
@@ -343,7 +341,7 @@ impl Core {
         if let Some(seq) = seq {
             self.finish_part(client, seq, part, error, None);
         }
-        self.landed(client);
+        self.landed(client, expired);
         Ok(())
     }
 

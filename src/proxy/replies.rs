@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::buffer::{BufferPool, OutBuf};
 use super::Tick;
+use super::buffer::{BufferPool, OutBuf};
 use super::gather::Gather;
 use crate::metrics::Kind;
 
