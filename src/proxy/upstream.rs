@@ -111,13 +111,13 @@ impl Core {
                 Line::Error => self.finish_group(id, Some(raw)),
                 _ => Err(Desync),
             },
-            &mut Entry::Single { client, seq, command } => {
+            &mut Entry::Single { client, seq, command, expired } => {
                 if !command.allows(&line) {
                     return Err(Desync);
                 }
                 up.fifo.pop();
                 command.count(&line, self.shared.cells());
-                self.finish_single(client, seq, raw);
+                self.finish_single(client, seq, raw, expired);
                 Ok(())
             }
             Entry::Gather { .. } => self.gather_line(id, &line, raw),
@@ -287,7 +287,7 @@ impl Core {
             let Some(client) = clients.get_mut(member.client.0) else {
                 continue;
             };
-            client.in_flight = client.in_flight.saturating_sub(1);
+            client.landed(group.expired);
             if !member.done {
                 match error {
                     // Nobody else is concerned: the node's word reaches the client.
@@ -320,13 +320,13 @@ impl Core {
     }
 
     /// The one line that answers a request. `raw` has its CRLF.
-    pub(super) fn finish_single(&mut self, id: ClientId, seq: Option<u32>, raw: &[u8]) {
+    pub(super) fn finish_single(&mut self, id: ClientId, seq: Option<u32>, raw: &[u8], expired: bool) {
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else {
             shared.cells().dropped_replies.add(1);
             return;
         };
-        client.in_flight = client.in_flight.saturating_sub(1);
+        client.landed(expired);
         match seq {
             Some(seq) => {
                 client.replies.deliver(seq, raw, &mut shared.pool);

@@ -395,7 +395,6 @@ fn a_connection_on_which_only_drips_come_is_given_up_in_the_end() {
 }
 
 #[test]
-#[ignore = "not yet: it is closed only when the late reply has come, or the connection is given up"]
 fn a_client_that_has_said_its_last_is_closed_when_its_last_request_has_expired() {
     for last in ["get slow\r\n", "get slow\r\nquit\r\n"] {
         let (node, slipring) = behind(slow, &MEDIUM);
