@@ -331,7 +331,6 @@ impl Core {
         let mut fifo = Fifo::default();
         fifo.push(0, Entry::Version);
         let now = self.shared.now;
-        let token = self.nodes.get_mut(node.0).map_or(Duration::ZERO, |entry| entry.health.take_token(now));
         let id = UpstreamId(self.upstreams.insert(Upstream {
             node,
             kind,
@@ -361,7 +360,7 @@ impl Core {
         if let Some(up) = self.upstreams.get_mut(id.0) {
             up.recharge(&mut self.shared);
         }
-        self.shared.effects.push(Effect::Connect(id, wait.max(token)));
+        self.shared.effects.push(Effect::Connect(id, wait));
         id
     }
 
