@@ -118,7 +118,8 @@ impl Core {
         let (node, ready) = (up.node, up.ready);
         let Some(entry) = nodes.get_mut(node.0) else { return };
         let others = entry.lanes.iter().any(|lane| *lane != id && upstreams.get(lane.0).is_some_and(|up| up.ready));
-        let wait = entry.health.failed(ready, now, random);
+        // One that is lost again and again is down, however long each connection lasted.
+        let wait = entry.health.failed(ready, now, random).max(entry.health.take_token(now));
         if !wait.is_zero() && !others {
             return self.begin_outage(node, wait, reason);
         }
@@ -136,7 +137,7 @@ impl Core {
     pub(super) fn node_down(&mut self, node: NodeId, reason: FailReason) {
         let (random, now) = (self.shared.random(), self.shared.now);
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
-        let wait = entry.health.failed(false, now, random);
+        let wait = entry.health.failed(false, now, random).max(entry.health.take_token(now));
         self.begin_outage(node, wait, reason);
     }
 

@@ -28,10 +28,13 @@ const TIMEOUTS: u32 = 3;
 /// Between the two answers that end an outage.
 pub(super) const PROBE_GAP: Duration = Duration::from_millis(100);
 
-/// The token bucket of connections: so many at once, then one in each interval. A node that
-/// restarts is met by every sidecar of the fleet.
-const BURST: u64 = 16;
+/// The token bucket of connections that take the place of failed ones: so many at once, then one in
+/// each interval. A node that restarts is met by every sidecar of the fleet. Those of large values,
+/// from a node that works, are not rationed.
+const BURST: u32 = 16;
 const INTERVAL: Duration = Duration::from_millis(100);
+/// Nobody waits longer for a token, however many were taken.
+const MOST_DEBT: Duration = Duration::from_secs(1);
 
 /// What is known of a node's failures.
 #[derive(Debug, Default)]
@@ -100,8 +103,8 @@ impl Health {
 
     /// Takes a token for one connection. Returns how long it has to wait for it.
     pub(super) fn take_token(&mut self, now: Tick) -> Duration {
-        self.full_at = self.full_at.max(now).after(INTERVAL);
-        let full = now.after(INTERVAL * u32::try_from(BURST).unwrap_or(1));
+        let full = now.after(INTERVAL * BURST);
+        self.full_at = self.full_at.max(now).after(INTERVAL).min(full.after(MOST_DEBT));
         Duration::from_micros(self.full_at.0.saturating_sub(full.0))
     }
 }
@@ -148,9 +151,10 @@ mod tests {
     fn connections_are_rationed() {
         let mut health = Health::default();
         let waits: Vec<Duration> = (0..BURST + 3).map(|_| health.take_token(at(1))).collect();
-        let (burst, further) = waits.split_at(usize::try_from(BURST).unwrap());
+        let (burst, further) = waits.split_at(BURST as usize);
         assert!(burst.iter().all(Duration::is_zero), "{waits:?}");
         assert_eq!(further, [INTERVAL, INTERVAL * 2, INTERVAL * 3]);
+        assert_eq!((0..1000).map(|_| health.take_token(at(1))).max(), Some(MOST_DEBT));
         assert_eq!(health.take_token(at(10_000)), Duration::ZERO, "the bucket fills again");
     }
 }

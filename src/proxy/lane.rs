@@ -350,7 +350,6 @@ impl Core {
         fifo.push(0, Entry::Version, now);
         let name = self.nodes.get(node.0).map(|entry| Arc::clone(&entry.node.name)).unwrap_or_default();
         let cells = self.shared.cells().node(&name);
-        let token = self.nodes.get_mut(node.0).map_or(Duration::ZERO, |entry| entry.health.take_token(now));
         let id = UpstreamId(self.upstreams.insert(Upstream {
             node,
             kind,
@@ -381,7 +380,7 @@ impl Core {
         if let Some(up) = self.upstreams.get_mut(id.0) {
             up.recharge(&mut self.shared);
         }
-        self.shared.effects.push(Effect::Connect(id, wait.max(token)));
+        self.shared.effects.push(Effect::Connect(id, wait));
         id
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::time::Duration;
 
 use slipring::config::OnNodeDown;
 use slipring::metrics::{Cells, Counter, Reason, WorkerCells};
@@ -36,6 +37,8 @@ pub(crate) struct Rig {
     lanes: Vec<Lane>,
     closed: Vec<ClientId>,
     ticks: usize,
+    /// Longest time before a connection was to be made.
+    longest_wait: Duration,
     /// When the core is to be called.
     next: Option<Tick>,
     /// Nodes take connections and say nothing.
@@ -59,6 +62,7 @@ impl Rig {
             lanes: Vec::new(),
             closed: Vec::new(),
             ticks: 0,
+            longest_wait: Duration::ZERO,
             next: None,
             mute: false,
             woken: Vec::new(),
@@ -80,7 +84,8 @@ impl Rig {
         self.core.take_effects(&mut effects);
         for effect in effects {
             match effect {
-                Effect::Connect(id, _) => {
+                Effect::Connect(id, wait) => {
+                    self.longest_wait = self.longest_wait.max(wait);
                     let Some(node) = self.core.upstream_node(id) else { continue };
                     let node = self.topology.nodes().iter().position(|other| other.name == node.name).unwrap();
                     self.lanes.push(Lane { id, node, sent: Vec::new(), open: true });
@@ -808,6 +813,27 @@ fn a_connection_that_says_nothing_at_all_is_given_up_after_one_time_out() {
     assert!(!rig.is_open(silent));
     assert_eq!(rig.got(client), "END\r\n");
     assert_eq!(rig.state(0), "down");
+}
+
+#[test]
+fn connections_for_large_values_of_a_node_that_works_are_made_at_once() {
+    let mut rig = Rig::new(1);
+    let other = rig.client();
+    for _ in 0..100 {
+        let (reader, lane) = (rig.client(), rig.newest(0));
+        rig.send(reader, "get large\r\n");
+        // Somebody else's write keeps the lane from becoming the reader's.
+        rig.send(other, "delete k\r\n");
+        rig.sent(lane);
+        let mut reply = value("large", LARGE);
+        reply.extend_from_slice(b"END\r\nDELETED\r\n");
+        rig.reply(lane, reply);
+        assert!(!rig.is_open(lane), "another lane has taken its place");
+        assert_eq!(rig.got(other), "DELETED\r\n");
+        rig.core.client_gone(reader);
+        rig.apply();
+    }
+    assert_eq!(rig.longest_wait, Duration::ZERO);
 }
 
 #[test]
