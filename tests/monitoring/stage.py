@@ -1,5 +1,6 @@
-"""A sidecar under load and a real Prometheus that scrapes it each second, with the alert rules that
-are shipped. First all is well; then a node is killed and another one added."""
+"""Two sidecars, one of them under load, and a real Prometheus that scrapes them each second, with the
+alert rules that are shipped. First all is well. Then a node is killed; another one joins, and one that
+lies, but only one of the sidecars is told."""
 
 import contextlib
 import json
@@ -7,6 +8,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import socketserver
 import threading
 import time
 import urllib.parse
@@ -17,6 +19,7 @@ from processes import PATIENCE, binary, eventually, free_port, memcached, runnin
 ROOT = pathlib.Path(__file__).parents[2]
 SHIPPED = ROOT / "deploy" / "monitoring"
 TARGET = {"namespace": "shop", "job": "web", "pod": "web-1"}
+SECOND = "web-2"
 MARK = "key-of-the-app"
 
 
@@ -74,6 +77,25 @@ class Load(threading.Thread):
         assert self.failed is None, f"the load ended early: {self.failed!r}"
 
 
+class Lie(socketserver.StreamRequestHandler):
+    """A node that gives a value for a key that nobody asked for."""
+
+    def handle(self):
+        with contextlib.suppress(OSError):
+            while line := self.rfile.readline():
+                truth = line.startswith(b"version")
+                self.wfile.write(b"VERSION 1.6.18\r\n" if truth else b"VALUE nobody-asked 0 1\r\nx\r\nEND\r\n")
+
+
+@contextlib.contextmanager
+def liar(port):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", port), Lie) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
+
+
 class Prometheus:
     """Its HTTP interface."""
 
@@ -92,19 +114,21 @@ class Prometheus:
         return [(labels, value) for labels, value in values if value == value]
 
     def alerts(self):
-        """The alerts that are pending or firing."""
-        return {alert["labels"]["alertname"]: alert["labels"] for alert in self.ask("alerts")["alerts"]}
+        """The alerts that are pending or firing, and what they are about."""
+        found = {}
+        for alert in self.ask("alerts")["alerts"]:
+            found.setdefault(alert["labels"]["alertname"], []).append({**alert["labels"], "is": alert["state"]})
+        return found
 
 
 class Scene:
     """What the tests look at."""
 
-    def __init__(self, admin, watcher, nodes, lost, added):
+    def __init__(self, admin, watcher, nodes):
         self.admin = admin
         self.prometheus = watcher
         self.nodes = nodes
-        self.lost = lost
-        self.added = added
+        _, _, self.lost, self.added, self.liar = nodes
         self.alerts_when_well = {}
 
     def scrape(self):
@@ -126,7 +150,8 @@ def sidecar(nodes_file):
 
 
 @contextlib.contextmanager
-def prometheus(directory, target):
+def prometheus(directory, pods):
+    """`pods` are admin ports by the names of pods."""
     port = free_port()
     configuration = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -135,10 +160,8 @@ def prometheus(directory, target):
             {
                 "job_name": TARGET["job"],
                 "static_configs": [
-                    {
-                        "targets": [f"127.0.0.1:{target}"],
-                        "labels": {"namespace": TARGET["namespace"], "pod": TARGET["pod"]},
-                    }
+                    {"targets": [f"127.0.0.1:{admin}"], "labels": {"namespace": TARGET["namespace"], "pod": pod}}
+                    for pod, admin in pods.items()
                 ],
             }
         ],
@@ -155,20 +178,26 @@ def prometheus(directory, target):
 def played(directory):
     needs("memcached", "memcached")
     with contextlib.ExitStack() as stack:
-        kept, other, lost, added = ports = [free_port() for _ in range(4)]
-        for port in [kept, other, added]:
+        ports = [free_port() for _ in range(5)]
+        names = [f"127.0.0.1:{port}" for port in ports]
+        for port in [ports[0], ports[1], ports[3]]:
             stack.enter_context(running(memcached(port), port))
         doomed = stack.enter_context(contextlib.ExitStack())
-        process = doomed.enter_context(running(memcached(lost), lost))
-        names = [f"127.0.0.1:{port}" for port in ports]
-        nodes_file = directory / "nodes"
-        nodes_file.write_text("\n".join(names[:3]))
-        listen, admin = stack.enter_context(sidecar(nodes_file))
-        watcher = stack.enter_context(prometheus(directory, admin))
+        process = doomed.enter_context(running(memcached(ports[2]), ports[2]))
+        stack.enter_context(liar(ports[4]))
+        files = [directory / "nodes-1", directory / "nodes-2"]
+        for file in files:
+            file.write_text("\n".join(names[:3]))
+        listen, admin = stack.enter_context(sidecar(files[0]))
+        _, second = stack.enter_context(sidecar(files[1]))
+        watcher = stack.enter_context(prometheus(directory, {TARGET["pod"]: admin, SECOND: second}))
         load = Load(listen)
         stack.callback(load.stop)
         load.start()
-        scene = Scene(admin, watcher, names, names[2], names[3])
+        scene = Scene(admin, watcher, names)
+
+        def told(*alerts):
+            eventually(f"there are the alerts {alerts}", lambda: watcher.alerts().keys() >= set(alerts), 0.2)
 
         # All is well.
         eventually("Prometheus has scraped 5 s", lambda: watcher.query("count_over_time(up[1m]) > 5"), 0.2)
@@ -178,10 +207,11 @@ def played(directory):
         process.send_signal(signal.SIGSTOP)
         time.sleep(1)
         doomed.close()
-        eventually("the dead node raises an alert", lambda: "SlipringNodeDown" in watcher.alerts(), 0.2)
+        told("SlipringNodeDown", "SlipringSoftFailures")
 
-        # Another one joins.
-        nodes_file.write_text("\n".join(names))
+        # One that works and one that lies join.
+        files[0].write_text("\n".join(names))
         eventually("the new node is used", lambda: watcher.query(f'{{node="{names[3]}", outcome="hit"}} > 0'), 0.2)
+        told("SlipringRingsDiffer", "SlipringDesync")
         time.sleep(3)  # for rates
         yield scene

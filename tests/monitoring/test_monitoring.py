@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import yaml
-from stage import MARK, ROOT, SHIPPED, TARGET, needs
+from stage import MARK, ROOT, SECOND, SHIPPED, TARGET, needs
 
 PORT_NAME = "slipring-admin"
 
@@ -88,7 +88,13 @@ def expressions():
     """Every expression that is shipped, by where it is."""
     yield from ((rule["alert"], rule["expr"]) for rule in RULES)
     yield from ((panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"])
-    yield from ((item["label"], item.get("definition", "")) for item in DASHBOARD["templating"]["list"])
+    yield from ((item["label"], query) for item, query in choices())
+
+
+def choices():
+    """The variables of the dashboard that are asked from Prometheus, and their queries."""
+    items = DASHBOARD["templating"]["list"]
+    return [(item, item["query"]["query"]) for item in items if item["type"] == "query"]
 
 
 def samples(scrape):
@@ -107,12 +113,11 @@ def samples(scrape):
 # The scrape.
 
 
-def test_the_target_is_up(scene):
-    (target,) = scene.prometheus.ask("targets")["activeTargets"]
-    assert (target["health"], target["lastError"]) == ("up", "")
-    assert scene.prometheus.query("min_over_time(up[5m])") == [
-        ({**TARGET, "instance": target["labels"]["instance"]}, 1)
-    ]
+def test_the_targets_are_up(scene):
+    targets = scene.prometheus.ask("targets")["activeTargets"]
+    assert [(target["health"], target["lastError"]) for target in targets] == [("up", "")] * 2
+    up = scene.prometheus.query("min_over_time(up[5m])")
+    assert {labels["pod"]: value for labels, value in up} == {TARGET["pod"]: 1, SECOND: 1}
 
 
 def test_the_scrape_is_clean(scene):
@@ -174,11 +179,18 @@ def test_prometheus_evaluates_the_rules(scene):
     assert [(rule["health"], rule.get("lastError")) for rule in group["rules"]] == [("ok", None)] * len(RULES)
 
 
-def test_a_dead_node_alerts_and_nothing_else_does(scene):
+def test_alerts_tell_what_is_wrong_and_nothing_else(scene):
     assert scene.alerts_when_well == {}
     alerts = scene.prometheus.alerts()
-    assert alerts.keys() == {"SlipringNodeDown", "SlipringSoftFailures"}
-    assert alerts["SlipringNodeDown"]["node"] == scene.lost
+    assert alerts.keys() == {"SlipringRingsDiffer", "SlipringNodeDown", "SlipringSoftFailures", "SlipringDesync"}
+    down = {alert["node"] for alert in alerts["SlipringNodeDown"]}
+    assert scene.lost in down and down <= {scene.lost, scene.liar}
+    (desync,) = alerts["SlipringDesync"]
+    assert (desync["node"], desync["is"]) == (scene.liar, "firing")
+    (failures,) = alerts["SlipringSoftFailures"]
+    assert failures["job"] == TARGET["job"]
+    (differ,) = alerts["SlipringRingsDiffer"]
+    assert differ["namespace"] == TARGET["namespace"]
 
 
 # The dashboard.
@@ -217,16 +229,18 @@ def test_a_panel_has_data(scene, panel, choice):
 
 
 def test_the_choices_of_the_dashboard_have_values(scene):
-    for item in DASHBOARD["templating"]["list"]:
-        if item["type"] == "query":
-            selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", item["definition"]).groups()
-            assert item["query"]["query"] == item["definition"]
-            selector = re.sub(r"\$\w+", ".*", selector)
-            assert scene.prometheus.ask(f"label/{label}/values", **{"match[]": selector}) == [TARGET[label]]
+    for item, query in choices():
+        selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", query).groups()
+        assert label == item["name"]
+        selector = re.sub(r"\$\w+", ".*", selector)
+        values = scene.prometheus.ask(f"label/{label}/values", **{"match[]": selector})
+        assert values == [TARGET[label]] + ([SECOND] if label == "pod" else [])
 
 
-def test_the_panels_tell_of_the_dead_node_and_of_the_new_one(scene):
-    query = scene.prometheus.query
+def test_the_metrics_tell_what_happened(scene):
+    def query(expression):
+        return [labels for labels, _ in scene.prometheus.query(expression) if labels.get("pod", TARGET["pod"]) == TARGET["pod"]]
+
     assert query(f'slipring_node_state{{node="{scene.lost}", state="down"}} == 1')
     assert query(f'slipring_node_state{{node="{scene.added}", state="up"}} == 1')
     assert query(f'slipring_upstream_timeouts_total{{node="{scene.lost}"}} > 0')
@@ -234,8 +248,9 @@ def test_the_panels_tell_of_the_dead_node_and_of_the_new_one(scene):
     assert query('sum(slipring_soft_failures_total{reason="down"}) > 0')
     assert query('sum(slipring_client_requests_total{outcome="soft_miss"}) > 0')
     assert query('sum(slipring_client_requests_total{outcome="soft_error"}) > 0')
-    assert query("slipring_ring_nodes == 4 and slipring_ring_changes_total > 0")
-    assert query("slipring_ring_moved_keyspace_ratio > 0.1 < 0.4")
+    assert query(f'slipring_upstream_desyncs_total{{node="{scene.liar}"}} > 0')
+    assert query("slipring_ring_nodes == 5 and slipring_ring_changes_total > 0")
+    assert query("slipring_ring_moved_keyspace_ratio > 0.3 < 0.5")
 
 
 # Names, manifests and README.
