@@ -321,7 +321,8 @@ impl Rim {
         }
         let (node, connected) = loop {
             let Some(node) = self.core.borrow().upstream_node(id) else { return };
-            let connected = timeout(self.parts.connect_timeout, connect(&node)).await;
+            let connected =
+                timeout(self.parts.connect_timeout, connect(&node, self.parts.settings.request_timeout)).await;
             let Some(current) = self.core.borrow().upstream_node(id) else { return };
             // Whatever came of it, at an address the node has left meanwhile it counts for nothing.
             if (&current.host, current.port) == (&node.host, node.port) {
@@ -536,11 +537,11 @@ fn poll_read(read: &mut ReadHalf, scratch: &mut [u8], cx: &mut Context<'_>) -> R
     }
 }
 
-async fn connect(node: &Node) -> io::Result<TcpStream> {
+async fn connect(node: &Node, patience: Duration) -> io::Result<TcpStream> {
     let stream = match node.host.parse::<IpAddr>() {
         Ok(address) => TcpStream::connect(SocketAddr::new(address, node.port)).await?,
         Err(_) => TcpStream::connect((&*node.host, node.port)).await?,
     };
-    stream::prepare_upstream(&stream)?;
+    stream::prepare_upstream(&stream, patience)?;
     Ok(stream)
 }

@@ -31,8 +31,10 @@ const MOST_SHARE: usize = 32 << 20;
 const TELL: usize = 64 << 10;
 /// A client that takes nothing for so long does not read.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A client that sends nothing of a body that room or a lane is kept for is closed after this.
+/// A client that sends nothing of a body that room or a lane is kept for is closed after this, or,
+/// where others wait for the room, after less.
 const BODY_PATIENCE: Duration = Duration::from_secs(5);
+const WANTED_BODY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// This worker's part of the account.
 #[derive(Debug)]
@@ -100,7 +102,7 @@ impl Budget {
 
     /// Whether a body of so many bytes may be stored. One always may: else nothing would move.
     fn takes_body(&self, len: usize) -> bool {
-        let room = self.bodies + len <= self.limit / 4 && self.total() + len <= self.tight();
+        let room = self.bodies + len <= self.limit / 2 && self.total() + len <= self.tight();
         room || self.bodies == 0
     }
 
@@ -219,10 +221,14 @@ impl Core {
     /// Closes clients that do not go on with the body that room or a lane is kept for.
     fn close_stalled_bodies(&mut self) {
         let now = self.shared.now;
+        let wanted = !self.shared.budget.waiting.is_empty();
         let stalled: Vec<ClientId> = self
             .clients
             .iter()
-            .filter(|(_, client)| client.stall == Stall::None && client.fed.after(BODY_PATIENCE) <= now)
+            .filter(|(_, client)| {
+                let patience = if wanted && client.reserved > 0 { WANTED_BODY_PATIENCE } else { BODY_PATIENCE };
+                client.stall == Stall::None && client.fed.after(patience) <= now
+            })
             .filter(|(_, client)| client.reserved > 0 || matches!(client.reading, Reading::Stream { .. }))
             .map(|(key, _)| ClientId(key))
             .collect();

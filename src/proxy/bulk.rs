@@ -225,7 +225,7 @@ impl Core {
                 let id = member.client;
                 let seq = member.seq;
                 let Some(client) = clients.get_mut(id.0).filter(|_| takes(id, seq)) else { continue };
-                client.in_flight = client.in_flight.saturating_sub(1);
+                client.landed(group.expired);
                 member.client = ClientId(Key::NONE);
                 if !member.done {
                     member.done = true;
@@ -372,7 +372,7 @@ impl Core {
             self.shared.cells().bulk_transfers.add(1);
             client.in_flight += 1;
             if let Some(up) = self.upstreams.get_mut(lane.0) {
-                let entry = Entry::Single { client: owner, seq, command: large.command };
+                let entry = Entry::Single { client: owner, seq, command: large.command, expired: false };
                 up.push(&large.header, entry, &mut self.shared);
                 up.touch(lane, &mut self.shared);
             }

@@ -121,6 +121,8 @@ pub(super) struct Client {
     pub(super) replies: Replies,
     /// FIFO entries that name this client, `noreply` and fan-out included.
     pub(super) in_flight: u32,
+    /// Those of them that were answered here.
+    pub(super) orphans: u32,
     pub(super) stall: Stall,
     pub(super) input: Input,
     /// The shared lane it keeps to.
@@ -163,6 +165,7 @@ impl Client {
             reading: Reading::Line,
             replies: Replies::default(),
             in_flight: 0,
+            orphans: 0,
             stall: Stall::None,
             input: Input::Open,
             lane,
@@ -195,6 +198,13 @@ impl Client {
             && slots <= MAX_PIPELINE / 2
             && self.replies.bytes() <= CLIENT_BYTES / 2
             && (slots <= MIN_PIPELINE / 2 || slots * self.average <= CLIENT_BYTES / 2)
+    }
+
+    /// One entry less is in flight; `expired`: one that it had the answer to.
+    #[inline]
+    pub(super) fn landed(&mut self, expired: bool) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.orphans = self.orphans.saturating_sub(u32::from(expired));
     }
 
     /// A value of so many bytes is on its way to this client.
@@ -260,8 +270,8 @@ impl Client {
         };
         // A streamed value that ends in the middle is never answered.
         let cut = matches!(self.reading, Reading::Stream { .. });
-        // What it sent without asking for an answer is done all the same.
-        let answered = self.replies.is_empty() && self.in_flight == 0;
+        // What it sent without asking for an answer is done all the same. What has expired is not waited for.
+        let answered = self.replies.is_empty() && self.in_flight == self.orphans;
         if parsed && !self.closing && (answered || cut) && self.replies.out.is_empty() {
             self.closing = true;
             let reason = if self.input == Input::Refused { CloseReason::Protocol } else { CloseReason::Done };

@@ -7,7 +7,8 @@
 //! - *connect*: the rim's; what waits on the connection fails with it.
 //! - *queue*, of what is wholly unsent, while the lane moves nothing: it is cut out of the queue, for a
 //!   `set` answered as failed must not be sent later. `noreply` has no such clock: nobody waits, and
-//!   a bulk load is slowed down rather than lost.
+//!   a bulk load is slowed down rather than lost. Where a node takes nothing any more, the kernel's
+//!   clock on unacknowledged bytes ends the connection.
 //! - *wire*, of what is wholly sent, while the lane makes no progress: it is answered, and stays as
 //!   an orphan whose late reply is eaten in its turn.
 
@@ -77,7 +78,11 @@ impl Core {
     /// Looks at the clocks of every lane. Returns whether something waits.
     pub(super) fn check_clocks(&mut self) -> bool {
         let lanes: Vec<UpstreamId> = self.upstreams.iter().map(|(key, _)| UpstreamId(key)).collect();
-        for id in lanes {
+        // Where this process itself stood still, what came meanwhile is to be read before anyone is
+        // blamed: the next tick judges.
+        let late = self.shared.due.after(self.shared.settings.request_timeout / 2) < self.shared.now;
+        let frozen = !std::mem::replace(&mut self.shared.frozen, late) && late;
+        for id in lanes.into_iter().filter(|_| !frozen) {
             self.check_lane(id);
         }
         self.send_probes();
@@ -102,6 +107,8 @@ impl Core {
             up.progress = now;
             up.heard = now;
         }
+        // Nobody joins what the mark has seen: who came later has not waited that long.
+        up.close_group(&mut self.shared);
         let (wire, queued) = up.mark(now, request, queue);
         let still = up.progress.after(request) <= now;
         let silent = up.heard.after(request) <= now;
@@ -166,11 +173,7 @@ impl Core {
         // A value that has begun cannot be taken back: the only honest end is to close its reader.
         self.close_body_readers(id);
         for index in 0..count {
-            let entry = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index));
-            // The orphans of earlier ticks are among them.
-            if entry.is_some_and(|entry| entry.is_awaited()) {
-                self.orphan(id, index, failure);
-            }
+            self.orphan(id, index, failure);
         }
     }
 
@@ -189,12 +192,12 @@ impl Core {
         let offset = |place: u64| usize::try_from(place - sent).unwrap_or(usize::MAX);
         let ranges: Vec<_> = ranges.iter().map(|range| offset(range.start)..offset(range.end)).collect();
         up.out.cut(&ranges);
-        let bulk = matches!(up.kind, Kind::Bulk { .. });
+        // Of a bulk lane: its last work is gone, and the rest of a body that was to be streamed is dropped.
+        let over = matches!(up.kind, Kind::Bulk { .. }) && !up.fifo.iter().any(Entry::is_awaited);
         for entry in cut {
             self.fail_entry(entry, failure);
         }
-        if bulk {
-            // Its only work is gone; the rest of a body that was to be streamed is dropped.
+        if over {
             self.drop_upstream(id, Failure::NONE);
         }
     }

@@ -198,24 +198,34 @@ impl Core {
         }
     }
 
-    /// Answers those who wait for the entry at an index, which stays: its reply is still to come.
+    /// Answers those who wait for the entry at an index, if anybody still does. It stays: its reply is
+    /// still to come.
     pub(super) fn orphan(&mut self, id: UpstreamId, index: usize, failure: Failure<'_>) {
-        let Some(entry) = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index)) else { return };
+        let entry = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index));
+        let Some(entry) = entry.filter(|entry| entry.is_awaited()) else { return };
+        for id in entry.clients() {
+            if let Some(client) = self.clients.get_mut(id.0) {
+                client.orphans += 1;
+            }
+        }
         match entry {
             Entry::Version => {}
             Entry::Group(group) => {
                 // Answered without the borrow of the lane, then put back.
                 let mut taken = std::mem::replace(group, Box::new(Group::new()));
+                taken.expired = true;
                 self.answer_group(&mut taken, failure);
                 if let Some(Entry::Group(group)) = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index)) {
                     *group = taken;
                 }
             }
-            Entry::Single { client, seq, command } => {
+            Entry::Single { client, seq, command, expired } => {
+                *expired = true;
                 let (client, seq, command) = (*client, seq.take(), *command);
                 self.answer_single(client, seq, command, failure);
             }
-            Entry::Gather { client, seq, part, command, .. } => {
+            Entry::Gather { client, seq, part, command, expired, .. } => {
+                *expired = true;
                 let (client, seq, part, command) = (*client, seq.take(), *part, *command);
                 self.answer_part(client, seq, part, command, failure);
             }
@@ -229,26 +239,29 @@ impl Core {
             Entry::Group(mut group) => {
                 self.answer_group(&mut group, failure);
                 for member in &group.members {
-                    self.landed(member.client);
+                    self.landed(member.client, group.expired);
                 }
                 self.shared.put_group(group);
             }
-            Entry::Single { client, seq, command } => {
+            Entry::Single { client, expired: true, .. } | Entry::Gather { client, expired: true, .. } => {
+                self.landed(client, true);
+            }
+            Entry::Single { client, seq, command, .. } => {
                 self.answer_single(client, seq, command, failure);
-                self.landed(client);
+                self.landed(client, false);
             }
             Entry::Gather { client, seq, part, command, .. } => {
                 self.answer_part(client, seq, part, command, failure);
-                self.landed(client);
+                self.landed(client, false);
             }
         }
     }
 
-    /// One entry less is in flight for a client.
-    pub(super) fn landed(&mut self, id: ClientId) {
+    /// One entry less is in flight for a client; `expired`: one that it had the answer to.
+    pub(super) fn landed(&mut self, id: ClientId, expired: bool) {
         let Self { clients, shared, .. } = self;
         if let Some(client) = clients.get_mut(id.0) {
-            client.in_flight = client.in_flight.saturating_sub(1);
+            client.landed(expired);
             client.settle(id, shared);
         }
     }

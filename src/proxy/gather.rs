@@ -230,7 +230,7 @@ impl Core {
                 continue;
             };
             client.in_flight += 1;
-            up.push(line, Entry::Gather { client: id, seq, part, end, command }, shared);
+            up.push(line, Entry::Gather { client: id, seq, part, end, command, expired: false }, shared);
             up.touch(up_id, shared);
         }
     }
@@ -299,7 +299,7 @@ impl Core {
     /// A line of a node's part, for a client that may be gone.
     pub(super) fn gather_line(&mut self, id: UpstreamId, line: &Line<'_>, raw: &[u8]) -> Result<(), Desync> {
         let Some(up) = self.upstreams.get_mut(id.0) else { return Ok(()) };
-        let Some(&Entry::Gather { client, seq, part, end, .. }) = up.fifo.front() else { return Err(Desync) };
+        let Some(&Entry::Gather { client, seq, part, end, expired, .. }) = up.fifo.front() else { return Err(Desync) };
         let error = match (line, end) {
             (Line::Stat { .. }, End::Lines) => {
                 let Some((waiting, seq)) = self.clients.get_mut(client.0).zip(seq) else { return Ok(()) };
@@ -318,7 +318,7 @@ impl Core {
         if let Some(seq) = seq {
             self.finish_part(client, seq, part, error, None);
         }
-        self.landed(client);
+        self.landed(client, expired);
         Ok(())
     }
 

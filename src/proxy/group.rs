@@ -66,6 +66,8 @@ pub(super) struct Group {
     cursor: usize,
     /// It was sent before, by a connection that was lost.
     pub(super) retried: bool,
+    /// It was answered here: its reply counts for nothing.
+    pub(super) expired: bool,
     /// Bytes of memory it holds, once its line is closed.
     pub(super) weight: usize,
 }
@@ -82,6 +84,7 @@ impl Group {
             waiters: Vec::new(),
             cursor: 0,
             retried: false,
+            expired: false,
             weight: 0,
         }
     }
@@ -99,6 +102,7 @@ impl Group {
         self.waiters.clear();
         self.cursor = 0;
         self.retried = false;
+        self.expired = false;
         self.weight = 0;
         let exptime = match verb {
             ReadVerb::Get => {

@@ -11,10 +11,13 @@ impl Core {
     /// # Panics
     /// In debug builds, when an invariant is broken.
     pub fn check_invariants(&self) {
-        let mut in_flight = HashMap::new();
+        let (mut in_flight, mut orphans) = (HashMap::new(), HashMap::new());
         for (_, up) in self.upstreams.iter() {
-            for client in up.fifo.iter().flat_map(Entry::clients) {
-                *in_flight.entry(client).or_insert(0_u32) += 1;
+            for entry in up.fifo.iter() {
+                for client in entry.clients() {
+                    *in_flight.entry(client).or_insert(0_u32) += 1;
+                    *orphans.entry(client).or_insert(0_u32) += u32::from(entry.is_expired());
+                }
             }
             let group = matches!(up.fifo.back(), Some(Entry::Group(_)));
             debug_assert!(!up.open || group, "an open group is the last entry");
@@ -22,6 +25,8 @@ impl Core {
         for (key, client) in self.clients.iter() {
             let counted = in_flight.get(&ClientId(key)).copied().unwrap_or(0);
             debug_assert_eq!(client.in_flight, counted, "in flight of {key:?}");
+            let expired = orphans.get(&ClientId(key)).copied().unwrap_or(0);
+            debug_assert_eq!(client.orphans, expired, "orphans of {key:?}");
             let replies = &client.replies;
             debug_assert!(!replies.is_empty() || replies.bytes() == replies.out.len(), "parked without a slot");
         }

@@ -87,7 +87,7 @@ impl Command {
     }
 }
 
-/// A request whose reply has not come.
+/// A request whose reply has not come. One that `expired` was answered here.
 #[derive(Debug)]
 pub(super) enum Entry {
     /// Our own first request on every connection.
@@ -95,9 +95,9 @@ pub(super) enum Entry {
     /// A read, perhaps of several clients.
     Group(Box<Group>),
     /// A request with a reply of one line; `seq` is `None` for `noreply`.
-    Single { client: ClientId, seq: Option<u32>, command: Command },
+    Single { client: ClientId, seq: Option<u32>, command: Command, expired: bool },
     /// A node's part of a fan-out; `seq` is `None` for `noreply`.
-    Gather { client: ClientId, seq: Option<u32>, part: usize, end: End, command: Command },
+    Gather { client: ClientId, seq: Option<u32>, part: usize, end: End, command: Command, expired: bool },
 }
 
 /// The value whose data block is arriving.
@@ -221,10 +221,12 @@ impl Upstream {
         }
     }
 
-    /// Whether a byte of the oldest request has left: before that nothing can be its answer.
+    /// Whether what the node says can be an answer: a byte of the oldest request has left. (A node
+    /// that is full says so before it is asked for its version.)
     #[inline]
-    pub(super) fn has_asked(&self) -> bool {
-        self.fifo.start(0).is_some_and(|start| self.sent > start)
+    pub(super) fn may_speak(&self) -> bool {
+        let asked = self.fifo.start(0).is_some_and(|start| self.sent > start);
+        asked || matches!(self.fifo.front(), Some(Entry::Version))
     }
 
     /// Asks for a write, and notes whether the lane is at its limit.
@@ -283,6 +285,15 @@ impl Entry {
     pub(super) fn clients(&self) -> impl Iterator<Item = ClientId> + '_ {
         let (single, members) = self.parties();
         single.into_iter().chain(members.iter().map(|member| member.client)).filter(|client| client.0 != Key::NONE)
+    }
+
+    /// Whether it was answered here, and only its reply is awaited, to be eaten.
+    pub(super) fn is_expired(&self) -> bool {
+        match self {
+            Self::Version => false,
+            Self::Group(group) => group.expired,
+            Self::Single { expired, .. } | Self::Gather { expired, .. } => *expired,
+        }
     }
 
     /// Whether somebody waits for the answer.

@@ -211,6 +211,10 @@ struct Shared {
     settings: Settings,
     /// How many lanes are at their limit.
     full_lanes: usize,
+    /// When the next tick is due.
+    due: Tick,
+    /// The last tick came so late that it blamed nobody.
+    frozen: bool,
     /// The rim will call [`Core::tick`] without being asked again.
     ticking: bool,
     /// Clients whose large read has become the head of its replies: they may wait for a bulk lane.
@@ -236,6 +240,7 @@ impl Shared {
     fn ask_for_tick(&mut self) {
         if !self.ticking {
             self.ticking = true;
+            self.due = self.now.after(self.settings.period());
             self.effects.push(Effect::Tick(self.settings.period()));
         }
     }
@@ -284,6 +289,8 @@ impl Core {
             now: Tick(0),
             settings,
             full_lanes: 0,
+            due: Tick(0),
+            frozen: false,
             ticking: false,
             bulk_ready: VecDeque::new(),
             random: settings.seed | 1,
@@ -340,7 +347,8 @@ impl Core {
         let waiting = self.check_clocks() | self.check_memory() | self.close_idle_bulk() | self.close_silent();
         self.finish_round();
         self.shared.ticking = waiting;
-        waiting.then(|| now.after(self.shared.settings.period()))
+        self.shared.due = now.after(self.shared.settings.period());
+        waiting.then_some(self.shared.due)
     }
 
     /// Ends every public step: resumes clients whose turn has come, forgets those that are done.

@@ -263,7 +263,7 @@ impl Core {
         let (client, up) = (clients.get_mut(id.0)?, upstreams.get_mut(up_id.0)?);
         let seq = (!quiet).then(|| client.replies.push(Part::Whole));
         client.in_flight += 1;
-        up.push(line, Entry::Single { client: id, seq, command }, shared);
+        up.push(line, Entry::Single { client: id, seq, command, expired: false }, shared);
         up.touch(up_id, shared);
         Some(up_id)
     }

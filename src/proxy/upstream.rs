@@ -59,6 +59,10 @@ impl Core {
                 continue;
             }
             let Some(end) = memchr::memchr(b'\n', input) else {
+                if !up.may_speak() {
+                    // Kept, it would become the beginning of an answer.
+                    return Err(Desync);
+                }
                 up.partial.extend_from_slice(input);
                 return if up.partial.len() > MAX_REPLY_LINE { Err(Desync) } else { Ok(()) };
             };
@@ -84,13 +88,10 @@ impl Core {
         let line = raw.strip_suffix(b"\r\n").filter(|line| line.len() < MAX_REPLY_LINE).ok_or(Desync)?;
         let line = reply::parse(line).ok_or(Desync)?;
         let up = self.upstreams.get_mut(id.0).ok_or(Desync)?;
-        let asked = up.has_asked();
-        let head = up.fifo.front_mut().ok_or(Desync)?;
-        if !asked && !matches!(head, Entry::Version) {
-            // An answer to a request that has not been sent. (A node that is full says so unasked.)
+        if !up.may_speak() {
             return Err(Desync);
         }
-        match head {
+        match up.fifo.front_mut().ok_or(Desync)? {
             Entry::Group(group) => match line {
                 Line::Value { key, len } => {
                     let key = group.find(key).ok_or(Desync)?;
@@ -110,13 +111,13 @@ impl Core {
                 Line::Error => self.finish_group(id, Some(raw)),
                 _ => Err(Desync),
             },
-            &mut Entry::Single { client, seq, command } => {
+            &mut Entry::Single { client, seq, command, expired } => {
                 if !command.allows(&line) {
                     return Err(Desync);
                 }
                 up.fifo.pop();
                 command.count(&line, self.shared.cells());
-                self.finish_single(client, seq, raw);
+                self.finish_single(client, seq, raw, expired);
                 Ok(())
             }
             Entry::Gather { .. } => self.gather_line(id, &line, raw),
@@ -141,7 +142,9 @@ impl Core {
         let now = self.shared.now;
         let Some(up) = self.upstreams.get_mut(id.0) else { return };
         let node = up.node;
-        let Some(entry) = self.nodes.get_mut(node.0).filter(|entry| !up.moved && !entry.departed) else {
+        // A probe is a shared lane: that of a large value was asked for before the outage.
+        let tells = up.kind == Kind::Shared && !up.moved;
+        let Some(entry) = self.nodes.get_mut(node.0).filter(|entry| tells && !entry.departed) else {
             up.ready = true;
             return;
         };
@@ -284,7 +287,7 @@ impl Core {
             let Some(client) = clients.get_mut(member.client.0) else {
                 continue;
             };
-            client.in_flight = client.in_flight.saturating_sub(1);
+            client.landed(group.expired);
             if !member.done {
                 match error {
                     // Nobody else is concerned: the node's word reaches the client.
@@ -317,13 +320,13 @@ impl Core {
     }
 
     /// The one line that answers a request. `raw` has its CRLF.
-    pub(super) fn finish_single(&mut self, id: ClientId, seq: Option<u32>, raw: &[u8]) {
+    pub(super) fn finish_single(&mut self, id: ClientId, seq: Option<u32>, raw: &[u8], expired: bool) {
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else {
             shared.cells().dropped_replies.add(1);
             return;
         };
-        client.in_flight = client.in_flight.saturating_sub(1);
+        client.landed(expired);
         match seq {
             Some(seq) => {
                 client.replies.deliver(seq, raw, &mut shared.pool);

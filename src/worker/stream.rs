@@ -21,7 +21,7 @@ const KEEPALIVE_GAP: Duration = Duration::from_secs(1);
 const KEEPALIVE_PROBES: u32 = 3;
 /// Bytes that the node's kernel has not acknowledged for so long fail the connection; by default the kernel tries for a
 /// quarter of an hour. It also counts for the probes, so it lies between the last of them and its time-out: were it
-/// shorter, one lost probe would be enough.
+/// shorter, one lost probe would be enough. Nor must it come before the clocks of the requests, where those are long.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_millis(5500);
 
@@ -61,8 +61,8 @@ pub(super) fn split(stream: TcpStream) -> (ReadHalf, WriteHalf) {
     (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
 }
 
-/// Sets what a connection to a node needs.
-pub(super) fn prepare_upstream(stream: &TcpStream) -> io::Result<()> {
+/// Sets what a connection to a node needs; `patience` is how long a reply may take.
+pub(super) fn prepare_upstream(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_GAP);
@@ -70,7 +70,7 @@ pub(super) fn prepare_upstream(stream: &TcpStream) -> io::Result<()> {
     let _ = socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES));
     #[cfg(target_os = "linux")]
     {
-        let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED.max(patience * 4)));
         let _ = socket.set_tcp_notsent_lowat(UNSENT);
     }
     Ok(())
@@ -149,7 +149,7 @@ mod tests {
     async fn a_connection_to_a_node_is_probed_and_has_its_clock() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        prepare_upstream(&stream).unwrap();
+        prepare_upstream(&stream, Duration::from_millis(500)).unwrap();
         let socket = SockRef::from(&stream);
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);

@@ -1,6 +1,6 @@
 //! A thousand swaps under a load that checks every reply.
-use crate::model::{History, Mask, NODES, Own, Pattern, Rings, Seen};
-use crate::support::{Memcached, Random, Slipring, TextClient, eventually, mix, number_from_environment};
+use crate::model::{History, Mask, NODES, Own, Rings, Seen};
+use crate::support::{Memcached, Pattern, Random, Slipring, TextClient, eventually, mix, number_from_environment};
 use crate::{Directory, reload, replace};
 use std::collections::BTreeSet;
 use std::fs;

@@ -6,7 +6,7 @@
 //! pipeline, the value of that `set`. Where one can have, it gives what one of the possible owners was
 //! told last: the new value, an older one that a node kept from before it left, or nothing. Never
 //! anything else.
-use crate::support::{Random, mix, shown};
+use crate::support::Random;
 use slipring::routing::{Node, NodeIndex, Topology};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -14,7 +14,6 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub(crate) const NODES: usize = 5;
-const LARGEST: usize = 8 << 10;
 
 /// The nodes of a ring, as bits.
 pub(crate) type Mask = usize;
@@ -86,38 +85,6 @@ impl Rings {
         let NodeIndex(index) = topology.route(key.as_bytes());
         let name = &topology.nodes()[usize::from(index)].name;
         self.names.iter().position(|known| **known == **name).expect("one of ours")
-    }
-}
-
-/// Values that say which key and version they are, in every byte.
-pub(crate) struct Pattern(Vec<u8>);
-
-impl Pattern {
-    pub(crate) fn new() -> Self {
-        let mut random = Random::new(0x0005_3A95);
-        Self((0..2 * LARGEST / 8).flat_map(|_| random.next().to_le_bytes()).collect())
-    }
-
-    pub(crate) fn value(&self, key: &str, version: u64) -> Vec<u8> {
-        let seed = key.bytes().fold(mix(version), |state, byte| mix(state ^ u64::from(byte)));
-        let most = if seed.is_multiple_of(64) { LARGEST } else { 400 };
-        let length = (seed >> 8) as usize % most;
-        let at = (seed >> 32) as usize % LARGEST;
-        let mut value = format!("{key} {version} {length} ").into_bytes();
-        value.extend_from_slice(&self.0[at..at + length]);
-        value
-    }
-
-    /// The version of a whole value of this key.
-    ///
-    /// # Panics
-    /// When it is torn, or another key's.
-    pub(crate) fn version(&self, key: &str, data: &[u8]) -> u64 {
-        let words: Vec<&[u8]> = data.splitn(3, |&byte| byte == b' ').collect();
-        let version = words.get(1).and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
-        let Some(version) = version else { panic!("{key} is torn or another's: {}", shown(data)) };
-        assert!(self.value(key, version) == data, "{key} is torn or another's: {}", shown(data));
-        version
     }
 }
 

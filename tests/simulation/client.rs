@@ -3,14 +3,14 @@
 //! For keys that only it writes it knows the value, too, as long as the key's node was calm; for all
 //! keys it can tell a value that is another's, torn, or claimed to be stored when it was not.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use slipring::proxy::ClientId;
 use slipring::routing::Topology;
 
 use crate::Rng;
-use crate::node::{MAX_ITEM, Node, segment, serials, show};
+use crate::node::{MAX_ITEM, Node, Sight, segment, serials, show};
 
 /// Keys with values above 1 MiB that everyone uses.
 pub(crate) const LARGE_KEYS: usize = 4;
@@ -25,6 +25,27 @@ pub(crate) struct Facts {
     pub(crate) last_fault: Vec<Option<u64>>,
     /// When each node was last new in the ring, and not yet fully connected.
     pub(crate) last_join: Vec<Option<u64>>,
+    /// The time-outs, in microseconds.
+    pub(crate) request_timeout: u64,
+    pub(crate) queue_timeout: u64,
+    /// When a connection of each node had last owed an answer for the whole time-out.
+    pub(crate) last_late: Vec<Option<u64>>,
+    /// When nothing had moved on a connection of each node for the whole queue time-out.
+    pub(crate) last_stuck: Vec<Option<u64>>,
+    /// When each node last did what it was asked for on a connection that was given up long ago.
+    pub(crate) last_haunted: Vec<Option<u64>>,
+    /// Serial numbers of changes that have reached a node.
+    pub(crate) reached: HashSet<u64>,
+    /// Serial numbers of changes that clients were told had not been sent.
+    pub(crate) unsent: HashSet<u64>,
+    /// Serial numbers of changes that clients were told were not answered in time.
+    pub(crate) unknown: HashSet<u64>,
+    /// How often each change without a serial number was asked for and has not reached a node.
+    pub(crate) asked: HashMap<(&'static str, Vec<u8>), u64>,
+    /// How often each key that is asked for once has reached a node.
+    pub(crate) reads: HashMap<Vec<u8>, u64>,
+    /// Values above 1 MiB have been about: a read may be moved to another connection.
+    pub(crate) large: bool,
     /// Every ring so far; the last one is in use.
     pub(crate) rings: Vec<Arc<Topology>>,
     /// `--on-node-down=error`.
@@ -67,9 +88,43 @@ impl Facts {
         self.last_fault[node].is_some_and(|fault| fault >= since)
     }
 
-    /// Whether a node that was asked for a key may have been unreachable.
+    /// Whether a node may have let a request wait for its answer longer than the time-out.
+    fn late(&self, node: usize, since: u64) -> bool {
+        self.last_late[node].is_some_and(|at| at >= since + self.request_timeout)
+    }
+
+    /// Whether a request may have waited to be sent to a node longer than the time-out.
+    fn stuck(&self, node: usize, since: u64) -> bool {
+        self.last_stuck[node].is_some_and(|at| at >= since + self.queue_timeout)
+    }
+
+    /// Whether a node that was asked for a key may have been unreachable, or slow.
     fn shaky(&self, key: &[u8], head: &Expected) -> bool {
-        self.owners(key, head.ring).iter().any(|node| self.restless(*node, head.asked))
+        let since = head.asked;
+        let excused = |node| self.restless(node, since) || self.late(node, since) || self.stuck(node, since);
+        self.owners(key, head.ring).iter().any(|node| excused(*node))
+    }
+
+    /// Looks at what has reached a node.
+    pub(crate) fn look(&mut self, node: usize) {
+        for sight in std::mem::take(&mut self.nodes[node].ledger.seen) {
+            match sight {
+                Sight::Serial(serial) => {
+                    assert!(self.reached.insert(serial), "change {serial} has reached a node twice");
+                    assert!(!self.unsent.contains(&serial), "change {serial} was sent after all");
+                }
+                Sight::Change(what, key) => {
+                    let left = self.asked.get_mut(&(what, key.clone())).filter(|left| **left > 0);
+                    let Some(left) = left else { panic!("{what} {} has reached a node too often", show(&key)) };
+                    *left -= 1;
+                }
+                Sight::Once(key) => {
+                    let seen = self.reads.entry(key.clone()).or_insert(0);
+                    *seen += 1;
+                    assert!(self.large || *seen <= 2, "a read of {} has reached a node {seen} times", show(&key));
+                }
+            }
+        }
     }
 
     /// Counts what a client was told about a key, which cannot be more than what happened.
@@ -99,6 +154,8 @@ struct Known {
     value: Option<Vec<u64>>,
     /// When the oldest change was made that was not acknowledged.
     unsure_since: Option<u64>,
+    /// When the last change was asked for.
+    asked: u64,
     /// The node's losses when the oldest change that counts was asked for.
     losses: u64,
     /// The ring when the last change was asked for.
@@ -120,7 +177,10 @@ enum Kind {
         len: usize,
     },
     Delete(Vec<u8>),
-    Count(Vec<u8>),
+    Count {
+        key: Vec<u8>,
+        serial: u64,
+    },
     Touch(Vec<u8>),
     /// A line that begins like this.
     Line(&'static str),
@@ -149,7 +209,7 @@ impl std::fmt::Debug for Kind {
             }
             Self::Store { verb, key, len, .. } => write!(f, "{verb} {} {len}", show(key)),
             Self::Delete(key) => write!(f, "delete {}", show(key)),
-            Self::Count(key) => write!(f, "incr {}", show(key)),
+            Self::Count { key, .. } => write!(f, "incr {}", show(key)),
             Self::Touch(key) => write!(f, "touch {}", show(key)),
             Self::Line(start) => write!(f, "what is answered {start}"),
             Self::Flush => write!(f, "flush_all"),
@@ -249,6 +309,10 @@ impl Client {
                 facts.large_reads -= 1;
                 self.large_key(rng)
             }
+            _ if rng.one_in(2) => {
+                facts.next_serial += 1;
+                format!("once.{}", facts.next_serial).into_bytes()
+            }
             _ => b"nobody.writes.this".to_vec(),
         }
     }
@@ -343,6 +407,7 @@ impl Client {
                 quiet = rng.one_in(4);
                 word(&mut line, b"delete");
                 line.extend_from_slice(&key);
+                *facts.asked.entry(("delete", key.clone())).or_insert(0) += 1;
                 Kind::Delete(key)
             }
             85..89 => {
@@ -356,8 +421,10 @@ impl Client {
                 } else {
                     word(&mut line, if rng.one_in(3) { b"decr" } else { b"incr" });
                     word(&mut line, &key);
-                    line.extend_from_slice(rng.below(100).to_string().as_bytes());
-                    Kind::Count(key)
+                    facts.next_serial += 1;
+                    let serial = facts.next_serial;
+                    line.extend_from_slice(serial.to_string().as_bytes());
+                    Kind::Count { key, serial }
                 }
             }
             89..92 => {
@@ -366,6 +433,7 @@ impl Client {
                 word(&mut line, b"touch");
                 word(&mut line, &key);
                 line.extend_from_slice(b"0");
+                *facts.asked.entry(("touch", key.clone())).or_insert(0) += 1;
                 Kind::Touch(key)
             }
             92 => {
@@ -502,7 +570,7 @@ impl Client {
                 );
                 Some(line.len() + 2)
             }
-            Kind::Store { .. } | Kind::Delete(_) | Kind::Count(_) | Kind::Touch(_) => {
+            Kind::Store { .. } | Kind::Delete(_) | Kind::Count { .. } | Kind::Touch(_) => {
                 let line = line(bytes)?;
                 self.learn(head, Some(line), facts);
                 Some(line.len() + 2)
@@ -518,12 +586,22 @@ impl Client {
             show(line),
             head.kind
         );
+        let text = show(line);
+        let named = text.strip_prefix("SERVER_ERROR proxy: node ").and_then(|rest| rest.split_once(' '));
+        let named = named.filter(|(name, _)| name.starts_with("node-")).map(|(name, what)| (number_of(name), what));
+        let excused = match named {
+            Some((node, what)) if nodes.contains(&node) => match what {
+                "did not answer in time" => facts.late(node, head.asked),
+                "takes no requests" => facts.stuck(node, head.asked),
+                _ => facts.restless(node, head.asked),
+            },
+            Some(_) => false,
+            None => nodes.iter().any(|node| facts.restless(*node, head.asked)),
+        };
         assert!(
-            nodes.iter().any(|node| facts.restless(*node, head.asked)),
-            "client {}: {:?} from a healthy node to {:?}",
-            self.number,
-            show(line),
-            head.kind
+            excused,
+            "client {}: {text:?} without a cause, asked at {}, to {:?}; late {:?}, stuck {:?}, fault {:?}",
+            self.number, head.asked, head.kind, facts.last_late, facts.last_stuck, facts.last_fault
         );
     }
 
@@ -535,7 +613,8 @@ impl Client {
         let by_ledger = |serial| facts.nodes.iter().position(|node| node.ledger.stored.contains(&serial));
         let home = known.serial.and_then(by_ledger).or_else(|| facts.only_owner(key, known.ring))?;
         let losses: u64 = facts.nodes.iter().map(|n| n.ledger.flushes + n.ledger.wipes).sum();
-        let shaken = known.unsure_since.is_some_and(|since| facts.restless(home, since));
+        let haunted = facts.last_haunted[home].is_some_and(|at| at >= known.asked);
+        let shaken = haunted || known.unsure_since.is_some_and(|since| facts.restless(home, since));
         (asked == home && known.losses == losses && !shaken).then_some(&known.value)
     }
 
@@ -616,9 +695,20 @@ impl Client {
 
     /// Draws the conclusions of the reply to a change; `None` is a request without reply.
     fn learn(&mut self, done: &Expected, line: Option<&[u8]>, facts: &mut Facts) {
-        let (Kind::Store { key, .. } | Kind::Delete(key) | Kind::Count(key) | Kind::Touch(key)) = &done.kind else {
+        let (Kind::Store { key, .. } | Kind::Delete(key) | Kind::Count { key, .. } | Kind::Touch(key)) = &done.kind
+        else {
             return;
         };
+        // What was never on a connection must never be done.
+        if let (Kind::Store { serial, .. } | Kind::Count { serial, .. }, Some(line)) = (&done.kind, line) {
+            let never = [&b" takes no requests"[..], b" is down", b" does not accept in time"];
+            if *serial > 0 && never.iter().any(|end| line.ends_with(end)) {
+                assert!(!facts.reached.contains(serial), "{:?} to {:?}, which was sent", show(line), done.kind);
+                facts.unsent.insert(*serial);
+            } else if line.ends_with(b" in time") {
+                facts.unknown.insert(*serial);
+            }
+        }
         let own = key.starts_with(format!("c{}.", self.number).as_bytes());
         let before = self.sure(key, done.ring, facts).cloned();
         let soft = |client: &Self, line: &[u8], facts: &Facts| {
@@ -710,7 +800,7 @@ impl Client {
                 }
                 return;
             }
-            Kind::Count(key) => {
+            Kind::Count { key, .. } => {
                 match line {
                     None | Some(b"NOT_FOUND") => {}
                     Some(line) if line.iter().all(u8::is_ascii_digit) => facts.claim("COUNT", key),
@@ -737,7 +827,8 @@ impl Client {
                 } else {
                     None
                 };
-                let mut known = Known { value, unsure_since, losses: done.losses, ring: done.ring, serial: None };
+                let (asked, losses, ring) = (done.asked, done.losses, done.ring);
+                let mut known = Known { value, unsure_since, asked, losses, ring, serial: None };
                 match (&done.kind, &known.value) {
                     (Kind::Store { serial, .. }, Some(all)) if all.contains(serial) => known.serial = Some(*serial),
                     // It is what it was, where it was.
@@ -757,21 +848,33 @@ impl Client {
         if facts.too_slow || (self.ended || self.ending == Ending::Quits) && self.owed() == 0 {
             return true;
         }
-        // A value had begun when its node was lost: of the reply that is due, or of a later one.
+        // A value had begun when its node was lost, or stopped: of the reply that is due, or of a later one.
+        let broken = |node: &usize, since| facts.restless(*node, since) || facts.late(*node, since);
         self.expected.iter().any(|e| match &e.kind {
-            Kind::Read { keys, .. } => keys.iter().any(|key| facts.shaky(key, e)),
+            Kind::Read { keys, .. } => {
+                keys.iter().any(|key| facts.owners(key, e.ring).iter().any(|node| broken(node, e.asked)))
+            }
             _ => false,
         })
     }
 
-    /// Expects the answers to a `set` and a `get` of one value.
-    pub(crate) fn expect_probe(&mut self, key: &[u8], len: usize, facts: &Facts) {
-        let key = key.to_vec();
-        let set = Kind::Store { verb: "set", key: key.clone(), serial: 0, len };
+    /// Stores a value of a size on a node and reads it.
+    pub(crate) fn probe(&mut self, ring: &Topology, node: usize, size: usize, facts: &mut Facts) {
+        let keys = (0..).map(|i| format!("c{}.probe{i}", self.number).into_bytes());
+        let key = keys.into_iter().find(|key| owner(ring, key) == node).unwrap();
+        facts.next_serial += 1;
+        let serial = facts.next_serial;
+        let data = segment(&key, serial, size);
+        let text = show(&key);
+        self.outbox.extend(format!("set {text} 0 0 {}\r\n", data.len()).as_bytes());
+        self.outbox.extend(&data);
+        self.outbox.extend(format!("\r\nget {text}\r\n").as_bytes());
+        let set = Kind::Store { verb: "set", key: key.clone(), serial, len: data.len() };
         let get = Kind::Read { keys: vec![key], uniques: false };
         for kind in [set, get] {
             let (asked, ring) = (facts.now, facts.rings.len() - 1);
-            self.expected.push_back(Expected { kind, quiet: false, asked, ring, losses: 0, optional: false });
+            let losses = facts.nodes.iter().map(|n| n.ledger.flushes + n.ledger.wipes).sum();
+            self.expected.push_back(Expected { kind, quiet: false, asked, ring, losses, optional: false });
         }
     }
 

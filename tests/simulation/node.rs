@@ -4,7 +4,7 @@
 //! long) ends the test. And it keeps a ledger of what it really did, so that a client can tell a
 //! false `STORED` from a true one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 
 use crate::Rng;
@@ -72,6 +72,17 @@ struct Item {
     unique: u64,
 }
 
+/// A request that has reached a node, as far as one can be told from another.
+#[derive(Debug)]
+pub(crate) enum Sight {
+    /// A change with its serial number.
+    Serial(u64),
+    /// A change of a key that has none.
+    Change(&'static str, Vec<u8>),
+    /// A read of a key that is asked for once.
+    Once(Vec<u8>),
+}
+
 /// What has happened, for the clients to compare with what they were told.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -84,6 +95,8 @@ pub(crate) struct Ledger {
     pub(crate) wipes: u64,
     /// Error lines given without cause.
     pub(crate) hiccups: u64,
+    /// What has reached the node and was not looked at.
+    pub(crate) seen: Vec<Sight>,
 }
 
 /// One node: what survives its connections.
@@ -110,6 +123,10 @@ enum Input {
 pub(crate) struct Session {
     input: Input,
     bytes: Vec<u8>,
+    taken: u64,
+    said: u64,
+    /// Where each request ended in what was taken, and its answer in what was said.
+    pub(crate) answers: VecDeque<(u64, u64)>,
 }
 
 impl Node {
@@ -140,6 +157,9 @@ impl Node {
     }
 
     fn read(&mut self, keys: &[Vec<u8>], uniques: bool, exptime: Option<i64>, out: &mut Vec<u8>) {
+        for key in keys.iter().filter(|key| key.starts_with(b"once.")) {
+            self.ledger.seen.push(Sight::Once(key.clone()));
+        }
         for key in keys {
             if self.hiccups() {
                 return out.extend_from_slice(b"SERVER_ERROR out of memory writing get response\r\n");
@@ -166,6 +186,12 @@ impl Node {
 
     fn store(&mut self, words: &[Vec<u8>], data: &[u8]) -> &'static [u8] {
         let key = &words[1];
+        let all = match serials(key, data) {
+            Ok(all) => all,
+            Err(error) if !data.iter().all(u8::is_ascii_digit) => panic!("a node got {error}"),
+            Err(_) => Vec::new(),
+        };
+        self.ledger.seen.extend(all.iter().filter(|serial| **serial > 0).map(|serial| Sight::Serial(*serial)));
         let old = self.items.get(key);
         match (&*words[0], old) {
             (b"add", Some(_)) | (b"replace" | b"append" | b"prepend", None) => {
@@ -179,11 +205,7 @@ impl Node {
         }
         self.unique += 1;
         let unique = self.unique;
-        match serials(key, data) {
-            Ok(all) => self.ledger.stored.extend(all),
-            Err(error) if !data.iter().all(u8::is_ascii_digit) => panic!("a node got {error}"),
-            Err(_) => {}
-        }
+        self.ledger.stored.extend(all);
         self.note("STORED", key);
         let item = self.items.entry(key.clone()).or_default();
         item.unique = unique;
@@ -203,6 +225,7 @@ impl Node {
 
     fn count(&mut self, words: &[Vec<u8>], out: &mut Vec<u8>) {
         let delta: u64 = text(&words[2]).parse().unwrap();
+        self.ledger.seen.push(Sight::Serial(delta));
         self.unique += 1;
         let unique = self.unique;
         let Some(item) = self.items.get_mut(&words[1]) else {
@@ -226,7 +249,7 @@ fn text(bytes: &[u8]) -> &str {
 
 impl Session {
     pub(crate) const fn new() -> Self {
-        Self { input: Input::Line, bytes: Vec::new() }
+        Self { input: Input::Line, bytes: Vec::new(), taken: 0, said: 0, answers: VecDeque::new() }
     }
 
     /// Takes bytes and appends the replies to what was complete.
@@ -234,7 +257,9 @@ impl Session {
         self.bytes.extend_from_slice(bytes);
         let buffer = std::mem::take(&mut self.bytes);
         let mut rest = &*buffer;
+        let begin = out.len();
         loop {
+            let before = out.len();
             match &mut self.input {
                 Input::Line => {
                     let Some(end) = rest.iter().position(|&b| b == b'\n') else {
@@ -271,7 +296,13 @@ impl Session {
                     out.extend_from_slice(reply);
                 }
             }
+            if out.len() > before {
+                let taken = (buffer.len() - rest.len()) as u64;
+                self.answers.push_back((self.taken + taken, self.said + (out.len() - begin) as u64));
+            }
         }
+        self.taken += (buffer.len() - rest.len()) as u64;
+        self.said += (out.len() - begin) as u64;
         self.bytes = rest.to_vec();
     }
 
@@ -306,6 +337,7 @@ impl Session {
                 }
             }
             b"delete" => {
+                node.ledger.seen.push(Sight::Change("delete", words[1].clone()));
                 let reply: &[u8] = if node.items.remove(&words[1]).is_some() {
                     node.note("DELETED", &words[1]);
                     b"DELETED\r\n"
@@ -315,6 +347,7 @@ impl Session {
                 out.extend_from_slice(reply);
             }
             b"touch" => {
+                node.ledger.seen.push(Sight::Change("touch", words[1].clone()));
                 let reply: &[u8] = if node.items.contains_key(&words[1]) {
                     node.note("TOUCHED", &words[1]);
                     if words[2].starts_with(b"-") {

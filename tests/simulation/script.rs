@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use slipring::config::OnNodeDown;
-use slipring::metrics::{Cells, Counter, WorkerCells};
+use slipring::metrics::{Cells, Counter, Reason, WorkerCells};
 use slipring::proxy::{ClientId, Core, Effect, FailReason, OutBuf, Settings, Tick, UpstreamId};
 use slipring::routing::{Node, Topology};
 
@@ -331,6 +331,19 @@ fn a_value_whose_block_does_not_end_closes_its_reader() {
     assert!(!rig.is_open(0));
     assert_eq!(rig.closed, [client], "what has begun cannot be taken back");
     assert_eq!(rig.got(other), "END\r\n");
+}
+
+#[test]
+fn the_beginning_of_a_line_that_nobody_asked_for_is_doubt() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.reply(0, "5");
+    assert!(!rig.is_open(0), "kept, it would make the 7 below a 57");
+    rig.send(client, "incr a 1\r\n");
+    let next = rig.newest(0);
+    rig.sent(next);
+    rig.reply(next, "7\r\n");
+    assert_eq!(rig.got(client), "7\r\n");
 }
 
 #[test]
@@ -683,6 +696,54 @@ fn a_request_that_was_never_sent_and_expired_is_never_sent() {
 }
 
 #[test]
+fn who_joins_a_waiting_request_has_a_clock_of_its_own() {
+    let mut rig = Rig::new(1);
+    let (first, second) = (rig.client(), rig.client());
+    rig.send(first, "get a\r\n");
+    rig.pass(240);
+    rig.send(second, "get b\r\n");
+    rig.pass(100);
+    assert_eq!(rig.got(first), "END\r\n", "its lane takes nothing");
+    assert_eq!(rig.got(second), "", "it has waited for 100 ms");
+    assert_eq!(rig.sent(0), "get b\r\n");
+    rig.reply(0, "VALUE b 0 1\r\ny\r\nEND\r\n");
+    assert_eq!(rig.got(second), "VALUE b 0 1\r\ny\r\nEND\r\n");
+}
+
+#[test]
+fn a_request_that_expires_is_counted_once() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.send(client, "delete a\r\ntouch a 0\r\n");
+    rig.sent(0);
+    rig.pass(1_200);
+    assert_eq!(rig.got(client), format!("{TIMED_OUT}NOT_FOUND\r\n"));
+    assert_eq!(rig.cells.soft_sum(|_, reason| reason == Reason::Timeout), 2);
+}
+
+#[test]
+fn a_large_value_on_its_way_outlives_what_was_asked_behind_it_and_not_sent() {
+    let mut rig = Rig::with(1, |settings| settings.on_node_down = OnNodeDown::Error);
+    let client = rig.client();
+    rig.send(client, "get big\r\ngat 0 b\r\n");
+    rig.write(0, "get big\r\n".len());
+    let most = value("big", LARGE);
+    assert_eq!(rig.try_reply(0, &most[..100_000]), b"");
+    rig.pass(350);
+    assert_eq!(rig.closed, [], "a value is silent for less than its time-out");
+    let mut got = rig.got_bytes(client);
+    let mut rest = &most[100_000..];
+    while !rest.is_empty() {
+        rest = rig.try_reply(0, rest);
+        got.extend(rig.got_bytes(client));
+    }
+    rig.reply(0, "END\r\n");
+    got.extend(rig.got_bytes(client));
+    let queued = b"END\r\nSERVER_ERROR proxy: node node-0:11211 takes no requests\r\n";
+    assert!(got == [&*most, queued].concat(), "{} bytes", got.len());
+}
+
+#[test]
 fn a_silent_node_is_down_after_three_time_outs_and_back_after_two_answers() {
     let mut rig = Rig::new(2);
     let client = rig.client();
@@ -707,6 +768,30 @@ fn a_silent_node_is_down_after_three_time_outs_and_back_after_two_answers() {
     rig.send(client, format!("get {key}\r\n"));
     assert_eq!(rig.sent(probe), format!("get {key}\r\n"));
     assert_eq!(rig.state(1), "up", "nobody else was concerned");
+}
+
+#[test]
+fn the_connection_of_one_large_value_says_nothing_of_the_nodes_health_and_lives_by_its_own() {
+    let mut rig = Rig::new(1);
+    rig.now = 2_000_000;
+    rig.mute = true;
+    let client = rig.client();
+    let all = set("big", LARGE);
+    let (first, rest) = all.split_at(1_000);
+    rig.send(client, first);
+    let bulk = rig.newest(0);
+    rig.fail(0, FailReason::Closed);
+    rig.fail(rig.newest(0), FailReason::Connect);
+    assert_eq!(rig.state(0), "down");
+    rig.reply(bulk, "VERSION 1.6.18\r\n");
+    assert_eq!(rig.state(0), "down", "no probe has been answered");
+    rig.sent(bulk);
+    rig.pass(600);
+    assert!(rig.is_open(bulk), "its client is slow, and nothing is owed");
+    rig.send(client, rest);
+    assert!(rig.sent_bytes(bulk).ends_with(b"\r\n"));
+    rig.reply(bulk, "STORED\r\n");
+    assert_eq!(rig.got(client), "STORED\r\n");
 }
 
 #[test]

@@ -156,6 +156,19 @@ impl TextClient {
         String::from_utf8_lossy(&self.line_bytes()).into_owned()
     }
 
+    /// One line, or nothing when the other side closes before its end.
+    pub fn line_or_end(&mut self) -> Option<String> {
+        while !self.received().contains(&b'\n') {
+            match self.fill() {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("{error}, having {}, waiting for a line", shown(self.received())),
+            }
+        }
+        Some(self.line())
+    }
+
     /// Sends, and gives the one line that comes back.
     pub fn ask_line(&mut self, request: impl AsRef<[u8]>) -> String {
         self.send(request);

@@ -6,10 +6,12 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test crate uses its own part of this module")]
 
 mod client;
+mod pattern;
 mod process;
 mod scripted;
 
 pub use client::{TextClient, Value, shown};
+pub use pattern::Pattern;
 pub use process::{Memcached, Port, Slipring, binary, free_port, run_to_end};
 pub use scripted::{Request, ScriptedNode, Step, honest};
 

@@ -128,6 +128,28 @@ impl Process {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// Sends it a signal, named without its SIG.
+    fn signal(&self, name: &str) {
+        // The shell's own `kill`: a machine without procps has it too.
+        let script = format!("kill -{name} {}", self.child.id());
+        let status = Command::new("sh").args(["-c", &script]).status().expect("sh");
+        assert!(status.success(), "{script}");
+    }
+
+    /// Stops it (SIGSTOP): its sockets still take what fits into them, and nobody answers.
+    fn stop(&self) {
+        self.signal("STOP");
+        // Every thread of it: one that is still on its way to the stop may take some of what is sent.
+        let tasks = format!("/proc/{}/task", self.child.id());
+        eventually(&format!("{} stands still", self.name), || {
+            fs::read_dir(&tasks).expect("its /proc").flatten().all(|task| {
+                // A thread that is gone is still enough.
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+            })
+        });
+    }
+
     fn wait_for_end(&mut self) -> ExitStatus {
         let mut status = None;
         eventually(&format!("{} ends", self.name), || {
@@ -166,6 +188,9 @@ impl Drop for Process {
 /// A real memcached.
 pub struct Memcached {
     process: Option<Process>,
+    /// What starts it, if not we ourselves.
+    starter: Vec<String>,
+    host: String,
     port: Port,
     extra: Vec<String>,
 }
@@ -178,10 +203,40 @@ impl Memcached {
 
     /// As [`Memcached::start`], with further arguments, which win.
     pub fn with(extra: &[&str]) -> Self {
-        let mut node =
-            Self { process: None, port: free_port(), extra: extra.iter().map(|&word| word.to_owned()).collect() };
+        Self::elsewhere("127.0.0.1", &[], extra)
+    }
+
+    /// As [`Memcached::with`], on this host and started by this command, which must become it and
+    /// not its parent.
+    pub fn elsewhere(host: &str, starter: &[&str], extra: &[&str]) -> Self {
+        let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        let mut node = Self {
+            process: None,
+            starter: owned(starter),
+            host: host.to_owned(),
+            port: free_port(),
+            extra: owned(extra),
+        };
         node.restart();
         node
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("a memcached that was not killed")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.running().child.id()
+    }
+
+    /// Stops it (SIGSTOP) until [`Memcached::go_on`]: it takes connections and requests, for those
+    /// the kernel takes, and answers nothing.
+    pub fn stop(&self) {
+        self.running().stop();
+    }
+
+    pub fn go_on(&self) {
+        self.running().signal("CONT");
     }
 
     /// Kills it, if it runs: connections to it are reset, its data is gone.
@@ -197,10 +252,12 @@ impl Memcached {
     pub fn restart(&mut self) {
         self.kill();
         let port = self.port.number().to_string();
-        let mut command = Command::new("memcached");
+        let mut words = self.starter.iter().map(String::as_str).chain(["memcached"]);
+        let mut command = Command::new(words.next().expect("memcached at least"));
+        command.args(words);
         // `-u` is only looked at when started by root, who may not run it.
         command.args(["-u", "nobody", "-t", "1", "-m", "256", "-c", "4096"]);
-        command.args(["-p", &port, "-l", "127.0.0.1", "-U", "0"]);
+        command.args(["-p", &port, "-l", &self.host, "-U", "0"]);
         command.args(&self.extra);
         let mut process = Process::start("memcached", command);
         process.wait_until_it_accepts(self.address());
@@ -210,7 +267,7 @@ impl Memcached {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.port.on("127.0.0.1")
+        self.port.on(&self.host)
     }
 
     /// A connection straight to it, past the proxy.
@@ -278,6 +335,15 @@ impl Slipring {
     /// As [`Slipring::command`], on this host (an IPv6 one in brackets).
     pub fn listening(host: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         Self::launch_as(binary(), host, arguments, environment)
+    }
+
+    /// As [`Slipring::command`], a member from its first page on of the control group that has
+    /// this file of members.
+    pub fn in_group(members: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new("sh");
+        command.env_clear();
+        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(members).arg(binary().get_program());
+        Self::launch_as(command, "127.0.0.1", arguments, &[])
     }
 
     fn launch_as(mut command: Command, host: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
@@ -378,22 +444,14 @@ impl Slipring {
     /// Stops the process (SIGSTOP) while `meanwhile` runs: all that is sent to it in between waits
     /// in its sockets and is found there in one round.
     pub fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
-        self.signal("STOP");
-        eventually("slipring stands still", || {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("its /proc");
-            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
-            state == Some(true)
-        });
+        self.process.stop();
         let result = meanwhile();
-        self.signal("CONT");
+        self.process.signal("CONT");
         result
     }
 
     /// Sends a signal, such as `TERM`.
     pub fn signal(&self, name: &str) {
-        // The shell's own `kill`: a machine without procps has it too.
-        let script = format!("kill -{name} {}", self.pid());
-        let status = Command::new("sh").args(["-c", &script]).status().expect("sh");
-        assert!(status.success(), "{script}");
+        self.process.signal(name);
     }
 }

@@ -1,9 +1,9 @@
-//! A node that does as it is told: it holds replies back, tells lies and hangs up.
+//! A node that does as it is told: it holds replies back, stalls, drips, tells lies and hangs up.
 use super::PATIENCE;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One request as the node saw it.
 #[derive(Debug, Clone)]
@@ -35,13 +35,24 @@ pub enum Step {
     Send(Vec<u8>),
     /// Waits for [`ScriptedNode::release`].
     Hold,
+    /// Waits for so long.
+    Pause(Duration),
+    /// Reads on, and never says anything again on this connection.
+    Silence,
     /// Hangs up.
     Close,
+    /// Hangs up with a reset: what is still on its way may be lost.
+    Reset,
 }
 
 impl Step {
     pub fn send(bytes: impl AsRef<[u8]>) -> Self {
         Self::Send(bytes.as_ref().to_vec())
+    }
+
+    /// Sends so many bytes at a time, with a pause before each piece.
+    pub fn drip(bytes: impl AsRef<[u8]>, piece: usize, pause: Duration) -> Vec<Self> {
+        bytes.as_ref().chunks(piece).flat_map(|piece| [Self::Pause(pause), Self::send(piece)]).collect()
     }
 }
 
@@ -74,6 +85,10 @@ type Script = dyn Fn(&Request) -> Vec<Step> + Send + Sync;
 
 struct State {
     requests: Vec<Request>,
+    /// How many of the requests have been dealt with: every step of their script is done.
+    answered: usize,
+    /// The connection that each `version` came on.
+    versions: Vec<usize>,
     /// Everything received, `version` and line ends included.
     raw: Vec<u8>,
     /// Open connections, by number.
@@ -83,6 +98,12 @@ struct State {
     released: usize,
     /// How many holds were reached.
     held: usize,
+    /// Nothing is read and nothing sent.
+    frozen: bool,
+    /// New connections are closed as soon as they are accepted.
+    refusing: bool,
+    /// One read takes no more than so many bytes, and comes so long after the one before.
+    pace: Option<(usize, Duration)>,
     stop: bool,
 }
 
@@ -109,6 +130,29 @@ impl Shared {
         }
         state
     }
+
+    /// Waits while the node is frozen. `false`: it is being dropped.
+    fn thawed(&self) -> bool {
+        let mut state = self.state();
+        while state.frozen && !state.stop {
+            state = self.changed.wait(state).unwrap_or_else(|poison| poison.into_inner());
+        }
+        !state.stop
+    }
+
+    /// Waits for so long. `false`: the node is being dropped.
+    fn pause(&self, pause: Duration) -> bool {
+        let end = Instant::now() + pause;
+        let mut state = self.state();
+        while !state.stop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(|poison| poison.into_inner()).0;
+        }
+        false
+    }
 }
 
 /// A fake node on 127.0.0.1, a thread per connection.
@@ -125,18 +169,31 @@ impl ScriptedNode {
 
     /// As [`ScriptedNode::start`], with another way to answer `version`.
     pub fn with_version(version: Vec<Step>, script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::on(TcpListener::bind("127.0.0.1:0").expect("a free port"), version, script)
+    }
+
+    /// As [`ScriptedNode::with_version`], where somebody listens already.
+    pub fn on(
+        listener: TcpListener,
+        version: Vec<Step>,
+        script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().expect("a bound port");
         let shared = Arc::new(Shared {
             version: Mutex::new(version),
             script: Box::new(script),
             state: Mutex::new(State {
                 requests: Vec::new(),
+                answered: 0,
+                versions: Vec::new(),
                 raw: Vec::new(),
                 open: Vec::new(),
                 closed: 0,
                 released: 0,
                 held: 0,
+                frozen: false,
+                refusing: false,
+                pace: None,
                 stop: false,
             }),
             changed: Condvar::new(),
@@ -150,6 +207,13 @@ impl ScriptedNode {
                     return;
                 }
                 let connection = state.open.len();
+                if state.refusing {
+                    state.open.push(None);
+                    state.closed += 1;
+                    drop(state);
+                    accepting.changed.notify_all();
+                    continue;
+                }
                 state.open.push(stream.try_clone().ok());
                 drop(state);
                 accepting.changed.notify_all();
@@ -186,6 +250,54 @@ impl ScriptedNode {
         self.shared.state().raw.clone()
     }
 
+    /// Waits until `count` requests have been dealt with: all that is sent about them is sent.
+    pub fn wait_for_answers(&self, count: usize) {
+        drop(self.shared.wait(&format!("{count} answers"), |state| state.answered >= count));
+    }
+
+    /// The connection that each `version` so far came on.
+    pub fn versions(&self) -> Vec<usize> {
+        self.shared.state().versions.clone()
+    }
+
+    /// Waits until `version` was asked for `count` times; gives the connections it came on.
+    pub fn wait_for_versions(&self, count: usize) -> Vec<usize> {
+        self.shared.wait(&format!("version {count} times"), |state| state.versions.len() >= count).versions.clone()
+    }
+
+    /// From now on `version` is answered like this.
+    pub fn set_version(&self, steps: Vec<Step>) {
+        *self.shared.version.lock().unwrap_or_else(|poison| poison.into_inner()) = steps;
+    }
+
+    /// Stands still, as a stopped process does: nothing is read and nothing sent until
+    /// [`ScriptedNode::thaw`], and connections are established all the same. (One read that waits
+    /// already may still take a piece.)
+    pub fn freeze(&self) {
+        self.shared.state().frozen = true;
+    }
+
+    /// Goes on where it stood still.
+    pub fn thaw(&self) {
+        self.shared.state().frozen = false;
+        self.shared.changed.notify_all();
+    }
+
+    /// Closes every new connection unread, or no longer does.
+    pub fn refuse_connections(&self, refusing: bool) {
+        self.shared.state().refusing = refusing;
+    }
+
+    /// Reads no more than `bytes` at a time from now on, each read so long after the one before.
+    pub fn read_slowly(&self, bytes: usize, pause: Duration) {
+        self.shared.state().pace = Some((bytes, pause));
+    }
+
+    /// How many replies were ever held back.
+    pub fn holds(&self) -> usize {
+        self.shared.state().held
+    }
+
     /// Waits until `count` replies are being held back.
     pub fn wait_for_holds(&self, count: usize) {
         drop(self.shared.wait(&format!("{count} holds"), |state| state.held >= count));
@@ -205,6 +317,16 @@ impl ScriptedNode {
     /// Waits until `count` connections have ended, whoever ended them.
     pub fn wait_for_closes(&self, count: usize) {
         drop(self.shared.wait(&format!("{count} closes"), |state| state.closed >= count));
+    }
+
+    /// How many connections were accepted.
+    pub fn connections(&self) -> usize {
+        self.shared.state().open.len()
+    }
+
+    /// Whether the connection of this number was accepted and has not ended.
+    pub fn is_open(&self, connection: usize) -> bool {
+        self.shared.state().open.get(connection).is_some_and(Option::is_some)
     }
 
     /// How many connections have ended.
@@ -234,19 +356,32 @@ impl Drop for ScriptedNode {
     }
 }
 
+/// What follows the steps of a script.
+#[derive(PartialEq, Eq)]
+enum Then {
+    /// The next request.
+    Next,
+    /// Requests that are read and not answered.
+    Silence,
+    /// The connection's end.
+    End,
+}
+
 fn serve(shared: &Shared, mut stream: TcpStream, connection: usize) {
     let _ = stream.set_nodelay(true);
     let mut held = Vec::new();
-    loop {
+    let mut then = Then::Next;
+    while then != Then::End {
         let Some(line) = take_line(shared, &mut stream, &mut held) else {
             return;
         };
         let line = String::from_utf8_lossy(&line).into_owned();
         if line == "version" {
-            let steps = shared.version.lock().unwrap_or_else(|poison| poison.into_inner());
-            let steps = steps.clone();
-            if !perform(shared, &mut stream, steps) {
-                return;
+            shared.state().versions.push(connection);
+            shared.changed.notify_all();
+            if then == Then::Next {
+                let steps = shared.version.lock().unwrap_or_else(|poison| poison.into_inner()).clone();
+                then = perform(shared, &mut stream, steps);
             }
             continue;
         }
@@ -265,19 +400,23 @@ fn serve(shared: &Shared, mut stream: TcpStream, connection: usize) {
         }
         shared.state().requests.push(request.clone());
         shared.changed.notify_all();
-        let steps = (shared.script)(&request);
-        if !perform(shared, &mut stream, steps) {
-            return;
+        if then == Then::Next {
+            then = perform(shared, &mut stream, (shared.script)(&request));
+            shared.state().answered += 1;
+            shared.changed.notify_all();
         }
     }
 }
 
-fn perform(shared: &Shared, stream: &mut TcpStream, steps: Vec<Step>) -> bool {
+fn perform(shared: &Shared, stream: &mut TcpStream, steps: Vec<Step>) -> Then {
     for step in steps {
+        if !shared.thawed() {
+            return Then::End;
+        }
         match step {
             Step::Send(bytes) => {
                 if stream.write_all(&bytes).is_err() {
-                    return false;
+                    return Then::End;
                 }
             }
             Step::Hold => {
@@ -288,16 +427,27 @@ fn perform(shared: &Shared, stream: &mut TcpStream, steps: Vec<Step>) -> bool {
                 shared.changed.notify_all();
                 let state = shared.wait("a release", |state| state.stop || state.released >= turn);
                 if state.stop {
-                    return false;
+                    return Then::End;
                 }
             }
+            Step::Pause(pause) => {
+                if !shared.pause(pause) {
+                    return Then::End;
+                }
+            }
+            Step::Silence => return Then::Silence,
             Step::Close => {
                 let _ = stream.shutdown(Shutdown::Both);
-                return false;
+                return Then::End;
+            }
+            Step::Reset => {
+                // The reset goes out when the last handle is dropped, which the end does.
+                let _ = socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+                return Then::End;
             }
         }
     }
-    true
+    Then::Next
 }
 
 fn take_line(shared: &Shared, stream: &mut TcpStream, held: &mut Vec<u8>) -> Option<Vec<u8>> {
@@ -319,7 +469,13 @@ fn take_line(shared: &Shared, stream: &mut TcpStream, held: &mut Vec<u8>) -> Opt
 fn more(shared: &Shared, stream: &mut TcpStream, held: &mut Vec<u8>) -> bool {
     let mut piece = [0; 16 << 10];
     loop {
-        match stream.read(&mut piece) {
+        let pace = shared.state().pace;
+        let (most, pause) = pace.unwrap_or((piece.len(), Duration::ZERO));
+        if !shared.pause(pause) || !shared.thawed() {
+            return false;
+        }
+        let most = most.min(piece.len());
+        match stream.read(&mut piece[..most]) {
             Ok(0) => return false,
             Ok(count) => {
                 held.extend_from_slice(&piece[..count]);

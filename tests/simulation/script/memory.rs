@@ -95,24 +95,30 @@ fn bodies_wait_for_room_in_their_order_and_a_stalled_one_does_not_hold_it_for_ev
         rig.send(*client, &body[..500]);
     }
     let reads = |rig: &Rig| clients.iter().map(|client| rig.core.client_may_read(*client)).collect::<Vec<_>>();
-    assert_eq!(reads(&rig), [true, true, false, false, false, false, false, false, false], "a quarter is for bodies");
+    assert_eq!(reads(&rig), [true, true, true, true, false, false, false, false, false], "half is for bodies");
     // The first completes; the next in line begins.
     rig.send(clients[0], &bodies[0][500..]);
     assert!(rig.sent_bytes(0) == bodies[0]);
     rig.reply(0, "STORED\r\n");
-    assert_eq!(reads(&rig)[..4], [true, true, true, false]);
-    // The second goes away in the middle, the third says nothing for 5 s.
+    assert_eq!(reads(&rig)[..6], [true, true, true, true, true, false]);
+    // The second goes away in the middle.
     rig.core.client_gone(clients[1]);
     rig.apply();
-    assert!(rig.core.client_may_read(clients[3]));
-    for _ in 0..60 {
+    assert!(rig.core.client_may_read(clients[5]) && !rig.core.client_may_read(clients[6]));
+    // Those that say nothing for two seconds give way to those that wait.
+    for _ in 0..25 {
         rig.send(clients[3], "x");
         rig.pass(100);
     }
-    assert!(rig.closed.contains(&clients[2]), "{:?}", rig.closed);
+    assert!([2, 4, 5].iter().all(|n| rig.closed.contains(&clients[*n])), "{:?}", rig.closed);
     assert!(!rig.closed.contains(&clients[3]), "it moves");
-    assert_eq!(rig.cells.closed_sum(CloseReason::BodyStalled), 1);
-    assert!(rig.core.client_may_read(clients[4]));
+    // Where nobody waits there is more time.
+    assert!([6, 7, 8].iter().all(|n| rig.core.client_may_read(clients[*n])), "{:?}", rig.closed);
+    rig.pass(3000);
+    assert!(!rig.closed.contains(&clients[7]));
+    rig.pass(2500);
+    assert!([6, 7, 8].iter().all(|n| rig.closed.contains(&clients[*n])), "{:?}", rig.closed);
+    assert_eq!(rig.cells.closed_sum(CloseReason::BodyStalled), 7);
     // Small bodies never wait, and nobody is closed for typing them slowly.
     let small = rig.client();
     rig.send(small, "set s 0 0 100\r\nxx");

@@ -1,0 +1,356 @@
+//! A tiny memcached that answers truthfully, except where it is told to lie, and what is known of
+//! the whole run: who asked for what, and what was really done.
+//!
+//! A node makes its values up: each names its key and who made it, and its filling looks like
+//! protocol. So whatever clients store, every value that is delivered can be recognised.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::show;
+
+/// The largest item of a node, in bytes.
+const MAX_ITEM: usize = 2 << 20;
+/// What is appended to grows no further than this, in bytes: a run is to be short.
+const MAX_GROWN: usize = 100_000;
+
+/// What a client can be told that must have happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Deed {
+    Stored,
+    Deleted,
+    Touched,
+    Counted,
+}
+
+/// What is known of the whole run.
+#[derive(Debug, Default)]
+pub struct Truth {
+    /// Changes that clients have asked for and no node has been sent, by a hash of line and block.
+    asked: BTreeMap<u64, i64>,
+    /// Keys that clients have asked for.
+    read: BTreeSet<Vec<u8>>,
+    /// What was done and no client has been told.
+    done: BTreeMap<(Deed, Vec<u8>), i64>,
+    /// Keys that a node has lied about.
+    pub poisoned: BTreeSet<Vec<u8>>,
+    /// A node has lied.
+    pub lied: bool,
+    /// Something went wrong, or took long: requests may have failed.
+    pub shaken: bool,
+    /// Made so far.
+    values: u64,
+}
+
+fn hash(line: &[u8], block: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (line, block).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Truth {
+    /// A client asks for a change, once or on several nodes. `line` has its CRLF.
+    pub fn ask(&mut self, line: &[u8], block: &[u8], times: i64) {
+        *self.asked.entry(hash(line, block)).or_default() += times;
+    }
+
+    pub fn ask_read(&mut self, key: &[u8]) {
+        self.read.insert(key.to_vec());
+    }
+
+    /// A node is sent a change: never one that nobody asked for, and never one twice.
+    fn sent(&mut self, line: &[u8], block: &[u8]) {
+        let left = self.asked.entry(hash(line, block)).or_default();
+        *left -= 1;
+        assert!(*left >= 0, "nobody asked for this, or not so often: {:?}, {} bytes", show(line), block.len());
+    }
+
+    fn did(&mut self, deed: Deed, key: &[u8]) {
+        *self.done.entry((deed, key.to_vec())).or_default() += 1;
+    }
+
+    /// A client is told that something was done.
+    pub fn claim(&mut self, deed: Deed, key: &[u8]) {
+        let left = self.done.entry((deed, key.to_vec())).or_default();
+        *left -= 1;
+        assert!(*left >= 0 || self.lied, "a false {deed:?} for {:?}", show(key));
+    }
+}
+
+fn tile(key: &[u8], serial: u64) -> Vec<u8> {
+    [b"<", key, format!("|{serial}>\r\nEND\r\nSTORED\r\n").as_bytes()].concat()
+}
+
+/// Whether a node made this value for this key.
+pub fn is_value_of(key: &[u8], data: &[u8]) -> bool {
+    let head = [b"<", key, b"|"].concat();
+    let Some(rest) = data.strip_prefix(&*head) else { return head.starts_with(data) };
+    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    if digits == rest.len() {
+        return true;
+    }
+    let Ok(serial) = String::from_utf8_lossy(&rest[..digits]).parse() else { return false };
+    // As long as it is, it repeats itself.
+    let tile = tile(key, serial);
+    let len = data.len();
+    data.starts_with(&tile[..tile.len().min(len)])
+        && (len < tile.len() || data[tile.len()..] == data[..len - tile.len()])
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    flags: u32,
+    len: usize,
+    serial: u64,
+}
+
+/// What survives a node's connections.
+#[derive(Debug, Default)]
+pub struct Node {
+    items: BTreeMap<Vec<u8>, Item>,
+}
+
+impl Node {
+    /// Has a value from the beginning.
+    pub fn put(&mut self, key: &[u8], len: usize, truth: &mut Truth) {
+        truth.values += 1;
+        self.items.insert(key.to_vec(), Item { flags: 0, len, serial: truth.values });
+    }
+
+    pub fn wipe(&mut self) {
+        self.items.clear();
+    }
+
+    fn read(&mut self, keys: &[&[u8]], uniques: bool, drops: bool, truth: &Truth) -> Vec<u8> {
+        let mut out = Vec::new();
+        for &key in keys {
+            assert!(truth.read.contains(key), "nobody asked for {:?}", show(key));
+            let Some(&Item { flags, len, serial }) = self.items.get(key) else { continue };
+            out.extend_from_slice(b"VALUE ");
+            out.extend_from_slice(key);
+            out.extend_from_slice(format!(" {flags} {len}").as_bytes());
+            if uniques {
+                out.extend_from_slice(format!(" {serial}").as_bytes());
+            }
+            out.extend_from_slice(b"\r\n");
+            let tile = tile(key, serial);
+            out.extend_from_slice(&tile.repeat(len / tile.len() + 1)[..len]);
+            out.extend_from_slice(b"\r\n");
+            if drops {
+                self.items.remove(key);
+            }
+        }
+        out.extend_from_slice(b"END\r\n");
+        out
+    }
+
+    fn store(&mut self, words: &[&[u8]], len: usize, truth: &mut Truth) -> &'static [u8] {
+        let key = words[1];
+        let old = self.items.get(key).copied();
+        match (words[0], old) {
+            (b"add", Some(_)) | (b"replace" | b"append" | b"prepend", None) => return b"NOT_STORED\r\n",
+            (b"cas", None) => return b"NOT_FOUND\r\n",
+            (b"cas", Some(item)) if item.serial.to_string().as_bytes() != words[5] => return b"EXISTS\r\n",
+            _ => {}
+        }
+        truth.values += 1;
+        let serial = truth.values;
+        truth.did(Deed::Stored, key);
+        let item = match (words[0], old) {
+            (b"append" | b"prepend", Some(old)) => Item { len: (old.len + len).min(MAX_GROWN), serial, ..old },
+            _ => Item { flags: number(words[2]) as u32, len, serial },
+        };
+        if words[3].starts_with(b"-") {
+            self.items.remove(key);
+        } else {
+            self.items.insert(key.to_vec(), item);
+        }
+        b"STORED\r\n"
+    }
+
+    fn line(&mut self, words: &[&[u8]], truth: &mut Truth) -> Vec<u8> {
+        let key = words.get(1).copied().unwrap_or_default();
+        let there = self.items.contains_key(key);
+        match words[0] {
+            b"get" | b"gets" => return self.read(&words[1..], words[0] == b"gets", false, truth),
+            b"gat" | b"gats" => {
+                return self.read(&words[2..], words[0] == b"gats", words[1].starts_with(b"-"), truth);
+            }
+            b"delete" if self.items.remove(key).is_some() => {
+                truth.did(Deed::Deleted, key);
+                b"DELETED\r\n".as_slice()
+            }
+            b"touch" if there => {
+                number(words[2]);
+                truth.did(Deed::Touched, key);
+                b"TOUCHED\r\n"
+            }
+            b"incr" | b"decr" if there => {
+                number(words[2]);
+                truth.did(Deed::Counted, key);
+                return format!("{}\r\n", truth.values).into_bytes();
+            }
+            b"delete" | b"touch" | b"incr" | b"decr" => b"NOT_FOUND\r\n",
+            b"flush_all" => {
+                self.items.clear();
+                b"OK\r\n"
+            }
+            b"version" => b"VERSION 1.6.18\r\n",
+            b"stats" if key == b"reset" => b"RESET\r\n",
+            b"stats" => b"STAT pid 7\r\nSTAT curr_items 3\r\nSTAT rusage_user 0.25\r\nSTAT libevent 2.1 END\r\nEND\r\n",
+            _ => panic!("a node was sent {:?}", show(words[0])),
+        }
+        .to_vec()
+    }
+}
+
+fn number(word: &[u8]) -> i128 {
+    std::str::from_utf8(word).ok().and_then(|text| text.parse().ok()).expect("a number")
+}
+
+/// What a node does with its next reply.
+#[derive(Clone, Copy, Debug)]
+pub enum Lie {
+    /// Nothing is said.
+    Silence,
+    /// An error line takes its place.
+    Error,
+    /// It is said twice.
+    Twice,
+    /// The last line is left out.
+    NoEnd,
+    /// A value is announced under another key: the one of this number.
+    OtherKey(usize),
+    /// A value is announced as longer or shorter than it is, another line is changed.
+    Length(i64),
+}
+
+#[derive(Debug, Default)]
+enum Input {
+    #[default]
+    Line,
+    /// Bytes of a block and its CRLF; the line before it.
+    Block(Vec<u8>, usize),
+    Swallow(usize),
+}
+
+/// One connection to a node.
+#[derive(Debug, Default)]
+pub struct Session {
+    input: Input,
+    bytes: Vec<u8>,
+    pub lie: Option<Lie>,
+}
+
+impl Session {
+    /// Takes bytes and appends the replies to what is complete.
+    pub fn feed(&mut self, node: &mut Node, truth: &mut Truth, bytes: &[u8], keys: &[Vec<u8>], out: &mut Vec<u8>) {
+        self.bytes.extend_from_slice(bytes);
+        let buffer = std::mem::take(&mut self.bytes);
+        let mut rest = &*buffer;
+        loop {
+            let reply = match &mut self.input {
+                Input::Line => {
+                    let Some(end) = rest.iter().position(|&b| b == b'\n') else { break };
+                    let (line, after) = rest.split_at(end + 1);
+                    rest = after;
+                    self.line(line, node, truth)
+                }
+                Input::Swallow(left) => {
+                    let used = (*left).min(rest.len());
+                    *left -= used;
+                    rest = &rest[used..];
+                    if *left > 0 {
+                        break;
+                    }
+                    self.input = Input::Line;
+                    None
+                }
+                Input::Block(line, len) => {
+                    let Some((block, after)) = rest.split_at_checked(*len + 2) else { break };
+                    rest = after;
+                    truth.sent(line, block);
+                    assert!(block.ends_with(b"\r\n"), "a block ends with CRLF");
+                    let line = std::mem::take(line);
+                    self.input = Input::Line;
+                    let words: Vec<&[u8]> = line[..line.len() - 2].split(|&b| b == b' ').collect();
+                    Some(node.store(&words, block.len() - 2, truth).to_vec())
+                }
+            };
+            if let Some(reply) = reply {
+                self.say(reply, keys, truth, out);
+            }
+        }
+        self.bytes = rest.to_vec();
+    }
+
+    /// Acts on a line, which has its CRLF. `None`: its block follows.
+    fn line(&mut self, whole: &[u8], node: &mut Node, truth: &mut Truth) -> Option<Vec<u8>> {
+        let line = whole.strip_suffix(b"\r\n").expect("a line ends with CRLF");
+        let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
+        assert!(words.iter().all(|word| !word.is_empty()) && !line.contains(&0), "{:?}", show(line));
+        assert!(words.len() < 2 || words.last() != Some(&b"noreply".as_slice()) || words[0].starts_with(b"g"));
+        match words[0] {
+            b"get" | b"gets" => assert!(line.len() <= (8 << 10) + 260, "a group of {} bytes", line.len()),
+            b"gat" | b"gats" => assert!(line.len() < 1000, "a gat of {} bytes", line.len()),
+            b"set" | b"add" | b"replace" | b"append" | b"prepend" | b"cas" => {
+                assert_eq!(words.len(), if words[0] == b"cas" { 6 } else { 5 });
+                let len = number(words[4]) as usize;
+                if len > MAX_ITEM {
+                    // As memcached: the answer comes before the block, which is swallowed.
+                    if words[0] == b"set" {
+                        node.items.remove(words[1]);
+                    }
+                    self.input = Input::Swallow(len + 2);
+                    return Some(b"SERVER_ERROR object too large for cache\r\n".to_vec());
+                }
+                self.input = Input::Block(whole.to_vec(), len);
+                return None;
+            }
+            b"version" | b"stats" => {}
+            _ => truth.sent(whole, b""),
+        }
+        Some(node.line(&words, truth))
+    }
+
+    /// Says it, or a lie in its place.
+    fn say(&mut self, mut reply: Vec<u8>, keys: &[Vec<u8>], truth: &mut Truth, out: &mut Vec<u8>) {
+        let end = reply.iter().position(|&b| b == b'\n').unwrap_or(0) + 1;
+        let first = reply[..end].strip_suffix(b"\r\n").unwrap_or_default().to_vec();
+        let words: Vec<&[u8]> = first.split(|&b| b == b' ').collect();
+        let is_value = words[0] == b"VALUE";
+        match self.lie.take() {
+            None => {}
+            Some(Lie::Silence) => reply.clear(),
+            Some(Lie::Error) => reply = b"SERVER_ERROR out of memory\r\n".to_vec(),
+            Some(Lie::Twice) => reply = reply.repeat(2),
+            Some(Lie::NoEnd) => {
+                let end = reply[..reply.len() - 2].iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+                reply.truncate(end);
+            }
+            Some(Lie::OtherKey(number)) => {
+                let key = &keys[number % keys.len()];
+                truth.poisoned.insert(key.clone());
+                let mut lie = [b"VALUE ", &**key].concat();
+                if is_value {
+                    let words = &words[2..];
+                    words.iter().for_each(|word| lie.extend([b" ", *word].concat()));
+                    reply.splice(..end - 2, lie);
+                } else {
+                    lie.extend_from_slice(b" 0 3\r\nlie\r\n");
+                    reply.splice(..0, lie);
+                }
+            }
+            Some(Lie::Length(by)) if is_value => {
+                truth.poisoned.insert(words[1].to_vec());
+                let len = (number(words[3]) as i64 + by).max(0).to_string();
+                let mut lie = words.clone();
+                lie[3] = len.as_bytes();
+                reply.splice(..end - 2, lie.join(&b' '));
+            }
+            Some(Lie::Length(by)) if by > 0 => drop(reply.splice(end - 2..end - 2, *b"7")),
+            Some(Lie::Length(_)) => drop(reply.splice(end - 3..end - 2, [])),
+        }
+        out.extend(reply);
+    }
+}
