@@ -22,7 +22,7 @@ METRICS = {
     "slipring_client_connections_rejected_total": {},
     "slipring_client_connections_limit": {},
     "slipring_client_requests_total": {
-        "command": COMMAND,
+        "command": COMMAND + " other",
         "outcome": "hit miss stored not_stored exists not_found ok client_error server_error soft_miss soft_error",
     },
     "slipring_client_commands_total": {"command": COMMAND + " other"},
