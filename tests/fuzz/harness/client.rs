@@ -22,10 +22,13 @@ enum Kind {
         len: usize,
         /// Whether the block ended as it must, once it is whole.
         good: Option<bool>,
+        /// The number of the change, if it did.
+        number: Option<u64>,
     },
     Change {
         change: Change,
         key: Vec<u8>,
+        number: u64,
     },
     Flush,
     StatsReset,
@@ -152,11 +155,10 @@ impl Client {
             Reading::Block { line, total, answered } => {
                 let block = bytes.get(..*total)?;
                 let is_good = block.ends_with(b"\r\n");
-                if is_good {
-                    truth.ask(line, block, 1);
-                }
-                if let (true, Some(Kind::Store { good, .. })) = (*answered, self.expected.back_mut()) {
+                let asked = is_good.then(|| truth.ask(line, block, 1));
+                if let (true, Some(Kind::Store { good, number, .. })) = (*answered, self.expected.back_mut()) {
                     *good = Some(is_good);
+                    *number = asked;
                 }
                 self.reading = Reading::Line;
                 Some(block.len())
@@ -190,12 +192,12 @@ impl Client {
                 store.write(&mut line);
                 self.reading = Reading::Block { line, total: store.len + 2, answered: !store.quiet };
                 let key = store.key.to_vec();
-                (Kind::Store { verb: store.verb, key, len: store.len, good: None }, store.quiet)
+                (Kind::Store { verb: store.verb, key, len: store.len, good: None, number: None }, store.quiet)
             }
             Request::Change { change, key, quiet } => {
                 change.write(key, &mut line);
-                truth.ask(&line, b"", 1);
-                (Kind::Change { change, key: key.to_vec() }, quiet)
+                let number = truth.ask(&line, b"", 1);
+                (Kind::Change { change, key: key.to_vec(), number }, quiet)
             }
             Request::FlushAll { quiet, .. } if settings.deny_flush_all => {
                 (Kind::Exact("CLIENT_ERROR flush_all not allowed"), quiet)
@@ -265,13 +267,18 @@ impl Client {
         let (shaken, lied) = (truth.shaken && !self.strict, truth.lied && !self.strict);
         let said = |all: &[&str]| all.iter().any(|one| one.as_bytes() == line);
         let failed = is_failure(line, lied);
+        let unsent = [b" is down".as_slice(), b" takes no requests"].iter().any(|end| line.ends_with(end));
+        if let (Kind::Store { number: Some(number), .. } | Kind::Change { number, .. }, true) = (kind, failed && unsent)
+        {
+            truth.withdraw(*number);
+        }
         let fits = match kind {
             // Before the first ring is connected there is nobody to ask.
             Kind::Flush => said(&["OK"]) || failed,
             Kind::StatsReset => said(&["RESET"]) || failed,
             Kind::Version => line.starts_with(b"VERSION 1."),
             Kind::Exact(text) => said(&[text]),
-            Kind::Store { verb, key, len, good } => {
+            Kind::Store { verb, key, len, good, .. } => {
                 let too_large = line == b"SERVER_ERROR object too large for cache" && *len > 1 << 20;
                 match good {
                     _ if too_large => true,
@@ -290,7 +297,7 @@ impl Client {
                     None => failed && shaken || lied,
                 }
             }
-            Kind::Change { change, key } => {
+            Kind::Change { change, key, .. } => {
                 let deed = match change {
                     Change::Delete if said(&["DELETED"]) => Some(Deed::Deleted),
                     Change::Touch(_) if said(&["TOUCHED"]) => Some(Deed::Touched),

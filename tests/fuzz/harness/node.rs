@@ -49,9 +49,22 @@ fn hash(line: &[u8], block: &[u8]) -> u64 {
 }
 
 impl Truth {
-    /// A client asks for a change, once or on several nodes. `line` has its CRLF.
-    pub fn ask(&mut self, line: &[u8], block: &[u8], times: i64) {
-        *self.asked.entry(hash(line, block)).or_default() += times;
+    /// A client asks for a change, once or on several nodes. `line` has its CRLF. Returns the
+    /// number of the change.
+    pub fn ask(&mut self, line: &[u8], block: &[u8], times: i64) -> u64 {
+        let change = hash(line, block);
+        *self.asked.entry(change).or_default() += times;
+        change
+    }
+
+    /// A client is told that its change was never sent: then it never may be.
+    pub fn withdraw(&mut self, change: u64) {
+        // A lie may say the same.
+        if !self.lied {
+            let left = self.asked.entry(change).or_default();
+            *left -= 1;
+            assert!(*left >= 0, "a change is told never to have been sent, and was");
+        }
     }
 
     pub fn ask_read(&mut self, key: &[u8]) {
@@ -62,7 +75,12 @@ impl Truth {
     fn sent(&mut self, line: &[u8], block: &[u8]) {
         let left = self.asked.entry(hash(line, block)).or_default();
         *left -= 1;
-        assert!(*left >= 0, "nobody asked for this, or not so often: {:?}, {} bytes", show(line), block.len());
+        assert!(
+            *left >= 0 || self.lied,
+            "nobody asked for this, or not so often: {:?}, {} bytes",
+            show(line),
+            block.len()
+        );
     }
 
     fn did(&mut self, deed: Deed, key: &[u8]) {
