@@ -1,4 +1,4 @@
-//! The admin endpoint: `/healthz`, `/readyz` and `/ring` over HTTP/1.
+//! The admin endpoint: `/healthz`, `/readyz`, `/ring` and, for people, the page at `/`, over HTTP/1.
 //!
 //! It shares the pod with what must not be disturbed, and its port is open to the cluster: few
 //! connections, one request each, small buffers, and a clock on everything a client may delay.
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -44,6 +44,16 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// Prometheus' text format.
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+
+/// The page at `/`: it asks for `/ring` and `/metrics` by itself.
+const PAGE: &str = include_str!("admin/page.html");
+
+/// Nothing from elsewhere, and the page asks nobody but us.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
 
 /// What the pages are made from.
 pub struct AdminState {
@@ -157,6 +167,15 @@ fn reply(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Bytes
         return reply;
     }
     match request.uri().path() {
+        "/" => {
+            let mut reply = page(StatusCode::OK, HTML, PAGE);
+            let headers = reply.headers_mut();
+            headers.insert(CONTENT_SECURITY_POLICY, PAGE_POLICY);
+            headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            // The next version's page, not the one before it.
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            reply
+        }
         "/healthz" => page(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" if state.draining.is_cancelled() => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
         "/readyz" if state.ready.load(Ordering::Acquire) => page(StatusCode::OK, TEXT, "ok\n"),
@@ -267,8 +286,35 @@ mod tests {
                  \"state\":\"up\"}],\"pending\":[\"a is missing\"],\"changes\":[],\"arcs\":[0,0]}"
             )
         );
-        for path in ["/", "/nonsense", "/healthz/", "//ring"] {
+        for path in ["/nonsense", "/healthz/", "//ring", "/page.html"] {
             assert_eq!(get(admin.addr, path).await.0, "404", "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_page_comes_whole_and_under_its_policy() {
+        let admin = admin().await;
+        let reply = ask(admin.addr, "GET /?x=1 HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let (head, body) = reply.split_once("\r\n\r\n").expect("a whole head");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(head.contains("content-type: text/html; charset=utf-8\r\n"), "{head}");
+        assert!(head.contains("content-security-policy: default-src 'none'; "), "{head}");
+        assert!(head.contains("x-content-type-options: nosniff\r\n"), "{head}");
+        assert_eq!(body, PAGE);
+    }
+
+    #[test]
+    fn the_page_brings_everything_and_makes_no_markup_of_text() {
+        // The one address in it is a name, that of SVG.
+        let addresses = PAGE.replace("http://www.w3.org/2000/svg", "");
+        for foreign in ["http:", "https:", "src=", "@import", "import("] {
+            assert!(!addresses.contains(foreign), "{foreign}");
+        }
+        // A node's name is the user's text, a key anybody's.
+        for markup in
+            ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "DOMParser"]
+        {
+            assert!(!PAGE.contains(markup), "{markup}");
         }
     }
 

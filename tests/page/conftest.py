@@ -1,0 +1,6 @@
+"""Where the helpers for processes are."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "clients"))
