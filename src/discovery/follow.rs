@@ -75,7 +75,8 @@ fn publish(view: &View, ring: &Published, history: &History) {
     let old = ring.load();
     match Topology::new(old.version() + 1, view.nodes.iter().cloned().map(Arc::new).collect()) {
         Ok(new) => {
-            let moved = old.moved(&new);
+            // With the first ring no key moves: it had no place before.
+            let moved = if old.nodes().is_empty() { 0.0 } else { old.moved(&new) };
             tracing::info!(
                 from = %old.name(),
                 to = %new.name(),
