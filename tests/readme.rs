@@ -1,4 +1,5 @@
 //! README's tables of options and of metrics are the ones the program is declared by.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
 
 use std::{env, fs, path::Path};
 
