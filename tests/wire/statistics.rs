@@ -139,7 +139,7 @@ fn metrics_and_stats_agree_on_a_known_load() {
     for request in [
         "add key1 0 0 1\r\nx\r\n",
         "replace none 0 0 1\r\nx\r\n",
-        "cas key2 0 0 1 1\r\nx\r\n",
+        "cas key2 0 0 1 999999\r\nx\r\n",
         "cas none 0 0 1 1\r\nx\r\n",
     ] {
         client.ask_line(request);
