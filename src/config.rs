@@ -72,8 +72,6 @@ pub struct Config {
     pub buffer_limit: usize,
     /// Requests to nodes that take at least so long are told of, up to 60 min; 0 for none.
     pub slow_request: Duration,
-    /// Whether keys are told of as they are; else their hash.
-    pub log_keys: bool,
     /// How the source of nodes is asked and believed; the defaults for `dev`.
     pub discovery: discovery::Options,
     /// Longest wait for the first ring before readiness is reported without one, up to 60 min.
@@ -303,7 +301,6 @@ impl Config {
             request_timeout: common.request_timeout,
             queue_timeout: common.queue_timeout,
             slow_request: common.slow_request,
-            log_keys: common.log_keys,
             buffer_limit: common.buffer_limit.0.map_or_else(|| automatic_buffers(limits.memory), bytes),
             discovery: discovery::Options::default(),
             ready_timeout: Duration::ZERO,

@@ -48,6 +48,9 @@ impl Counter {
     }
 }
 
+/// A node that leaves is forgotten at once where so many are known.
+const MOST_KNOWN: usize = 256;
+
 /// Counts nothing.
 static NONE: Counter = Counter(AtomicU64::new(0));
 
@@ -406,6 +409,13 @@ impl NodeCells {
         }
     }
 
+    /// Nothing waits for it, and there is no connection to it.
+    pub fn rest(&self) {
+        for gauge in [&self.inflight, &self.queued_bytes].into_iter().chain(&self.connections) {
+            gauge.set(0);
+        }
+    }
+
     /// Publishes how the worker sees the node.
     pub fn set_state(&self, state: NodeState) {
         self.state.set(state as u64);
@@ -522,8 +532,19 @@ impl WorkerCells {
         Arc::clone(self.nodes().entry(Arc::clone(name)).or_insert_with(fresh))
     }
 
-    /// The node is in no ring and has no connection any more.
-    pub fn forget_node(&self, name: &str) {
+    /// The node is in no ring and has no connection any more. What it did is shown for a while: who
+    /// shows it forgets it, unless there are too many.
+    pub fn node_left(&self, name: &str) {
+        let mut nodes = self.nodes();
+        if nodes.len() > MOST_KNOWN {
+            nodes.remove(name);
+        } else if let Some(node) = nodes.get(name) {
+            node.rest();
+        }
+    }
+
+    /// Nothing is known of the node any more.
+    fn forget_node(&self, name: &str) {
         self.nodes().remove(name);
     }
 }

@@ -220,7 +220,6 @@ fn settings(config: &Config) -> Settings {
         max_value: config.max_value,
         bulk_above: config.bulk_above,
         slow_request: (!config.slow_request.is_zero()).then_some(config.slow_request),
-        log_keys: config.log_keys,
         lanes: config.connections_per_node,
         drain_timeout: config.drain_timeout,
         request_timeout: config.request_timeout,

@@ -204,10 +204,6 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_SLOW_REQUEST", value_name = "DURATION", default_value = "100ms", value_parser = parse_patience)]
     pub(super) slow_request: Duration,
 
-    /// Log keys as they are; else as their hash
-    #[arg(long, env = "SLIPRING_LOG_KEYS", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
-    pub(super) log_keys: bool,
-
     /// What is logged: `off`, `error`, `warn`, `info`, `debug` or `trace`; `RUST_LOG`, if set, wins
     #[arg(
         long,

@@ -56,7 +56,6 @@ fn defaults() {
         request_timeout: Duration::from_millis(500),
         queue_timeout: Duration::from_millis(250),
         slow_request: Duration::from_millis(100),
-        log_keys: false,
         buffer_limit: 64 << 20,
         discovery: discovery::Options::default(),
         ready_timeout: Duration::from_secs(10),

@@ -14,15 +14,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::client::{Reading, Stall};
-use crate::metrics::Wait;
-
 use super::{ClientId, CloseReason, Core, Shared, UpstreamId};
+use crate::metrics::Wait;
 
 /// What the kernel is taken to hold for a client that does not read, in bytes. With the bound that
 /// the listening socket sets on unsent bytes it holds about so much.
 pub(super) const KERNEL: usize = 96 << 10;
 /// A body, or a value, of at most so many bytes is never what fills the memory.
-pub(super) const SMALL: usize = 4 << 10;
+const SMALL: usize = 4 << 10;
 /// A client that holds at most so many bytes takes what it gets; less than [`KERNEL`].
 const LITTLE: usize = 64 << 10;
 /// Nothing larger than this is held whole, in bytes: it is streamed.
@@ -139,10 +138,7 @@ impl Core {
     pub(super) fn reserve_body(&mut self, id: ClientId, len: usize) -> bool {
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return false };
-        if client.reserved > 0 {
-            return true;
-        }
-        if len <= SMALL {
+        if client.reserved > 0 || len <= SMALL {
             return true;
         }
         shared.ask_for_tick();

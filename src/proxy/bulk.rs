@@ -409,27 +409,27 @@ impl Core {
         }
     }
 
-    /// Whether a lane's reader has so much waiting that the node is to be read later. Only a lane
-    /// that nobody else waits on is ever paused.
-    pub(super) fn reader_is_behind(&mut self, id: UpstreamId) -> bool {
-        let Some(up) = self.upstreams.get(id.0) else {
-            return false;
-        };
-        if up.kind == Kind::Shared {
-            return false;
-        }
-        let Some((group, key)) = up.body_askers() else {
-            return false;
-        };
-        let mut readers =
-            group.askers(key).filter_map(|i| group.members.get(i).map(|member| (member.client, member.seq)));
-        let (Some((reader, seq)), None) = (readers.next(), readers.next()) else { return false };
-        let others = up.fifo.iter().flat_map(Entry::waiting).any(|c| c != reader && self.clients.get(c.0).is_some());
-        let Some(client) = self.clients.get_mut(reader.0).filter(|_| !others) else { return false };
+    /// The only client that waits for anything on a lane, and the slot that its arriving value goes to.
+    /// Only for such a client is a lane ever paused.
+    pub(super) fn sole_reader(&self, id: UpstreamId) -> Option<(ClientId, u32)> {
+        let up = self.upstreams.get(id.0).filter(|up| up.kind != Kind::Shared)?;
+        let (group, key) = up.body_askers()?;
+        let readers = group.askers(key).filter_map(|i| group.members.get(i)).filter(|member| !member.done);
+        let mut readers = readers.map(|member| (member.client, member.seq));
+        let (Some((reader, seq)), None) = (readers.next(), readers.next()) else { return None };
+        let alive = |client: ClientId| self.clients.get(client.0).is_some();
+        let others = up.fifo.iter().flat_map(Entry::waiting).any(|client| client != reader && alive(client));
         // What it asked for earlier in the same group ends only behind this value.
         let earlier = |other: u32| other.wrapping_sub(seq) > u32::MAX / 2;
         let held = group.members.iter().any(|m| m.client == reader && !m.done && earlier(m.seq));
-        if held || client.replies.backlog(seq) < STREAM_BYTES {
+        (alive(reader) && !others && !held).then_some((reader, seq))
+    }
+
+    /// Whether a lane's reader has so much waiting that the node is to be read later.
+    pub(super) fn reader_is_behind(&mut self, id: UpstreamId) -> bool {
+        let Some((reader, seq)) = self.sole_reader(id) else { return false };
+        let Some(client) = self.clients.get_mut(reader.0) else { return false };
+        if client.replies.backlog(seq) < STREAM_BYTES {
             return false;
         }
         if !client.paused.contains(&id) {

@@ -34,15 +34,6 @@ pub(super) struct Mark {
     sent: u64,
 }
 
-/// What the clocks of a lane say.
-enum Verdict {
-    Well,
-    /// The whole connection is given up.
-    Fail(FailReason),
-    /// It was silent for one more time-out.
-    Strike,
-}
-
 impl Upstream {
     /// Moves the marks on; returns the one of so long ago.
     fn mark(&mut self, now: Tick, request: Duration, queue: Duration) -> (Option<Mark>, Option<Mark>) {
@@ -116,27 +107,19 @@ impl Core {
         let first_unsent = up.fifo.first_unsent(up.sent);
         let partly = first_unsent > 0 && up.end(first_unsent - 1, streams) > up.sent && !up.out.is_empty();
         let stuck = up.wrote.after(request) <= now;
-        let verdict = if !up.ready && still {
-            Verdict::Fail(FailReason::Silent)
-        } else if still && expired > 0 && matches!(up.kind, Kind::Bulk { .. }) {
-            // Nobody else is concerned.
-            Verdict::Fail(FailReason::Silent)
-        } else if still && silent && partly && stuck {
-            // What has been sent in part can be neither cut out nor left behind.
-            Verdict::Fail(FailReason::Silent)
-        } else if still && expired > 0 && up.progress.after(request * DRIPS) <= now && !silent {
-            Verdict::Fail(FailReason::Silent)
-        } else if still && silent && expired > 0 && up.struck.after(request) <= now {
-            Verdict::Strike
-        } else {
-            Verdict::Well
-        };
+        // On a bulk lane nobody else is concerned. What has been sent in part can be neither cut out nor
+        // left behind.
+        let alone = expired > 0 && matches!(up.kind, Kind::Bulk { .. });
+        let drips = expired > 0 && !silent && up.progress.after(request * DRIPS) <= now;
+        let hopeless = still && (!up.ready || alone || drips || (silent && partly && stuck));
+        let strikes = still && silent && expired > 0 && up.struck.after(request) <= now;
         let moves = up.wrote.max(up.progress).after(queue) > now;
         let last = queued.map_or(0, |mark| up.fifo.older(mark.pushed));
-        match verdict {
-            Verdict::Fail(reason) => return self.fail_upstream(id, reason),
-            Verdict::Strike if self.strike(id) => return,
-            Verdict::Strike | Verdict::Well => {}
+        if hopeless {
+            return self.fail_upstream(id, FailReason::Silent);
+        }
+        if strikes && self.strike(id) {
+            return;
         }
         if still && expired > 0 {
             self.expire_sent(id, expired);
@@ -212,10 +195,7 @@ impl Core {
     /// Shows how much waits for each node, and how many connections there are.
     pub(super) fn show_lanes(&self) {
         for (_, entry) in self.nodes.iter() {
-            let cells = self.shared.cells().node(&entry.node.name);
-            for gauge in [&cells.inflight, &cells.queued_bytes].into_iter().chain(&cells.connections) {
-                gauge.set(0);
-            }
+            self.shared.cells().node(&entry.node.name).rest();
         }
         for (_, up) in self.upstreams.iter() {
             let cells = &up.cells;

@@ -42,6 +42,13 @@ pub(super) enum End {
 }
 
 impl Gathering {
+    const fn command(&self) -> Command {
+        match self {
+            Self::Flush => Command::FlushAll,
+            Self::Reset | Self::Stats(_) => Command::Stats,
+        }
+    }
+
     const fn end(&self) -> End {
         match self {
             Self::Flush => End::Ok,
@@ -95,9 +102,9 @@ impl Gather {
     /// One `STAT` line of a node, with its CRLF. No node has so many that they are more than
     /// [`MAX_PART`].
     fn line(&mut self, part: usize, line: &[u8]) -> Result<(), Desync> {
+        self.bytes += line.len();
         let Some(part) = self.parts.get_mut(part) else { return Ok(()) };
         part.text.extend_from_slice(line);
-        self.bytes += line.len();
         if part.text.len() > MAX_PART { Err(Desync) } else { Ok(()) }
     }
 
@@ -212,7 +219,7 @@ impl Core {
         };
         if self.ring.is_empty() && !matches!(what, Gathering::Stats(_)) {
             let text = self.down_text(NodeId::NONE);
-            self.shared.cells().request(Command::FlushAll, Outcome::SoftError, 1);
+            self.shared.cells().request(what.command(), Outcome::SoftError, 1);
             return self.answer(id, Kind::Other, text.as_bytes(), quiet);
         }
         let mut gather = Box::new(Gather::new(what));
@@ -232,7 +239,7 @@ impl Core {
             }
         }
         let end = gather.what.end();
-        let command = if end == End::Ok { Command::FlushAll } else { Command::Stats };
+        let command = gather.what.command();
         if gather.is_complete() {
             let mut text = Vec::new();
             gather.render(&self.sidecar(), &mut text);
@@ -324,10 +331,9 @@ impl Core {
         let error = match (line, end) {
             (Line::Stat { .. }, End::Lines) => {
                 let Some((waiting, seq)) = self.clients.get_mut(client.0).zip(seq) else { return Ok(()) };
-                let before = waiting.replies.gather(seq).map_or(0, |gather| gather.bytes());
-                let result = waiting.replies.gather(seq).map_or(Ok(()), |gather| gather.line(part, raw));
-                let after = waiting.replies.gather(seq).map_or(0, |gather| gather.bytes());
-                waiting.replies.gathered(after - before);
+                let Some(gather) = waiting.replies.gather(seq) else { return Ok(()) };
+                let result = gather.line(part, raw);
+                waiting.replies.gathered(raw.len());
                 self.settle_client(client);
                 return result;
             }
@@ -336,8 +342,10 @@ impl Core {
             _ => return Err(Desync),
         };
         let (_, times) = up.fifo.pop().ok_or(Desync)?;
-        let outcome = if error.is_some() { NodeOutcome::Error } else { NodeOutcome::Ok };
-        let _ = up.answered(times, outcome, self.shared.now);
+        if !expired {
+            let outcome = if error.is_some() { NodeOutcome::Error } else { NodeOutcome::Ok };
+            let _ = up.answered(times, outcome, self.shared.now);
+        }
         if let Some(seq) = seq {
             self.finish_part(client, seq, part, error, None);
         }
@@ -362,13 +370,8 @@ impl Core {
             let mut text = shared.pool.take();
             if let Some(gather) = client.replies.gather(seq) {
                 gather.render(&sidecar, &mut text);
+                shared.cells().request(gather.what.command(), gathered(&text), 1);
             }
-            let command = if text.starts_with(b"STAT") || text.starts_with(b"END") || text.starts_with(b"RESET") {
-                Command::Stats
-            } else {
-                Command::FlushAll
-            };
-            shared.cells().request(command, gathered(&text), 1);
             client.replies.deliver(seq, &text, &mut shared.pool);
             client.replies.finish(seq, &mut shared.pool);
             shared.pool.put(text);

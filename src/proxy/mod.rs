@@ -149,8 +149,6 @@ pub struct Settings {
     pub started_at: u64,
     /// Requests that take at least so long are counted and told of; nothing for none.
     pub slow_request: Option<Duration>,
-    /// Keys appear as they are, not as their hash, in what is told.
-    pub log_keys: bool,
     /// Shown by `stats`.
     pub pid: u32,
     /// Most client connections of the process; shown by `stats`.
@@ -185,7 +183,6 @@ impl Default for Settings {
             on_node_down: OnNodeDown::Miss,
             started_at: 0,
             slow_request: Some(Duration::from_millis(100)),
-            log_keys: false,
             pid: 1,
             max_connections: 4096,
             cpu_time: || (Duration::ZERO, Duration::ZERO),

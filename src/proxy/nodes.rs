@@ -222,7 +222,7 @@ impl Core {
         let Some(entry) = self.nodes.get(id.0).filter(|entry| entry.departed) else { return };
         let awaited = || self.clients.iter().any(|(_, client)| client.bulk_reads.iter().any(|read| read.node() == id));
         if entry.bulk.is_unused() && !self.upstreams.iter().any(|(_, up)| up.node == id) && !awaited() {
-            self.shared.cells().forget_node(&entry.node.name);
+            self.shared.cells().node_left(&entry.node.name);
             self.nodes.remove(id.0);
         }
     }

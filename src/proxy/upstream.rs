@@ -178,10 +178,10 @@ impl Core {
     /// A value of `len` bytes begins: those for whom there is no room get a miss, or an error where
     /// errors are asked for.
     fn admit_value(&mut self, id: UpstreamId, len: u64) {
+        // A lane that waits for its only reader never brings more than a little.
+        let waits = self.sole_reader(id).is_some();
         let Self { upstreams, clients, shared, .. } = self;
         let Some(up) = upstreams.get_mut(id.0) else { return };
-        // A lane that waits for its only reader never brings more than a little.
-        let waits = matches!(up.kind, Kind::Bulk { .. });
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let (Some(Entry::Group(group)), Some(body)) = (up.fifo.front_mut(), up.body.as_mut()) else { return };
         let mut askers = std::mem::take(&mut shared.askers);
