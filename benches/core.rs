@@ -18,9 +18,11 @@ use std::cell::RefCell;
 use std::hint::black_box;
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use slipring::metrics::Cells;
+use slipring::metrics::{Cells, DURATIONS, Exposition, Kind, Outcome, SIZES, Sources};
+use slipring::protocol::command::Command;
 use slipring::protocol::reply::{self, Line};
 use slipring::protocol::request::{self, Request};
 use slipring::proxy::{ClientId, Core, Effect, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
@@ -304,5 +306,68 @@ fn change(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, parse, route, round_trip, change);
+/// What a get of one key costs to be counted, and what those who look cost.
+fn observe(c: &mut Criterion) {
+    let mut group = c.benchmark_group("observe");
+    let topology = topology(20);
+    let cells = Arc::new(Cells::new(4));
+    for (worker, node) in (0..4).flat_map(|worker| topology.nodes().iter().map(move |node| (worker, node))) {
+        cells.worker(worker).node(&node.name).duration.record(100, &DURATIONS);
+    }
+    let worker = cells.worker(0);
+    let node = worker.node(&topology.nodes()[0].name);
+    let mut micros = 0;
+    group.bench_function("counting of one get", |b| {
+        b.iter(|| {
+            // Not always the same bucket.
+            micros = (micros + 37) % 1000;
+            let took = black_box(micros);
+            worker.command(Command::Get);
+            worker.multigets.record(1, &SIZES);
+            worker.queued.record(took / 4, &DURATIONS);
+            node.hits.add(1);
+            node.requests[0].add(1);
+            node.duration.record(took, &DURATIONS);
+            worker.request(Command::Get, Outcome::Hit, 1);
+            worker.took(Kind::Get, Duration::from_micros(took));
+        });
+    });
+    assert!(cells.requests(|_, outcome| outcome == Outcome::Hit) > 0);
+    let mut hash = 1_u64;
+    group.bench_function("sample of a key, all different", |b| {
+        b.iter(|| {
+            hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
+            worker.sampled(black_box(hash), None, NOW);
+        });
+    });
+    group.bench_function("hot keys", |b| b.iter(|| cells.hot_keys(NOW, |_| String::new()).sampled));
+    let sources = {
+        let topology = Arc::clone(&topology);
+        move || Sources {
+            max_connections: 4096,
+            buffer_limit: 64 << 20,
+            nodes: topology.nodes().iter().map(|node| (node.name.to_string(), 0.05)).collect(),
+            fingerprint: topology.name(),
+            version: 1,
+            placement: "ring",
+            changes: vec![("added", 1)],
+            changed_at: 0,
+            moved: 0.0,
+            source: "list",
+            polls: vec![("unchanged", 1)],
+            succeeded_at: 1,
+            pending: 0,
+        }
+    };
+    let exposition = Exposition::new(cells, sources).unwrap();
+    group.bench_function("scrape of 20 nodes and 4 workers", |b| {
+        b.iter(|| {
+            let text = exposition.text().unwrap();
+            assert!(text.len() > 20 << 10);
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, parse, route, round_trip, change, observe);
 criterion_main!(benches);

@@ -1,4 +1,5 @@
-//! The admin endpoint: `/healthz`, `/readyz`, `/ring` and, for people, the page at `/`, over HTTP/1.
+//! The admin endpoint over HTTP/1: health, metrics, the ring, the configuration, the hot keys and, for people, the page
+//! at `/`.
 //!
 //! It shares the pod with what must not be disturbed, and its port is open to the cluster: few
 //! connections, one request each, small buffers, and a clock on everything a client may delay.
@@ -22,6 +23,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::follow::Turn;
+use crate::metrics::hot::HotKeys;
+use crate::protocol::is_key;
+use crate::worker::pulse::Pulse;
 
 /// Most connections at once; a further one is closed unanswered. Probes and one or two scrapers
 /// need a handful.
@@ -40,6 +44,8 @@ const MAX_HEAD: usize = 8 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
+const NO_KEY: &str = "a key has 1 to 250 bytes and no space, line end or NUL\n";
+
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// Prometheus' text format.
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -55,14 +61,25 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
+/// Finds where a key lives.
+pub type PlaceOf = Box<dyn Fn(&[u8]) -> Option<Place> + Send + Sync>;
+
 /// What the pages are made from.
 pub struct AdminState {
     /// `/readyz`: whether clients may come. Once set it stays.
     pub ready: Arc<AtomicBool>,
     /// Cancelled when the end has begun: not ready any more.
     pub draining: CancellationToken,
+    /// `/healthz`: whether the workers turn.
+    pub pulse: Pulse,
+    /// `/config`: JSON.
+    pub config: String,
     /// `/ring`: asked once per request, on the control thread; must not block.
     pub ring: Box<dyn Fn() -> RingReport + Send + Sync>,
+    /// `/ring?key=`: likewise. Nothing before the first ring is known.
+    pub place: PlaceOf,
+    /// `/hotkeys`: likewise.
+    pub hot_keys: Box<dyn Fn() -> HotKeys + Send + Sync>,
     /// `/metrics`: likewise. An error is one line.
     pub metrics: Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>,
 }
@@ -104,8 +121,27 @@ pub struct RingNode {
     pub weight: u32,
     /// Share of the key space, 0 to 1.
     pub share: f64,
-    /// `up`, `down` or `connecting`.
+    /// `up`, `connecting`, `probing` or `down`.
     pub state: &'static str,
+    /// Since when, in seconds of Unix time.
+    pub since: u64,
+}
+
+/// Where a key lives.
+#[derive(Clone, Debug, Serialize)]
+pub struct Place {
+    /// The key; bytes that are no text are escaped.
+    pub key: String,
+    /// What stands for it in logs and among the hot keys.
+    pub hash: String,
+    /// The node's name.
+    pub node: String,
+    /// Where the node is connected to.
+    pub address: String,
+    /// As in [`RingNode`].
+    pub state: &'static str,
+    /// As in [`RingReport`].
+    pub fingerprint: String,
 }
 
 /// Answers until `stop` is cancelled, then closes the listener and all connections.
@@ -142,10 +178,8 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: Cancella
 }
 
 async fn connection(socket: TcpStream, state: Arc<AdminState>) {
-    let service = service_fn(|request| {
-        let reply = reply(&request, &state);
-        async move { Ok::<_, std::convert::Infallible>(reply) }
-    });
+    let service =
+        service_fn(|request| async { Ok::<_, std::convert::Infallible>(reply(request, Arc::clone(&state)).await) });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -160,7 +194,7 @@ async fn connection(socket: TcpStream, state: Arc<AdminState>) {
     }
 }
 
-fn reply(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Bytes>> {
+async fn reply(request: Request<Incoming>, state: Arc<AdminState>) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut reply = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n");
         reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -176,19 +210,43 @@ fn reply(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Bytes
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             reply
         }
-        "/healthz" => page(StatusCode::OK, TEXT, "ok\n"),
+        // At the end the workers go one by one.
+        "/healthz" if state.draining.is_cancelled() => page(StatusCode::OK, TEXT, "ok\n"),
+        "/healthz" => match state.pulse.feel().await {
+            Ok(()) => page(StatusCode::OK, TEXT, "ok\n"),
+            Err(stuck) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("workers do not answer: {stuck:?}\n")),
+        },
         "/readyz" if state.draining.is_cancelled() => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
         "/readyz" if state.ready.load(Ordering::Acquire) => page(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
-        "/ring" => match serde_json::to_vec(&(state.ring)()) {
-            Ok(json) => page(StatusCode::OK, JSON, json),
-            Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
+        "/ring" => match wanted_key(request.uri().query().unwrap_or_default()) {
+            None => json(&(state.ring)()),
+            Some(key) if !is_key(&key) => page(StatusCode::BAD_REQUEST, TEXT, NO_KEY),
+            Some(key) => match (state.place)(&key) {
+                Some(place) => json(&place),
+                None => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no ring is known yet\n"),
+            },
         },
+        "/hotkeys" => json(&(state.hot_keys)()),
+        "/config" => page(StatusCode::OK, JSON, state.config.clone()),
         "/metrics" => match (state.metrics)() {
             Ok(text) => page(StatusCode::OK, METRICS, text),
             Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error),
         },
         _ => page(StatusCode::NOT_FOUND, TEXT, "not found\n"),
+    }
+}
+
+/// The `key` of a query; bytes may be percent-encoded.
+fn wanted_key(query: &str) -> Option<Vec<u8>> {
+    let pair = query.split('&').find_map(|pair| pair.strip_prefix("key=").or((pair == "key").then_some("")))?;
+    Some(percent_encoding::percent_decode_str(pair).collect())
+}
+
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec(value) {
+        Ok(json) => page(StatusCode::OK, JSON, json),
+        Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
     }
 }
 
@@ -214,11 +272,14 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::worker::pulse::Beat;
 
     struct Admin {
         addr: SocketAddr,
         ready: Arc<AtomicBool>,
         stop: CancellationToken,
+        /// The second worker's side.
+        second: Option<Beat>,
     }
 
     async fn admin() -> Admin {
@@ -226,6 +287,10 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let ready = Arc::new(AtomicBool::new(false));
         let stop = CancellationToken::new();
+        let (pulse, beats) = Pulse::new(2);
+        let mut beats = beats.into_iter();
+        tokio::spawn(beats.next().unwrap().answer());
+        let second = beats.next().unwrap();
         let state = Arc::new(AdminState {
             ready: Arc::clone(&ready),
             draining: CancellationToken::new(),
@@ -245,12 +310,26 @@ mod tests {
                     weight: 2,
                     share: 0.25,
                     state: "up",
+                    since: 1_700_000_001,
                 }],
             }),
+            pulse,
+            config: "{}".into(),
+            place: Box::new(|key| {
+                (key != b"early").then(|| Place {
+                    key: String::from_utf8_lossy(key).into_owned(),
+                    hash: "#1".into(),
+                    node: "a:1".into(),
+                    address: "10.0.0.2:1".into(),
+                    state: "up",
+                    fingerprint: "0000001f".into(),
+                })
+            }),
+            hot_keys: Box::new(HotKeys::default),
             metrics: Box::new(|| Ok(b"# HELP a b\n".to_vec())),
         });
         tokio::spawn(serve(listener, state, stop.clone()));
-        Admin { addr, ready, stop }
+        Admin { addr, ready, stop, second: Some(second) }
     }
 
     async fn ask(addr: SocketAddr, request: &str) -> String {
@@ -273,7 +352,6 @@ mod tests {
     async fn the_pages_say_what_they_should() {
         let admin = admin().await;
         let pair = |status: &str, body: &str| (status.to_owned(), body.to_owned());
-        assert_eq!(get(admin.addr, "/healthz").await, pair("200", "ok\n"));
         assert_eq!(get(admin.addr, "/readyz").await, pair("503", "not ready\n"));
         admin.ready.store(true, Ordering::Release);
         assert_eq!(get(admin.addr, "/readyz?x=1").await, pair("200", "ok\n"));
@@ -283,12 +361,48 @@ mod tests {
                 "200",
                 "{\"status\":\"healthy\",\"since\":1700000000,\"fingerprint\":\"0000001f\",\"version\":3,\"source\":\"list\",\"nodes\":[{\"name\":\
                  \"we\\\"ird\\\\\\n:1\",\"address\":\"10.0.0.2:11211\",\"weight\":2,\"share\":0.25,\
-                 \"state\":\"up\"}],\"pending\":[\"a is missing\"],\"changes\":[],\"arcs\":[0,0]}"
+                 \"state\":\"up\",\"since\":1700000001}],\"pending\":[\"a is missing\"],\"changes\":[],\"arcs\":[0,0]}"
             )
+        );
+        assert_eq!(get(admin.addr, "/config").await, pair("200", "{}"));
+        assert_eq!(
+            get(admin.addr, "/hotkeys").await,
+            pair("200", r#"{"enabled":false,"sampled":0,"every":0,"seconds":0.0,"keys":[]}"#)
         );
         for path in ["/nonsense", "/healthz/", "//ring", "/page.html"] {
             assert_eq!(get(admin.addr, path).await.0, "404", "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_key_is_asked_for_as_it_is_or_encoded() {
+        let admin = admin().await;
+        let place = |key: &str| {
+            let rest = r##""hash":"#1","node":"a:1","address":"10.0.0.2:1","state":"up","fingerprint":"0000001f""##;
+            ("200".to_owned(), format!("{{\"key\":\"{key}\",{rest}}}"))
+        };
+        for (query, key) in [("key=user:1", "user:1"), ("a=b&key=a%2Bb%26c", "a+b&c"), ("key=a+b=c", "a+b=c")] {
+            assert_eq!(get(admin.addr, &format!("/ring?{query}")).await, place(key), "{query}");
+        }
+        let long = format!("key={}", "k".repeat(251));
+        for query in ["key=", "key", "key=a%20b", "key=a%0Ab", "key=%00", &long] {
+            let reply = get(admin.addr, &format!("/ring?{query}")).await;
+            assert_eq!(reply, ("400".to_owned(), NO_KEY.to_owned()), "{query}");
+        }
+        assert_eq!(get(admin.addr, "/ring?key=early").await.0, "503");
+        assert!(get(admin.addr, "/ring?monkey=1").await.1.contains("version"), "the ring as a whole");
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_does_not_turn_is_found() {
+        let mut admin = admin().await;
+        let second = admin.second.take().unwrap();
+        assert_eq!(get(admin.addr, "/healthz").await, ("503".to_owned(), "workers do not answer: [1]\n".to_owned()));
+        let second = tokio::spawn(second.answer());
+        let both = tokio::join!(get(admin.addr, "/healthz"), get(admin.addr, "/healthz?x"));
+        assert_eq!((both.0.0, both.1.1), ("200".to_owned(), "ok\n".to_owned()));
+        second.abort();
+        assert_eq!(get(admin.addr, "/healthz").await.0, "503", "it has ended");
     }
 
     #[tokio::test]
@@ -340,7 +454,7 @@ mod tests {
             let reply = ask(admin.addr, request).await;
             assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 4"), "{reply}");
         }
-        assert_eq!(get(admin.addr, "/healthz").await.0, "200");
+        assert_eq!(get(admin.addr, "/readyz").await.0, "503");
     }
 
     #[tokio::test]
@@ -364,7 +478,7 @@ mod tests {
         for socket in &mut silent {
             let _ = socket.read_to_end(&mut reply).await;
         }
-        assert_eq!(get(admin.addr, "/healthz").await.0, "200");
+        assert_eq!(get(admin.addr, "/ring").await.0, "200");
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
 };
+use serde::Serialize;
 use tracing_subscriber::filter::Targets;
 
 use crate::discovery::{self, Source, parse_nodes, parse_server};
@@ -72,6 +73,10 @@ pub struct Config {
     pub buffer_limit: usize,
     /// Requests to nodes that take at least so long are told of, up to 60 min; 0 for none.
     pub slow_request: Duration,
+    /// Whether it is counted which keys are asked for most.
+    pub hot_keys: bool,
+    /// Whether keys are shown as they are, not by their hash.
+    pub log_keys: bool,
     /// How the source of nodes is asked and believed; the defaults for `dev`.
     pub discovery: discovery::Options,
     /// Longest wait for the first ring before readiness is reported without one, up to 60 min.
@@ -84,8 +89,33 @@ pub struct Config {
     pub max_connections: usize,
     /// What is logged, levels by module as `tracing_subscriber::filter::Targets` reads them; parses.
     pub log_filter: String,
+    /// How it is written.
+    pub log_format: LogFormat,
+    /// Every option of the command as it was given, for `/config`.
+    pub given: Vec<Given>,
     /// What was ignored, one line each, to be logged once.
     pub warnings: Vec<String>,
+}
+
+/// An option and where its value comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Given {
+    /// The flag, without dashes.
+    pub option: String,
+    /// As it was written; absent when the option has no default and was not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// `flag`, `default`, or the variable's name.
+    pub from: String,
+}
+
+/// How lines are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs: an object a line.
+    Json,
 }
 
 /// What to run.
@@ -210,7 +240,8 @@ fn parse_within(
     let cli = Cli::from_arg_matches(&matches).map_err(|error| Exit::from_clap(&error, &from_env))?;
 
     let rust_log = env("RUST_LOG");
-    match cli.command {
+    let given = given(&declared, &matches, &from_env);
+    let config = match cli.command {
         CliCommand::Serve(serve) => {
             let command = Command::Serve { source: node_source(&serve, &from_env)? };
             let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
@@ -241,7 +272,8 @@ fn parse_within(
             let command = Command::Dev { nodes: dev.nodes.into(), node_memory: dev.node_memory };
             Config::new(command, &dev.common, rust_log, limits, warnings, &from_env)
         }
-    }
+    };
+    config.map(|config| Config { given, ..config })
 }
 
 /// Every option as a Markdown table: flag, variable, default, meaning. README holds it, a test compares them.
@@ -301,6 +333,8 @@ impl Config {
             request_timeout: common.request_timeout,
             queue_timeout: common.queue_timeout,
             slow_request: common.slow_request,
+            hot_keys: common.hot_keys,
+            log_keys: common.log_keys,
             buffer_limit: common.buffer_limit.0.map_or_else(|| automatic_buffers(limits.memory), bytes),
             discovery: discovery::Options::default(),
             ready_timeout: Duration::ZERO,
@@ -308,8 +342,23 @@ impl Config {
             drain_timeout_on_exit: common.drain_timeout_on_exit,
             max_connections: usize::try_from(common.max_connections).unwrap_or(usize::MAX),
             log_filter: rust_log.unwrap_or_else(|| common.log_level.as_str().to_owned()),
+            log_format: common.log_format,
+            given: Vec::new(),
             warnings,
         })
+    }
+
+    /// `/config`: every option as it was given, and what became of those that say `auto`.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "options": self.given,
+            "workers": self.workers,
+            "buffer_limit_bytes": self.buffer_limit,
+            "log_filter": self.log_filter,
+        })
+        .to_string()
     }
 
     fn with_discovery(self, serve: ServeArgs) -> Self {
@@ -406,6 +455,24 @@ fn unset_options(declared: &clap::Command, matches: &ArgMatches) -> Vec<(String,
         .filter(|(arg, ..)| matches.value_source(arg.get_id().as_str()) != Some(ValueSource::CommandLine))
         .map(|(_, long, env)| (long.to_owned(), env.to_string_lossy().into_owned()))
         .collect()
+}
+
+/// Every option of the chosen command, as it is in force.
+fn given(declared: &clap::Command, matches: &ArgMatches, from_env: &FromEnvironment) -> Vec<Given> {
+    let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
+    let command = declared.find_subcommand(name);
+    let options = command.into_iter().flat_map(clap::Command::get_arguments).filter(|arg| arg.get_env().is_some());
+    let given = |arg: &clap::Arg| {
+        let option = arg.get_long()?.to_owned();
+        let written = matches.get_raw(arg.get_id().as_str());
+        let value =
+            written.map(|values| values.collect::<Vec<_>>().join(OsStr::new(",")).to_string_lossy().into_owned());
+        let variable = from_env.iter().find(|(long, _)| *long == option).map(|(_, variable)| variable.clone());
+        let is_flag = matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+        let from = variable.unwrap_or_else(|| if is_flag { "flag" } else { "default" }.to_owned());
+        Some(Given { option, value, from })
+    };
+    options.filter_map(given).collect()
 }
 
 /// Whether a flag of `serve` names a source: it silences those from the environment.

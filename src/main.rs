@@ -10,10 +10,10 @@ use std::{
 
 use slipring::{
     commands::{self, check},
-    config::{self, Config, Exit, Stream},
+    config::{self, Config, Exit, LogFormat, Stream},
     server,
 };
-use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 fn main() -> ExitCode {
     // What is not UTF-8 becomes a value that is refused, rather than one that is not there.
@@ -43,7 +43,11 @@ fn start_logging(config: &Config) {
     // The filter was checked with the configuration. Levels by module need no regular expressions,
     // which are a fifth of a megabyte of an idle sidecar.
     let levels: Targets = config.log_filter.parse().unwrap_or_default();
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = match config.log_format {
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
     tracing_subscriber::registry().with(lines).with(levels).init();
     for warning in &config.warnings {
         tracing::warn!("{warning}");

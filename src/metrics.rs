@@ -4,6 +4,7 @@
 //! and store; readers sum the blocks. Counters never go backwards while the process lives.
 
 mod collector;
+pub mod hot;
 mod table;
 
 use std::collections::HashMap;
@@ -14,6 +15,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::protocol::command::Command;
+use crate::proxy::Tick;
+use hot::{HotKeys, Sketch};
 
 pub use collector::{Exposition, Sources};
 pub use table::metric_table;
@@ -467,6 +470,8 @@ pub struct WorkerCells {
     pub slow_requests: Counter,
     /// Bytes that wait in this worker; a gauge.
     pub buffered: Counter,
+    /// The keys asked for most. Locked for a sample, and to report.
+    hot: Mutex<Sketch>,
     /// What is counted by node. Locked when a node comes or goes, and to report.
     nodes: Mutex<HashMap<Arc<str>, Arc<NodeCells>>>,
 }
@@ -474,6 +479,14 @@ pub struct WorkerCells {
 impl WorkerCells {
     fn nodes(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<NodeCells>>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one key in [`hot::EVERY`]; `key` only where keys may be told. One that comes while the keys are reported
+    /// is left out: the worker waits for nobody.
+    pub fn sampled(&self, hash: u64, key: Option<&[u8]>, now: Tick) {
+        if let Ok(mut sketch) = self.hot.try_lock() {
+            sketch.add(hash, key, now);
+        }
     }
 
     /// Counts a command that was sent.
@@ -627,6 +640,13 @@ impl Cells {
     pub fn node_sum(&self, counter: impl Fn(&NodeCells) -> &Counter) -> u64 {
         let of = |cells: &WorkerCells| cells.nodes().values().map(|node| counter(node).get()).sum::<u64>();
         self.workers.iter().map(of).sum()
+    }
+
+    /// The keys asked for most, all workers together; `owner` is the node of a hash.
+    pub fn hot_keys<'a>(&'a self, now: Tick, owner: impl Fn(u64) -> String) -> HotKeys {
+        let locked = |cells: &'a WorkerCells| cells.hot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sketches: Vec<_> = self.workers.iter().map(locked).collect();
+        hot::report(sketches.iter_mut().map(|sketch| &mut **sketch), now, owner)
     }
 
     /// The worst state any worker sees a node in.

@@ -4,10 +4,11 @@
 //! clear line and nothing was started, and nothing slow keeps a client or a probe from connecting; then the admin
 //! endpoint, which answers whatever the nodes do, the ring, the workers, the acceptors.
 
+use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
@@ -17,18 +18,19 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, AdminState, RingNode, RingReport};
+use crate::admin::{self, AdminState, Place, RingNode, RingReport};
 use crate::config::{Command, Config, ListenAddress};
 use crate::descriptors;
 use crate::discovery::follow::{self, History};
 use crate::discovery::{self, Source, Triggers, View};
 use crate::embedded::EmbeddedNode;
 use crate::listener::{self, Acceptor, BindError, Listener};
+use crate::metrics::hot::{self, HotKeys};
 use crate::metrics::{Cells, Exposition, NodeState, Sources};
-use crate::proxy::Settings;
+use crate::proxy::{Settings, Tick};
 use crate::routing::{Node, NodeIndex, Published, Topology, TopologyError};
 use crate::shutdown::{self, Drained, Order, Signals};
-use crate::worker;
+use crate::worker::{self, pulse::Pulse};
 
 /// Largest item of an embedded node, in bytes: memcached's default (`-I 1m`).
 const EMBEDDED_ITEM: usize = 1 << 20;
@@ -99,17 +101,31 @@ async fn serve(
     let ready = Arc::new(AtomicBool::new(false));
     let history = Arc::new(History::default());
     let admin_address = bound.admin.as_ref().and_then(|listener| listener.local_addr().ok());
+    let condition = Condition {
+        ring: Arc::clone(&ring),
+        views: views.clone(),
+        cells: Arc::clone(&cells),
+        history: Arc::clone(&history),
+        limits: (config.max_connections, config.buffer_limit),
+        hot_keys: config.hot_keys,
+        started,
+        now: Mutex::new(Now { status: (UNHEALTHY, unix_seconds()), nodes: HashMap::new() }),
+    };
+    let condition = Arc::new(condition);
+    tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&condition).keep()));
+    let (pulse, beats) = Pulse::new(config.workers);
     if let Some(listener) = bound.admin {
-        let condition =
-            Condition::new(Arc::clone(&ring), views.clone(), Arc::clone(&cells), Arc::clone(&history), &config);
-        let condition = Arc::new(condition);
-        tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&condition).keep()));
-        let sources = Arc::clone(&condition);
+        let of = |condition: &Arc<Condition>| Arc::clone(condition);
+        let (sources, report, hot_keys, place) = (of(&condition), of(&condition), of(&condition), condition);
         let exposition = Exposition::new(Arc::clone(&cells), move || sources.sources()).map_err(io::Error::other)?;
         let state = AdminState {
             ready: Arc::clone(&ready),
             draining: draining.clone(),
-            ring: Box::new(move || condition.report()),
+            pulse,
+            config: config.to_json(),
+            ring: Box::new(move || report.report()),
+            place: Box::new(move |key| place.place(key)),
+            hot_keys: Box::new(move || hot_keys.hot_keys()),
             metrics: Box::new(move || exposition.text().map_err(|error| error.to_string())),
         };
         tasks.spawn(admin::serve(TcpListener::from_std(listener)?, Arc::new(state), stop.clone()));
@@ -127,8 +143,11 @@ async fn serve(
         connect_timeout: config.connect_timeout,
         started,
     };
-    let workers =
-        (0..config.workers).map(|index| worker::spawn(index, parts.clone())).collect::<io::Result<Vec<_>>>()?;
+    let workers = beats
+        .into_iter()
+        .zip(0..)
+        .map(|(beat, index)| worker::spawn(index, parts.clone(), beat))
+        .collect::<io::Result<Vec<_>>>()?;
     let (senders, ended): (Vec<_>, Vec<_>) = workers.into_iter().map(|worker| (worker.sender, worker.ended)).unzip();
     let nodes = ring.load().nodes().len();
     let room = room_for_clients(&config, bound.files, nodes);
@@ -219,6 +238,8 @@ fn settings(config: &Config) -> Settings {
     Settings {
         max_value: config.max_value,
         bulk_above: config.bulk_above,
+        hot_keys: config.hot_keys,
+        log_keys: config.log_keys,
         slow_request: (!config.slow_request.is_zero()).then_some(config.slow_request),
         lanes: config.connections_per_node,
         drain_timeout: config.drain_timeout,
@@ -267,22 +288,22 @@ struct Condition {
     history: Arc<History>,
     /// `--max-connections` and `--buffer-limit`.
     limits: (usize, usize),
-    /// The word, and since when in seconds of Unix time.
-    now: Mutex<(&'static str, u64)>,
+    hot_keys: bool,
+    /// The zero of the workers' time.
+    started: Instant,
+    now: Mutex<Now>,
+}
+
+/// What was seen when last looked, each since when in seconds of Unix time.
+#[derive(Debug)]
+struct Now {
+    /// One word for the whole.
+    status: (&'static str, u64),
+    /// The nodes of the ring, by name.
+    nodes: HashMap<Arc<str>, (NodeState, u64)>,
 }
 
 impl Condition {
-    fn new(
-        ring: Arc<Published>,
-        views: watch::Receiver<Arc<View>>,
-        cells: Arc<Cells>,
-        history: Arc<History>,
-        config: &Config,
-    ) -> Self {
-        let limits = (config.max_connections, config.buffer_limit);
-        Self { ring, views, cells, history, limits, now: Mutex::new((UNHEALTHY, unix_seconds())) }
-    }
-
     /// What a scrape shows besides the workers' cells.
     fn sources(&self) -> Sources {
         let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
@@ -298,7 +319,7 @@ impl Condition {
             fingerprint: topology.name(),
             version: topology.version(),
             placement: "ring",
-            changes: topology.version().saturating_sub(1),
+            changes: self.history.counts().to_vec(),
             changed_at: last.as_ref().map_or(0, |turn| turn.at),
             moved: last.map_or(0.0, |turn| turn.moved),
             source: source.kind,
@@ -317,7 +338,7 @@ impl Condition {
     async fn keep(self: Arc<Self>) {
         let mut views = self.views.clone();
         loop {
-            self.look();
+            drop(self.look());
             tokio::select! {
                 changed = views.changed() => if changed.is_err() { return },
                 () = self.cells.node_changed.notified() => {}
@@ -325,30 +346,45 @@ impl Condition {
         }
     }
 
-    fn look(&self) -> (&'static str, u64) {
+    /// Looks at the nodes, tells of each that has changed, and returns what is seen.
+    fn look(&self) -> MutexGuard<'_, Now> {
         let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
-        let word = status(&topology, &self.cells, &view);
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.0 != word {
-            *now = (word, unix_seconds());
+        let before = std::mem::take(&mut now.nodes);
+        for node in topology.nodes() {
+            let state = self.cells.node_state(&node.name);
+            let (was, since) = before.get(&node.name).copied().unwrap_or((NodeState::default(), unix_seconds()));
+            if state != was {
+                tell(&node.name, state);
+            }
+            let since = if state == was { since } else { unix_seconds() };
+            now.nodes.insert(Arc::clone(&node.name), (state, since));
         }
-        *now
+        let word = status(&now.nodes, &view);
+        if now.status.0 != word {
+            now.status = (word, unix_seconds());
+        }
+        now
     }
 
     fn report(&self) -> RingReport {
-        let (status, since) = self.look();
+        let seen = self.look();
         let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
-        let nodes = topology.nodes().iter().zip(0..).map(|(node, index)| RingNode {
-            name: node.name.to_string(),
-            address: node.address(),
-            weight: node.weight,
-            share: topology.share(NodeIndex(index)),
-            state: self.cells.node_state(&node.name).word(),
+        let nodes = topology.nodes().iter().zip(0..).map(|(node, index)| {
+            let (state, since) = seen.nodes.get(&node.name).copied().unwrap_or_default();
+            RingNode {
+                name: node.name.to_string(),
+                address: node.address(),
+                weight: node.weight,
+                share: topology.share(NodeIndex(index)),
+                state: state.word(),
+                since,
+            }
         });
         let now = tokio::time::Instant::now();
         RingReport {
-            status,
-            since,
+            status: seen.status.0,
+            since: seen.status.1,
             fingerprint: topology.name(),
             version: topology.version(),
             source: view.source.source.clone(),
@@ -358,6 +394,41 @@ impl Condition {
             changes: self.history.list(),
             arcs: arcs(&topology),
         }
+    }
+
+    /// Where a key lives; nothing before the first ring is known.
+    fn place(&self, key: &[u8]) -> Option<Place> {
+        let topology = self.ring.load();
+        let hash = Topology::hash(key);
+        let node = topology.nodes().get(usize::from(topology.route_hash(hash).0))?;
+        Some(Place {
+            key: hot::name(hash, Some(key)),
+            hash: hot::name(hash, None),
+            node: node.name.to_string(),
+            address: node.address(),
+            state: self.cells.node_state(&node.name).word(),
+            fingerprint: topology.name(),
+        })
+    }
+
+    fn hot_keys(&self) -> HotKeys {
+        if !self.hot_keys {
+            return HotKeys::default();
+        }
+        let topology = self.ring.load();
+        let owner = |hash| topology.nodes().get(usize::from(topology.route_hash(hash).0));
+        let name = |hash| owner(hash).map(|node| node.name.to_string()).unwrap_or_default();
+        self.cells.hot_keys(Tick::default().after(self.started.elapsed()), name)
+    }
+}
+
+/// The one line about a node that has changed.
+fn tell(node: &str, state: NodeState) {
+    match state {
+        NodeState::Up => tracing::info!(node, "node is up"),
+        NodeState::Connecting => tracing::info!(node, "connecting to node again"),
+        NodeState::Probing => tracing::debug!(node, "node answers a probe"),
+        NodeState::Down => tracing::warn!(node, "node is down"),
     }
 }
 
@@ -376,9 +447,8 @@ const UNHEALTHY: &str = "unhealthy";
 
 /// One word for the whole: `unhealthy` when no key can be had, `degraded` when some cannot or the
 /// source of nodes does not answer.
-fn status(topology: &Topology, cells: &Cells, view: &View) -> &'static str {
-    let nodes = topology.nodes();
-    let down = nodes.iter().filter(|node| cells.node_state(&node.name) >= NodeState::Probing).count();
+fn status(nodes: &HashMap<Arc<str>, (NodeState, u64)>, view: &View) -> &'static str {
+    let down = nodes.values().filter(|(state, _)| *state >= NodeState::Probing).count();
     if down == nodes.len() {
         UNHEALTHY
     } else if down > 0 || view.source.last_error.is_some() || !view.pending.is_empty() {

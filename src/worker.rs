@@ -8,6 +8,7 @@
 //! The core is borrowed at the top of a step and never across an await; its effects are carried out
 //! after the borrow ends.
 
+pub mod pulse;
 mod stream;
 
 use std::cell::{Cell, RefCell};
@@ -30,6 +31,7 @@ use crate::listener::Accepted;
 use crate::metrics::Cells;
 use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
 use crate::routing::{Node, Published};
+use pulse::Beat;
 use stream::{ReadHalf, WriteHalf};
 
 /// One read takes at most this many bytes; the buffer stays in the L2 cache.
@@ -80,7 +82,7 @@ pub struct Worker {
 ///
 /// # Errors
 /// When the thread or its runtime cannot be made.
-pub fn spawn(index: usize, parts: Parts) -> io::Result<Worker> {
+pub fn spawn(index: usize, parts: Parts, beat: Beat) -> io::Result<Worker> {
     let (sender, receiver) = mpsc::channel(HANDOVER);
     let (end, ended) = oneshot::channel();
     let runtime = move || {
@@ -92,7 +94,7 @@ pub fn spawn(index: usize, parts: Parts) -> io::Result<Worker> {
     };
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || match runtime() {
         Ok(runtime) => {
-            runtime.block_on(run(index, parts, receiver));
+            runtime.block_on(run(index, parts, receiver, beat));
             drop(end);
             // The resolution of a name may last; nobody waits for it any more.
             runtime.shutdown_background();
@@ -102,7 +104,7 @@ pub fn spawn(index: usize, parts: Parts) -> io::Result<Worker> {
     Ok(Worker { sender, ended })
 }
 
-async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>) {
+async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>, beat: Beat) {
     // First subscribed, then read: a change in between is seen twice, never missed.
     let changes = parts.ring.subscribe();
     let core = Core::new(parts.ring.load(), parts.settings, Arc::clone(&parts.cells), index);
@@ -121,6 +123,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>)
     spawn_local(poll_fn(move |cx| flusher.poll_flush(cx)));
     rim.apply();
     spawn_local(Rc::clone(&rim).follow(changes));
+    spawn_local(beat.answer());
     while let Some(accepted) = receiver.recv().await {
         match stream::register(accepted) {
             Ok((read, write)) => {

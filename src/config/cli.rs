@@ -6,7 +6,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, builder::Resettable};
 
-use super::{ListenAddress, OnNodeDown};
+use super::{ListenAddress, LogFormat, OnNodeDown};
 
 /// A memcached sidecar proxy: one local port, a hash ring of nodes behind it.
 #[derive(Debug, Parser)]
@@ -204,6 +204,14 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_SLOW_REQUEST", value_name = "DURATION", default_value = "100ms", value_parser = parse_patience)]
     pub(super) slow_request: Duration,
 
+    /// Count which keys are asked for most, from a sample: `/hotkeys` and the page show them; `on` or `off`
+    #[arg(long, env = "SLIPRING_HOT_KEYS", value_name = "on|off", default_value = "on", value_parser = parse_switch, action = clap::ArgAction::Set)]
+    pub(super) hot_keys: bool,
+
+    /// Show keys as they are in logs and among the hot keys, where else they are a hash of 16 digits
+    #[arg(long, env = "SLIPRING_LOG_KEYS", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
+    pub(super) log_keys: bool,
+
     /// What is logged: `off`, `error`, `warn`, `info`, `debug` or `trace`; `RUST_LOG`, if set, wins
     #[arg(
         long,
@@ -214,6 +222,17 @@ pub(super) struct CommonArgs {
         hide_possible_values = true
     )]
     pub(super) log_level: LogLevel,
+
+    /// How: `text`, or `json`, one object a line
+    #[arg(
+        long,
+        env = "SLIPRING_LOG_FORMAT",
+        value_name = "text|json",
+        default_value = "text",
+        value_enum,
+        hide_possible_values = true
+    )]
+    pub(super) log_format: LogFormat,
 }
 
 /// The variable that Kubernetes also sets, to something else.

@@ -62,12 +62,17 @@ fn defaults() {
         drain_timeout: Duration::from_secs(5),
         drain_timeout_on_exit: Duration::from_secs(25),
         max_connections: 4096,
+        hot_keys: true,
+        log_keys: false,
         log_filter: "info".to_owned(),
+        log_format: LogFormat::Text,
+        given: config.given.clone(),
         warnings: Vec::new(),
     };
     assert_eq!(config, expected);
     assert_eq!(parsed("--nodes a", &[]), expected, "no command is serve");
-    assert_eq!(parsed("", &[("MEMCACHED_NODES", "a")]), expected);
+    let from_variable = parsed("", &[("MEMCACHED_NODES", "a")]);
+    assert_eq!(Config { given: expected.given.clone(), ..from_variable }, expected);
     assert_eq!(parsed("dev", &[]).command, Command::Dev { nodes: 3, node_memory: 64 << 20 });
 }
 
@@ -75,7 +80,7 @@ fn defaults() {
 #[test]
 fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
     type See = fn(&Config) -> String;
-    let rows: [(&str, &str, &str, &str, See); 17] = [
+    let rows: [(&str, &str, &str, &str, See); 20] = [
         ("nodes", "MEMCACHED_NODES", "a:11211=1", "b:11211=1", |c| names(c).join(",")),
         ("node-port", "MEMCACHED_PORT", "1", "2", |c| names(c)[0].rsplit_once(':').unwrap().1.replace("=1", "")),
         ("listen", "SLIPRING_LISTEN", "[::1]:5", "1.2.3.4:6", |c| c.listen[0].to_string()),
@@ -93,6 +98,9 @@ fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
         ("merge-gets", "SLIPRING_MERGE_GETS", "off", "on", |c| if c.merge_gets { "on" } else { "off" }.to_owned()),
         ("on-node-down", "SLIPRING_ON_NODE_DOWN", "error", "miss", |c| format!("{:?}", c.on_node_down).to_lowercase()),
         ("deny-flush-all", "SLIPRING_DENY_FLUSH_ALL", "true", "false", |c| c.deny_flush_all.to_string()),
+        ("hot-keys", "SLIPRING_HOT_KEYS", "off", "on", |c| if c.hot_keys { "on" } else { "off" }.to_owned()),
+        ("log-keys", "SLIPRING_LOG_KEYS", "true", "false", |c| c.log_keys.to_string()),
+        ("log-format", "SLIPRING_LOG_FORMAT", "json", "text", |c| format!("{:?}", c.log_format).to_lowercase()),
         ("log-level", "SLIPRING_LOG_LEVEL", "debug", "off", |c| c.log_filter.clone()),
         ("log-level", "SLIPRING_LOG_LEVEL", "trace", "error", |c| c.log_filter.clone()),
     ];
@@ -109,6 +117,27 @@ fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
     }
     let dev = parsed("dev --node-memory 1m", &[("SLIPRING_DEV_NODES", "20"), ("SLIPRING_DEV_NODE_MEMORY", "2g")]);
     assert_eq!(dev.command, Command::Dev { nodes: 20, node_memory: 1 << 20 });
+}
+
+#[test]
+fn what_was_given_is_shown_with_where_it_came_from() {
+    let variables = [("MEMCACHED_PORT", "11311"), ("SLIPRING_WORKERS", "3"), ("SLIPRING_LOG_LEVEL", "")];
+    let config = parsed("--nodes a --nodes b=2 --workers 4 --deny-flush-all", &variables);
+    let shown = |option: &str| {
+        let given = config.given.iter().find(|given| given.option == option).unwrap();
+        (given.value.as_deref(), &*given.from)
+    };
+    assert_eq!(shown("nodes"), (Some("a,b=2"), "flag"));
+    assert_eq!(shown("node-port"), (Some("11311"), "MEMCACHED_PORT"));
+    assert_eq!(shown("workers"), (Some("4"), "flag"));
+    assert_eq!(shown("deny-flush-all"), (Some("true"), "flag"));
+    assert_eq!(shown("log-level"), (Some("info"), "default"));
+    assert_eq!(shown("discovery"), (None, "default"));
+    assert_eq!(config.given.len(), option_table().lines().filter(|line| !line.contains("slipring dev")).count() - 2);
+    let json: serde_json::Value = serde_json::from_str(&config.to_json()).unwrap();
+    assert_eq!(json["workers"], 4);
+    assert_eq!(json["options"][0], serde_json::json!({ "option": "nodes", "value": "a,b=2", "from": "flag" }));
+    assert_eq!(json["buffer_limit_bytes"], 64 << 20, "what auto came to");
 }
 
 #[test]

@@ -27,24 +27,74 @@ pub struct Turn {
     pub moved: f64,
 }
 
-/// The last changes of the ring, the newest first.
+/// What happened to the list of nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// Nodes came.
+    Added,
+    /// Nodes left.
+    Removed,
+    /// Some came, others left.
+    Replaced,
+    /// The same nodes have other weights or addresses.
+    Edited,
+}
+
+impl Change {
+    /// The labels, in the order of the numbers.
+    const WORDS: [&'static str; 4] = ["added", "removed", "replaced", "edited"];
+
+    fn between(old: &Topology, new: &Topology) -> Self {
+        let lacks = |one: &Topology, other: &Topology| {
+            let has = |name: &str| other.nodes().iter().any(|node| *node.name == *name);
+            one.nodes().iter().any(|node| !has(&node.name))
+        };
+        match (lacks(new, old), lacks(old, new)) {
+            (true, false) => Self::Added,
+            (false, true) => Self::Removed,
+            (true, true) => Self::Replaced,
+            (false, false) => Self::Edited,
+        }
+    }
+}
+
+/// How the ring has changed.
 #[derive(Debug, Default)]
-pub struct History(Mutex<VecDeque<Turn>>);
+pub struct History(Mutex<Past>);
+
+#[derive(Debug, Default)]
+struct Past {
+    /// The last changes, the newest first.
+    turns: VecDeque<Turn>,
+    /// All changes after the first ring, by [`Change`].
+    counts: [u64; 4],
+}
 
 impl History {
-    fn turns(&self) -> MutexGuard<'_, VecDeque<Turn>> {
+    fn past(&self) -> MutexGuard<'_, Past> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, turn: Turn) {
-        let mut turns = self.turns();
-        turns.push_front(turn);
-        turns.truncate(REMEMBERED);
+    fn note(&self, turn: Turn, change: Option<Change>) {
+        let mut past = self.past();
+        past.turns.push_front(turn);
+        past.turns.truncate(REMEMBERED);
+        if let Some(count) = change.and_then(|change| past.counts.get_mut(change as usize)) {
+            *count += 1;
+        }
     }
 
     /// The last changes, the newest first.
     pub fn list(&self) -> Vec<Turn> {
-        self.turns().iter().cloned().collect()
+        self.past().turns.iter().cloned().collect()
+    }
+
+    /// How often the ring has changed after the first one, by what happened to the list of nodes.
+    pub fn counts(&self) -> [(&'static str, u64); 4] {
+        let counts = self.past().counts;
+        std::array::from_fn(|i| {
+            (Change::WORDS.get(i).copied().unwrap_or_default(), counts.get(i).copied().unwrap_or(0))
+        })
     }
 }
 
@@ -76,7 +126,8 @@ fn publish(view: &View, ring: &Published, history: &History) {
     match Topology::new(old.version() + 1, view.nodes.iter().cloned().map(Arc::new).collect()) {
         Ok(new) => {
             // With the first ring no key moves: it had no place before.
-            let moved = if old.nodes().is_empty() { 0.0 } else { old.moved(&new) };
+            let change = (!old.nodes().is_empty()).then(|| Change::between(&old, &new));
+            let moved = change.map_or(0.0, |_| old.moved(&new));
             tracing::info!(
                 from = %old.name(),
                 to = %new.name(),
@@ -87,9 +138,32 @@ fn publish(view: &View, ring: &Published, history: &History) {
                 "ring changed"
             );
             let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            history.note(Turn { at, version: new.version(), reason: view.reason.clone(), moved });
+            history.note(Turn { at, version: new.version(), reason: view.reason.clone(), moved }, change);
             ring.publish(new);
         }
         Err(error) => tracing::error!(%error, reason = %view.reason, "the ring stays as it is"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::Node;
+
+    #[test]
+    fn a_change_is_what_happened_to_the_list() {
+        let ring = |nodes: &[(&str, u32)]| {
+            let node = |(host, weight): &(&str, u32)| Arc::new(Node::new(host, 1, *weight));
+            Topology::new(1, nodes.iter().map(node).collect()).unwrap()
+        };
+        let old = ring(&[("a", 1), ("b", 1)]);
+        for (new, change) in [
+            (ring(&[("a", 1), ("b", 1), ("c", 1)]), Change::Added),
+            (ring(&[("b", 1)]), Change::Removed),
+            (ring(&[("b", 1), ("c", 1)]), Change::Replaced),
+            (ring(&[("b", 1), ("a", 2)]), Change::Edited),
+        ] {
+            assert_eq!(Change::between(&old, &new), change);
+        }
     }
 }

@@ -34,8 +34,8 @@ pub struct Sources {
     pub version: u64,
     /// How keys are placed.
     pub placement: &'static str,
-    /// Rings after the first.
-    pub changes: u64,
+    /// Rings after the first, by what happened to the list of nodes.
+    pub changes: Vec<(&'static str, u64)>,
     /// Unix time of the last change, in seconds; 0 before the first.
     pub changed_at: u64,
     /// Share of the key space it moved.
@@ -198,7 +198,9 @@ impl Workers {
         page.count("slipring_retries_total", &[], cells.sum(|c| &c.retries));
         page.count("slipring_get_groups_total", &[], cells.sum(|c| &c.groups));
         page.count("slipring_get_group_keys_total", &[], cells.sum(|c| &c.group_keys));
+        page.count("slipring_merged_keys_total", &[], cells.sum(|c| &c.merged_keys));
         page.count("slipring_coalesced_keys_total", &[], cells.sum(|c| &c.coalesced_keys));
+        page.count("slipring_discarded_replies_total", &[], cells.sum(|c| &c.dropped_replies));
         page.show("slipring_buffer_bytes", &[], cells.sum(|c| &c.buffered) as f64);
         page.show("slipring_buffer_limit_bytes", &[], sources.buffer_limit as f64);
         for wait in Wait::ALL {
@@ -343,7 +345,9 @@ impl Workers {
         page.show("slipring_ring_nodes", &[], sources.nodes.len() as f64);
         let version = sources.version.to_string();
         page.show("slipring_ring_info", &[&sources.fingerprint, &version, sources.placement], 1.0);
-        page.count("slipring_ring_changes_total", &[], sources.changes);
+        for (reason, count) in &sources.changes {
+            page.count("slipring_ring_changes_total", &[reason], *count);
+        }
         page.show("slipring_ring_last_change_timestamp_seconds", &[], sources.changed_at as f64);
         page.show("slipring_ring_moved_keyspace_ratio", &[], sources.moved);
         for (result, count) in &sources.polls {

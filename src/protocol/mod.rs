@@ -12,6 +12,13 @@ pub mod request;
 /// Longest key memcached accepts, in bytes (`KEY_MAX_LENGTH`).
 pub const MAX_KEY: usize = 250;
 
+/// Whether a request can name such a key.
+#[must_use]
+pub fn is_key(key: &[u8]) -> bool {
+    let separates = |byte: &u8| [b' ', b'\r', b'\n', 0].contains(byte);
+    (1..=MAX_KEY).contains(&key.len()) && !key.iter().any(separates)
+}
+
 /// Longest command line, in bytes, of everything but key lists. memcached closes a connection that
 /// shows no line end within 2048 buffered bytes.
 pub const MAX_LINE: usize = 2048;

@@ -19,6 +19,7 @@ use super::client::{Large, Reading, Stall, Taken};
 use super::failure::Failure;
 use super::lane::{Entry, Kind};
 use super::replies::Replies;
+use super::slow::Asked;
 use super::table::Key;
 use super::{ClientId, Core, NodeId, Tick, UpstreamId};
 use crate::metrics::{NodeState, Outcome, Reason, Wait};
@@ -376,7 +377,8 @@ impl Core {
             self.shared.cells().bulk_transfers.add(1);
             client.in_flight += 1;
             if let Some(up) = self.upstreams.get_mut(lane.0) {
-                let entry = Entry::Single { client: owner, seq, command: large.command, expired: false };
+                let asked = Asked::new(large.hash, &large.header, self.shared.settings.log_keys);
+                let entry = Entry::Single { client: owner, seq, command: large.command, asked, expired: false };
                 up.push(&large.header, entry, &mut self.shared);
                 up.touch(lane, &mut self.shared);
             }
@@ -552,7 +554,9 @@ impl Core {
         }
         let total = store.len as u64 + 2;
         let lane = client.lane;
-        let node = self.owner(Topology::hash(store.key));
+        let hash = Topology::hash(store.key);
+        let node = self.owner(hash);
+        self.shared.sample(store.key, hash);
         self.shared.cells().command(store.verb.into());
         if self.lane(node, lane).is_none() {
             self.answer_down(id, node, store.quiet, store.verb.into());

@@ -159,6 +159,7 @@ impl Core {
             let up = self.upstreams.get(id.0);
             if let Some(up) = up.filter(|up| up.fifo.get(index).is_some_and(Entry::is_awaited)) {
                 up.ended(NodeOutcome::Timeout);
+                self.tell_expired(id, index);
                 self.orphan(id, index, failure);
             }
         }
@@ -168,14 +169,15 @@ impl Core {
     fn expire_unsent(&mut self, id: UpstreamId, from: usize, to: usize) {
         let text = self.failure_text(id, "takes no requests");
         let failure = Failure { text: text.as_bytes(), reason: Reason::Queue };
+        let up = self.upstreams.get(id.0);
+        let awaited = |index: &usize| up.and_then(|up| up.fifo.get(*index)).is_some_and(Entry::is_awaited);
+        let Some(first) = (from..to).find(awaited) else { return };
+        self.tell_expired(id, first);
         let Self { upstreams, shared, .. } = self;
         let Some(up) = upstreams.get_mut(id.0) else { return };
         up.close_group(shared);
         let (sent, end) = (up.sent, up.queued());
         let (cut, ranges) = up.fifo.cut(from, to, end, Entry::is_awaited);
-        if cut.is_empty() {
-            return;
-        }
         let offset = |place: u64| usize::try_from(place - sent).unwrap_or(usize::MAX);
         let ranges: Vec<_> = ranges.iter().map(|range| offset(range.start)..offset(range.end)).collect();
         up.out.cut(&ranges);

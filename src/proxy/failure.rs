@@ -245,7 +245,7 @@ impl Core {
                     *group = taken;
                 }
             }
-            Entry::Single { client, seq, command, expired } => {
+            Entry::Single { client, seq, command, expired, .. } => {
                 *expired = true;
                 let (client, seq, command) = (*client, seq.take(), *command);
                 self.answer_single(client, seq, command, failure);

@@ -109,18 +109,24 @@ impl Fifo {
         self.entries.get_mut(index).map(|place| &mut place.entry)
     }
 
+    /// How far the entry at an index came.
+    pub(super) fn times(&self, index: usize) -> Option<Times> {
+        self.entries.get(index).map(|place| place.times)
+    }
+
     /// Where the entry at an index begins.
     #[inline]
     pub(super) fn start(&self, index: usize) -> Option<u64> {
         self.entries.get(index).map(|place| place.start)
     }
 
+    /// Takes the first entry, with its times and where its first byte is.
     #[inline]
-    pub(super) fn pop(&mut self) -> Option<(Entry, Times)> {
-        let Place { entry, times, .. } = self.entries.pop_front()?;
+    pub(super) fn pop(&mut self) -> Option<(Entry, Times, u64)> {
+        let Place { entry, times, start } = self.entries.pop_front()?;
         self.begun = self.begun.saturating_sub(1);
         self.groups -= weight(&entry);
-        Some((entry, times))
+        Some((entry, times, start))
     }
 
     /// The last entry, a group, has closed its line.

@@ -341,7 +341,7 @@ impl Core {
             (Line::Error, _) => Some(raw),
             _ => return Err(Desync),
         };
-        let (_, times) = up.fifo.pop().ok_or(Desync)?;
+        let (_, times, _) = up.fifo.pop().ok_or(Desync)?;
         if !expired {
             let outcome = if error.is_some() { NodeOutcome::Error } else { NodeOutcome::Ok };
             let _ = up.answered(times, outcome, self.shared.now);

@@ -64,6 +64,8 @@ pub(super) struct Group {
     waiters: Vec<Waiter>,
     /// Where the next `VALUE` is looked for first: nodes answer in the order asked.
     cursor: usize,
+    /// Bytes of the values that have begun to come.
+    pub(super) bytes: u64,
     /// It was sent before, by a connection that was lost.
     pub(super) retried: bool,
     /// It was answered here: its reply counts for nothing.
@@ -83,6 +85,7 @@ impl Group {
             members: Vec::new(),
             waiters: Vec::new(),
             cursor: 0,
+            bytes: 0,
             retried: false,
             expired: false,
             weight: 0,
@@ -101,6 +104,7 @@ impl Group {
         self.members.clear();
         self.waiters.clear();
         self.cursor = 0;
+        self.bytes = 0;
         self.retried = false;
         self.expired = false;
         self.weight = 0;

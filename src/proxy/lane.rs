@@ -20,6 +20,7 @@ use super::clocks::Mark;
 use super::fifo::{Fifo, Times};
 use super::gather::End;
 use super::group::{Group, Member};
+use super::slow::Asked;
 use super::table::Key;
 use super::{ClientId, Core, Effect, NodeId, OutBuf, Shared, Tick, UpstreamId, bulk};
 use crate::metrics::{DURATIONS, NodeCells, NodeOutcome, Outcome};
@@ -89,7 +90,7 @@ pub(super) enum Entry {
     /// A read, perhaps of several clients.
     Group(Box<Group>),
     /// A request with a reply of one line; `seq` is `None` for `noreply`.
-    Single { client: ClientId, seq: Option<u32>, command: Command, expired: bool },
+    Single { client: ClientId, seq: Option<u32>, command: Command, asked: Asked, expired: bool },
     /// A node's part of a fan-out; `seq` is `None` for `noreply`.
     Gather { client: ClientId, seq: Option<u32>, part: usize, end: End, command: Command, expired: bool },
 }

@@ -44,7 +44,7 @@ pub use table::Key;
 
 use crate::config::OnNodeDown;
 pub use crate::metrics::CloseReason;
-use crate::metrics::{Cells, WorkerCells};
+use crate::metrics::{Cells, WorkerCells, hot};
 use crate::routing::Topology;
 use budget::Budget;
 use buffer::BufferPool;
@@ -147,6 +147,10 @@ pub struct Settings {
     pub on_node_down: OnNodeDown,
     /// Unix time, in seconds, at [`Tick`] 0.
     pub started_at: u64,
+    /// Count which keys are asked for most.
+    pub hot_keys: bool,
+    /// Tell keys as they are, not by their hash.
+    pub log_keys: bool,
     /// Requests that take at least so long are counted and told of; nothing for none.
     pub slow_request: Option<Duration>,
     /// Shown by `stats`.
@@ -182,6 +186,8 @@ impl Default for Settings {
             merge_gets: true,
             on_node_down: OnNodeDown::Miss,
             started_at: 0,
+            hot_keys: true,
+            log_keys: false,
             slow_request: Some(Duration::from_millis(100)),
             pid: 1,
             max_connections: 4096,
@@ -213,6 +219,8 @@ struct Shared {
     worker: usize,
     now: Tick,
     settings: Settings,
+    /// So many keys come before the next one that is sampled.
+    unsampled: u32,
     /// When a slow request of each kind was last told of.
     slow_told: [Tick; 6],
     /// How many lanes are at their limit.
@@ -244,6 +252,25 @@ impl Shared {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random
+    }
+
+    /// Looks at one key in [`hot::EVERY`].
+    #[inline]
+    fn sample(&mut self, key: &[u8], hash: u64) {
+        match self.unsampled.checked_sub(1) {
+            Some(left) => self.unsampled = left,
+            None => self.take_sample(key, hash),
+        }
+    }
+
+    /// How many keys come before the next is random: else a client's own rhythm would choose.
+    #[cold]
+    fn take_sample(&mut self, key: &[u8], hash: u64) {
+        let skip = u32::try_from(self.random() % u64::from(2 * hot::EVERY - 1)).unwrap_or_default();
+        self.unsampled = if self.settings.hot_keys { skip } else { u32::MAX };
+        if self.settings.hot_keys {
+            self.cells().sampled(hash, self.settings.log_keys.then_some(key), self.now);
+        }
     }
 
     /// Asks for ticks, unless they come anyway.
@@ -299,6 +326,7 @@ impl Core {
             worker,
             now: Tick(0),
             settings,
+            unsampled: 0,
             slow_told: [Tick(0); 6],
             full_lanes: 0,
             due: Tick(0),

@@ -253,13 +253,6 @@ impl Core {
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
         self.shared.cells().node(&entry.node.name).set_state(state);
         if entry.state != state {
-            let name = &entry.node.name;
-            match state {
-                NodeState::Up => tracing::info!(node = %name, "node is up"),
-                NodeState::Connecting => tracing::info!(node = %name, "connecting to node again"),
-                NodeState::Probing => tracing::debug!(node = %name, "node answers a probe"),
-                NodeState::Down => tracing::warn!(node = %name, "node is down"),
-            }
             entry.state = state;
             self.shared.cells.node_changed.notify_one();
         }

@@ -5,6 +5,7 @@
 use super::client::{Body, Input, Reading, Stall, Taken, Target};
 use super::lane::Entry;
 use super::replies::{Part, Stamp};
+use super::slow::Asked;
 use super::{ClientId, Core, NodeId, OnNodeDown, UpstreamId};
 use crate::metrics::{Kind, Outcome, Reason, SIZES, Wait};
 use crate::protocol::command::Command;
@@ -104,6 +105,7 @@ impl Core {
         for key in keys {
             count += 1;
             let hash = Topology::hash(key);
+            self.shared.sample(key, hash);
             let node = self.owner(hash);
             match self.lane(node, lane) {
                 Some(up) => self.ask(id, up, verb, key, hash, &mut first),
@@ -182,6 +184,7 @@ impl Core {
         if self.stalls_on(id, hash) || (after.len() < total && !self.reserve_body(id, total)) {
             return Taken::Stalled;
         }
+        self.shared.sample(store.key, hash);
         self.shared.cells().command(store.verb.into());
         let target = Target { hash, quiet: store.quiet, command: store.verb.into() };
         let mut header = std::mem::take(&mut self.shared.line);
@@ -253,6 +256,7 @@ impl Core {
         if self.stalls_on(id, hash) {
             return Taken::Stalled;
         }
+        self.shared.sample(key, hash);
         self.shared.cells().command(change.into());
         let mut line = std::mem::take(&mut self.shared.line);
         line.clear();
@@ -282,7 +286,8 @@ impl Core {
         let stamp = Stamp { kind: command.into(), at: shared.now };
         let seq = (!quiet).then(|| client.replies.push(Part::Whole, stamp));
         client.in_flight += 1;
-        up.push(line, Entry::Single { client: id, seq, command, expired: false }, shared);
+        let asked = Asked::new(hash, line, shared.settings.log_keys);
+        up.push(line, Entry::Single { client: id, seq, command, asked, expired: false }, shared);
         up.touch(up_id, shared);
         Some(up_id)
     }

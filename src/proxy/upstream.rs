@@ -96,6 +96,7 @@ impl Core {
             Entry::Group(group) => match line {
                 Line::Value { key, len } => {
                     let key = group.find(key).ok_or(Desync)?;
+                    group.bytes += len;
                     up.cells.hits.add(1);
                     up.body = Some(Body { key, left: len + 2, copies: 0 });
                     if len > self.shared.settings.bulk_above as u64 {
@@ -113,18 +114,20 @@ impl Core {
                 Line::Error => self.finish_group(id, Some(raw)),
                 _ => Err(Desync),
             },
-            &mut Entry::Single { client, seq, command, expired } => {
+            &mut Entry::Single { client, seq, command, expired, .. } => {
                 if !command.allows(&line) {
                     return Err(Desync);
                 }
-                let (_, times) = up.fifo.pop().ok_or(Desync)?;
+                let (entry, times, start) = up.fifo.pop().ok_or(Desync)?;
                 if !expired {
                     let error = matches!(line, Line::Error);
                     let took =
                         up.answered(times, if error { NodeOutcome::Error } else { NodeOutcome::Ok }, self.shared.now);
                     up.cells.others.add(1);
                     self.shared.cells().request(command, outcome(&line, raw), 1);
-                    self.note_slow(id, command, 1, took);
+                    if self.is_slow(command, took) {
+                        self.tell_single(id, &entry, took, start);
+                    }
                 }
                 self.finish_single(client, seq, raw, expired);
                 Ok(())
@@ -291,7 +294,7 @@ impl Core {
     fn finish_group(&mut self, id: UpstreamId, error: Option<&[u8]>) -> Result<(), Desync> {
         let Self { upstreams, clients, shared, nodes, .. } = self;
         let up = upstreams.get_mut(id.0).ok_or(Desync)?;
-        let Some((Entry::Group(mut group), times)) = up.fifo.pop() else {
+        let Some((Entry::Group(mut group), times, _)) = up.fifo.pop() else {
             return Err(Desync);
         };
         let command = Command::from(group.verb);
@@ -300,7 +303,7 @@ impl Core {
         if !group.expired {
             up.cells.misses.add(if failed.is_none() { group.open() } else { 0 });
             let outcome = if failed.is_some() { NodeOutcome::Error } else { NodeOutcome::Ok };
-            took = Some((up.answered(times, outcome, shared.now), group.len()));
+            took = Some(up.answered(times, outcome, shared.now));
         }
         let one = group.members.len() == 1;
         for member in &mut group.members {
@@ -337,10 +340,12 @@ impl Core {
         {
             node.no_merge_until = shared.now.after(NO_MERGE);
         }
-        shared.put_group(group);
-        if let Some((took, keys)) = took {
-            self.note_slow(id, command, keys, took);
+        if let Some(took) = took
+            && self.is_slow(command, took)
+        {
+            self.tell_group(id, &group, took);
         }
+        self.shared.put_group(group);
         Ok(())
     }
 

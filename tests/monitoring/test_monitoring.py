@@ -48,7 +48,7 @@ METRICS = {
     "slipring_node_ring_share_ratio": {"node": NODE},
     "slipring_ring_nodes": {},
     "slipring_ring_info": {"fingerprint": r"[0-9a-f]{8}", "version": r"\d+", "placement": "ring"},
-    "slipring_ring_changes_total": {},
+    "slipring_ring_changes_total": {"reason": "added removed replaced edited"},
     "slipring_ring_last_change_timestamp_seconds": {},
     "slipring_ring_moved_keyspace_ratio": {},
     "slipring_discovery_polls_total": {
@@ -64,7 +64,9 @@ METRICS = {
     "slipring_retries_total": {},
     "slipring_get_groups_total": {},
     "slipring_get_group_keys_total": {},
+    "slipring_merged_keys_total": {},
     "slipring_coalesced_keys_total": {},
+    "slipring_discarded_replies_total": {},
     "slipring_buffer_bytes": {},
     "slipring_buffer_limit_bytes": {},
     "slipring_backpressure_waits_total": {"reason": "output lane bulk memory"},
@@ -251,7 +253,7 @@ def test_the_metrics_tell_what_happened(scene):
     assert query('sum(slipring_client_requests_total{outcome="soft_miss"}) > 0')
     assert query('sum(slipring_client_requests_total{outcome="soft_error"}) > 0')
     assert query(f'slipring_upstream_desyncs_total{{node="{scene.liar}"}} > 0')
-    assert query("slipring_ring_nodes == 5 and slipring_ring_changes_total > 0")
+    assert query("slipring_ring_nodes == 5 and slipring_ring_changes_total{reason="added"} > 0")
     assert query("slipring_ring_moved_keyspace_ratio > 0.3 < 0.5")
 
 

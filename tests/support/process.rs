@@ -395,6 +395,11 @@ impl Slipring {
         self.process.output()
     }
 
+    /// Where the admin port is.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// `GET path` at the admin address: status and body.
     pub fn admin(&self, path: &str) -> (u16, String) {
         self.ask_admin("GET", path)

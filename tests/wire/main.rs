@@ -20,6 +20,7 @@ mod doubt;
 mod hostile;
 mod merging;
 mod nodes;
+mod observing;
 mod shutdown;
 mod sockets;
 mod startup;

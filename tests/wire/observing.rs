@@ -1,0 +1,229 @@
+//! What an operator sees: hot keys, slow requests, changes of state, health, the configuration.
+use crate::support::{Memcached, ScriptedNode, Slipring, Step, TextClient, eventually, honest};
+use crate::three_nodes_with;
+use serde_json::Value;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+fn json(slipring: &Slipring, path: &str) -> Value {
+    let (status, body) = slipring.admin(path);
+    assert_eq!(status, 200, "{path}: {body}");
+    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
+}
+
+/// The log, an object a line.
+fn logged(slipring: &Slipring, message: &str) -> Vec<Value> {
+    let log = slipring.output();
+    let lines: Vec<Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect();
+    lines.into_iter().filter(|line| line["message"] == message).collect()
+}
+
+/// One key in four is `hot`, in its turn or by a rhythm of the client's own.
+fn ask_for_hot_keys(client: &mut TextClient) {
+    for round in 0..400 {
+        let mut requests = String::new();
+        for i in 0..5 {
+            requests += &format!("get hot cold:{round}:{i} also:{round}:{i}\r\nset stored:{round}:{i} 0 0 1\r\nx\r\n");
+        }
+        client.ask(requests, "END\r\nSTORED\r\n".repeat(5));
+    }
+}
+
+#[test]
+fn hot_keys_are_found_on_all_workers_and_shown_by_their_hash() {
+    let (_nodes, slipring) = three_nodes_with(&["--workers", "2"]);
+    for _ in 0..2 {
+        ask_for_hot_keys(&mut slipring.client());
+    }
+    let place = json(&slipring, "/ring?key=hot");
+    assert_eq!(place["key"], "hot");
+    let report = json(&slipring, "/hotkeys");
+    let hot = &report["keys"][0];
+    assert_eq!((&hot["key"], &hot["node"]), (&place["hash"], &place["node"]), "{report}");
+    let share = hot["share"].as_f64().unwrap();
+    // 500 samples of 16,000 keys: far beyond chance.
+    assert!(share > 0.15 && share < 0.35, "{report}");
+    let sampled = report["sampled"].as_u64().unwrap();
+    assert!(sampled > 350 && sampled < 650, "{report}");
+    assert_eq!(report["enabled"], true);
+    assert!(!report.to_string().contains("hot"), "{report}");
+    assert!(!slipring.admin("/metrics").1.contains(place["hash"].as_str().unwrap()));
+}
+
+#[test]
+fn hot_keys_are_shown_as_they_are_where_that_is_allowed_and_not_counted_where_they_are_off() {
+    let (_nodes, slipring) = three_nodes_with(&["--log-keys"]);
+    ask_for_hot_keys(&mut slipring.client());
+    assert_eq!(json(&slipring, "/hotkeys")["keys"][0]["key"], "hot");
+    let (_nodes, slipring) = three_nodes_with(&["--hot-keys=off"]);
+    ask_for_hot_keys(&mut slipring.client());
+    let off = json(&slipring, "/hotkeys");
+    assert_eq!((&off["enabled"], off["keys"].as_array().unwrap().len()), (&Value::Bool(false), 0));
+}
+
+#[test]
+fn a_key_is_where_ring_says() {
+    let (nodes, slipring) = three_nodes_with(&[]);
+    let mut client = slipring.client();
+    for at in 0..20 {
+        let key = format!("key:{at}");
+        client.set(&key, "v");
+        let place = json(&slipring, &format!("/ring?key={key}"));
+        let node = nodes.iter().find(|node| node.address().to_string() == place["address"]).expect("a node of ours");
+        assert_eq!(node.client().get(&[&key]).len(), 1, "{place}");
+    }
+    assert_eq!(slipring.admin("/ring?key=a%20b").0, 400);
+}
+
+/// A node that takes 150 ms for what has `slow` in its line, and never answers what has `never`.
+fn sluggish() -> ScriptedNode {
+    ScriptedNode::start(|request| {
+        let mut steps = honest(request);
+        if request.line.contains("slow") {
+            steps.insert(0, Step::Pause(Duration::from_millis(150)));
+        }
+        if request.line.contains("never") {
+            steps = vec![Step::Silence];
+        }
+        steps
+    })
+}
+
+#[test]
+fn slow_requests_are_told_of_once_a_second_for_each_kind() {
+    let node = sluggish();
+    let slipring = Slipring::with(&[node.address()], &["--log-format", "json"]);
+    let mut client = slipring.client();
+    let place = json(&slipring, "/ring?key=slow:1");
+    client.ask("set slow:1 0 0 500\r\n".to_owned() + &"x".repeat(500) + "\r\n", "STORED\r\n");
+    client.send("delete slow:2\r\n".repeat(3)).expect("DELETED\r\n".repeat(3));
+    let value = client.get(&["slow:1", "quick"]);
+    let size: usize = value.iter().map(|value| value.data.len()).sum();
+    let lines = logged(&slipring, "slow request");
+    let [set, delete, get] = lines.as_slice() else { panic!("{lines:?}") };
+    let seen = |line: &Value| {
+        let wire = line["wire_ms"].as_f64().unwrap();
+        assert!(wire >= 149.0 && line["level"] == "WARN", "{line}");
+        assert!(line["queue_ms"].as_f64().unwrap() < wire, "{line}");
+        assert_eq!(line["node"], node.address().to_string(), "{line}");
+        (line["command"].as_str().unwrap().to_owned(), line["keys"].as_u64().unwrap(), line["bytes"].as_u64().unwrap())
+    };
+    assert_eq!(seen(set), ("set".to_owned(), 1, 20 + 502));
+    assert_eq!(seen(delete), ("delete".to_owned(), 1, 15));
+    assert_eq!(seen(get), ("get".to_owned(), 2, size as u64));
+    assert_eq!((&set["key"], &get["key"]), (&place["hash"], &place["hash"]));
+    assert!(!slipring.output().contains("slow:"), "keys are hashed");
+    assert!(slipring.admin("/metrics").1.contains("\nslipring_slow_requests_total 5\n"), "all are counted");
+}
+
+#[test]
+fn keys_are_logged_where_that_is_allowed_and_requests_without_an_answer_too() {
+    let node = sluggish();
+    let clocks = ["--log-format=json", "--log-keys", "--request-timeout=200ms"];
+    let slipring = Slipring::with(&[node.address()], &clocks);
+    let mut client = slipring.client();
+    client.ask("incr slow:1 1\r\n", "1\r\n");
+    client.ask("get never:1\r\n", "END\r\n");
+    assert_eq!(logged(&slipring, "slow request")[0]["key"], "slow:1");
+    let lines = logged(&slipring, "request timed out");
+    let [line] = lines.as_slice() else { panic!("{lines:?}") };
+    assert_eq!((&line["command"], &line["key"]), (&Value::from("get"), &Value::from("never:1")));
+    assert!(line["wire_ms"].as_f64().unwrap() >= 199.0, "{line}");
+}
+
+#[test]
+fn nothing_is_told_of_slow_requests_where_they_are_off() {
+    let node = sluggish();
+    let slipring =
+        Slipring::with(&[node.address()], &["--log-format=json", "--slow-request=0s", "--request-timeout=200ms"]);
+    let mut client = slipring.client();
+    client.ask("delete slow:1\r\n", "DELETED\r\n").ask("get never:1\r\n", "END\r\n");
+    assert_eq!(logged(&slipring, "slow request").len() + logged(&slipring, "request timed out").len(), 0);
+}
+
+#[test]
+fn a_change_of_state_is_one_line_and_a_request_none() {
+    let (mut nodes, slipring) = three_nodes_with(&["--workers", "2", "--log-format", "json"]);
+    eventually("each node is told to be up", || logged(&slipring, "node is up").len() == 3);
+    let mut clients: Vec<TextClient> = (0..4).map(|_| slipring.client()).collect();
+    let lines = slipring.output().lines().count();
+    for client in &mut clients {
+        for at in 0..200 {
+            client.set(&format!("k{at}"), "v");
+        }
+    }
+    assert_eq!(slipring.output().lines().count(), lines, "{}", slipring.output());
+    let name = nodes[0].address().to_string();
+    nodes[0].kill();
+    slipring.wait_for_states("down", 1);
+    for client in &mut clients {
+        for at in 0..200 {
+            client.get(&[&format!("k{at}")]);
+        }
+    }
+    nodes[0].restart();
+    slipring.wait_for_states("up", 3);
+    let of = |message: &str| logged(&slipring, message).into_iter().filter(|line| line["node"] == *name).count();
+    eventually("it is told to be up again", || of("node is up") == 2);
+    assert_eq!(of("node is down"), 1);
+    assert!(slipring.output().lines().count() <= lines + 4, "{}", slipring.output());
+}
+
+#[test]
+fn the_configuration_is_shown_with_where_each_option_came_from() {
+    let node = Memcached::start();
+    let address = node.address().to_string();
+    let environment = [("SLIPRING_WORKERS", "2"), ("MEMCACHED_NODES", &*address), ("SOME_PASSWORD", "hush")];
+    let slipring = Slipring::command(&["serve", "--max-connections", "77"], &environment);
+    let config = json(&slipring, "/config");
+    let option = |name: &str| {
+        let options = config["options"].as_array().unwrap();
+        options.iter().find(|option| option["option"] == name).unwrap_or_else(|| panic!("no {name}: {config}")).clone()
+    };
+    assert_eq!((&option("workers")["value"], &option("workers")["from"]), (&"2".into(), &"SLIPRING_WORKERS".into()));
+    assert_eq!((&option("nodes")["value"], &option("nodes")["from"]), (&address.into(), &"MEMCACHED_NODES".into()));
+    assert_eq!(option("max-connections")["from"], "flag");
+    assert_eq!(option("request-timeout")["from"], "default");
+    assert_eq!(config["workers"], 2);
+    assert!(!config.to_string().contains("hush"));
+}
+
+#[test]
+fn hostile_admin_clients_hold_up_neither_data_nor_probes() {
+    let (_nodes, slipring) = three_nodes_with(&[]);
+    let connect = || {
+        let stream = TcpStream::connect(slipring.admin_address()).expect("the admin port accepts");
+        stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a time-out");
+        stream
+    };
+    // Whoever asks and does not read, says half a word, talks without end, or talks nonsense; more of them than there
+    // are places. What cannot be sent any more was refused.
+    let mut held = Vec::new();
+    for at in 0..160 {
+        let mut stream = connect();
+        let _ = match at % 4 {
+            0 | 1 => stream.write_all(b"GET /hea"),
+            _ if at % 8 > 5 => stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
+            2 => stream.write_all(&[b'x'; 64 << 10]),
+            _ => stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
+        };
+        held.push(stream);
+    }
+    let mut client = slipring.client();
+    for at in 0..500 {
+        client.set(&format!("k{at}"), "v");
+    }
+    assert!(slipring.memory_kib("VmRSS") < 32 << 10, "{} KiB", slipring.memory_kib("VmRSS"));
+    // The clock on heads gives the places back, with all of them still there.
+    eventually("a probe is answered", || {
+        let mut stream = connect();
+        let mut reply = String::new();
+        let asked = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+        asked.is_ok() && stream.read_to_string(&mut reply).is_ok() && reply.ends_with("\r\n\r\nok\n")
+    });
+    assert!(slipring.admin("/metrics").1.contains("\nslipring_client_connections 1\n"));
+    client.in_step();
+    drop(held);
+}
