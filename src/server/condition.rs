@@ -1,0 +1,216 @@
+//! What is seen of the whole: node states, status, ring, hot keys. It is put together here, on the control thread, for
+//! the admin endpoint; and each change of a node is told, once, whatever the number of workers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use crate::admin::{Place, RingNode, RingReport};
+use crate::config::Config;
+use crate::discovery::View;
+use crate::discovery::follow::History;
+use crate::metrics::hot::{self, HotKeys};
+use crate::metrics::{Cells, NodeState, Sources};
+use crate::proxy::Tick;
+use crate::routing::{NodeIndex, Published, Topology};
+
+/// How the whole is, and since when; the control thread alone changes it.
+#[derive(Debug)]
+pub(super) struct Condition {
+    ring: Arc<Published>,
+    views: watch::Receiver<Arc<View>>,
+    cells: Arc<Cells>,
+    history: Arc<History>,
+    /// `--max-connections` and `--buffer-limit`.
+    limits: (usize, usize),
+    hot_keys: bool,
+    /// The zero of the workers' time.
+    started: Instant,
+    now: Mutex<Now>,
+}
+
+/// What was seen when last looked, each since when in seconds of Unix time.
+#[derive(Debug)]
+struct Now {
+    /// One word for the whole.
+    status: (&'static str, u64),
+    /// The nodes of the ring, by name.
+    nodes: HashMap<Arc<str>, (NodeState, u64)>,
+}
+
+impl Condition {
+    pub(super) fn new(
+        ring: Arc<Published>,
+        views: watch::Receiver<Arc<View>>,
+        cells: Arc<Cells>,
+        history: Arc<History>,
+        config: &Config,
+        started: Instant,
+    ) -> Self {
+        Self {
+            ring,
+            views,
+            cells,
+            history,
+            limits: (config.max_connections, config.buffer_limit),
+            hot_keys: config.hot_keys,
+            started,
+            now: Mutex::new(Now { status: (UNHEALTHY, unix_seconds()), nodes: HashMap::new() }),
+        }
+    }
+
+    /// What a scrape shows besides the workers' cells.
+    pub(super) fn sources(&self) -> Sources {
+        let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
+        let nodes = topology.nodes().iter().zip(0..);
+        let last = self.history.list().into_iter().next();
+        let source = &view.source;
+        let unchanged = source.reads.saturating_sub(source.failures + source.changes + source.holds);
+        let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Sources {
+            max_connections: self.limits.0,
+            buffer_limit: self.limits.1,
+            nodes: nodes.map(|(node, index)| (node.name.to_string(), topology.share(NodeIndex(index)))).collect(),
+            fingerprint: topology.name(),
+            version: topology.version(),
+            placement: "ring",
+            changes: self.history.counts().to_vec(),
+            changed_at: last.as_ref().map_or(0, |turn| turn.at),
+            moved: last.map_or(0.0, |turn| turn.moved),
+            source: source.kind,
+            polls: vec![
+                ("unchanged", unchanged),
+                ("changed", source.changes),
+                ("held", source.holds),
+                ("error", source.failures),
+            ],
+            succeeded_at: source.last_success.map_or(0, since),
+            pending: view.pending.len(),
+        }
+    }
+
+    /// Looks again whenever a node or what is known of the nodes changes.
+    pub(super) async fn keep(self: Arc<Self>) {
+        let mut views = self.views.clone();
+        loop {
+            drop(self.look());
+            tokio::select! {
+                changed = views.changed() => if changed.is_err() { return },
+                () = self.cells.node_changed.notified() => {}
+            }
+        }
+    }
+
+    /// Looks at the nodes, tells of each that has changed, and returns what is seen.
+    fn look(&self) -> MutexGuard<'_, Now> {
+        let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut now.nodes);
+        for node in topology.nodes() {
+            let state = self.cells.node_state(&node.name);
+            let (was, since) = before.get(&node.name).copied().unwrap_or((NodeState::default(), unix_seconds()));
+            if state != was {
+                tell(&node.name, state);
+            }
+            let since = if state == was { since } else { unix_seconds() };
+            now.nodes.insert(Arc::clone(&node.name), (state, since));
+        }
+        let word = status(&now.nodes, &view);
+        if now.status.0 != word {
+            now.status = (word, unix_seconds());
+        }
+        now
+    }
+
+    pub(super) fn report(&self) -> RingReport {
+        let seen = self.look();
+        let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
+        let nodes = topology.nodes().iter().zip(0..).map(|(node, index)| {
+            let (state, since) = seen.nodes.get(&node.name).copied().unwrap_or_default();
+            RingNode {
+                name: node.name.to_string(),
+                address: node.address(),
+                weight: node.weight,
+                share: topology.share(NodeIndex(index)),
+                state: state.word(),
+                since,
+            }
+        });
+        let now = tokio::time::Instant::now();
+        RingReport {
+            status: seen.status.0,
+            since: seen.status.1,
+            fingerprint: topology.name(),
+            version: topology.version(),
+            source: view.source.source.clone(),
+            last_error: view.source.last_error.clone(),
+            nodes: nodes.collect(),
+            pending: view.pending.iter().map(|pending| pending.text(now)).collect(),
+            changes: self.history.list(),
+            arcs: arcs(&topology),
+        }
+    }
+
+    /// Where a key lives; nothing before the first ring is known.
+    pub(super) fn place(&self, key: &[u8]) -> Option<Place> {
+        let topology = self.ring.load();
+        let hash = Topology::hash(key);
+        let node = topology.nodes().get(usize::from(topology.route_hash(hash).0))?;
+        Some(Place {
+            key: hot::name(hash, Some(key)),
+            hash: hot::name(hash, None),
+            node: node.name.to_string(),
+            address: node.address(),
+            state: self.cells.node_state(&node.name).word(),
+            fingerprint: topology.name(),
+        })
+    }
+
+    pub(super) fn hot_keys(&self) -> HotKeys {
+        if !self.hot_keys {
+            return HotKeys::default();
+        }
+        let topology = self.ring.load();
+        let owner = |hash| topology.nodes().get(usize::from(topology.route_hash(hash).0));
+        let name = |hash| owner(hash).map(|node| node.name.to_string()).unwrap_or_default();
+        self.cells.hot_keys(Tick::default().after(self.started.elapsed()), name)
+    }
+}
+
+/// The one line about a node that has changed.
+fn tell(node: &str, state: NodeState) {
+    match state {
+        NodeState::Up => tracing::info!(node, "node is up"),
+        NodeState::Connecting => tracing::info!(node, "connecting to node again"),
+        NodeState::Probing => tracing::debug!(node, "node answers a probe"),
+        NodeState::Down => tracing::warn!(node, "node is down"),
+    }
+}
+
+/// Who owns each of 360 equal slices of the key space, where the slice begins: an index into the nodes.
+fn arcs(topology: &Topology) -> Vec<u16> {
+    const SLICES: u64 = 360;
+    let slices = (0..SLICES).filter(|_| !topology.nodes().is_empty());
+    slices.map(|slice| topology.route_hash(u64::MAX / SLICES * slice).0).collect()
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+const UNHEALTHY: &str = "unhealthy";
+
+/// One word for the whole: `unhealthy` when no key can be had, `degraded` when some cannot or the
+/// source of nodes does not answer.
+fn status(nodes: &HashMap<Arc<str>, (NodeState, u64)>, view: &View) -> &'static str {
+    let down = nodes.values().filter(|(state, _)| *state >= NodeState::Probing).count();
+    if down == nodes.len() {
+        UNHEALTHY
+    } else if down > 0 || view.source.last_error.is_some() || !view.pending.is_empty() {
+        "degraded"
+    } else {
+        "healthy"
+    }
+}
