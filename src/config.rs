@@ -43,6 +43,8 @@ const SERVE: &str = "serve";
 pub struct Config {
     /// What to run.
     pub command: Command,
+    /// Where keys live.
+    pub placement: Placement,
     /// Where clients connect: at least one, all different save for port 0 (any free port).
     pub listen: Vec<ListenAddress>,
     /// Permissions of the Unix sockets among them, 0 to 0o777.
@@ -107,6 +109,13 @@ pub struct Given {
     pub value: Option<String>,
     /// `flag`, `default`, or the variable's name.
     pub from: String,
+}
+
+/// Where keys live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Placement {
+    /// The ring of `routing`.
+    Ring,
 }
 
 /// How lines are logged.
@@ -304,6 +313,16 @@ pub fn option_table() -> String {
 
 // === impl Config ===
 
+impl Placement {
+    /// As it is written.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+        }
+    }
+}
+
 impl Config {
     fn new(
         command: Command,
@@ -319,6 +338,7 @@ impl Config {
         let automatic = if limits.cpus.is_some_and(|limit| limit >= 2.0) { 2 } else { 1 };
         Ok(Self {
             command,
+            placement: common.placement,
             listen: listen(&common.listen, from_env)?,
             unix_mode: common.unix_mode,
             admin_listen: common.admin_listen.0,

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, builder::Resettable};
 
-use super::{ListenAddress, LogFormat, OnNodeDown};
+use super::{ListenAddress, LogFormat, OnNodeDown, Placement};
 
 /// A memcached sidecar proxy: one local port, a hash ring of nodes behind it.
 #[derive(Debug, Parser)]
@@ -129,6 +129,17 @@ pub(super) struct DevArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct CommonArgs {
+    /// Where a key lives: `ring`, points of XXH3 by node name and weight; placements of other clients are to come
+    #[arg(
+        long,
+        env = "SLIPRING_PLACEMENT",
+        value_name = "NAME",
+        default_value = "ring",
+        value_enum,
+        hide_possible_values = true
+    )]
+    pub(super) placement: Placement,
+
     /// Where clients connect: `IP:port` or `unix:/path`, comma separated; `localhost` is `127.0.0.1:11211` and, if there is one, `[::1]:11211`
     #[arg(long, env = "SLIPRING_LISTEN", value_name = "ADDRESS", default_value = "localhost", value_delimiter = ',', value_parser = parse_listen)]
     pub(super) listen: Vec<ListenAddress>,

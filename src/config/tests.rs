@@ -42,6 +42,7 @@ fn defaults() {
     let config = parsed("serve --nodes a", &[]);
     let expected = Config {
         command: Command::Serve { source: Source::Static(vec![Node::new("a", 11211, 1)]) },
+        placement: Placement::Ring,
         listen: vec![ListenAddress::Localhost],
         unix_mode: 0o700,
         admin_listen: Some("0.0.0.0:9150".parse().unwrap()),
@@ -347,6 +348,8 @@ fn what_is_wrong_is_named_in_one_line() {
         ("on-node-down", "SLIPRING_ON_NODE_DOWN", "panic"),
         ("deny-flush-all", "SLIPRING_DENY_FLUSH_ALL", "yes please"),
         ("log-level", "SLIPRING_LOG_LEVEL", "loud"),
+        ("log-format", "SLIPRING_LOG_FORMAT", "xml"),
+        ("placement", "SLIPRING_PLACEMENT", "rung"),
     ] {
         let line = refused("--nodes a", &[(variable, value)]);
         assert!(line.starts_with(&format!("invalid value '{value}' for {variable}")), "{line}");

@@ -26,6 +26,8 @@ pub(super) struct Condition {
     /// `--max-connections` and `--buffer-limit`.
     limits: (usize, usize),
     hot_keys: bool,
+    /// `--placement`
+    placement: &'static str,
     /// The zero of the workers' time.
     started: Instant,
     now: Mutex<Now>,
@@ -56,6 +58,7 @@ impl Condition {
             history,
             limits: (config.max_connections, config.buffer_limit),
             hot_keys: config.hot_keys,
+            placement: config.placement.word(),
             started,
             now: Mutex::new(Now { status: (UNHEALTHY, unix_seconds()), nodes: HashMap::new() }),
         }
@@ -75,7 +78,7 @@ impl Condition {
             nodes: nodes.map(|(node, index)| (node.name.to_string(), topology.share(NodeIndex(index)))).collect(),
             fingerprint: topology.name(),
             version: topology.version(),
-            placement: "ring",
+            placement: self.placement,
             changes: self.history.counts().to_vec(),
             changed_at: last.as_ref().map_or(0, |turn| turn.at),
             moved: last.map_or(0.0, |turn| turn.moved),
