@@ -1,0 +1,173 @@
+"""deploy/sidecar as a team uses it: one line under `components:`. What comes out is compared with files;
+UPDATE_EXPECTED=1 writes them."""
+
+import difflib
+import os
+import pathlib
+
+import pytest
+import yaml
+
+from cluster import Refused, render
+from manifests import DEPLOY, EXPECTED, containers, kustomizations, pod_of, template, with_components
+
+APPS = pathlib.Path(__file__).parent / "apps"
+ALL = ["deployments", "sets", "jobs"]
+CASES = {
+    "sidecar": (ALL, ["sidecar"]),
+    "sidecar-unfinished": (["unfinished"], ["sidecar"]),
+    "discovery": (ALL, ["sidecar/discovery"]),
+    "dns": (ALL, ["sidecar/dns"]),
+    "legacy": (["deployments", "sets"], ["sidecar/legacy"]),
+    "scrape": (ALL, ["sidecar", "sidecar/scrape"]),
+}
+LOCALHOST = {"MEMCACHED_NODES": "localhost", "MEMCACHED_PORT": "11211", "MEMCACHED_DISCOVERY_HOST": ""}
+
+
+def rendered(case, directory):
+    apps, components = CASES[case]
+    return with_components(directory, [APPS / f"{app}.yaml" for app in apps], components)
+
+
+def has_sidecar(workload):
+    return workload["metadata"].get("labels", {}).get("slipring/inject") != "false"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_renders_as_expected(case, tmp_path):
+    text = rendered(case, tmp_path)
+    path = EXPECTED / f"{case}.yaml"
+    if os.environ.get("UPDATE_EXPECTED"):
+        path.write_text(text)
+    expected = path.read_text()
+    difference = difflib.unified_diff(expected.splitlines(), text.splitlines(), "expected", "rendered", lineterm="")
+    assert text == expected, "\n".join(difference)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_app_is_led_to_its_sidecar(case, tmp_path):
+    """What the expected files should show, said once more by rule."""
+    for workload in yaml.safe_load_all(rendered(case, tmp_path)):
+        spec = template(workload)["spec"]
+        names = [c["name"] for c in spec.get("initContainers") or []]
+        ordinary = [c["name"] for c in spec["containers"]]
+        if not has_sidecar(workload):
+            assert "slipring" not in names + ordinary
+            assert "MEMCACHED" not in str(spec)
+            continue
+        first, other = (ordinary, names) if case == "legacy" else (names, ordinary)
+        assert first[0] == "slipring" and (first + other).count("slipring") == 1
+        assert template(workload)["metadata"]["labels"]["slipring/sidecar"] == "true"
+        for container in ([] if case == "legacy" else spec["initContainers"]) + spec["containers"]:
+            if container["name"] == "slipring":
+                assert container.get("restartPolicy") == (None if case == "legacy" else "Always")
+                continue
+            env = [(entry["name"], entry.get("value"), "valueFrom" in entry) for entry in container["env"]]
+            assert sorted(e for e in env if e[0] in LOCALHOST) == sorted((n, v, False) for n, v in LOCALHOST.items())
+
+
+def test_twice_is_once(tmp_path):
+    """A base has the component, and an overlay has it again."""
+    base, overlay = tmp_path / "base", tmp_path / "overlay"
+    base.mkdir()
+    overlay.mkdir()
+    once = with_components(base, [APPS / "deployments.yaml"], ["sidecar"])
+    component = os.path.relpath(DEPLOY / "sidecar", overlay)
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump({"resources": ["../base"], "components": [component]}))
+    assert list(yaml.safe_load_all(render(overlay))) == list(yaml.safe_load_all(once))
+
+
+def test_an_image_and_settings_of_ones_own(tmp_path):
+    """As README has it: a patch beside the component, and `images`."""
+    with_components(tmp_path, [APPS / "sets.yaml"], ["sidecar"])
+    path = tmp_path / "kustomization.yaml"
+    patch = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "stateful"},
+        "spec": {
+            "template": {
+                "spec": {
+                    "initContainers": [
+                        {"name": "slipring", "env": [{"name": "SLIPRING_ON_NODE_DOWN", "value": "error"}]}
+                    ]
+                }
+            }
+        },
+    }
+    own = {"images": [{"name": "slipring", "newName": "mirror/slipring", "newTag": "9"}]}
+    own["patches"] = [{"patch": yaml.safe_dump(patch)}]
+    path.write_text(path.read_text() + yaml.safe_dump(own))
+    workloads = {workload["kind"]: template(workload)["spec"] for workload in yaml.safe_load_all(render(tmp_path))}
+    for kind, spec in workloads.items():
+        sidecar = spec["initContainers"][0]
+        assert sidecar["name"] == "slipring" and sidecar["image"] == "mirror/slipring:9"
+        env = {entry["name"]: entry["value"] for entry in sidecar["env"]}
+        assert env["MEMCACHED_NODES_FILE"] == "/etc/slipring"
+        assert env.get("SLIPRING_ON_NODE_DOWN") == ("error" if kind == "StatefulSet" else None)
+
+
+def test_an_apps_own_metrics_port_is_not_overwritten(tmp_path):
+    with pytest.raises(AssertionError, match=r"testing value .*prometheus.io~1port failed"):
+        with_components(tmp_path, [APPS / "scraped.yaml"], ["sidecar", "sidecar/scrape"])
+    text = with_components(tmp_path, [APPS / "scraped.yaml"], ["sidecar"])
+    assert yaml.safe_load(text)["spec"]["template"]["metadata"]["annotations"] == {"prometheus.io/port": "8080"}
+
+
+@pytest.mark.parametrize("kind", ["Job", "CronJob"])
+def test_a_job_does_not_get_a_sidecar_that_keeps_it_from_ending(kind, tmp_path):
+    jobs = {job["kind"]: job for job in yaml.safe_load_all((APPS / "jobs.yaml").read_text())}
+    (tmp_path / "source").mkdir()
+    source = tmp_path / "source" / "job.yaml"
+    source.write_text(yaml.safe_dump(jobs[kind]))
+    with pytest.raises(AssertionError, match="a Job needs a native sidecar"):
+        with_components(tmp_path, [source], ["sidecar/legacy"])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "sidecar-unfinished"])
+def test_a_cluster_takes_it(case, server, tmp_path):
+    """Also where pods are held to the strictest of the Pod Security Standards."""
+    (tmp_path / "rendered.yaml").write_text(rendered(case, tmp_path))
+    namespace = server.namespace(f"component-{case}", {"pod-security.kubernetes.io/enforce": "restricted"})
+    server.kubectl("apply", "--validate=strict", "-n", namespace, "-f", str(tmp_path / "rendered.yaml"))
+    for workload in yaml.safe_load_all((tmp_path / "rendered.yaml").read_text()):
+        pod = pod_of(workload)
+        for container in containers(pod):
+            if container["name"] != "slipring":
+                container["securityContext"] = {
+                    "runAsNonRoot": True,
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                }
+        stored = server.create(namespace, pod)
+        assert [c["name"] for c in containers(stored)] == [c["name"] for c in containers(pod)]
+
+
+def test_a_pod_that_may_not_is_told(server):
+    """That the namespaces of the test above are strict indeed."""
+    namespace = server.namespace("strict", {"pod-security.kubernetes.io/enforce": "restricted"})
+    with pytest.raises(Refused, match="violates PodSecurity"):
+        server.create(namespace, {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "a", "image": "a"}]}})
+
+
+@pytest.mark.parametrize("level", ["restricted", "baseline", "privileged"])
+@pytest.mark.parametrize(
+    ("variant", "lowest"),
+    [("node-local", "restricted"), ("node-local/host-port", "privileged"), ("node-local/socket", "privileged")],
+)
+def test_what_right_a_machines_slipring_needs(variant, lowest, level, server):
+    """As the table of deploy/README.md says."""
+    namespace = f"{variant.replace('/', '-')}-{level}"
+    server.namespace(namespace, {"pod-security.kubernetes.io/enforce": level})
+    (daemon,) = [found for found in yaml.safe_load_all(render(DEPLOY / variant)) if found["kind"] == "DaemonSet"]
+    if lowest in ("restricted", level):
+        server.create(namespace, pod_of(daemon))
+    else:
+        with pytest.raises(Refused, match="violates PodSecurity"):
+            server.create(namespace, pod_of(daemon))
+
+
+def test_no_component_is_forgotten():
+    used = {component for _, components in CASES.values() for component in components}
+    assert {name for name in kustomizations("Component") if "/parts/" not in name} == used

@@ -1,0 +1,83 @@
+"""What deploy/README.md says in figures and tables."""
+
+import contextlib
+import math
+import re
+import socket
+
+import pytest
+import yaml
+
+from cluster import render
+from manifests import DEPLOY, ROOT, slipring_containers
+from processes import PATIENCE, binary, eventually, free_port, memcached, running
+
+TEXT = (DEPLOY / "README.md").read_text()
+
+
+def rows(heading, text=TEXT):
+    """The rows of the table whose first heading that is, without the headings."""
+    table = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.M)[1]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+
+
+def number(cell):
+    return int(cell.replace(",", "").strip("| "))
+
+
+def test_the_table_of_connections():
+    (daemon,) = slipring_containers(list(yaml.safe_load_all(render(DEPLOY / "node-local"))))
+    workers = int({entry["name"]: entry["value"] for entry in daemon["env"]}["SLIPRING_WORKERS"])
+    found = [[number(cell) for cell in row] for row in rows("pods")]
+    assert [row[0] for row in found] == [100, 1_000, 10_000]
+    for pods, machines, direct, sidecars, local in found:
+        assert machines == math.ceil(pods / 30)
+        assert (direct, sidecars, local) == (pods * 20, pods, machines * workers)
+    short = rows("pods (30 per machine)", (ROOT / "README.md").read_text())
+    assert [[number(cell) for cell in row] for row in short] == [[row[0], *row[2:]] for row in found]
+
+
+def connections(port):
+    """How many memcached has besides the one that asks."""
+    with contextlib.closing(socket.create_connection(("127.0.0.1", port), PATIENCE)) as connection:
+        connection.sendall(b"stats\r\n")
+        answer = b""
+        while not answer.endswith(b"END\r\n"):
+            answer += connection.recv(1 << 16)
+    return int(re.search(rb"STAT curr_connections (\d+)", answer)[1])
+
+
+@pytest.mark.parametrize(("workers", "each"), [(1, 1), (2, 1), (2, 3)])
+def test_the_arithmetic_of_connections(workers, each):
+    """A slipring holds workers × connections per node to each node, whatever its clients."""
+    nodes = [free_port(), free_port()]
+    listen, admin = free_port(), free_port()
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            stack.enter_context(running(memcached(node), node))
+        at_rest = [connections(node) for node in nodes]
+        command = [binary(), "--nodes", ",".join(f"127.0.0.1:{node}" for node in nodes)]
+        command += ["--workers", str(workers), "--connections-per-node", str(each)]
+        command += ["--listen", f"127.0.0.1:{listen}", "--admin-listen", f"127.0.0.1:{admin}"]
+        stack.enter_context(running(command, listen))
+        for i in range(20):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", listen), PATIENCE))
+            client.sendall(b"".join(b"get key-%d-%d\r\n" % (i, j) for j in range(20)))
+            answer = b""
+            while answer != b"END\r\n" * 20:
+                answer += client.recv(1 << 16)
+        for node, before in zip(nodes, at_rest):
+            eventually("all are open", lambda: connections(node) - before == workers * each)
+
+
+def test_the_table_of_annotations():
+    """It names those that the check lets pass, and what stands for those that are not there."""
+    check = (DEPLOY / "inject" / "check.yaml").read_text()
+    known = re.search(r"name: known\s+expression: >-\s+\[(.*?)\]", check, re.S)[1]
+    table = {row[0].strip("|` "): [cell.strip("|` ") for cell in row[1:]] for row in rows("annotation")}
+    assert list(table) == re.findall(r"'([^']+)'", known)
+    for name, (default, allowed) in table.items():
+        if default != "–":
+            assert f"[?'{name}'].orValue('{default}')" in check, name
+        message = re.search(rf"'annotation {name}: ([^']*), not", check)[1]
+        assert set(re.findall(r"\w+", message)) <= set(re.findall(r"\w+", allowed)), name

@@ -1,0 +1,207 @@
+"""The real slipring under what the manifests say: their environment, their ports, their probes. A misspelt variable
+would go unnoticed in a cluster: the sidecar would start, with a default."""
+
+import re
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+
+import pytest
+import yaml
+
+from cluster import render
+from manifests import DEPLOY, EXPECTED, containers, slipring_containers
+from processes import PATIENCE, binary, eventually, free_port, memcached, running
+
+
+@pytest.fixture(scope="module")
+def help_text():
+    return subprocess.run([binary(), "serve", "--help"], check=True, capture_output=True, text=True).stdout
+
+
+def variants():
+    """Each different sidecar that deploy/ has to offer."""
+    for path in sorted(EXPECTED.glob("*.yaml")):
+        if path.stem != "scrape":  # adds nothing to the container
+            yield path.stem, path.read_text
+    for name in ["inject", "node-local", "node-local/host-port", "node-local/socket"]:
+        yield name, lambda name=name: render(DEPLOY / name)
+
+
+VARIANTS = dict(variants())
+
+
+def sidecar(name):
+    found = slipring_containers(list(yaml.safe_load_all(VARIANTS[name]())))
+    assert found and all(container == found[0] for container in found), f"the sidecars of {name} differ"
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def node():
+    port = free_port()
+    with running(memcached(port), port):
+        yield port
+
+
+class Machine:
+    """What stands in for the pod: its ConfigMap, its paths, its ports."""
+
+    def __init__(self, directory, node):
+        self.directory = directory
+        self.config_map = {
+            "MEMCACHED_NODES": f"127.0.0.1:{node}",
+            "MEMCACHED_PORT": str(node),
+            "MEMCACHED_DISCOVERY_HOST": f"127.0.0.1:{free_port()}",  # nobody there: the list is the first ring
+            "SLIPRING_DNS": f"localhost:{node}",
+        }
+        self.data, self.admin = free_port(), free_port()
+
+    def environment(self, container):
+        made = {}
+        for entry in container.get("env", []):
+            value = entry.get("value")
+            if value is None:
+                reference = entry["valueFrom"]["configMapKeyRef"]
+                assert reference["name"] == "memcached-config"
+                value = self.config_map[reference["key"]]
+            made[entry["name"]] = value
+        for mount in container.get("volumeMounts", []):
+            inside = self.directory / mount["mountPath"].strip("/").replace("/", "-")
+            inside.mkdir()
+            for name, value in made.items():
+                made[name] = value.replace(mount["mountPath"], str(inside))
+            if mount["name"] == "slipring-config":
+                for key, value in self.config_map.items():
+                    (inside / key).write_text(value)
+        return made
+
+
+def http(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
+        return answer.status
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_its_environment_means_something(name, help_text):
+    for entry in sidecar(name).get("env", []):
+        assert f"[env: {entry['name']}]" in help_text, entry["name"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_its_ports_are_the_programs(name, help_text):
+    container = sidecar(name)
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    environment = {entry["name"]: entry.get("value", "") for entry in container["env"]}
+    admin = re.search(r"\[env: SLIPRING_ADMIN_LISTEN\] \[default: \S+:(\d+)\]", help_text)[1]
+    assert ports.pop("slipring-admin") == int(environment.get("SLIPRING_ADMIN_LISTEN", admin).rpartition(":")[2])
+    listen = environment.get("SLIPRING_LISTEN", "localhost:11211")
+    assert ports == ({} if listen.startswith("unix:") else {"slipring": int(listen.rpartition(":")[2])})
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_serves(name, node, tmp_path):
+    container = sidecar(name)
+    machine = Machine(tmp_path, node)
+    environment = machine.environment(container)
+    wanted = environment.get("SLIPRING_LISTEN", "localhost")
+    if wanted.startswith("unix:"):
+        assert str(tmp_path) in wanted, "the socket is in no mounted directory"
+        dial = (socket.AF_UNIX, wanted.removeprefix("unix:"))
+    else:
+        environment["SLIPRING_LISTEN"] = f"127.0.0.1:{machine.data}"
+        dial = (socket.AF_INET, ("127.0.0.1", machine.data))
+    environment["SLIPRING_ADMIN_LISTEN"] = f"127.0.0.1:{machine.admin}"
+    command = ["env", "-i", *(f"{key}={value}" for key, value in environment.items()), binary()]
+    with running(command + container.get("args", []), machine.admin, may_die=True) as process:
+        for probe in ["startupProbe", "livenessProbe", "readinessProbe"]:
+            get = container[probe]["httpGet"]
+            assert get["port"] == "slipring-admin"
+
+            def succeeds(path=get["path"]):
+                try:
+                    return http(machine.admin, path) == 200
+                except urllib.error.HTTPError:
+                    return False
+
+            eventually(f"{probe} succeeds", succeeds)
+        with socket.socket(dial[0], socket.SOCK_STREAM) as client:
+            client.settimeout(PATIENCE)
+            client.connect(dial[1])
+            answers = client.makefile("rb")
+
+            def stored():
+                client.sendall(b"set k 0 0 5\r\nhello\r\n")
+                return answers.readline() == b"STORED\r\n"
+
+            eventually("the node is connected", stored)
+            client.sendall(b"get k\r\n")
+            assert [answers.readline() for _ in range(3)] == [b"VALUE k 0 5\r\n", b"hello\r\n", b"END\r\n"]
+            process.send_signal(signal.SIGTERM)
+            if container.get("restartPolicy") == "Always":
+                # Nobody is waited for: the app of a native sidecar has ended.
+                assert process.wait(PATIENCE) == 0
+            else:
+                # The app got its SIGTERM at the same time, and goes on for a while.
+                eventually("it drains", lambda: unready(machine.admin))
+                client.sendall(b"get k\r\n")
+                assert answers.readline() == b"VALUE k 0 5\r\n"
+
+
+def unready(port):
+    try:
+        return http(port, "/readyz") != 200
+    except urllib.error.HTTPError as error:
+        return error.code == 503
+
+
+VALUES = {
+    "MEMCACHED_DISCOVERY_HOST": ["10.0.0.9", "10.0.0.9:11212", "cache.example", "a-b.c_d.example:1", "[fd00::1]:11211"],
+    "SLIPRING_DNS": ["memcached", "memcached.cache.svc.cluster.local:11211", "srv:_memcache._tcp.memcached.cache.svc."],
+    "SLIPRING_ON_NODE_DOWN": ["miss", "error"],
+    "SLIPRING_LOG_LEVEL": ["off", "error", "warn", "info", "debug", "trace"],
+}
+WRONG = {
+    "MEMCACHED_DISCOVERY_HOST": ["host:port", "host:0", "a b"],
+    "SLIPRING_DNS": ["srv:name:11211", "srv:", "name:x"],
+    "SLIPRING_ON_NODE_DOWN": ["Miss", "fail"],
+    "SLIPRING_LOG_LEVEL": ["verbose"],
+}
+
+
+def options_of_the_policy():
+    """Annotation by variable, as the policy has them."""
+    text = (DEPLOY / "inject" / "inject.yaml").read_text()
+    return {variable: name for name, variable in re.findall(r"\['(slipring/[a-z-]+)', '([A-Z_]+)'\]", text)}
+
+
+def test_every_option_of_the_policy_is_tried(help_text):
+    options = options_of_the_policy()
+    assert options.keys() == VALUES.keys() == WRONG.keys()
+    assert all(f"[env: {variable}]" in help_text for variable in options)
+
+
+@pytest.mark.parametrize(("variable", "value"), [(n, v) for n, values in VALUES.items() for v in values])
+def test_what_the_check_lets_pass_the_program_takes(variable, value, cluster):
+    annotations = {options_of_the_policy()[variable]: value}
+    spec = {"containers": [{"name": "app", "image": "app"}]}
+    pod = cluster.create("labelled", {"metadata": {"generateName": "pod-", "annotations": annotations}, "spec": spec})
+    (made,) = [container for container in containers(pod) if container["name"] == "slipring"]
+    environment = {entry["name"]: entry["value"] for entry in made["env"]}
+    assert environment[variable] == value
+    data, admin = free_port(), free_port()
+    environment |= {"SLIPRING_LISTEN": f"127.0.0.1:{data}", "SLIPRING_ADMIN_LISTEN": f"127.0.0.1:{admin}"}
+    with running(["env", "-i", *(f"{name}={value}" for name, value in environment.items()), binary()], admin):
+        assert http(admin, "/healthz") == 200
+
+
+@pytest.mark.parametrize(("variable", "value"), [(n, v) for n, values in WRONG.items() for v in values])
+def test_what_the_program_refuses(variable, value):
+    """That the values of the test above are not taken just because everything is."""
+    environment = {variable: value}
+    if variable not in ("MEMCACHED_DISCOVERY_HOST", "SLIPRING_DNS"):
+        environment["MEMCACHED_NODES"] = "127.0.0.1"
+    done = subprocess.run([binary()], env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 64 and variable in done.stderr
