@@ -33,13 +33,6 @@ def get(url):
         return error.code, None
 
 
-def alive(pid):
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False
-
-
 class Example:
     """What `run` says that it has started."""
 
@@ -57,8 +50,16 @@ class Example:
         self.nodes = {name: int(pid) for name, pid in nodes}
         self.app_pid, self.sidecar_pid = int(app), int(sidecar)
 
-    def pids(self):
-        return [self.app_pid, self.sidecar_pid, *self.nodes.values()]
+    def left(self):
+        """Which of its processes are there. A number may be another one's by now, so the port is looked for, too."""
+        processes = {self.app_pid: self.url, self.sidecar_pid: self.sidecar}
+        processes |= {pid: name for name, pid in self.nodes.items()}
+        found = []
+        for pid, address in processes.items():
+            with contextlib.suppress(OSError):
+                if address.rsplit(":")[-1] in pathlib.Path(f"/proc/{pid}/cmdline").read_text():
+                    found.append(pid)
+        return found
 
     def page(self, path):
         """A page of the app, which never fails."""
@@ -186,13 +187,27 @@ def started(**environment):
                 break
         assert "Ctrl-C ends" in printed, f"the example ended early: {printed}"
         example = Example(printed)
-        yield example
-        assert process.poll() is None, "the example ended before it was told to"
-        process.send_signal(signal.SIGINT)
-        rest = process.communicate(timeout=2 * PATIENCE)[0]
-        assert process.returncode == 0 and rest.endswith("ended\n"), rest
-        assert not any(alive(pid) for pid in example.pids()), "it left a process behind"
+        try:
+            assert len(example.left()) == 5
+            yield example
+            assert process.poll() is None, "the example ended before it was told to"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(2 * PATIENCE) == 0
+            assert example.left() == [], "it left a process behind"
+            assert process.stdout.read().endswith("ended\n")
+        finally:
+            end(process)
+            for pid in example.left():
+                os.kill(pid, signal.SIGKILL)
     finally:
-        if process.poll() is None:
-            process.terminate()
-            process.communicate(timeout=2 * PATIENCE)
+        end(process)
+
+
+def end(process):
+    """It ends what it has started."""
+    process.terminate()
+    try:
+        process.wait(2 * PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
