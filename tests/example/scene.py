@@ -72,14 +72,16 @@ class Example:
         status, body = get(f"{self.url}/api/items/{item}")
         if status == 200:
             assert body["item"] == {"id": item, "name": f"Item {item}"}
-        return Answer(begun, status, body and body["source"], time.monotonic() - begun)
+        now = time.monotonic()
+        return Answer(now, status, body and body["source"], now - begun)
 
-    def sweep(self, items):
-        """Asks for each item once; where each came from."""
+    def from_database(self, items):
+        """Asks for each item once; which of them did not come from the cache."""
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as users:
             answers = dict(zip(items, users.map(self.item, items)))
         assert {answer.status for answer in answers.values()} == {200}
-        return {item: answer.source for item, answer in answers.items()}
+        assert {answer.source for answer in answers.values()} <= {"cache", "database"}
+        return {item for item, answer in answers.items() if answer.source == "database"}
 
     def owners(self, items):
         """Which node the key of each item lives on, by the list of nodes as it is now."""
