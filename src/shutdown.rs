@@ -38,7 +38,7 @@ pub enum Order {
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
-    /// No client came for a while.
+    /// No client came for a while, or none is connected when the wait is over.
     Quiet,
     /// The longest wait is over, and so many clients are connected.
     TimedOut(u64),
@@ -89,7 +89,7 @@ pub async fn drain(acceptor: &Acceptor, longest: Duration) -> Drained {
             return Drained::Quiet;
         }
         if now >= end {
-            return Drained::TimedOut(clients);
+            return if clients > 0 { Drained::TimedOut(clients) } else { Drained::Quiet };
         }
         sleep(LOOK.min(end - now)).await;
     }

@@ -239,6 +239,11 @@ SETTINGS = {
         {"resources": {"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}}},
         "memcached-config",
     ),
+    "placement": (
+        {"slipring/placement": "ring"},
+        {"env": [FILE, DRAIN, {"name": "SLIPRING_PLACEMENT", "value": "ring"}]},
+        "memcached-config",
+    ),
     "on-node-down": (
         {"slipring/on-node-down": "error"},
         {"env": [FILE, DRAIN, {"name": "SLIPRING_ON_NODE_DOWN", "value": "error"}]},
@@ -254,6 +259,7 @@ SETTINGS = {
             "slipring/discovery": "cache.example",
             "slipring/memory": "1Gi",
             "slipring/cpu": "1",
+            "slipring/placement": "ring",
             "slipring/on-node-down": "miss",
             "slipring/log-level": "warn",
         },
@@ -261,6 +267,7 @@ SETTINGS = {
             "env": [
                 DRAIN,
                 {"name": "MEMCACHED_DISCOVERY_HOST", "value": "cache.example"},
+                {"name": "SLIPRING_PLACEMENT", "value": "ring"},
                 {"name": "SLIPRING_ON_NODE_DOWN", "value": "miss"},
                 {"name": "SLIPRING_LOG_LEVEL", "value": "warn"},
             ],
@@ -298,6 +305,8 @@ def refusals():
         yield {"slipring/memory": value}, "annotation slipring/memory: 32Mi to 16Gi"
     for value in ["", "9m", "50", "0", "-1", "half"]:
         yield {"slipring/cpu": value}, "annotation slipring/cpu: 10m to 16"
+    for value in ["", "Ring", "ketchup"]:
+        yield {"slipring/placement": value}, "annotation slipring/placement: ring"
     for value in ["", "Miss", "fail"]:
         yield {"slipring/on-node-down": value}, "annotation slipring/on-node-down: miss or error"
     for value in ["", "verbose", "INFO"]:

@@ -160,12 +160,14 @@ def unready(port):
 VALUES = {
     "MEMCACHED_DISCOVERY_HOST": ["10.0.0.9", "10.0.0.9:11212", "cache.example", "a-b.c_d.example:1", "[fd00::1]:11211"],
     "SLIPRING_DNS": ["memcached", "memcached.cache.svc.cluster.local:11211", "srv:_memcache._tcp.memcached.cache.svc."],
+    "SLIPRING_PLACEMENT": ["ring"],
     "SLIPRING_ON_NODE_DOWN": ["miss", "error"],
     "SLIPRING_LOG_LEVEL": ["off", "error", "warn", "info", "debug", "trace"],
 }
 WRONG = {
     "MEMCACHED_DISCOVERY_HOST": ["host:port", "host:0", "a b"],
     "SLIPRING_DNS": ["srv:name:11211", "srv:", "name:x"],
+    "SLIPRING_PLACEMENT": ["Ring", "ketchup"],
     "SLIPRING_ON_NODE_DOWN": ["Miss", "fail"],
     "SLIPRING_LOG_LEVEL": ["verbose"],
 }
