@@ -28,8 +28,8 @@ def free_port():
     raise RuntimeError("no free port")
 
 
-def eventually(what, done, pause=0.01):
-    deadline = time.monotonic() + PATIENCE
+def eventually(what, done, pause=0.01, patience=PATIENCE):
+    deadline = time.monotonic() + patience
     while True:
         with contextlib.suppress(OSError):
             if done():
