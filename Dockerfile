@@ -1,30 +1,51 @@
 # slipring as a static binary in an empty image.
 #
-#   docker build -t slipring .
+#   docker build -t slipring:0.1.0 .
 #
-# A mirror or a base image of your own: --build-arg BUILD_IMAGE=… --build-arg RUNTIME_IMAGE=…
-# BUILD_IMAGE brings cargo and a C linker for a musl host: what it builds is linked statically.
+# Mirrors, or base images of your own: --build-arg BUILD_IMAGE=… --build-arg RUNTIME_IMAGE=…
+# BUILD_IMAGE brings a shell, cargo and a C linker, for glibc (with its static libraries, as Debian's libc6-dev has them)
+# or musl (rust:1.95-alpine). Each platform is built by an image of its own kind; nothing here names one:
+#
+#   docker buildx build --platform linux/amd64,linux/arm64 -t REGISTRY/slipring:0.1.0 --push .
 
-ARG BUILD_IMAGE=rust:1.95-alpine
+ARG BUILD_IMAGE=rust:1.95-slim
 ARG RUNTIME_IMAGE=scratch
 
 FROM ${BUILD_IMAGE} AS build
 WORKDIR /build
-ENV CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_STRIP=symbols
+# `host-tuple` is the platform that this runs on. That it is named keeps the flags from the macros, which run in the
+# compiler and cannot be static.
+ENV RUSTFLAGS="-C target-feature=+crt-static" \
+    CARGO_BUILD_TARGET=host-tuple \
+    CARGO_PROFILE_RELEASE_DEBUG=0 \
+    CARGO_PROFILE_RELEASE_STRIP=symbols
 
-# The dependencies, against empty sources: this layer is built again only when they change.
+# The dependencies, against empty sources: this layer is built again only when they change. The benches are no part of
+# it, and cargo wants the file of each that is declared.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir src benches && touch src/lib.rs benches/core.rs && echo 'fn main() {}' > src/main.rs \
+RUN sed -i '/^\[\[bench\]\]/,/^$/d' Cargo.toml \
+    && mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked --bin slipring
 
 # The real sources; touched, for cargo judges by the time of the last change.
 COPY src src
-RUN touch src/main.rs src/lib.rs && cargo build --release --locked --bin slipring
+RUN touch src/main.rs src/lib.rs \
+    && cargo build --release --locked --bin slipring \
+    && cp target/*/release/slipring /slipring
 
 FROM ${RUNTIME_IMAGE}
-COPY --from=build /build/target/release/slipring /usr/local/bin/slipring
+COPY --from=build /slipring /usr/local/bin/slipring
 ENV PATH=/usr/local/bin
 # A number, so that Kubernetes' runAsNonRoot can tell.
 USER 65532:65532
 EXPOSE 11211 9150
 ENTRYPOINT ["slipring"]
+# No HEALTHCHECK: probes ask /healthz over HTTP.
+ARG REVISION
+ARG CREATED
+LABEL org.opencontainers.image.title="slipring" \
+      org.opencontainers.image.description="A memcached sidecar proxy: one local port, a hash ring of nodes behind it" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"

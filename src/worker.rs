@@ -289,10 +289,11 @@ impl Rim {
                 return Poll::Pending;
             }
             let mut scratch = self.scratch.borrow_mut();
-            let core = match poll_read(read, &mut scratch, cx) {
+            let most = self.core.borrow().client_most_read(id).min(scratch.len());
+            let core = match poll_read(read, scratch.get_mut(..most).unwrap_or_default(), cx) {
                 Read::Pending => return Poll::Pending,
                 Read::Bytes(n) => {
-                    full = n == scratch.len();
+                    full = n == most;
                     let mut core = self.core.borrow_mut();
                     core.client_input(id, scratch.get(..n).unwrap_or_default(), self.now());
                     core

@@ -9,6 +9,8 @@
 //!   gets a miss and the value is dropped as it comes: the lane is never paused for it.
 //! - A *body* from a client is stored only when there is room for all of it; until then it is not read.
 //! - A *request* waits, unread, while its client has others waiting and the memory is spent.
+//! - What is *read* of a client before it is known what it is, is little while memory is tight: a thousand clients
+//!   whose bodies have to wait would else each have left a whole read here.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -105,6 +107,12 @@ impl Budget {
     fn takes_body(&self, len: usize) -> bool {
         let room = self.bodies + len <= self.limit / 2 && self.total() + len <= self.tight();
         room || self.bodies == 0
+    }
+
+    /// Most bytes to read at once of a client that has `room` kept for what it sends.
+    #[inline]
+    pub(super) fn most_read(&self, room: impl FnOnce() -> usize) -> usize {
+        if self.is_tight() { room().max(SMALL) } else { usize::MAX }
     }
 
     /// Bytes that this worker's clients and lanes hold.

@@ -216,6 +216,15 @@ impl Client {
         self.average = (self.average * 7 + len) / 8;
     }
 
+    /// How many of the next bytes need no further memory: they belong to a block.
+    fn room(&self) -> usize {
+        match &self.reading {
+            Reading::Line | Reading::AwaitLane(_) => 0,
+            Reading::Body(body) => body.total - body.bytes.len(),
+            Reading::Swallow(left) | Reading::Stream { left, .. } => usize::try_from(*left).unwrap_or(usize::MAX),
+        }
+    }
+
     /// Notes what this client holds.
     #[inline]
     pub(super) fn recharge(&mut self, shared: &mut Shared) {
@@ -351,6 +360,13 @@ impl Core {
     #[must_use]
     pub fn client_may_read(&self, id: ClientId) -> bool {
         self.clients.get(id.0).is_some_and(|client| client.stall == Stall::None && client.input == Input::Open)
+    }
+
+    /// Most bytes that the rim should read from this client at once.
+    #[inline]
+    #[must_use]
+    pub fn client_most_read(&self, id: ClientId) -> usize {
+        self.shared.budget.most_read(|| self.clients.get(id.0).map_or(0, Client::room))
     }
 
     /// Whether a client has so many replies waiting that a costly request has to wait too.

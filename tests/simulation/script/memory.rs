@@ -87,6 +87,29 @@ fn clients_that_do_not_read_are_closed_when_memory_is_tight_and_only_then() {
 }
 
 #[test]
+fn of_clients_whose_bodies_wait_little_is_read_while_memory_is_tight() {
+    const CLIENTS: usize = 500;
+    /// What the rim reads at once where there is no other bound.
+    const READ: usize = 64 << 10;
+    let mut rig = tight(1);
+    let body = set("k", 900_000);
+    let clients: Vec<ClientId> = (0..CLIENTS).map(|_| rig.client()).collect();
+    assert!(rig.core.client_most_read(clients[0]) >= READ, "nothing is tight yet");
+    let mut read = 0;
+    for client in &clients {
+        let most = rig.core.client_most_read(*client).min(READ);
+        rig.send(*client, &body[..most]);
+        read += most;
+    }
+    assert!(read < 8 * MIB, "{read} bytes were read of {CLIENTS} clients");
+    // Who is being stored is read as before, whoever else waits.
+    assert!(rig.core.client_may_read(clients[0]) && rig.core.client_most_read(clients[0]) >= READ);
+    rig.pass(100);
+    let held = usize::try_from(rig.cells.sum(|cells| &cells.buffered)).unwrap();
+    assert!(held < 8 * MIB + CLIENTS * 4096, "{held}");
+}
+
+#[test]
 fn bodies_wait_for_room_in_their_order_and_a_stalled_one_does_not_hold_it_for_ever() {
     let mut rig = tight(1);
     let clients: Vec<ClientId> = (0..9).map(|_| rig.client()).collect();
