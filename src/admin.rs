@@ -4,6 +4,7 @@
 //! It shares the pod with what must not be disturbed, and its port is open to the cluster: few
 //! connections, one request each, small buffers, and a clock on everything a client may delay.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::follow::Turn;
@@ -27,8 +28,8 @@ use crate::metrics::hot::HotKeys;
 use crate::protocol::is_key;
 use crate::worker::pulse::Pulse;
 
-/// Most connections at once; a further one is closed unanswered. Probes and one or two scrapers
-/// need a handful.
+/// Most connections at once; for a further one the oldest is closed. Probes and one or two scrapers need a handful, and
+/// are answered at once: whoever holds many cannot keep them out.
 pub const MAX_CONNECTIONS: usize = 32;
 
 /// Longest wait for a request's whole head.
@@ -70,6 +71,8 @@ pub struct AdminState {
     pub ready: Arc<AtomicBool>,
     /// Cancelled when the end has begun: not ready any more.
     pub draining: CancellationToken,
+    /// Cancelled when the drain is over, and the workers are told to end.
+    pub ending: CancellationToken,
     /// `/healthz`: whether the workers turn.
     pub pulse: Pulse,
     /// `/config`: JSON.
@@ -149,6 +152,8 @@ pub struct Place {
 /// Connections are `Send` tasks on the caller's runtime (`tokio::spawn`), owned by this future.
 pub async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
+    // In the order they came.
+    let mut open = VecDeque::<AbortHandle>::new();
     let mut pause = ACCEPT_PAUSE;
     loop {
         let accepted = tokio::select! {
@@ -159,9 +164,13 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: Cancella
         match accepted {
             Ok((socket, _)) => {
                 pause = ACCEPT_PAUSE;
-                if connections.len() < MAX_CONNECTIONS {
-                    connections.spawn(connection(socket, Arc::clone(&state)));
+                open.retain(|one| !one.is_finished());
+                if open.len() >= MAX_CONNECTIONS
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.abort();
                 }
+                open.push_back(connections.spawn(connection(socket, Arc::clone(&state))));
             }
             // The client gave up before it was accepted: nothing is wrong here.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -211,7 +220,7 @@ async fn reply(request: Request<Incoming>, state: Arc<AdminState>) -> Response<F
             reply
         }
         // At the end the workers go one by one.
-        "/healthz" if state.draining.is_cancelled() => page(StatusCode::OK, TEXT, "ok\n"),
+        "/healthz" if state.ending.is_cancelled() => page(StatusCode::OK, TEXT, "ok\n"),
         "/healthz" => match state.pulse.feel().await {
             Ok(()) => page(StatusCode::OK, TEXT, "ok\n"),
             Err(stuck) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("workers do not answer: {stuck:?}\n")),
@@ -294,6 +303,7 @@ mod tests {
         let state = Arc::new(AdminState {
             ready: Arc::clone(&ready),
             draining: CancellationToken::new(),
+            ending: CancellationToken::new(),
             ring: Box::new(|| RingReport {
                 status: "healthy",
                 since: 1_700_000_000,
@@ -458,7 +468,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clients_beyond_the_limit_are_closed_and_silent_ones_leave_room_again() {
+    async fn of_clients_beyond_the_limit_the_oldest_goes_and_silent_ones_leave_in_time() {
         let admin = admin().await;
         let mut silent = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
@@ -466,17 +476,14 @@ mod tests {
             socket.write_all(b"GET /hea").await.unwrap();
             silent.push(socket);
         }
-        let mut further = TcpStream::connect(admin.addr).await.unwrap();
+        assert_eq!(get(admin.addr, "/ring").await.0, "200");
         let mut byte = [0];
-        assert!(matches!(further.read(&mut byte).await, Ok(0) | Err(_)));
-        // The header clock closes a silent one, without any word from it.
-        let mut first = silent.remove(0);
-        let mut reply = Vec::new();
-        let closed = first.read_to_end(&mut reply);
-        let closed = tokio::time::timeout(2 * HEADER_TIMEOUT, closed).await;
-        assert!(closed.is_ok(), "still open");
-        for socket in &mut silent {
-            let _ = socket.read_to_end(&mut reply).await;
+        assert!(matches!(silent.remove(0).read(&mut byte).await, Ok(0) | Err(_)), "it made room");
+        // The header clock closes the others, without any word from them.
+        for mut socket in silent {
+            let closed = socket.read(&mut byte);
+            let closed = tokio::time::timeout(2 * HEADER_TIMEOUT, closed).await;
+            assert!(matches!(closed, Ok(Ok(0) | Err(_))), "still open");
         }
         assert_eq!(get(admin.addr, "/ring").await.0, "200");
     }

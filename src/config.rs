@@ -368,7 +368,7 @@ impl Config {
         })
     }
 
-    /// `/config`: every option as it was given, and what became of those that say `auto`.
+    /// `/config`: every option as it was given, what `auto` came to, and what is logged (`RUST_LOG` wins).
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::json!({

@@ -472,7 +472,7 @@ pub struct WorkerCells {
     pub buffered: Counter,
     /// The keys asked for most. Locked for a sample, and to report.
     hot: Mutex<Sketch>,
-    /// What is counted by node. Locked when a node comes or goes, and to report.
+    /// What is counted by node. Locked when a ring comes or a node goes, and to report; who counts has an `Arc` of it.
     nodes: Mutex<HashMap<Arc<str>, Arc<NodeCells>>>,
 }
 
@@ -553,6 +553,8 @@ impl WorkerCells {
             nodes.remove(name);
         } else if let Some(node) = nodes.get(name) {
             node.rest();
+            // Should it come back, it begins anew.
+            node.set_state(NodeState::default());
         }
     }
 
@@ -652,10 +654,8 @@ impl Cells {
     /// The worst state any worker sees a node in.
     #[must_use]
     pub fn node_state(&self, name: &str) -> NodeState {
-        self.workers
-            .iter()
-            .filter_map(|cells| cells.nodes().get(name).map(|node| node.state()))
-            .max()
-            .unwrap_or_default()
+        // A worker that does not know it yet is about to connect.
+        let of = |cells: &WorkerCells| cells.nodes().get(name).map(|node| node.state()).unwrap_or_default();
+        self.workers.iter().map(of).max().unwrap_or_default()
     }
 }

@@ -93,7 +93,7 @@ async fn serve(
     mut signals: Signals,
     started: Instant,
 ) -> Result<(), RunError> {
-    let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
+    let (stop, draining, ending) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
     let triggers = Triggers::default();
     let views = discovery::start(source, config.discovery.clone(), triggers.clone(), stop.clone());
@@ -114,6 +114,7 @@ async fn serve(
         let state = AdminState {
             ready: Arc::clone(&ready),
             draining: draining.clone(),
+            ending: ending.clone(),
             pulse,
             config: config.to_json(),
             ring: Box::new(move || report.report()),
@@ -159,7 +160,7 @@ async fn serve(
     let order = signals.next(&triggers).await;
     draining.cancel();
     tokio::select! {
-        () = end(order, config.drain_timeout_on_exit, acceptor, accepting, ended) => tracing::info!("ended"),
+        () = end(order, config.drain_timeout_on_exit, acceptor, accepting, ended, ending) => tracing::info!("ended"),
         _ = signals.next(&triggers) => tracing::warn!("told twice: ending at once"),
     }
     stop.cancel();
@@ -182,6 +183,7 @@ async fn end(
     acceptor: Arc<Acceptor>,
     accepting: Accepting,
     workers: Vec<oneshot::Receiver<()>>,
+    ending: CancellationToken,
 ) {
     if order == Order::Drain {
         tracing::info!(clients = acceptor.clients(), ?longest, "draining: serving on until clients have gone");
@@ -193,6 +195,7 @@ async fn end(
     accepting.stop.cancel();
     accepting.tasks.close();
     accepting.tasks.wait().await;
+    ending.cancel();
     // With it go the last ways to the workers, which is their sign to finish.
     drop(acceptor);
     let all = async {

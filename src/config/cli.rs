@@ -211,7 +211,7 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_DENY_FLUSH_ALL", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) deny_flush_all: bool,
 
-    /// Requests to nodes that take at least this long are logged (one a second of each kind) and counted, 0s to 60m; 0s for none
+    /// Requests to nodes that take at least this long are logged, and those given up (one a second of each kind); replies so late are counted; 0s to 60m, 0s for none
     #[arg(long, env = "SLIPRING_SLOW_REQUEST", value_name = "DURATION", default_value = "100ms", value_parser = parse_patience)]
     pub(super) slow_request: Duration,
 

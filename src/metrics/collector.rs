@@ -172,6 +172,9 @@ impl Page {
     }
 }
 
+/// The nodes beyond the limit, as one.
+const OTHER: &str = "other";
+
 /// Microseconds per second.
 const MICROS: f64 = 1e6;
 
@@ -250,8 +253,10 @@ impl Workers {
     fn known(&self, sources: &Sources) -> BTreeMap<String, Vec<Arc<NodeCells>>> {
         let mut all: BTreeMap<String, Vec<Arc<NodeCells>>> = BTreeMap::new();
         for cells in &self.cells.workers {
-            for (name, node) in cells.nodes().iter() {
-                all.entry(name.to_string()).or_default().push(Arc::clone(node));
+            // Nothing is made while it is locked: a worker may wait for it.
+            let nodes: Vec<_> = cells.nodes().iter().map(|(name, node)| (Arc::clone(name), Arc::clone(node))).collect();
+            for (name, node) in nodes {
+                all.entry(name.to_string()).or_default().push(node);
             }
         }
         let now = Instant::now();
@@ -274,7 +279,7 @@ impl Workers {
             }
         }
         if !others.is_empty() {
-            shown.insert("other".to_owned(), others);
+            shown.insert(OTHER.to_owned(), others);
         }
         shown
     }
@@ -320,7 +325,10 @@ impl Workers {
             page.count("slipring_upstream_sent_bytes_total", &[name], sum(&|n| &n.sent_bytes));
             page.count("slipring_upstream_timeouts_total", &[name], sum(&|n| &n.timeouts));
             page.count("slipring_upstream_desyncs_total", &[name], sum(&|n| &n.desyncs));
-            let worst = cells.iter().map(|node| node.state()).max().unwrap_or_default();
+            let worst = match name {
+                OTHER => cells.iter().map(|node| node.state()).max().unwrap_or_default(),
+                _ => self.cells.node_state(name),
+            };
             for state in NodeState::ALL {
                 let is = if state == worst { 1.0 } else { 0.0 };
                 page.show("slipring_node_state", &[name, state.word()], is);
@@ -340,7 +348,7 @@ impl Workers {
             }
         }
         if others > 0.0 {
-            page.show("slipring_node_ring_share_ratio", &["other"], others);
+            page.show("slipring_node_ring_share_ratio", &[OTHER], others);
         }
         page.show("slipring_ring_nodes", &[], sources.nodes.len() as f64);
         let version = sources.version.to_string();

@@ -2,8 +2,9 @@
 //!
 //! Each worker takes about one key in [`EVERY`] and counts it by the Space-Saving method (Metwally, Agrawal and
 //! El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data Streams", 2005): a new key takes the place
-//! of the least counted and inherits its count as its error. What is reported is the count less that error, so a key
-//! is never shown hotter than it was. Two windows follow each other: what is shown is half a minute to a minute old.
+//! of the least counted and inherits its count as its error. What is reported is the count less that error, so no key is
+//! reported with samples that were not its own; the rest is the chance of a sample. Two windows follow each other: what
+//! is shown covers the last half to whole minute.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,7 +23,7 @@ const CAPACITY: usize = 128;
 /// Most keys that are reported.
 const SHOWN: usize = 20;
 /// A key with fewer samples may be there by chance.
-const LEAST: u64 = 3;
+const LEAST: u64 = 10;
 
 /// How a key is told of: in a log, on the page.
 #[must_use]
@@ -128,9 +129,9 @@ pub struct HotKeys {
 pub struct HotKey {
     /// The key, or `#` and its hash where keys are not told.
     pub key: String,
-    /// At least this share of all keys asked for, 0 to 1.
+    /// Its share of all keys asked for, 0 to 1, as the sample has it.
     pub share: f64,
-    /// Times asked for in a second, at least.
+    /// Times asked for in a second, as the sample has it.
     pub rate: f64,
     /// The node it lives on.
     pub node: String,
@@ -227,14 +228,17 @@ mod tests {
     fn workers_are_one_and_few_samples_are_chance() {
         let mut sketches = [Sketch::default(), Sketch::default()];
         for sketch in &mut sketches {
-            sketch.add(7, None, at(1));
-            sketch.add(7, None, at(1));
-            sketch.add(8, None, at(1));
+            for _ in 0..5 {
+                sketch.add(7, None, at(1));
+            }
+            for _ in 0..4 {
+                sketch.add(8, None, at(1));
+            }
         }
         let report = report(sketches.iter_mut(), at(2), |hash| format!("node {hash}"));
         let [key] = report.keys.as_slice() else { panic!("{report:?}") };
         assert_eq!((key.key.as_str(), key.node.as_str()), ("#0000000000000007", "node 7"));
-        assert_eq!((key.share, key.rate), (4.0 / 6.0, 4.0 * f64::from(EVERY) / 2.0));
+        assert_eq!((key.share, key.rate), (10.0 / 18.0, 10.0 * f64::from(EVERY) / 2.0));
     }
 
     #[test]

@@ -95,13 +95,17 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("slipring_retries_total", &[], "Reads asked again after their connection was lost"),
     counter("slipring_get_groups_total", &[], "Reads as sent to nodes"),
     counter("slipring_get_group_keys_total", &[], "Keys in them"),
-    counter("slipring_merged_keys_total", &[], "Those of them that travelled with keys of other clients"),
+    counter("slipring_merged_keys_total", &[], "Those of them that travelled with keys of other requests"),
     counter("slipring_coalesced_keys_total", &[], "Keys that travelled for several clients, each after the first"),
     counter("slipring_discarded_replies_total", &[], "Replies of nodes that nobody waited for: noreply, clients gone"),
     gauge("slipring_buffer_bytes", &[], "Memory of everything that waits"),
     gauge("slipring_buffer_limit_bytes", &[], "--buffer-limit"),
     counter("slipring_backpressure_waits_total", &["reason"], "Times that a client was not read for a while"),
-    counter("slipring_slow_requests_total", &[], "Requests to nodes that took longer than --slow-request"),
+    counter(
+        "slipring_slow_requests_total",
+        &[],
+        "Replies of nodes that took --slow-request or longer; what got none is in the timeouts",
+    ),
 ];
 
 /// Every metric as a Markdown table. README holds it, a test compares them.

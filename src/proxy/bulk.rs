@@ -377,7 +377,7 @@ impl Core {
             self.shared.cells().bulk_transfers.add(1);
             client.in_flight += 1;
             if let Some(up) = self.upstreams.get_mut(lane.0) {
-                let asked = Asked::new(large.hash, &large.header, self.shared.settings.log_keys);
+                let asked = Asked::new(large.hash, &large.header, &self.shared.settings);
                 let entry = Entry::Single { client: owner, seq, command: large.command, asked, expired: false };
                 up.push(&large.header, entry, &mut self.shared);
                 up.touch(lane, &mut self.shared);

@@ -216,7 +216,7 @@ impl Client {
         self.average = (self.average * 7 + len) / 8;
     }
 
-    /// How many of the next bytes need no further memory: they belong to a block.
+    /// How many of the next bytes have room kept for them, or need little: they belong to a block.
     fn room(&self) -> usize {
         match &self.reading {
             Reading::Line | Reading::AwaitLane(_) => 0,

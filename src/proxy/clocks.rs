@@ -115,6 +115,10 @@ impl Core {
         let strikes = still && silent && expired > 0 && up.struck.after(request) <= now;
         let moves = up.wrote.max(up.progress).after(queue) > now;
         let last = queued.map_or(0, |mark| up.fifo.older(mark.pushed));
+        let given_up = if hopeless || strikes { up.fifo.iter().position(Entry::is_awaited) } else { None };
+        if let Some(first) = given_up {
+            self.tell_expired(id, first);
+        }
         if hopeless {
             return self.fail_upstream(id, FailReason::Silent);
         }
@@ -197,7 +201,7 @@ impl Core {
     /// Shows how much waits for each node, and how many connections there are.
     pub(super) fn show_lanes(&self) {
         for (_, entry) in self.nodes.iter() {
-            self.shared.cells().node(&entry.node.name).rest();
+            entry.cells.rest();
         }
         for (_, up) in self.upstreams.iter() {
             let cells = &up.cells;

@@ -41,13 +41,14 @@ pub(super) struct Fifo {
     begun: usize,
     /// How many were ever pushed.
     pushed: u64,
-    /// Bytes of memory held by the groups among them whose line is closed.
-    groups: usize,
+    /// Bytes of memory held by the groups among them whose line is closed, and by keys.
+    apart: usize,
 }
 
 fn weight(entry: &Entry) -> usize {
     match entry {
         Entry::Group(group) => group.weight,
+        Entry::Single { asked, .. } => asked.weight(),
         _ => 0,
     }
 }
@@ -67,7 +68,7 @@ impl Fifo {
     #[inline]
     pub(super) fn push(&mut self, start: u64, entry: Entry, now: Tick) {
         self.pushed += 1;
-        self.groups += weight(&entry);
+        self.apart += weight(&entry);
         self.entries.push_back(Place { start, times: Times { at: now, queued: None }, entry });
     }
 
@@ -125,19 +126,19 @@ impl Fifo {
     pub(super) fn pop(&mut self) -> Option<(Entry, Times, u64)> {
         let Place { entry, times, start } = self.entries.pop_front()?;
         self.begun = self.begun.saturating_sub(1);
-        self.groups -= weight(&entry);
+        self.apart -= weight(&entry);
         Some((entry, times, start))
     }
 
     /// The last entry, a group, has closed its line.
     pub(super) fn closed(&mut self) {
-        self.groups += self.back().map_or(0, weight);
+        self.apart += self.back().map_or(0, weight);
     }
 
     /// Bytes of memory held.
     #[inline]
     pub(super) fn held(&self) -> usize {
-        self.groups + self.entries.len() * size_of::<Place>()
+        self.apart + self.entries.len() * size_of::<Place>()
     }
 
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {
@@ -150,7 +151,7 @@ impl Fifo {
 
     /// Takes all of them.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Entry> + use<> {
-        self.groups = 0;
+        self.apart = 0;
         self.begun = 0;
         std::mem::take(&mut self.entries).into_iter().map(|place| place.entry)
     }
@@ -193,7 +194,7 @@ impl Fifo {
                     Some(std::ops::Range { end: last, .. }) if *last == start => *last = end,
                     _ => ranges.push(start..end),
                 }
-                self.groups -= weight(&place.entry);
+                self.apart -= weight(&place.entry);
                 taken.push(place.entry);
             } else {
                 self.entries.push_back(Place { start: start - gone, ..place });

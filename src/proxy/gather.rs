@@ -327,7 +327,9 @@ impl Core {
     /// A line of a node's part, for a client that may be gone.
     pub(super) fn gather_line(&mut self, id: UpstreamId, line: &Line<'_>, raw: &[u8]) -> Result<(), Desync> {
         let Some(up) = self.upstreams.get_mut(id.0) else { return Ok(()) };
-        let Some(&Entry::Gather { client, seq, part, end, expired, .. }) = up.fifo.front() else { return Err(Desync) };
+        let Some(&Entry::Gather { client, seq, part, end, command, expired }) = up.fifo.front() else {
+            return Err(Desync);
+        };
         let error = match (line, end) {
             (Line::Stat { .. }, End::Lines) => {
                 let Some((waiting, seq)) = self.clients.get_mut(client.0).zip(seq) else { return Ok(()) };
@@ -341,10 +343,13 @@ impl Core {
             (Line::Error, _) => Some(raw),
             _ => return Err(Desync),
         };
-        let (_, times, _) = up.fifo.pop().ok_or(Desync)?;
+        let (entry, times, start) = up.fifo.pop().ok_or(Desync)?;
         if !expired {
             let outcome = if error.is_some() { NodeOutcome::Error } else { NodeOutcome::Ok };
-            let _ = up.answered(times, outcome, self.shared.now);
+            let took = up.answered(times, outcome, self.shared.now);
+            if self.is_slow(command, took) {
+                self.tell_slow(id, &entry, took, start);
+            }
         }
         if let Some(seq) = seq {
             self.finish_part(client, seq, part, error, None);

@@ -349,8 +349,7 @@ impl Core {
         let mut fifo = Fifo::default();
         let now = self.shared.now;
         fifo.push(0, Entry::Version, now);
-        let name = self.nodes.get(node.0).map(|entry| Arc::clone(&entry.node.name)).unwrap_or_default();
-        let cells = self.shared.cells().node(&name);
+        let cells = self.nodes.get(node.0).map(|entry| Arc::clone(&entry.cells)).unwrap_or_default();
         let id = UpstreamId(self.upstreams.insert(Upstream {
             node,
             kind,

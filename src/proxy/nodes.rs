@@ -16,13 +16,15 @@ use super::failure::Failure;
 use super::health::{Health, PROBE_GAP};
 use super::lane::Kind;
 use super::{Core, Effect, NodeId, Tick, UpstreamId, bulk};
-use crate::metrics::{NodeState, Reason};
+use crate::metrics::{NodeCells, NodeState, Reason};
 use crate::routing::{Node, Topology};
 
 /// One node.
 #[derive(Debug)]
 pub(super) struct NodeEntry {
     pub(super) node: Arc<Node>,
+    /// Where it counts.
+    pub(super) cells: Arc<NodeCells>,
     /// The shared lanes, by number.
     pub(super) lanes: Vec<UpstreamId>,
     pub(super) health: Health,
@@ -44,9 +46,10 @@ pub(super) struct Version {
 }
 
 impl NodeEntry {
-    fn new(node: Arc<Node>) -> Self {
+    fn new(node: Arc<Node>, cells: Arc<NodeCells>) -> Self {
         Self {
             node,
+            cells,
             lanes: Vec::new(),
             health: Health::default(),
             state: NodeState::Connecting,
@@ -114,8 +117,12 @@ impl Core {
 
     fn join_node(&mut self, node: &Arc<Node>) -> NodeId {
         let known = self.nodes.iter().find(|(_, entry)| entry.node.name == node.name).map(|(key, _)| NodeId(key));
-        let id = known.unwrap_or_else(|| NodeId(self.nodes.insert(NodeEntry::new(Arc::clone(node)))));
+        // Asked for each time: those of a node that had left long ago may be others now.
+        let cells = self.shared.cells().node(&node.name);
+        let fresh = || NodeEntry::new(Arc::clone(node), Arc::clone(&cells));
+        let id = known.unwrap_or_else(|| NodeId(self.nodes.insert(fresh())));
         let Some(entry) = self.nodes.get_mut(id.0) else { return id };
+        entry.cells = cells;
         let moved = (&entry.node.host, entry.node.port) != (&node.host, node.port);
         entry.node = Arc::clone(node);
         entry.departed = false;
@@ -251,7 +258,7 @@ impl Core {
     /// Reports a node's state when it changes.
     pub(super) fn set_node_state(&mut self, node: NodeId, state: NodeState) {
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
-        self.shared.cells().node(&entry.node.name).set_state(state);
+        entry.cells.set_state(state);
         if entry.state != state {
             entry.state = state;
             self.shared.cells.node_changed.notify_one();

@@ -286,7 +286,7 @@ impl Core {
         let stamp = Stamp { kind: command.into(), at: shared.now };
         let seq = (!quiet).then(|| client.replies.push(Part::Whole, stamp));
         client.in_flight += 1;
-        let asked = Asked::new(hash, line, shared.settings.log_keys);
+        let asked = Asked::new(hash, line, &shared.settings);
         up.push(line, Entry::Single { client: id, seq, command, asked, expired: false }, shared);
         up.touch(up_id, shared);
         Some(up_id)

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::group::Group;
-use super::lane::{Entry, Upstream};
-use super::{Core, UpstreamId};
+use super::lane::Entry;
+use super::{Core, Settings, UpstreamId};
 use crate::metrics::{Kind, hot};
 use crate::protocol::command::Command;
 use crate::routing::Topology;
@@ -22,12 +22,20 @@ pub(super) enum Asked {
 impl Asked {
     /// `line` is the request as it is sent: its second word is the key.
     #[inline]
-    pub(super) fn new(hash: u64, line: &[u8], log_keys: bool) -> Self {
-        if !log_keys {
+    pub(super) fn new(hash: u64, line: &[u8], settings: &Settings) -> Self {
+        if !settings.log_keys || settings.slow_request.is_none() {
             return Self::Hash(hash);
         }
-        let key = line.split(u8::is_ascii_whitespace).nth(1);
-        Self::Key(key.unwrap_or_default().into())
+        let word = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+        Self::Key(word.strip_suffix(b"\r\n").unwrap_or(word).into())
+    }
+
+    /// Bytes of memory held apart.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Hash(_) => 0,
+            Self::Key(key) => key.len(),
+        }
     }
 
     fn name(&self) -> String {
@@ -83,24 +91,19 @@ impl Core {
         true
     }
 
-    /// Tells of a request with an answer of one line; `start` is where its first byte was on the lane.
+    /// Tells of a slow request that has left its lane; `start` is where its first byte was there.
     #[cold]
-    pub(super) fn tell_single(&self, id: UpstreamId, entry: &Entry, took: (u64, u64), start: u64) {
-        let Entry::Single { command, asked, .. } = entry else { return };
+    pub(super) fn tell_slow(&self, id: UpstreamId, entry: &Entry, took: (u64, u64), start: u64) {
         let end = self.upstreams.get(id.0).map_or(start, |up| up.fifo.start(0).unwrap_or_else(|| up.queued()));
-        let bytes = end.saturating_sub(start);
-        self.tell(id, "slow request", &Told { command: *command, keys: 1, key: asked.name(), bytes, took });
+        if let Some(told) = self.told(entry, end.saturating_sub(start), took) {
+            self.tell(id, "slow request", &told);
+        }
     }
 
-    /// Tells of a read.
+    /// Tells of a slow read.
     #[cold]
-    pub(super) fn tell_group(&self, id: UpstreamId, group: &Group, took: (u64, u64)) {
-        self.tell(id, "slow request", &self.told(group, took));
-    }
-
-    fn told(&self, group: &Group, took: (u64, u64)) -> Told {
-        let key = group.name(self.shared.settings.log_keys);
-        Told { command: group.verb.into(), keys: group.len(), key, bytes: group.bytes, took }
+    pub(super) fn tell_slow_group(&self, id: UpstreamId, group: &Group, took: (u64, u64)) {
+        self.tell(id, "slow request", &self.told_group(group, took));
     }
 
     /// Tells of a request that is given up: the entry at an index of a lane.
@@ -109,20 +112,35 @@ impl Core {
         if self.shared.settings.slow_request.is_none() {
             return;
         }
-        let Some(fifo) = self.upstreams.get(id.0).map(|up| &up.fifo) else { return };
-        let took = fifo.times(index).map_or((0, 0), |times| times.until(self.shared.now));
-        let told = match fifo.get(index) {
-            Some(Entry::Group(group)) => self.told(group, took),
-            Some(Entry::Single { command, asked, .. }) => {
-                let end = fifo.start(index + 1).or_else(|| self.upstreams.get(id.0).map(Upstream::queued));
-                let bytes = end.zip(fifo.start(index)).map_or(0, |(end, start)| end - start);
-                Told { command: *command, keys: 1, key: asked.name(), bytes, took }
-            }
-            _ => return,
-        };
-        if self.may_tell(told.command) {
+        let Some(up) = self.upstreams.get(id.0) else { return };
+        let took = up.fifo.times(index).map_or((0, 0), |times| times.until(self.shared.now));
+        let start = up.fifo.start(index).unwrap_or_default();
+        let end = up.fifo.start(index + 1).unwrap_or_else(|| up.queued());
+        let told = up.fifo.get(index).and_then(|entry| self.told(entry, end.saturating_sub(start), took));
+        if let Some(told) = told
+            && self.may_tell(told.command)
+        {
             self.tell(id, "request timed out", &told);
         }
+    }
+
+    /// `sent` are the bytes of the request.
+    fn told(&self, entry: &Entry, sent: u64, took: (u64, u64)) -> Option<Told> {
+        match entry {
+            Entry::Group(group) => Some(self.told_group(group, took)),
+            Entry::Single { command, asked, .. } => {
+                Some(Told { command: *command, keys: 1, key: asked.name(), bytes: sent, took })
+            }
+            Entry::Gather { command, .. } => {
+                Some(Told { command: *command, keys: 0, key: String::new(), bytes: sent, took })
+            }
+            Entry::Version => None,
+        }
+    }
+
+    fn told_group(&self, group: &Group, took: (u64, u64)) -> Told {
+        let key = group.name(self.shared.settings.log_keys);
+        Told { command: group.verb.into(), keys: group.len(), key, bytes: group.bytes, took }
     }
 
     fn tell(&self, id: UpstreamId, what: &str, told: &Told) {

@@ -126,7 +126,7 @@ impl Core {
                     up.cells.others.add(1);
                     self.shared.cells().request(command, outcome(&line, raw), 1);
                     if self.is_slow(command, took) {
-                        self.tell_single(id, &entry, took, start);
+                        self.tell_slow(id, &entry, took, start);
                     }
                 }
                 self.finish_single(client, seq, raw, expired);
@@ -343,7 +343,7 @@ impl Core {
         if let Some(took) = took
             && self.is_slow(command, took)
         {
-            self.tell_group(id, &group, took);
+            self.tell_slow_group(id, &group, took);
         }
         self.shared.put_group(group);
         Ok(())

@@ -114,17 +114,21 @@ mod tests {
         workers[1].sender.send(Accepted::Tcp(accepted)).await.unwrap();
         client.write_all(b"stats\r\n").unwrap();
         // The request may still be on its way when the first answer comes.
-        let mut found = Ok(());
+        let mut stuck = Vec::new();
         for _ in 0..1000 {
-            found = pulse.feel().await;
-            if found.is_err() {
+            stuck = pulse.feel().await.err().unwrap_or_default();
+            // The other one may be late on a busy machine.
+            if stuck.contains(&1) {
                 break;
             }
         }
-        assert_eq!(found, Err(vec![1]));
+        assert!(stuck.contains(&1), "{stuck:?}");
         GO_ON.store(true, Ordering::Release);
         let mut byte = [0];
         client.read_exact(&mut byte).unwrap();
-        assert_eq!((pulse.feel().await, byte), (Ok(()), *b"S"));
+        assert_eq!(byte, *b"S");
+        while let Err(stuck) = pulse.feel().await {
+            assert!(!stuck.contains(&1), "it has answered");
+        }
     }
 }

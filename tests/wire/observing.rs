@@ -2,8 +2,10 @@
 use crate::support::{Memcached, ScriptedNode, Slipring, Step, TextClient, eventually, honest};
 use crate::three_nodes_with;
 use serde_json::Value;
+use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 fn json(slipring: &Slipring, path: &str) -> Value {
@@ -34,8 +36,9 @@ fn ask_for_hot_keys(client: &mut TextClient) {
 #[test]
 fn hot_keys_are_found_on_all_workers_and_shown_by_their_hash() {
     let (_nodes, slipring) = three_nodes_with(&["--workers", "2"]);
-    for _ in 0..2 {
-        ask_for_hot_keys(&mut slipring.client());
+    // Both connected, so that each worker has one.
+    for client in &mut [slipring.client(), slipring.client()] {
+        ask_for_hot_keys(client);
     }
     let place = json(&slipring, "/ring?key=hot");
     assert_eq!(place["key"], "hot");
@@ -98,11 +101,13 @@ fn slow_requests_are_told_of_once_a_second_for_each_kind() {
     let mut client = slipring.client();
     let place = json(&slipring, "/ring?key=slow:1");
     client.ask("set slow:1 0 0 500\r\n".to_owned() + &"x".repeat(500) + "\r\n", "STORED\r\n");
-    client.send("delete slow:2\r\n".repeat(3)).expect("DELETED\r\n".repeat(3));
+    // All ten wait for the first, and are answered at once.
+    client.send("delete slow:2\r\n".to_owned() + &"delete behind\r\n".repeat(9)).expect("DELETED\r\n".repeat(10));
     let value = client.get(&["slow:1", "quick"]);
     let size: usize = value.iter().map(|value| value.data.len()).sum();
     let lines = logged(&slipring, "slow request");
-    let [set, delete, get] = lines.as_slice() else { panic!("{lines:?}") };
+    let first = |command: &str| lines.iter().find(|line| line["command"] == command).expect("a line of each kind");
+    let [set, delete, get] = ["set", "delete", "get"].map(first);
     let seen = |line: &Value| {
         let wire = line["wire_ms"].as_f64().unwrap();
         assert!(wire >= 149.0 && line["level"] == "WARN", "{line}");
@@ -115,13 +120,15 @@ fn slow_requests_are_told_of_once_a_second_for_each_kind() {
     assert_eq!(seen(get), ("get".to_owned(), 2, size as u64));
     assert_eq!((&set["key"], &get["key"]), (&place["hash"], &place["hash"]));
     assert!(!slipring.output().contains("slow:"), "keys are hashed");
-    assert!(slipring.admin("/metrics").1.contains("\nslipring_slow_requests_total 5\n"), "all are counted");
+    assert!(slipring.admin("/metrics").1.contains("\nslipring_slow_requests_total 12\n"), "all are counted");
+    let deletes = lines.iter().filter(|line| line["command"] == "delete").count();
+    assert!(deletes < 5, "of ten, all but one or two are passed over: {lines:?}");
 }
 
 #[test]
 fn keys_are_logged_where_that_is_allowed_and_requests_without_an_answer_too() {
     let node = sluggish();
-    let clocks = ["--log-format=json", "--log-keys", "--request-timeout=200ms"];
+    let clocks = ["--log-format=json", "--log-keys", "--request-timeout=2s"];
     let slipring = Slipring::with(&[node.address()], &clocks);
     let mut client = slipring.client();
     client.ask("incr slow:1 1\r\n", "1\r\n");
@@ -130,14 +137,14 @@ fn keys_are_logged_where_that_is_allowed_and_requests_without_an_answer_too() {
     let lines = logged(&slipring, "request timed out");
     let [line] = lines.as_slice() else { panic!("{lines:?}") };
     assert_eq!((&line["command"], &line["key"]), (&Value::from("get"), &Value::from("never:1")));
-    assert!(line["wire_ms"].as_f64().unwrap() >= 199.0, "{line}");
+    assert!(line["wire_ms"].as_f64().unwrap() >= 1_999.0, "{line}");
 }
 
 #[test]
 fn nothing_is_told_of_slow_requests_where_they_are_off() {
     let node = sluggish();
     let slipring =
-        Slipring::with(&[node.address()], &["--log-format=json", "--slow-request=0s", "--request-timeout=200ms"]);
+        Slipring::with(&[node.address()], &["--log-format=json", "--slow-request=0s", "--request-timeout=2s"]);
     let mut client = slipring.client();
     client.ask("delete slow:1\r\n", "DELETED\r\n").ask("get never:1\r\n", "END\r\n");
     assert_eq!(logged(&slipring, "slow request").len() + logged(&slipring, "request timed out").len(), 0);
@@ -145,7 +152,7 @@ fn nothing_is_told_of_slow_requests_where_they_are_off() {
 
 #[test]
 fn a_change_of_state_is_one_line_and_a_request_none() {
-    let (mut nodes, slipring) = three_nodes_with(&["--workers", "2", "--log-format", "json"]);
+    let (mut nodes, slipring) = three_nodes_with(&["--workers", "2", "--log-format", "json", "--slow-request", "0s"]);
     eventually("each node is told to be up", || logged(&slipring, "node is up").len() == 3);
     let mut clients: Vec<TextClient> = (0..4).map(|_| slipring.client()).collect();
     let lines = slipring.output().lines().count();
@@ -175,7 +182,7 @@ fn a_change_of_state_is_one_line_and_a_request_none() {
 fn the_configuration_is_shown_with_where_each_option_came_from() {
     let node = Memcached::start();
     let address = node.address().to_string();
-    let environment = [("SLIPRING_WORKERS", "2"), ("MEMCACHED_NODES", &*address), ("SOME_PASSWORD", "hush")];
+    let environment = [("SLIPRING_WORKERS", "2"), ("MEMCACHED_NODES", &*address)];
     let slipring = Slipring::command(&["serve", "--max-connections", "77"], &environment);
     let config = json(&slipring, "/config");
     let option = |name: &str| {
@@ -187,43 +194,65 @@ fn the_configuration_is_shown_with_where_each_option_came_from() {
     assert_eq!(option("max-connections")["from"], "flag");
     assert_eq!(option("request-timeout")["from"], "default");
     assert_eq!(config["workers"], 2);
-    assert!(!config.to_string().contains("hush"));
 }
 
 #[test]
 fn hostile_admin_clients_hold_up_neither_data_nor_probes() {
     let (_nodes, slipring) = three_nodes_with(&[]);
-    let connect = || {
-        let stream = TcpStream::connect(slipring.admin_address()).expect("the admin port accepts");
-        stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a time-out");
-        stream
+    let attack = AtomicBool::new(true);
+    // Whoever says half a word, asks and does not read, talks without end, or talks nonsense; many more at a time than
+    // there are places, and each comes again at once. What cannot be sent any more was refused.
+    let hold = |kind: usize| {
+        let mut held = VecDeque::new();
+        while attack.load(Relaxed) {
+            let Ok(mut stream) = TcpStream::connect(slipring.admin_address()) else { continue };
+            stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a time-out");
+            let _ = match kind {
+                0 | 1 => stream.write_all(b"GET /hea"),
+                2 => stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
+                3 => stream.write_all(&[b'x'; 64 << 10]),
+                _ => stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
+            };
+            held.push_back(stream);
+            if held.len() > 50 {
+                held.pop_front();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     };
-    // Whoever asks and does not read, says half a word, talks without end, or talks nonsense; more of them than there
-    // are places. What cannot be sent any more was refused.
-    let mut held = Vec::new();
-    for at in 0..160 {
-        let mut stream = connect();
-        let _ = match at % 4 {
-            0 | 1 => stream.write_all(b"GET /hea"),
-            _ if at % 8 > 5 => stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
-            2 => stream.write_all(&[b'x'; 64 << 10]),
-            _ => stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
-        };
-        held.push(stream);
-    }
-    let mut client = slipring.client();
-    for at in 0..500 {
-        client.set(&format!("k{at}"), "v");
-    }
-    assert!(slipring.memory_kib("VmRSS") < 32 << 10, "{} KiB", slipring.memory_kib("VmRSS"));
-    // The clock on heads gives the places back, with all of them still there.
-    eventually("a probe is answered", || {
-        let mut stream = connect();
-        let mut reply = String::new();
-        let asked = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
-        asked.is_ok() && stream.read_to_string(&mut reply).is_ok() && reply.ends_with("\r\n\r\nok\n")
+    std::thread::scope(|scope| {
+        for kind in 0..5 {
+            let hold = &hold;
+            scope.spawn(move || hold(kind));
+        }
+        // So that a failure ends the attack, too.
+        let _over = Over(&attack);
+        let mut client = slipring.client();
+        for round in 0..5 {
+            for at in 0..100 {
+                client.set(&format!("k{round}:{at}"), "v");
+            }
+            for path in ["/healthz", "/readyz"] {
+                eventually("a probe is answered", || {
+                    let mut reply = String::new();
+                    TcpStream::connect(slipring.admin_address()).is_ok_and(|mut stream| {
+                        let asked = stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+                        asked.is_ok() && stream.read_to_string(&mut reply).is_ok() && reply.ends_with("\r\n\r\nok\n")
+                    })
+                });
+            }
+        }
+        client.in_step();
     });
-    assert!(slipring.admin("/metrics").1.contains("\nslipring_client_connections 1\n"));
-    client.in_step();
-    drop(held);
+    assert!(slipring.memory_kib("VmHWM") < 32 << 10, "{} KiB", slipring.memory_kib("VmHWM"));
+    assert!(slipring.admin("/metrics").1.contains("\nslipring_client_connections_total "));
+}
+
+/// Ends the attack.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Relaxed);
+    }
 }
