@@ -171,6 +171,8 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: Cancella
                     oldest.abort();
                 }
                 open.push_back(connections.spawn(connection(socket, Arc::clone(&state))));
+                // Who has asked is answered before the next one comes, however many wait to be let in.
+                tokio::task::yield_now().await;
             }
             // The client gave up before it was accepted: nothing is wrong here.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

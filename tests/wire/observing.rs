@@ -2,10 +2,9 @@
 use crate::support::{Memcached, ScriptedNode, Slipring, Step, TextClient, eventually, honest};
 use crate::three_nodes_with;
 use serde_json::Value;
-use std::collections::VecDeque;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 fn json(slipring: &Slipring, path: &str) -> Value {
@@ -199,35 +198,35 @@ fn the_configuration_is_shown_with_where_each_option_came_from() {
 #[test]
 fn hostile_admin_clients_hold_up_neither_data_nor_probes() {
     let (_nodes, slipring) = three_nodes_with(&[]);
-    let attack = AtomicBool::new(true);
-    // Whoever says half a word, asks and does not read, talks without end, or talks nonsense; many more at a time than
-    // there are places, and each comes again at once. What cannot be sent any more was refused.
+    let (attack, attackers) = (AtomicBool::new(true), AtomicUsize::new(0));
+    // Whoever says half a word, asks and does not read, talks without end, or talks nonsense; more of them than there are
+    // places, and each that is closed comes again at once. What cannot be sent any more was refused.
     let hold = |kind: usize| {
-        let mut held = VecDeque::new();
         while attack.load(Relaxed) {
             let Ok(mut stream) = TcpStream::connect(slipring.admin_address()) else { continue };
-            stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a time-out");
+            attackers.fetch_add(1, Relaxed);
             let _ = match kind {
-                0 | 1 => stream.write_all(b"GET /hea"),
-                2 => stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
-                3 => stream.write_all(&[b'x'; 64 << 10]),
-                _ => stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
+                0 => stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
+                1 => stream.write_all(&[b'x'; 64 << 10]),
+                2 => stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
+                _ => stream.write_all(b"GET /hea"),
             };
-            held.push_back(stream);
-            if held.len() > 50 {
-                held.pop_front();
-            }
-            std::thread::sleep(Duration::from_millis(1));
+            stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+            let mut byte = [0];
+            while attack.load(Relaxed)
+                && stream.read(&mut byte).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            {}
         }
     };
     std::thread::scope(|scope| {
-        for kind in 0..5 {
+        for kind in 0..43 {
             let hold = &hold;
             scope.spawn(move || hold(kind));
         }
         // So that a failure ends the attack, too.
         let _over = Over(&attack);
         let mut client = slipring.client();
+        eventually("every place has been taken many times", || attackers.load(Relaxed) > 100);
         for round in 0..5 {
             for at in 0..100 {
                 client.set(&format!("k{round}:{at}"), "v");
