@@ -212,10 +212,11 @@ fn hostile_admin_clients_hold_up_neither_data_nor_probes() {
                 _ => stream.write_all(b"GET /hea"),
             };
             stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
-            let mut byte = [0];
-            while attack.load(Relaxed)
-                && stream.read(&mut byte).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-            {}
+            let mut is_open = true;
+            while attack.load(Relaxed) && is_open {
+                let read = stream.read(&mut [0; 4096]);
+                is_open = read.map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |count| count > 0);
+            }
         }
     };
     std::thread::scope(|scope| {
