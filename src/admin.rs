@@ -94,6 +94,9 @@ pub struct RingReport {
     pub status: &'static str,
     /// Since when, in seconds of Unix time.
     pub since: u64,
+    /// What the sidecar is called; absent when it has no name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
     /// Equal on two sidecars when they place all keys alike; 8 hexadecimal digits.
     pub fingerprint: String,
     /// Counts the rings since the start.
@@ -309,6 +312,7 @@ mod tests {
             ring: Box::new(|| RingReport {
                 status: "healthy",
                 since: 1_700_000_000,
+                instance: Some("shop/app-1".into()),
                 fingerprint: "0000001f".into(),
                 version: 3,
                 source: "list".into(),
@@ -371,7 +375,7 @@ mod tests {
             get(admin.addr, "/ring").await,
             pair(
                 "200",
-                "{\"status\":\"healthy\",\"since\":1700000000,\"fingerprint\":\"0000001f\",\"version\":3,\"source\":\"list\",\"nodes\":[{\"name\":\
+                "{\"status\":\"healthy\",\"since\":1700000000,\"instance\":\"shop/app-1\",\"fingerprint\":\"0000001f\",\"version\":3,\"source\":\"list\",\"nodes\":[{\"name\":\
                  \"we\\\"ird\\\\\\n:1\",\"address\":\"10.0.0.2:11211\",\"weight\":2,\"share\":0.25,\
                  \"state\":\"up\",\"since\":1700000001}],\"pending\":[\"a is missing\"],\"changes\":[],\"arcs\":[0,0]}"
             )

@@ -47,6 +47,8 @@ pub struct Config {
     pub placement: Placement,
     /// Where clients connect: at least one, all different save for port 0 (any free port).
     pub listen: Vec<ListenAddress>,
+    /// What this sidecar is called, to tell it from others.
+    pub instance: Option<String>,
     /// Permissions of the Unix sockets among them, 0 to 0o777.
     pub unix_mode: u32,
     /// Where the admin endpoint listens; `None` when it is off.
@@ -340,6 +342,7 @@ impl Config {
             command,
             placement: common.placement,
             listen: listen(&common.listen, from_env)?,
+            instance: common.instance.clone(),
             unix_mode: common.unix_mode,
             admin_listen: common.admin_listen.0,
             workers: common.workers.0.unwrap_or(automatic),

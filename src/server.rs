@@ -152,7 +152,7 @@ async fn serve(
         let accept = Arc::clone(&acceptor).run(listener.register()?);
         accepting.tasks.spawn(accepting.stop.clone().run_until_cancelled_owned(accept));
     }
-    tracing::info!(listen = %join(&addresses), nodes, workers = config.workers, "serving");
+    tracing::info!(listen = %join(&addresses), nodes, workers = config.workers, instance = config.instance, "serving");
     if let Command::Dev { node_memory, .. } = config.command {
         // Nobody has to read it.
         let _ = io::stdout().write_all(banner(&addresses, &ring.load(), admin_address, node_memory).as_bytes());

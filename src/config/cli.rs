@@ -144,6 +144,10 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_LISTEN", value_name = "ADDRESS", default_value = "localhost", value_delimiter = ',', value_parser = parse_listen)]
     pub(super) listen: Vec<ListenAddress>,
 
+    /// Name of this sidecar, for the page, `/ring` and the first line of the log; in a pod its namespace and name
+    #[arg(long, env = "SLIPRING_INSTANCE", value_name = "NAME", value_parser = parse_instance)]
+    pub(super) instance: Option<String>,
+
     /// Permissions of Unix sockets, octal, as memcached's `-a`; for clients of another user 0777
     #[arg(long, env = "SLIPRING_UNIX_MODE", value_name = "MODE", default_value = "0700", value_parser = parse_mode)]
     pub(super) unix_mode: u32,
@@ -258,6 +262,9 @@ pub(super) const SOURCES: [&str; 4] = ["nodes", "nodes-file", "discovery", "dns"
 /// Most bytes of the path of a Unix socket: what the kernel has room for, less the NUL at its end.
 const MAX_UNIX_PATH: usize = 107;
 
+/// Most bytes of the name of a sidecar: a namespace has up to 63, a pod's name up to 253.
+const MAX_INSTANCE: usize = 512;
+
 /// `None` is `off`. A type of its own, for clap reads an `Option` as "may be left out".
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AdminListen(pub(super) Option<SocketAddr>);
@@ -321,6 +328,11 @@ fn parse_listen(text: &str) -> Result<ListenAddress, String> {
     }
     let address = parse_address(text).map_err(|error| format!("{error}, or unix:/path"))?;
     Ok(ListenAddress::Tcp(address))
+}
+
+fn parse_instance(text: &str) -> Result<String, String> {
+    let fits = (1..=MAX_INSTANCE).contains(&text.len()) && !text.contains(char::is_control);
+    fits.then(|| text.to_owned()).ok_or_else(|| format!("expected 1 to {MAX_INSTANCE} bytes and no control characters"))
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {

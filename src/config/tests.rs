@@ -44,6 +44,7 @@ fn defaults() {
         command: Command::Serve { source: Source::Static(vec![Node::new("a", 11211, 1)]) },
         placement: Placement::Ring,
         listen: vec![ListenAddress::Localhost],
+        instance: None,
         unix_mode: 0o700,
         admin_listen: Some("0.0.0.0:9150".parse().unwrap()),
         workers: 1,
@@ -81,11 +82,12 @@ fn defaults() {
 #[test]
 fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
     type See = fn(&Config) -> String;
-    let rows: [(&str, &str, &str, &str, See); 20] = [
+    let rows: [(&str, &str, &str, &str, See); 21] = [
         ("nodes", "MEMCACHED_NODES", "a:11211=1", "b:11211=1", |c| names(c).join(",")),
         ("node-port", "MEMCACHED_PORT", "1", "2", |c| names(c)[0].rsplit_once(':').unwrap().1.replace("=1", "")),
         ("listen", "SLIPRING_LISTEN", "[::1]:5", "1.2.3.4:6", |c| c.listen[0].to_string()),
         ("listen", "SLIPRING_LISTEN", "unix:/run/a.sock", "localhost", |c| c.listen[0].to_string()),
+        ("instance", "SLIPRING_INSTANCE", "shop/app-1", "b", |c| c.instance.clone().unwrap()),
         ("unix-mode", "SLIPRING_UNIX_MODE", "0660", "0777", |c| format!("{:04o}", c.unix_mode)),
         ("admin-listen", "SLIPRING_ADMIN_LISTEN", "127.0.0.1:1", "[::]:2", |c| c.admin_listen.unwrap().to_string()),
         ("workers", "SLIPRING_WORKERS", "3", "64", |c| c.workers.to_string()),
@@ -139,7 +141,7 @@ fn what_was_given_is_shown_with_where_it_came_from() {
     assert_eq!(
         all.join(" "),
         "nodes nodes-file discovery discovery-port dns discovery-interval removal-hold state-dir ready-timeout \
-         drain-timeout node-port placement listen unix-mode admin-listen workers connections-per-node connect-timeout \
+         drain-timeout node-port placement listen instance unix-mode admin-listen workers connections-per-node connect-timeout \
          request-timeout queue-timeout buffer-limit max-connections drain-timeout-on-exit max-value bulk-above \
          merge-gets on-node-down deny-flush-all slow-request hot-keys log-keys log-level log-format"
     );
@@ -336,6 +338,7 @@ fn what_is_wrong_is_named_in_one_line() {
         ("listen", "SLIPRING_LISTEN", "unix:"),
         ("listen", "SLIPRING_LISTEN", "unix:relative"),
         ("listen", "SLIPRING_LISTEN", "unix:/a/directory/"),
+        ("instance", "SLIPRING_INSTANCE", &"x".repeat(513)),
         ("unix-mode", "SLIPRING_UNIX_MODE", "1777"),
         ("unix-mode", "SLIPRING_UNIX_MODE", "0800"),
         ("unix-mode", "SLIPRING_UNIX_MODE", "+7"),

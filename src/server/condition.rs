@@ -28,6 +28,8 @@ pub(super) struct Condition {
     hot_keys: bool,
     /// `--placement`
     placement: &'static str,
+    /// `--instance`
+    instance: Option<String>,
     /// The zero of the workers' time.
     started: Instant,
     now: Mutex<Now>,
@@ -59,6 +61,7 @@ impl Condition {
             limits: (config.max_connections, config.buffer_limit),
             hot_keys: config.hot_keys,
             placement: config.placement.word(),
+            instance: config.instance.clone(),
             started,
             now: Mutex::new(Now { status: (UNHEALTHY, unix_seconds()), nodes: HashMap::new() }),
         }
@@ -145,6 +148,7 @@ impl Condition {
         RingReport {
             status: seen.status.0,
             since: seen.status.1,
+            instance: self.instance.clone(),
             fingerprint: topology.name(),
             version: topology.version(),
             source: view.source.source.clone(),

@@ -102,7 +102,7 @@ def test_an_image_and_settings_of_ones_own(tmp_path):
     for kind, spec in workloads.items():
         sidecar = spec["initContainers"][0]
         assert sidecar["name"] == "slipring" and sidecar["image"] == "mirror/slipring:9"
-        env = {entry["name"]: entry["value"] for entry in sidecar["env"]}
+        env = {entry["name"]: entry.get("value") for entry in sidecar["env"]}
         assert env["MEMCACHED_NODES_FILE"] == "/etc/slipring"
         assert env.get("SLIPRING_ON_NODE_DOWN") == ("error" if kind == "StatefulSet" else None)
 

@@ -22,6 +22,17 @@ LOCALHOST = [
 ]
 FILE = {"name": "MEMCACHED_NODES_FILE", "value": "/etc/slipring"}
 DRAIN = {"name": "SLIPRING_DRAIN_TIMEOUT_ON_EXIT", "value": "0s"}
+
+
+def field(name, path):
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+WHO = [
+    field("POD_NAMESPACE", "metadata.namespace"),
+    field("POD_NAME", "metadata.name"),
+    {"name": "SLIPRING_INSTANCE", "value": "$(POD_NAMESPACE)/$(POD_NAME)"},
+]
 MOUNT = {"name": "slipring-config", "mountPath": "/etc/slipring"}
 SCRAPE = {"prometheus.io/scrape": "true", "prometheus.io/port": "9150", "prometheus.io/path": "/metrics"}
 SHAPES = yaml.safe_load(
@@ -85,7 +96,7 @@ def pods(cluster):
             return cluster.create(namespace, {"metadata": metadata, "spec": copy.deepcopy(spec)})
 
         @staticmethod
-        def sidecar(env=(FILE, DRAIN), mounts=True, resources=None):
+        def sidecar(env=(FILE, DRAIN, *WHO), mounts=True, resources=None):
             """The sidecar of the template, as it is stored in the cluster, with these settings."""
             template = cluster.ask("GET", "/api/v1/namespaces/slipring-inject/podtemplates/slipring")["template"]
             (made,) = template["spec"]["initContainers"]
@@ -215,16 +226,16 @@ def test_an_apps_own_scrape_annotations_stay(name, pods):
 
 
 SETTINGS = {
-    "config-map": ({"slipring/config-map": "other"}, {"env": [DRAIN, FILE]}, "other"),
+    "config-map": ({"slipring/config-map": "other"}, {"env": [DRAIN, *WHO, FILE]}, "other"),
     "discovery": (
         {"slipring/discovery": "10.0.0.9:11212"},
-        {"env": [DRAIN, {"name": "MEMCACHED_DISCOVERY_HOST", "value": "10.0.0.9:11212"}], "mounts": False},
+        {"env": [DRAIN, *WHO, {"name": "MEMCACHED_DISCOVERY_HOST", "value": "10.0.0.9:11212"}], "mounts": False},
         None,
     ),
     "dns": (
         {"slipring/dns": "srv:_memcache._tcp.memcached.cache.svc.cluster.local"},
         {
-            "env": [DRAIN, {"name": "SLIPRING_DNS", "value": "srv:_memcache._tcp.memcached.cache.svc.cluster.local"}],
+            "env": [DRAIN, *WHO, {"name": "SLIPRING_DNS", "value": "srv:_memcache._tcp.memcached.cache.svc.cluster.local"}],
             "mounts": False,
         },
         None,
@@ -241,17 +252,17 @@ SETTINGS = {
     ),
     "placement": (
         {"slipring/placement": "ring"},
-        {"env": [FILE, DRAIN, {"name": "SLIPRING_PLACEMENT", "value": "ring"}]},
+        {"env": [FILE, DRAIN, *WHO, {"name": "SLIPRING_PLACEMENT", "value": "ring"}]},
         "memcached-config",
     ),
     "on-node-down": (
         {"slipring/on-node-down": "error"},
-        {"env": [FILE, DRAIN, {"name": "SLIPRING_ON_NODE_DOWN", "value": "error"}]},
+        {"env": [FILE, DRAIN, *WHO, {"name": "SLIPRING_ON_NODE_DOWN", "value": "error"}]},
         "memcached-config",
     ),
     "log-level": (
         {"slipring/log-level": "debug"},
-        {"env": [FILE, DRAIN, {"name": "SLIPRING_LOG_LEVEL", "value": "debug"}]},
+        {"env": [FILE, DRAIN, *WHO, {"name": "SLIPRING_LOG_LEVEL", "value": "debug"}]},
         "memcached-config",
     ),
     "all together": (
@@ -266,6 +277,7 @@ SETTINGS = {
         {
             "env": [
                 DRAIN,
+                *WHO,
                 {"name": "MEMCACHED_DISCOVERY_HOST", "value": "cache.example"},
                 {"name": "SLIPRING_PLACEMENT", "value": "ring"},
                 {"name": "SLIPRING_ON_NODE_DOWN", "value": "miss"},

@@ -1,6 +1,7 @@
 """The real slipring under what the manifests say: their environment, their ports, their probes. A misspelt variable
 would go unnoticed in a cluster: the sidecar would start, with a default."""
 
+import json
 import re
 import signal
 import socket
@@ -46,6 +47,10 @@ def node():
         yield port
 
 
+# The pod that stands for all.
+FIELDS = {"metadata.namespace": "shop", "metadata.name": "app-1"}
+
+
 class Machine:
     """What stands in for the pod: its ConfigMap, its paths, its ports."""
 
@@ -63,10 +68,14 @@ class Machine:
         made = {}
         for entry in container.get("env", []):
             value = entry.get("value")
-            if value is None:
+            if value is None and "fieldRef" in entry["valueFrom"]:
+                value = FIELDS[entry["valueFrom"]["fieldRef"]["fieldPath"]]
+            elif value is None:
                 reference = entry["valueFrom"]["configMapKeyRef"]
                 assert reference["name"] == "memcached-config"
                 value = self.config_map[reference["key"]]
+            # As the kubelet does: a reference to a variable further up.
+            value = re.sub(r"\$\((\w+)\)", lambda name: made.get(name[1], name[0]), value)
             made[entry["name"]] = value
         for mount in container.get("volumeMounts", []):
             inside = self.directory / mount["mountPath"].strip("/").replace("/", "-")
@@ -86,8 +95,10 @@ def http(port, path):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_its_environment_means_something(name, help_text):
-    for entry in sidecar(name).get("env", []):
-        assert f"[env: {entry['name']}]" in help_text, entry["name"]
+    entries = sidecar(name).get("env", [])
+    parts = {part for entry in entries for part in re.findall(r"\$\((\w+)\)", entry.get("value", ""))}
+    for entry in entries:
+        assert entry["name"] in parts or f"[env: {entry['name']}]" in help_text, entry["name"]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -127,6 +138,8 @@ def test_it_serves(name, node, tmp_path):
                     return False
 
             eventually(f"{probe} succeeds", succeeds)
+        with urllib.request.urlopen(f"http://127.0.0.1:{machine.admin}/ring", timeout=PATIENCE) as answer:
+            assert json.load(answer)["instance"] == "shop/app-1"
         with socket.socket(dial[0], socket.SOCK_STREAM) as client:
             client.settimeout(PATIENCE)
             client.connect(dial[1])
@@ -191,7 +204,7 @@ def test_what_the_check_lets_pass_the_program_takes(variable, value, cluster):
     spec = {"containers": [{"name": "app", "image": "app"}]}
     pod = cluster.create("labelled", {"metadata": {"generateName": "pod-", "annotations": annotations}, "spec": spec})
     (made,) = [container for container in containers(pod) if container["name"] == "slipring"]
-    environment = {entry["name"]: entry["value"] for entry in made["env"]}
+    environment = {entry["name"]: entry.get("value", "") for entry in made["env"]}
     assert environment[variable] == value
     data, admin = free_port(), free_port()
     environment |= {"SLIPRING_LISTEN": f"127.0.0.1:{data}", "SLIPRING_ADMIN_LISTEN": f"127.0.0.1:{admin}"}

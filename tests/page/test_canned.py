@@ -126,6 +126,13 @@ def test_strange_names_are_text(browser):
         assert browser.value("document.querySelectorAll('b, img').length") == 0
 
 
+def test_the_page_says_whose_it_is(browser):
+    with shown(browser, {"/ring": ring(["a:1"], instance="shop/<b>app-1"), "/metrics": METRICS}):
+        assert browser.value("document.querySelector('h1').textContent") == "slipring shop/<b>app-1"
+    with shown(browser, {"/ring": ring(["a:1"]), "/metrics": METRICS}):
+        assert browser.value("document.querySelector('h1').textContent.trim()") == "slipring"
+
+
 def test_since_is_what_the_sidecar_says(browser):
     since = int(time.time()) - 75
     clock = time.strftime("%H:%M:%S", time.localtime(since))
