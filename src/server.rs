@@ -312,7 +312,7 @@ fn banner(listen: &[ListenAddress], topology: &Topology, admin: Option<SocketAdd
         Some(ListenAddress::Unix(path)) => format!("-U {}", path.display()),
         Some(ListenAddress::Localhost) | None => String::new(),
     };
-    let admin = admin.map_or_else(|| "off".to_owned(), |address| format!("http://127.0.0.1:{}/ring", address.port()));
+    let admin = admin.map_or_else(|| "off".to_owned(), |address| format!("http://127.0.0.1:{}/", address.port()));
     format!(
         "slipring {} in front of {} in-memory nodes of {} MiB\n\
          \x20 listens on  {}\n\
