@@ -315,16 +315,6 @@ pub fn option_table() -> String {
 
 // === impl Config ===
 
-impl Placement {
-    /// As it is written.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Ring => "ring",
-        }
-    }
-}
-
 impl Config {
     fn new(
         command: Command,
@@ -393,6 +383,18 @@ impl Config {
             ..self.discovery
         };
         Self { discovery, ready_timeout: serve.ready_timeout, drain_timeout: serve.drain_timeout, ..self }
+    }
+}
+
+// === impl Placement ===
+
+impl Placement {
+    /// As it is written.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+        }
     }
 }
 

@@ -9,8 +9,7 @@ use crate::routing::Topology;
 pub fn table(topology: &Topology, keys: &[String]) -> String {
     let mut text = format!("ring {} with {} nodes\n", topology.name(), topology.nodes().len());
     for key in keys {
-        let index = topology.route(key.as_bytes());
-        let node = topology.nodes().get(usize::from(index.0)).map_or("-", |node| &*node.name);
+        let node = topology.owner(Topology::hash(key.as_bytes())).map_or("-", |node| &*node.name);
         let _ = writeln!(text, "{key}  {node}");
     }
     text

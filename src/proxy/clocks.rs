@@ -115,8 +115,14 @@ impl Core {
         let strikes = still && silent && expired > 0 && up.struck.after(request) <= now;
         let moves = up.wrote.max(up.progress).after(queue) > now;
         let last = queued.map_or(0, |mark| up.fifo.older(mark.pushed));
-        let given_up = if hopeless || strikes { up.fifo.iter().position(Entry::is_awaited) } else { None };
-        if let Some(first) = given_up {
+        // A strike gives up what has expired; those behind it may be young still.
+        let given_up = match (hopeless, strikes) {
+            (true, _) => usize::MAX,
+            (false, true) => expired,
+            (false, false) => 0,
+        };
+        let oldest = up.fifo.iter().take(given_up).position(Entry::is_awaited);
+        if let Some(first) = oldest {
             self.tell_expired(id, first);
         }
         if hopeless {

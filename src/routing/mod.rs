@@ -184,6 +184,12 @@ impl Topology {
         self.ring.locate(hash)
     }
 
+    /// The node that owns the key with this [`hash`](Self::hash); none only before the first ring is known.
+    #[must_use]
+    pub fn owner(&self, hash: u64) -> Option<&Arc<Node>> {
+        self.nodes.get(usize::from(self.route_hash(hash).0))
+    }
+
     /// The nodes in the order in which they were given; none only before the first ring is known.
     #[must_use]
     pub fn nodes(&self) -> &[Arc<Node>] {
@@ -219,12 +225,9 @@ impl Topology {
     #[must_use]
     pub fn moved(&self, other: &Self) -> f64 {
         const SAMPLES: u32 = 1 << 16;
-        let owner = |topology: &Self, hash: u64| {
-            topology.nodes.get(usize::from(topology.route_hash(hash).0)).map(|node| Arc::clone(&node.name))
-        };
         let moved = (0..SAMPLES).filter(|sample| {
             let hash = (u64::from(*sample) << 48) | (1 << 47);
-            owner(self, hash) != owner(other, hash)
+            self.owner(hash).map(|node| &node.name) != other.owner(hash).map(|node| &node.name)
         });
         moved.count() as f64 / f64::from(SAMPLES)
     }

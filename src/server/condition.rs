@@ -63,7 +63,7 @@ impl Condition {
             placement: config.placement.word(),
             instance: config.instance.clone(),
             started,
-            now: Mutex::new(Now { status: (UNHEALTHY, unix_seconds()), nodes: HashMap::new() }),
+            now: Mutex::new(Now { status: (UNHEALTHY, unix_seconds(SystemTime::now())), nodes: HashMap::new() }),
         }
     }
 
@@ -74,7 +74,6 @@ impl Condition {
         let last = self.history.list().into_iter().next();
         let source = &view.source;
         let unchanged = source.reads.saturating_sub(source.failures + source.changes + source.holds);
-        let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Sources {
             max_connections: self.limits.0,
             buffer_limit: self.limits.1,
@@ -92,7 +91,7 @@ impl Condition {
                 ("held", source.holds),
                 ("error", source.failures),
             ],
-            succeeded_at: source.last_success.map_or(0, since),
+            succeeded_at: source.last_success.map_or(0, unix_seconds),
             pending: view.pending.len(),
         }
     }
@@ -116,16 +115,17 @@ impl Condition {
         let before = std::mem::take(&mut now.nodes);
         for node in topology.nodes() {
             let state = self.cells.node_state(&node.name);
-            let (was, since) = before.get(&node.name).copied().unwrap_or((NodeState::default(), unix_seconds()));
+            let (was, since) =
+                before.get(&node.name).copied().unwrap_or((NodeState::default(), unix_seconds(SystemTime::now())));
             if state != was {
                 tell(&node.name, state);
             }
-            let since = if state == was { since } else { unix_seconds() };
+            let since = if state == was { since } else { unix_seconds(SystemTime::now()) };
             now.nodes.insert(Arc::clone(&node.name), (state, since));
         }
         let word = status(&now.nodes, &view);
         if now.status.0 != word {
-            now.status = (word, unix_seconds());
+            now.status = (word, unix_seconds(SystemTime::now()));
         }
         now
     }
@@ -164,7 +164,7 @@ impl Condition {
     pub(super) fn place(&self, key: &[u8]) -> Option<Place> {
         let topology = self.ring.load();
         let hash = Topology::hash(key);
-        let node = topology.nodes().get(usize::from(topology.route_hash(hash).0))?;
+        let node = topology.owner(hash)?;
         Some(Place {
             key: hot::name(hash, Some(key)),
             hash: hot::name(hash, None),
@@ -180,8 +180,7 @@ impl Condition {
             return HotKeys::default();
         }
         let topology = self.ring.load();
-        let owner = |hash| topology.nodes().get(usize::from(topology.route_hash(hash).0));
-        let name = |hash| owner(hash).map(|node| node.name.to_string()).unwrap_or_default();
+        let name = |hash| topology.owner(hash).map(|node| node.name.to_string()).unwrap_or_default();
         self.cells.hot_keys(Tick::default().after(self.started.elapsed()), name)
     }
 }
@@ -203,8 +202,8 @@ fn arcs(topology: &Topology) -> Vec<u16> {
     slices.map(|slice| topology.route_hash(u64::MAX / SLICES * slice).0).collect()
 }
 
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 const UNHEALTHY: &str = "unhealthy";

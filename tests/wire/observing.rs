@@ -140,6 +140,22 @@ fn keys_are_logged_where_that_is_allowed_and_requests_without_an_answer_too() {
 }
 
 #[test]
+fn only_what_waited_a_whole_time_out_is_told_as_timed_out() {
+    let node = sluggish();
+    let slipring = Slipring::with(&[node.address()], &["--log-format=json", "--log-keys", "--request-timeout=1s"]);
+    let mut client = slipring.client();
+    client.ask("get never:1\r\n", "END\r\n");
+    // Young still when the lane has been silent for a second time-out.
+    std::thread::sleep(Duration::from_millis(600));
+    client.ask("get never:2\r\n", "END\r\n");
+    let lines = logged(&slipring, "request timed out");
+    assert_eq!(lines[0]["key"], "never:1");
+    for line in &lines {
+        assert!(line["wire_ms"].as_f64().unwrap() >= 999.0, "{lines:?}");
+    }
+}
+
+#[test]
 fn nothing_is_told_of_slow_requests_where_they_are_off() {
     let node = sluggish();
     let slipring =
