@@ -357,6 +357,7 @@ fn observe(c: &mut Criterion) {
             polls: vec![("unchanged", 1)],
             succeeded_at: 1,
             pending: 0,
+            log_lines_dropped: 0,
         }
     };
     let exposition = Exposition::new(cells, sources).unwrap();

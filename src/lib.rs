@@ -18,4 +18,5 @@ pub mod embedded;
 pub mod commands;
 
 pub mod admin;
+pub mod log;
 pub mod metrics;

@@ -154,8 +154,9 @@ async fn serve(
     }
     tracing::info!(listen = %join(&addresses), nodes, workers = config.workers, instance = config.instance, "serving");
     if let Command::Dev { node_memory, .. } = config.command {
-        // Nobody has to read it.
-        let _ = io::stdout().write_all(banner(&addresses, &ring.load(), admin_address, node_memory).as_bytes());
+        let banner = banner(&addresses, &ring.load(), admin_address, node_memory);
+        // Nobody has to read it: not even this thread waits for who does.
+        std::thread::Builder::new().name("banner".into()).spawn(move || io::stdout().write_all(banner.as_bytes()))?;
     }
     let order = signals.next(&triggers).await;
     draining.cancel();

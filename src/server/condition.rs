@@ -11,6 +11,7 @@ use crate::admin::{Place, RingNode, RingReport};
 use crate::config::Config;
 use crate::discovery::View;
 use crate::discovery::follow::History;
+use crate::log;
 use crate::metrics::hot::{self, HotKeys};
 use crate::metrics::{Cells, NodeState, Sources};
 use crate::proxy::Tick;
@@ -93,6 +94,7 @@ impl Condition {
             ],
             succeeded_at: source.last_success.map_or(0, unix_seconds),
             pending: view.pending.len(),
+            log_lines_dropped: log::lines_dropped(),
         }
     }
 

@@ -71,6 +71,7 @@ METRICS = {
     "slipring_buffer_limit_bytes": {},
     "slipring_backpressure_waits_total": {"reason": "output lane bulk memory"},
     "slipring_slow_requests_total": {},
+    "slipring_log_lines_dropped_total": {},
 }
 
 ALERTS = SHIPPED / "alerts.yaml"

@@ -100,7 +100,12 @@ struct Process {
 }
 
 impl Process {
-    fn start(name: &str, mut command: Command) -> Self {
+    fn start(name: &str, command: Command) -> Self {
+        Self::start_logging_to(name, command, None)
+    }
+
+    /// As [`Process::start`], with its standard error elsewhere.
+    fn start_logging_to(name: &str, mut command: Command, stderr: Option<Stdio>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{number}.log", std::process::id()));
@@ -108,7 +113,7 @@ impl Process {
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a log file can be shared"))
-            .stderr(file)
+            .stderr(stderr.unwrap_or_else(|| file.into()))
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name}: {error}. The tests need it; tests/run installs it."));
         Self { name: name.to_owned(), child, log, ended: false }
@@ -336,6 +341,11 @@ impl Slipring {
         Self::launch_as(command, "127.0.0.1", arguments, &[])
     }
 
+    /// As [`Slipring::command`], with its log written there.
+    pub fn logging_to(stderr: impl Into<Stdio>, arguments: &[&str]) -> Self {
+        Self::spawn(binary(), "127.0.0.1", arguments, &[], Some(stderr.into()))
+    }
+
     /// As [`Slipring::command`], on this host (an IPv6 one in brackets).
     pub fn listening(host: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         Self::launch_as(binary(), host, arguments, environment)
@@ -350,14 +360,24 @@ impl Slipring {
         Self::launch_as(command, "127.0.0.1", arguments, &[])
     }
 
-    fn launch_as(mut command: Command, host: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    fn launch_as(command: Command, host: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::spawn(command, host, arguments, environment, None)
+    }
+
+    fn spawn(
+        mut command: Command,
+        host: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        stderr: Option<Stdio>,
+    ) -> Self {
         let ports = [free_port(), free_port()];
         let (address, admin) = (ports[0].on(host), ports[1].on("127.0.0.1"));
         command.args(arguments);
         command.args(["--listen", &address.to_string()]);
         command.args(["--admin-listen", &admin.to_string()]);
         command.envs(environment.iter().copied());
-        let mut process = Process::start("slipring", command);
+        let mut process = Process::start_logging_to("slipring", command, stderr);
         process.wait_until_it_accepts(address);
         process.wait_until_it_accepts(admin);
         Self { process, address, admin, _ports: ports }
