@@ -20,7 +20,7 @@ use crate::routing::NodeIndex;
 const MAX_PART: usize = 256 << 10;
 
 /// What is gathered.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Gathering {
     /// `OK` when all said so, else the worst answer.
     Flush,
@@ -242,7 +242,7 @@ impl Core {
         let command = gather.what.command();
         if gather.is_complete() {
             let mut text = Vec::new();
-            gather.render(&self.sidecar(), &mut text);
+            gather.render(&self.sidecar(&gather.what), &mut text);
             self.shared.cells().request(command, gathered(&text), 1);
             return self.answer(id, Kind::Other, &text, quiet);
         }
@@ -276,8 +276,12 @@ impl Core {
         text
     }
 
-    /// The figures of the whole process for `stats`.
-    fn sidecar(&self) -> Sidecar {
+    /// The figures of the whole process, as far as what is gathered shows them: they are read and summed up for it.
+    fn sidecar(&self, what: &Gathering) -> Sidecar {
+        let max_connections = self.shared.settings.max_connections as u64;
+        if !matches!(what, Gathering::Stats(Stats::General)) {
+            return Sidecar { max_connections, ..Sidecar::default() };
+        }
         let cells = &self.shared.cells;
         let uptime = self.shared.now.0 / 1_000_000;
         let (user, system) = (self.shared.settings.cpu_time)();
@@ -292,7 +296,7 @@ impl Core {
             version: self.lowest_version().to_owned(),
             rusage_user_micros: micros(user),
             rusage_system_micros: micros(system),
-            max_connections: self.shared.settings.max_connections as u64,
+            max_connections,
             curr_connections: cells.sum(|c| &c.connections),
             total_connections: cells.sum(|c| &c.connections_total),
             rejected_connections: cells.rejected.get(),
@@ -368,8 +372,10 @@ impl Core {
         lost: Option<&'static str>,
     ) {
         let Some(client) = self.clients.get_mut(id.0) else { return };
-        if client.replies.gather(seq).is_some_and(|gather| gather.finish(part, error, lost)) {
-            let sidecar = self.sidecar();
+        let gather = client.replies.gather(seq);
+        let done = gather.and_then(|gather| gather.finish(part, error, lost).then_some(gather.what));
+        if let Some(what) = done {
+            let sidecar = self.sidecar(&what);
             let Self { clients, shared, .. } = self;
             let Some(client) = clients.get_mut(id.0) else { return };
             let mut text = shared.pool.take();
