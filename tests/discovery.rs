@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use slipring::discovery::{self, Options, Origin, Source, Triggers, View};
 use slipring::routing::{Node, Topology};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -488,6 +489,9 @@ fn addresses_of_a_name_are_nodes_whatever_their_order() {
         assert_eq!(followed.reads(3).await.generation, view.generation);
         server.now(Zone::Addresses(vec![ip(3), ip(1), ip(2)], 0));
         followed.until_ring("127.9.9.1 127.9.9.2 127.9.9.3").await;
+        // What no server has is no node, whatever else is there.
+        server.now(Zone::Addresses(vec![ip(4), Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, ip(1), ip(2), ip(3)], 0));
+        followed.until_ring("127.9.9.1 127.9.9.2 127.9.9.3 127.9.9.4").await;
     });
 }
 
@@ -505,6 +509,8 @@ fn whatever_an_ill_name_server_says_the_ring_stays() {
             (Zone::Silent, ""),
             (Zone::Garbage, ""),
             (Zone::Addresses(Vec::new(), 0), "no such records"),
+            (Zone::Addresses(vec![Ipv4Addr::UNSPECIFIED], 0), "0.0.0.0 is no address of a node"),
+            (Zone::Addresses(vec![Ipv4Addr::BROADCAST, Ipv4Addr::new(224, 0, 0, 1)], 0), "224.0.0.1 is no address"),
         ] {
             server.now(zone.clone());
             let ill = |view: &Arc<View>| {
@@ -823,6 +829,42 @@ fn a_file_is_followed_however_it_changes() {
         assert_eq!(ring(&*followed.until_error("cannot read").await), "a c");
         scratch.write("nodes", "d");
         followed.until_ring("d").await;
+    });
+}
+
+#[test]
+fn the_first_read_of_a_file_counts_at_once_and_a_change_when_it_is_read_twice() {
+    run(async {
+        let scratch = Scratch::new("first");
+        let path = scratch.write("nodes", "a");
+        // Nothing is ever confirmed.
+        let options = Options { file_confirm: Duration::from_secs(3600), ..options() };
+        let mut followed = Followed::start(Source::File(path), options.clone());
+        followed.until_ring("a").await;
+        scratch.write("nodes", "a,b");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(followed.ring(), "a", "the change is not believed yet");
+        // One that is not there at the start is no first read: whoever writes it may be half way through.
+        let late = scratch.0.join("late");
+        let mut followed = Followed::start(Source::File(late), options);
+        followed.until_error("cannot read").await;
+        scratch.write("late", "a");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(followed.ring(), "");
+    });
+}
+
+#[test]
+fn a_pipe_in_the_place_of_the_file_is_not_waited_for() {
+    run(async {
+        let scratch = Scratch::new("pipe");
+        let path = scratch.write("nodes", "a");
+        let mut followed = Followed::start(Source::File(path.clone()), options());
+        followed.until_ring("a").await;
+        std::fs::remove_file(&path).unwrap();
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        followed.until_error("no regular file").await;
+        assert_eq!(followed.ring(), "a");
     });
 }
 

@@ -54,6 +54,9 @@ impl Reader {
                 path: path.clone(),
                 node_port: options.node_port,
                 confirm: options.file_confirm,
+                limit: options.timeout,
+                is_first: true,
+                reading: None,
                 last: None,
             }),
             Source::Endpoint { host, port, .. } => Self::Endpoint(Endpoint {
@@ -173,7 +176,7 @@ impl Control {
             }
         };
         if snapshot.source != self.status.source {
-            tracing::info!(of = %snapshot.source, "the last good ring is another source's and not used");
+            tracing::info!(of = ?snapshot.source, "the last good ring is another source's and not used");
             return None;
         }
         if let (Reader::Endpoint(endpoint), Some(version)) = (&mut self.reader, snapshot.version) {

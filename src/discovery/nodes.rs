@@ -57,7 +57,7 @@ pub fn parse_nodes(text: &str, default_port: u16) -> Result<Vec<Node>, NodeListE
     if nodes.is_empty() { Err(NodeListError::Empty) } else { Ok(nodes) }
 }
 
-fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeListError> {
+pub(super) fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeListError> {
     let (address, weight) = match entry.split_once('=') {
         Some((address, weight)) => {
             let weight = number(weight).filter(|weight| (1..=MAX_WEIGHT).contains(weight));
