@@ -8,6 +8,8 @@ pub mod descriptors;
 pub mod listener;
 pub mod worker;
 
+pub mod itself;
+
 pub mod protocol;
 pub mod proxy;
 pub mod routing;

@@ -27,11 +27,13 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
+use crate::itself::{Itself, Made};
 use crate::listener::Accepted;
 use crate::metrics::Cells;
 use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
 use crate::routing::{Node, Published};
 use pulse::Beat;
+pub use stream::keepalive;
 use stream::{ReadHalf, WriteHalf};
 
 /// One read takes at most this many bytes; the buffer stays in the L2 cache.
@@ -64,6 +66,8 @@ pub struct Parts {
     pub cells: Arc<Cells>,
     /// Longest time to open a connection to a node.
     pub connect_timeout: Duration,
+    /// Every connection to a node, for who accepts clients.
+    pub itself: Arc<Itself>,
     /// The zero of the core's time.
     pub started: Instant,
 }
@@ -92,15 +96,21 @@ pub fn spawn(index: usize, parts: Parts, beat: Beat) -> io::Result<Worker> {
             .event_interval(EVENT_INTERVAL)
             .build_local(LocalOptions::default())
     };
-    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || match runtime() {
-        Ok(runtime) => {
-            runtime.block_on(run(index, parts, receiver, beat));
-            drop(end);
-            // The resolution of a name may last; nobody waits for it any more.
-            runtime.shutdown_background();
-        }
-        Err(error) => tracing::error!(%error, "worker cannot start"),
+    // Only there can it be made, and only then is it known whether there were descriptors for it.
+    let (started, start) = std::sync::mpsc::sync_channel(1);
+    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let runtime = match runtime() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        // Who waits for it goes on whatever it hears.
+        let _ = started.send(Ok(()));
+        runtime.block_on(run(index, parts, receiver, beat));
+        drop(end);
+        // The resolution of a name may last; nobody waits for it any more.
+        runtime.shutdown_background();
     })?;
+    start.recv().map_err(io::Error::other)??;
     Ok(Worker { sender, ended })
 }
 
@@ -117,6 +127,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
         flusher_woken: Cell::new(false),
         effects: RefCell::default(),
         open: Cell::new(0),
+        index,
         parts,
     });
     let flusher = Rc::clone(&rim);
@@ -133,6 +144,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
             Err(error) => {
                 // It has come and gone: who counts those that are connected must not wait for it.
                 rim.parts.cells.worker(index).connections_total.add(1);
+                rim.parts.cells.worker(index).sockets_closed.add(1);
                 tracing::warn!(%error, "client connection lost at hand-over");
             }
         }
@@ -149,6 +161,8 @@ struct Socket<Id> {
     task: Waker,
     /// The kernel took less than there was; the task waits for room.
     blocked: bool,
+    /// Of a connection to a node.
+    made: Option<Made>,
 }
 
 /// Sockets by the index of their id.
@@ -165,6 +179,8 @@ struct Rim {
     effects: RefCell<Vec<Effect>>,
     /// Client sockets that are not closed yet; longer than the core knows them.
     open: Cell<usize>,
+    /// The worker's number.
+    index: usize,
     parts: Parts,
 }
 
@@ -253,7 +269,7 @@ impl Rim {
 
     async fn client(self: Rc<Self>, mut read: ReadHalf, write: WriteHalf) {
         let id = self.core.borrow_mut().client_connected();
-        insert(&self.clients, id.index(), Socket { id, write, task: Waker::noop().clone(), blocked: false });
+        insert(&self.clients, id.index(), Socket::new(id, write, None));
         poll_fn(|cx| self.poll_client(id, &mut read, cx)).await;
         // The core has forgotten the client. Where more of its bytes may be on their way, a close
         // would reset the connection and could destroy our last words.
@@ -270,7 +286,9 @@ impl Rim {
             }
         };
         let _ = timeout(LINGER, drain).await;
+        drop(read);
         self.open.set(self.open.get().saturating_sub(1));
+        self.parts.cells.worker(self.index).sockets_closed.add(1);
     }
 
     fn poll_client(self: &Rc<Self>, id: ClientId, read: &mut ReadHalf, cx: &mut Context<'_>) -> Poll<()> {
@@ -325,8 +343,7 @@ impl Rim {
         }
         let (node, connected) = loop {
             let Some(node) = self.core.borrow().upstream_node(id) else { return };
-            let connected =
-                timeout(self.parts.connect_timeout, connect(&node, self.parts.settings.request_timeout)).await;
+            let connected = timeout(self.parts.connect_timeout, connect(&node, &self.parts)).await;
             let Some(current) = self.core.borrow().upstream_node(id) else { return };
             // Whatever came of it, at an address the node has left meanwhile it counts for nothing.
             if (&current.host, current.port) == (&node.host, node.port) {
@@ -334,7 +351,7 @@ impl Rim {
             }
         };
         let reason = match &connected {
-            Ok(Ok(_)) => None,
+            Ok(Ok((_, made))) => made.is_itself().then_some(FailReason::Itself),
             Ok(Err(error)) => {
                 tracing::debug!(node = %node.name, %error, "cannot connect");
                 Some(FailReason::Connect)
@@ -346,9 +363,9 @@ impl Rim {
             self.core.borrow_mut().upstream_failed(id, reason, self.now());
             return self.apply();
         }
-        let Ok(Ok(stream)) = connected else { return };
+        let Ok(Ok((stream, made))) = connected else { return };
         let (mut read, write) = stream::split(stream);
-        insert(&self.upstreams, id.index(), Socket { id, write, task: Waker::noop().clone(), blocked: false });
+        insert(&self.upstreams, id.index(), Socket::new(id, write, Some(made)));
         self.core.borrow_mut().upstream_connected(id, self.now());
         self.apply();
         poll_fn(|cx| self.poll_upstream(id, &mut read, cx)).await;
@@ -378,8 +395,12 @@ impl Rim {
                     core
                 }
                 Read::End | Read::Failed => {
+                    let sockets = self.upstreams.borrow();
+                    let socket = sockets.get(id.index()).and_then(Option::as_ref).filter(|socket| socket.id == id);
+                    let reason = socket.map_or(FailReason::Closed, Socket::closed);
+                    drop(sockets);
                     let mut core = self.core.borrow_mut();
-                    core.upstream_failed(id, FailReason::Closed, self.now());
+                    core.upstream_failed(id, reason, self.now());
                     core
                 }
             };
@@ -425,7 +446,7 @@ impl Rim {
             match write(&socket.write, out) {
                 Ok(written) => core.upstream_written(id, written, self.now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return block(socket),
-                Err(_) => return core.upstream_failed(id, FailReason::Closed, self.now()),
+                Err(_) => return core.upstream_failed(id, socket.closed(), self.now()),
             }
         }
     }
@@ -449,6 +470,19 @@ impl Rim {
                 Err(_) => return core.client_gone(id),
             }
         }
+    }
+}
+
+// === impl Socket ===
+
+impl<Id> Socket<Id> {
+    fn new(id: Id, write: WriteHalf, made: Option<Made>) -> Self {
+        Self { id, write, task: Waker::noop().clone(), blocked: false, made }
+    }
+
+    /// Why the other side has closed it.
+    fn closed(&self) -> FailReason {
+        if self.made.as_ref().is_some_and(Made::is_itself) { FailReason::Itself } else { FailReason::Closed }
     }
 }
 
@@ -541,11 +575,18 @@ fn poll_read(read: &mut ReadHalf, scratch: &mut [u8], cx: &mut Context<'_>) -> R
     }
 }
 
-async fn connect(node: &Node, patience: Duration) -> io::Result<TcpStream> {
+/// Connects, and lets it be known.
+async fn connect(node: &Node, parts: &Parts) -> io::Result<(TcpStream, Made)> {
+    let connecting = parts.itself.connecting();
     let stream = match node.host.parse::<IpAddr>() {
         Ok(address) => TcpStream::connect(SocketAddr::new(address, node.port)).await?,
         Err(_) => TcpStream::connect((&*node.host, node.port)).await?,
     };
-    stream::prepare_upstream(&stream, patience)?;
-    Ok(stream)
+    let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
+    // A port that nobody listens on may be the one this very attempt was given: then it has met itself.
+    if local == peer {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream::prepare_upstream(&stream, parts.settings.request_timeout)?;
+    Ok((stream, connecting.made(local, peer)))
 }

@@ -291,7 +291,7 @@ impl Workers {
     fn nodes(&self, page: &mut Page, sources: &Sources) {
         const CONNECTIONS: [&str; 3] = ["connecting", "ready", "draining"];
         const CONNECTS: [&str; 3] = ["ok", "refused", "timeout"];
-        const EJECTIONS: [&str; 4] = ["timeout", "refused", "lost", "desync"];
+        const EJECTIONS: [&str; 5] = ["timeout", "refused", "lost", "desync", "itself"];
         const PROBES: [&str; 2] = ["ok", "failed"];
         for (name, cells) in self.known(sources) {
             let name = name.as_str();

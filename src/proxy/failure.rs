@@ -19,6 +19,8 @@ pub enum FailReason {
     Silent,
     /// A reply that cannot be the answer to what was asked.
     Desync,
+    /// What listens there is this process.
+    Itself,
 }
 
 impl FailReason {
@@ -29,6 +31,7 @@ impl FailReason {
             Self::Closed => "closed the connection",
             Self::Silent => "does not answer",
             Self::Desync => "answered out of step",
+            Self::Itself => ITSELF,
         }
     }
 
@@ -39,18 +42,22 @@ impl FailReason {
             Self::Connect | Self::ConnectTimeout => 1,
             Self::Closed => 2,
             Self::Desync => 3,
+            Self::Itself => 4,
         }
     }
 
     const fn reason(self) -> Reason {
         match self {
-            Self::Connect | Self::ConnectTimeout => Reason::Connect,
+            Self::Connect | Self::ConnectTimeout | Self::Itself => Reason::Connect,
             Self::Closed => Reason::Lost,
             Self::Silent => Reason::Timeout,
             Self::Desync => Reason::Desync,
         }
     }
 }
+
+/// What is wrong with a node that is this process.
+pub const ITSELF: &str = "is this sidecar itself";
 
 /// What those are told that a request cannot be answered for.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +127,7 @@ impl Core {
         let others = entry.lanes.iter().any(|lane| *lane != id && upstreams.get(lane.0).is_some_and(|up| up.ready));
         // One that is lost again and again is down, however long each connection lasted.
         let wait = entry.health.failed(ready, now, random).max(entry.health.take_token(now));
-        if !wait.is_zero() && !others {
+        if reason == FailReason::Itself || (!wait.is_zero() && !others) {
             return self.begin_outage(node, wait, reason);
         }
         if !others {
@@ -151,6 +158,8 @@ impl Core {
             }
         }
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
+        entry.is_itself = reason == FailReason::Itself;
+        entry.cells.set_itself(entry.is_itself);
         let lanes = entry.lanes.clone();
         if let Some(first) = entry.lanes.first_mut() {
             *first = probe;

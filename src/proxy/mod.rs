@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use buffer::{MAX_SLICES, OutBuf};
-pub use failure::FailReason;
+pub use failure::{FailReason, ITSELF};
 pub use table::Key;
 
 use crate::config::OnNodeDown;

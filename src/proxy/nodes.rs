@@ -36,6 +36,8 @@ pub(super) struct NodeEntry {
     pub(super) bulk: bulk::Bulk,
     /// It is not in the ring any more.
     pub(super) departed: bool,
+    /// It is down, for what listens there is this process.
+    pub(super) is_itself: bool,
 }
 
 /// A memcached version: numbers to compare, text to show.
@@ -57,6 +59,7 @@ impl NodeEntry {
             no_merge_until: Tick(0),
             bulk: bulk::Bulk::default(),
             departed: false,
+            is_itself: false,
         }
     }
 }

@@ -6,7 +6,7 @@ use super::client::{Body, Input, Reading, Stall, Taken, Target};
 use super::lane::Entry;
 use super::replies::{Part, Stamp};
 use super::slow::Asked;
-use super::{ClientId, Core, NodeId, OnNodeDown, UpstreamId};
+use super::{ClientId, Core, ITSELF, NodeId, OnNodeDown, UpstreamId};
 use crate::metrics::{Kind, Outcome, Reason, SIZES, Wait};
 use crate::protocol::command::Command;
 use crate::protocol::request::{self, Block, Change, Keys, ReadVerb, Refusal, Request, Store};
@@ -308,6 +308,7 @@ impl Core {
 
     pub(super) fn down_text(&self, node: NodeId) -> String {
         match self.nodes.get(node.0) {
+            Some(entry) if entry.is_itself => format!("SERVER_ERROR proxy: node {} {ITSELF}\r\n", entry.node.name),
             Some(entry) => format!("SERVER_ERROR proxy: node {} is down\r\n", entry.node.name),
             None => "SERVER_ERROR proxy: no node is known yet\r\n".to_owned(),
         }

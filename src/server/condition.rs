@@ -14,7 +14,7 @@ use crate::discovery::follow::History;
 use crate::log;
 use crate::metrics::hot::{self, HotKeys};
 use crate::metrics::{Cells, NodeState, Sources};
-use crate::proxy::Tick;
+use crate::proxy::{ITSELF, Tick};
 use crate::routing::{NodeIndex, Published, Topology};
 
 /// How the whole is, and since when; the control thread alone changes it.
@@ -120,7 +120,7 @@ impl Condition {
             let (was, since) =
                 before.get(&node.name).copied().unwrap_or((NodeState::default(), unix_seconds(SystemTime::now())));
             if state != was {
-                tell(&node.name, state);
+                tell(&node.name, state, self.problem(&node.name, state));
             }
             let since = if state == was { since } else { unix_seconds(SystemTime::now()) };
             now.nodes.insert(Arc::clone(&node.name), (state, since));
@@ -130,6 +130,11 @@ impl Condition {
             now.status = (word, unix_seconds(SystemTime::now()));
         }
         now
+    }
+
+    /// What is wrong with a node, where that is known to be no fault of the node.
+    fn problem(&self, node: &str, state: NodeState) -> Option<&'static str> {
+        (state >= NodeState::Probing && self.cells.node_is_itself(node)).then_some(ITSELF)
     }
 
     pub(super) fn report(&self) -> RingReport {
@@ -144,6 +149,7 @@ impl Condition {
                 share: topology.share(NodeIndex(index)),
                 state: state.word(),
                 since,
+                problem: self.problem(&node.name, state),
             }
         });
         let now = tokio::time::Instant::now();
@@ -188,12 +194,15 @@ impl Condition {
 }
 
 /// The one line about a node that has changed.
-fn tell(node: &str, state: NodeState) {
+fn tell(node: &str, state: NodeState, problem: Option<&str>) {
     match state {
         NodeState::Up => tracing::info!(node, "node is up"),
         NodeState::Connecting => tracing::info!(node, "connecting to node again"),
         NodeState::Probing => tracing::debug!(node, "node answers a probe"),
-        NodeState::Down => tracing::warn!(node, "node is down"),
+        NodeState::Down => match problem {
+            Some(problem) => tracing::warn!(node, "node is down: {problem}"),
+            None => tracing::warn!(node, "node is down"),
+        },
     }
 }
 

@@ -334,11 +334,15 @@ impl Slipring {
 
     /// As [`Slipring::command`], with no more than so many open files.
     pub fn with_files(files: u32, arguments: &[&str]) -> Self {
-        let slipring = binary();
+        Self::launch_as(Self::few_files(files), "127.0.0.1", arguments, &[])
+    }
+
+    /// Slipring with no more than so many open files; its arguments are to be added.
+    pub fn few_files(files: u32) -> Command {
         let mut command = Command::new("sh");
         command.env_clear();
-        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]).arg(slipring.get_program());
-        Self::launch_as(command, "127.0.0.1", arguments, &[])
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]).arg(binary().get_program());
+        command
     }
 
     /// As [`Slipring::command`], with its log written there.

@@ -18,6 +18,7 @@ mod support;
 mod commands;
 mod doubt;
 mod hostile;
+mod itself;
 mod logging;
 mod merging;
 mod nodes;

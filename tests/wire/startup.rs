@@ -34,6 +34,7 @@ fn a_wrong_option_ends_with_one_line_that_names_it_and_exit_code_64() {
         (&["--nodes", "10.0.0.1", "--merge-gets", "perhaps"], "perhaps"),
         (&["--nodes", "10.0.0.1", "--on-node-down", "panic"], "panic"),
         (&["--nodes", "10.0.0.1", "--no-such-option"], "--no-such-option"),
+        (&["--nodes", "localhost"], "localhost:11211 is this sidecar itself"),
         (&[], "node"),
     ];
     for (arguments, token) in cases {
