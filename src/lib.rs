@@ -22,3 +22,4 @@ pub mod commands;
 pub mod admin;
 pub mod log;
 pub mod metrics;
+pub mod resolve;

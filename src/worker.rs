@@ -14,7 +14,6 @@ mod stream;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -31,6 +30,7 @@ use crate::itself::{Itself, Made};
 use crate::listener::Accepted;
 use crate::metrics::Cells;
 use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
+use crate::resolve;
 use crate::routing::{Node, Published};
 use pulse::Beat;
 pub use stream::keepalive;
@@ -42,6 +42,8 @@ const SCRATCH: usize = 64 << 10;
 /// large values are: each of their polls moves 64 KiB, and a small request waits for so many of
 /// them twice. It does not cut a round short: what becomes ready runs behind the flusher.
 const EVENT_INTERVAL: u32 = 31;
+/// Most names of nodes that are resolved at a time; each holds a thread while its name server hangs.
+const LOOKUPS: usize = 64;
 /// How long, and for how many bytes, a closed client is listened to after our last word, so that
 /// a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -94,6 +96,7 @@ pub fn spawn(index: usize, parts: Parts, beat: Beat) -> io::Result<Worker> {
             .enable_io()
             .enable_time()
             .event_interval(EVENT_INTERVAL)
+            .max_blocking_threads(LOOKUPS)
             .build_local(LocalOptions::default())
     };
     // Only there can it be made, and only then is it known whether there were descriptors for it.
@@ -578,10 +581,7 @@ fn poll_read(read: &mut ReadHalf, scratch: &mut [u8], cx: &mut Context<'_>) -> R
 /// Connects, and lets it be known.
 async fn connect(node: &Node, parts: &Parts) -> io::Result<(TcpStream, Made)> {
     let connecting = parts.itself.connecting();
-    let stream = match node.host.parse::<IpAddr>() {
-        Ok(address) => TcpStream::connect(SocketAddr::new(address, node.port)).await?,
-        Err(_) => TcpStream::connect((&*node.host, node.port)).await?,
-    };
+    let stream = resolve::connect(&node.host, node.port).await?;
     let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
     // A port that nobody listens on may be the one this very attempt was given: then it has met itself.
     if local == peer {

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use super::dns::may_be_a_node;
 use super::nodes::{is_host, number, quote};
 use super::{Authority, Observation};
+use crate::resolve;
 use crate::routing::{MAX_NODES, Node};
 
 /// Largest answer, in bytes; a thousand nodes with long names are a tenth of it.
@@ -254,7 +255,7 @@ impl Endpoint {
 
 /// Asks as newer endpoints understand it, and then as older ones do.
 async fn ask(host: &str, port: u16) -> Result<Cluster, String> {
-    let mut stream = TcpStream::connect((host, port)).await.map_err(|error| format!("cannot connect: {error}"))?;
+    let mut stream = resolve::connect(host, port).await.map_err(|error| format!("cannot connect: {error}"))?;
     let mut reply = exchange(&mut stream, b"config get cluster\r\n").await?;
     if matches!(reply, Reply::Refused(_)) {
         reply = exchange(&mut stream, b"get AmazonElastiCache:cluster\r\n").await?;

@@ -313,11 +313,7 @@ impl Slipring {
         let nodes = nodes.join(",");
         let mut arguments = vec!["serve", "--nodes", &nodes];
         arguments.extend(extra);
-        // A node of a test is slow on purpose, or because the machine is busy: only the tests of the clocks have the
-        // clocks of users. A flag wins over these.
-        let clocks = matches!(env!("CARGO_CRATE_NAME"), "faults" | "outages");
-        let patient: &[(&str, &str)] = &[("SLIPRING_REQUEST_TIMEOUT", "30s"), ("SLIPRING_QUEUE_TIMEOUT", "30s")];
-        Self::command(&arguments, if clocks { &[] } else { patient })
+        Self::command(&arguments, &[])
     }
 
     /// `slipring dev` with `nodes` embedded nodes.
@@ -380,6 +376,11 @@ impl Slipring {
         command.args(arguments);
         command.args(["--listen", &address.to_string()]);
         command.args(["--admin-listen", &admin.to_string()]);
+        // A node of a test is slow on purpose, or because the machine is busy: only the tests of the clocks have the
+        // clocks of users. A flag wins over these.
+        if !matches!(env!("CARGO_CRATE_NAME"), "faults" | "outages") {
+            command.envs([("SLIPRING_REQUEST_TIMEOUT", "30s"), ("SLIPRING_QUEUE_TIMEOUT", "30s")]);
+        }
         command.envs(environment.iter().copied());
         let mut process = Process::start_logging_to("slipring", command, stderr);
         process.wait_until_it_accepts(address);

@@ -207,7 +207,7 @@ fn the_configuration_is_shown_with_where_each_option_came_from() {
     assert_eq!((&option("workers")["value"], &option("workers")["from"]), (&"2".into(), &"SLIPRING_WORKERS".into()));
     assert_eq!((&option("nodes")["value"], &option("nodes")["from"]), (&address.into(), &"MEMCACHED_NODES".into()));
     assert_eq!(option("max-connections")["from"], "flag");
-    assert_eq!(option("request-timeout")["from"], "default");
+    assert_eq!(option("ready-timeout")["from"], "default");
     assert_eq!(config["workers"], 2);
 }
 
