@@ -121,7 +121,7 @@ fn a_length_that_is_too_short_is_never_a_value() {
         let torn = lie.as_bytes().starts_with(&got) && !got.ends_with(b"END\r\n");
         assert!(torn || got == b"END\r\n", "{lie:?}: {}", shown(&got));
         node.wait_for_closes(1);
-        assert!(out_of_step(&slipring), "{lie:?}: {}", slipring.output());
+        slipring.wait_for_output("out of step");
         serves_again(&slipring, 1);
         other.ask("get k\r\n", value_of("k")).in_step();
     }
@@ -139,7 +139,7 @@ fn what_follows_a_value_that_agrees_with_its_length_is_given_to_nobody() {
         let whole = got == format!("{value}END\r\n").as_bytes();
         assert!(torn || whole || got == b"END\r\n", "{rest:?}: {}", shown(&got));
         node.wait_for_closes(1);
-        assert!(out_of_step(&slipring), "{rest:?}: {}", slipring.output());
+        slipring.wait_for_output("out of step");
         serves_again(&slipring, 1);
     }
 }

@@ -420,6 +420,11 @@ impl Slipring {
         self.process.output()
     }
 
+    /// Waits until it has written this: the log is written by a thread of its own, when it has its turn.
+    pub fn wait_for_output(&self, part: &str) {
+        eventually(&format!("it says {part:?}"), || self.output().contains(part));
+    }
+
     /// Where the admin port is.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin

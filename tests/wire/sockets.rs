@@ -63,7 +63,7 @@ fn a_unix_socket_serves_as_tcp_does() {
     let (path, listen) = directory.socket();
     let mut slipring = Slipring::with(&[node.address()], &["--listen", &listen]);
     assert_eq!(mode(&path), 0o700, "memcached's default");
-    assert!(slipring.output().contains(&listen), "the log says where: {}", slipring.output());
+    slipring.wait_for_output(&listen);
     let mut client = TextClient::connect_unix(&path);
     client.set("k", "v");
     assert_eq!(slipring.client().get(&["k"])[0].data, b"v", "one proxy, two ways in");
@@ -230,6 +230,7 @@ fn without_descriptors_clients_wait_and_those_that_are_connected_go_on() {
     let mut node = Memcached::start();
     let slipring = Slipring::with_files(64, &["serve", "--nodes", &node.address().to_string()]);
     slipring.wait_for_states("up", 1);
+    slipring.wait_for_output("serving");
     let warnings = slipring.output().matches("leaves room for").count();
     assert_eq!(warnings, 1, "{}", slipring.output());
     let mut clients: Vec<TextClient> = (0..100).map(|_| slipring.client()).collect();
