@@ -19,3 +19,4 @@ pub mod commands;
 
 pub mod admin;
 pub mod metrics;
+pub mod time;

@@ -29,8 +29,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::listener::Accepted;
 use crate::metrics::Cells;
-use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
+use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, UpstreamId};
 use crate::routing::{Node, Published};
+use crate::time::Tick;
 use pulse::Beat;
 use stream::{ReadHalf, WriteHalf};
 

@@ -46,6 +46,7 @@ use crate::config::OnNodeDown;
 pub use crate::metrics::CloseReason;
 use crate::metrics::{Cells, WorkerCells, hot};
 use crate::routing::Topology;
+use crate::time::Tick;
 use budget::Budget;
 use buffer::BufferPool;
 use client::Client;
@@ -83,18 +84,6 @@ impl UpstreamId {
     #[must_use]
     pub const fn index(self) -> usize {
         self.0.index()
-    }
-}
-
-/// Microseconds since the process started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tick(pub u64);
-
-impl Tick {
-    /// This moment and a while.
-    #[must_use]
-    pub fn after(self, wait: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)))
     }
 }
 

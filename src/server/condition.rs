@@ -13,8 +13,8 @@ use crate::discovery::View;
 use crate::discovery::follow::History;
 use crate::metrics::hot::{self, HotKeys};
 use crate::metrics::{Cells, NodeState, Sources};
-use crate::proxy::Tick;
 use crate::routing::{NodeIndex, Published, Topology};
+use crate::time::Tick;
 
 /// How the whole is, and since when; the control thread alone changes it.
 #[derive(Debug)]

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use slipring::config::OnNodeDown;
 use slipring::metrics::{Cells, Counter, Reason, WorkerCells};
-use slipring::proxy::{ClientId, Core, Effect, FailReason, OutBuf, Settings, Tick, UpstreamId};
+use slipring::proxy::{ClientId, Core, Effect, FailReason, OutBuf, Settings, UpstreamId};
 use slipring::routing::{Node, Topology};
+use slipring::time::Tick;
 
 use crate::Rng;
 

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use slipring::config::OnNodeDown;
 use slipring::metrics::{Cells, NodeState, Reason};
-use slipring::proxy::{ClientId, CloseReason, Core, Effect, FailReason, OutBuf, Settings, Tick, UpstreamId};
+use slipring::proxy::{ClientId, CloseReason, Core, Effect, FailReason, OutBuf, Settings, UpstreamId};
 use slipring::routing::{Node as Member, Topology};
+use slipring::time::Tick;
 
 use crate::Rng;
 use crate::client::{Client, Ending, Facts, LARGE_KEYS, number_of, owner};
