@@ -23,6 +23,7 @@ mod expiry;
 mod health;
 mod isolation;
 mod lies;
+mod order;
 mod queue;
 mod retry;
 mod values;

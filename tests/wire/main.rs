@@ -21,6 +21,7 @@ mod hostile;
 mod merging;
 mod nodes;
 mod observing;
+mod order;
 mod shutdown;
 mod sockets;
 mod startup;
