@@ -22,6 +22,7 @@ mod chaos;
 mod expiry;
 mod health;
 mod isolation;
+mod lanes;
 mod lies;
 mod order;
 mod queue;

@@ -18,6 +18,7 @@ mod support;
 mod commands;
 mod doubt;
 mod hostile;
+mod large;
 mod merging;
 mod nodes;
 mod observing;
