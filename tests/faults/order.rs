@@ -253,7 +253,7 @@ fn of_the_readers_of_a_torn_value_only_those_are_closed_towards_whom_it_had_begu
     begun.expect(header);
     two.torn.release();
     let part = begun.rest();
-    assert!(half(torn)[header.len()..].as_bytes().starts_with(&part), "{}", shown(&part));
+    assert!(half(torn).as_bytes()[header.len()..].starts_with(&part), "{}", shown(&part));
     two.the_end_is_noticed();
     two.held.release();
     waiting.expect(block(&two.late));

@@ -9,7 +9,7 @@ const STORED: usize = 40;
 
 fn value_of(number: usize) -> String {
     // Some are larger than others, so that they need more than one read.
-    format!("value of key{number};").repeat(if number % 7 == 0 { 300 } else { 1 })
+    format!("value of key{number};").repeat(if number.is_multiple_of(7) { 300 } else { 1 })
 }
 
 fn fill(slipring: &Slipring) {
@@ -168,7 +168,7 @@ fn lists_that_meet_come_in_order_when_most_values_are_large() {
     let arguments = ["--workers", "1", "--bulk-above", "16KiB"];
     let (_nodes, slipring) = three_nodes_with(&arguments);
     let mut client = slipring.client();
-    let value = |number: usize| format!("{number};").repeat(if number % 2 == 0 { 20_000 } else { 10 });
+    let value = |number: usize| format!("{number};").repeat(if number.is_multiple_of(2) { 20_000 } else { 10 });
     for number in 0..12 {
         client.set(&format!("key{number}"), value(number));
     }
