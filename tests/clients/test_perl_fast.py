@@ -9,8 +9,8 @@ import pytest
 from processes import PATIENCE
 
 SCRIPT = pathlib.Path(__file__).with_name("fast.pl")
-# One worker, so that processes that ask at once share what merges their gets.
-ONE_WORKER = ["--workers", "1"]
+# One worker, so that processes that ask at once share what merges their gets; and no miss because the machine is busy.
+ONE_WORKER = ["--workers", "1", "--request-timeout", "30s", "--queue-timeout", "30s"]
 METHODS = ["get_multi", "gets_multi", "gat_multi", "gats_multi"]
 
 
