@@ -217,12 +217,7 @@ impl<'a> Crowd<'a> {
                 outcome.unanswered = waiting as u64;
                 break;
             }
-            events.clear();
-            let pause = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&pause)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            wait(&self.epoll, &mut events)?;
             for event in &events {
                 let (index, flags) = (event.data.u64() as usize, event.flags);
                 if flags.contains(epoll::EventFlags::OUT) {
@@ -244,17 +239,27 @@ impl<'a> Crowd<'a> {
         Ok(outcome)
     }
 
-    /// Aborts every connection with a reset.
-    pub(crate) fn abort(self) -> io::Result<()> {
-        for member in self.members {
-            socket2::SockRef::from(&member.stream).set_linger(Some(Duration::ZERO))?;
+    /// Everybody asks, and aborts the connection with a reset as soon as some of the answer has come; those to whom nothing
+    /// comes within `limit` abort it then.
+    pub(crate) fn abort(mut self, limit: Duration) -> io::Result<()> {
+        (0..self.members.len()).try_for_each(|index| self.ask(index))?;
+        let start = Instant::now();
+        let mut streams: Vec<Option<TcpStream>> = self.members.into_iter().map(|member| Some(member.stream)).collect();
+        for stream in streams.iter().flatten() {
+            socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
+        }
+        let mut left = streams.len();
+        let mut events = Vec::with_capacity(256);
+        while left > 0 && start.elapsed() < limit {
+            wait(&self.epoll, &mut events)?;
+            for event in &events {
+                let Some(mut stream) = streams[event.data.u64() as usize].take() else { continue };
+                // The reset goes out with the drop.
+                let _ = stream.read(&mut self.piece);
+                left -= 1;
+            }
         }
         Ok(())
-    }
-
-    /// Sends the next request of each, and reads nothing.
-    pub(crate) fn ask_all(&mut self) -> io::Result<()> {
-        (0..self.members.len()).try_for_each(|index| self.ask(index))
     }
 
     fn ask(&mut self, index: usize) -> io::Result<()> {
@@ -366,6 +371,16 @@ impl<'a> Crowd<'a> {
         member.asked = Asked::Nothing;
         outcome.values += 1;
         Ok(true)
+    }
+}
+
+/// The next events, or none for a while.
+fn wait(epoll: &OwnedFd, events: &mut Vec<epoll::Event>) -> io::Result<()> {
+    events.clear();
+    let pause = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    match epoll::wait(epoll, spare_capacity(events), Some(&pause)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -23,7 +23,7 @@
 //! | `size-64KiB` | 20 readers, each of a value of its own |
 //! | `size-512KiB` | 4 readers, each of a value of its own |
 //! | `memory` | 8 clients each store and read a value of 128 MiB |
-//! | `aborts` | 4,000 connections ask, half of them for 1.1 MB, and are reset at once |
+//! | `aborts` | 4,000 connections ask, half of them for one of 16 values of 1.1 MB, and are reset when the answer begins |
 //! | `small` | 100 B gets beside streams, by `--bulk-above` |
 //!
 //! # How it measures

@@ -33,7 +33,7 @@ pub(crate) enum Load {
     Own { clients: usize, length: usize },
     /// Clients each store and read a value of its own.
     Move { clients: usize, length: usize },
-    /// Connections that ask, half of them for large values, and are aborted at once.
+    /// Connections that ask, half of them for large values, and are aborted when the answer begins.
     Aborts { connections: usize },
     /// The table of small gets beside streams.
     Small,
@@ -225,16 +225,13 @@ fn aborts(options: &Options, proxy: &Started, connections: usize) -> io::Result<
         item.store(proxy.address)?;
     }
     let roles: Vec<Role> = (0..connections).map(|number| Role::ReaderOf(number % items.len())).collect();
-    let mut crowd = Crowd::connect(proxy.address, &items, &roles)?;
+    let crowd = Crowd::connect(proxy.address, &items, &roles)?;
     let witness = Witness::start(proxy.address)?;
     sleep(Duration::from_millis(300));
     let cpu = proxy.cpu()?;
     witness.forget();
     let start = Instant::now();
-    crowd.ask_all()?;
-    // Long enough that a proxy has taken some and is in the middle of them.
-    sleep(Duration::from_millis(300));
-    crowd.abort()?;
+    crowd.abort(Duration::from_secs(10))?;
     while !witness.was_below(CALM.1, CALM.0) && start.elapsed() < options.limit() {
         sleep(Duration::from_millis(20));
     }
