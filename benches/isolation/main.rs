@@ -127,7 +127,8 @@ fn run(options: &Options) -> io::Result<()> {
             small::table(options)?;
             continue;
         }
-        let node = Node::start(row.node_mib())?;
+        let (mib, item_mib) = row.node_mib();
+        let node = Node::start(mib, item_mib)?;
         let contestants: Vec<Contestant> = options.contestants.iter().copied().filter(|c| row.is_for(*c)).collect();
         let mut found: Vec<Vec<Vec<Figure>>> = contestants.iter().map(|_| Vec::new()).collect();
         for round in 0..options.rounds as usize {

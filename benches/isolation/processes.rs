@@ -157,18 +157,19 @@ impl Started {
     }
 }
 
-/// A memcached with one thread that takes items of 130 MiB.
+/// A memcached with one thread.
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     _process: Process,
 }
 
 impl Node {
-    pub(crate) fn start(mib: u32) -> io::Result<Self> {
+    /// With so much memory, and items of at most so many MiB.
+    pub(crate) fn start(mib: u32, item_mib: u32) -> io::Result<Self> {
         let address = free()?;
         let mut command = Command::new("memcached");
         command.args(["-l", "127.0.0.1", "-p", &address.port().to_string(), "-U", "0", "-t", "1", "-u", "nobody"]);
-        command.args(["-m", &mib.to_string(), "-I", "130m", "-c", CONNECTIONS]);
+        command.args(["-m", &mib.to_string(), "-I", &format!("{item_mib}m"), "-c", CONNECTIONS]);
         Ok(Self { address, _process: Process::start("memcached", command, address)? })
     }
 

@@ -14,7 +14,7 @@ use crate::processes::{Contestant, Counts, Node, Started};
 /// Just above and just below the default of `--bulk-above`.
 const ABOVE: usize = 1_100_000;
 const BELOW: usize = 1_000_000;
-/// The largest that a node with `-I 130m` has room for, whatever its key.
+/// The default of `--max-value`.
 const HUGE: usize = 128 << 20;
 
 /// One number of a measurement.
@@ -75,9 +75,10 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 impl Row {
-    /// What its node needs, in MiB.
-    pub(crate) const fn node_mib(&self) -> u32 {
-        if matches!(self.load, Load::Move { .. }) { 2048 } else { 1024 }
+    /// What its node has: memory, and the largest item, in MiB.
+    pub(crate) const fn node_mib(&self) -> (u32, u32) {
+        // A value of 128 MiB exactly is more than an item of 128 MiB has room for.
+        if matches!(self.load, Load::Move { .. }) { (2048, 130) } else { (1024, 16) }
     }
 
     /// A proxy that holds every value whole would need gigabytes for it.

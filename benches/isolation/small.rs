@@ -25,7 +25,7 @@ const SIZES: [(&str, usize); 3] = [("64 KiB", 64 << 10), ("512 KiB", 512 << 10),
 
 /// Prints the table: the rows are its own, and so are the contestants.
 pub(crate) fn table(options: &Options) -> io::Result<()> {
-    let node = Node::start(512)?;
+    let node = Node::start(512, 16)?;
     for contestant in options.contestants.iter().filter(|contestant| **contestant != Contestant::Twemproxy) {
         println!(
             "\n| streams ({}) | {} |",
