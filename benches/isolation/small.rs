@@ -78,7 +78,9 @@ fn measure(
     limit: &str,
     streams: Option<(usize, bool)>,
 ) -> io::Result<[f64; 3]> {
-    let proxy = contestant.start(node, &["--bulk-above", limit])?;
+    // Everything is answered in the end, however busy the machine: a time-out would be a wrong answer.
+    let patient = ["--bulk-above", limit, "--request-timeout", "20s", "--queue-timeout", "20s"];
+    let proxy = contestant.start(node, &patient)?;
     let listen = proxy.address;
     let stop = Arc::new(AtomicBool::new(false));
     let streamed = Arc::new(AtomicU64::new(0));
