@@ -25,8 +25,9 @@ use slipring::metrics::{Cells, DURATIONS, Exposition, Kind, Outcome, SIZES, Sour
 use slipring::protocol::command::Command;
 use slipring::protocol::reply::{self, Line};
 use slipring::protocol::request::{self, Request};
-use slipring::proxy::{ClientId, Core, Effect, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
+use slipring::proxy::{ClientId, Core, Effect, MAX_SLICES, OutBuf, Settings, UpstreamId};
 use slipring::routing::{Node, Topology};
+use slipring::time::Tick;
 
 const NOW: Tick = Tick(1);
 

@@ -23,3 +23,4 @@ pub mod admin;
 pub mod log;
 pub mod metrics;
 pub mod resolve;
+pub mod time;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::protocol::command::Command;
-use crate::proxy::Tick;
+use crate::time::Tick;
 use hot::{HotKeys, Sketch};
 
 pub use collector::{Exposition, Sources};

@@ -29,15 +29,14 @@ use tokio::time::{sleep, timeout};
 use crate::itself::{Itself, Made};
 use crate::listener::Accepted;
 use crate::metrics::Cells;
-use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
+use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, ReadBuffer, Settings, UpstreamId};
 use crate::resolve;
 use crate::routing::{Node, Published};
+use crate::time::Tick;
 use pulse::Beat;
 pub use stream::keepalive;
 use stream::{ReadHalf, WriteHalf};
 
-/// One read takes at most this many bytes; the buffer stays in the L2 cache.
-const SCRATCH: usize = 64 << 10;
 /// Tasks that run before the runtime asks for new events while some are always ready. Streams of
 /// large values are: each of their polls moves 64 KiB, and a small request waits for so many of
 /// them twice. It does not cut a round short: what becomes ready runs behind the flusher.
@@ -123,7 +122,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
     let core = Core::new(parts.ring.load(), parts.settings, Arc::clone(&parts.cells), index);
     let rim = Rc::new(Rim {
         core: RefCell::new(core),
-        scratch: RefCell::new(vec![0; SCRATCH]),
+        scratch: RefCell::default(),
         clients: RefCell::default(),
         upstreams: RefCell::default(),
         flusher: RefCell::new(Waker::noop().clone()),
@@ -174,7 +173,8 @@ type Sockets<Id> = RefCell<Vec<Option<Socket<Id>>>>;
 /// What the tasks of one worker share.
 struct Rim {
     core: RefCell<Core>,
-    scratch: RefCell<Vec<u8>>,
+    /// What sockets are read into: stays in the L2 cache as long as the core keeps nothing of it.
+    scratch: RefCell<ReadBuffer>,
     clients: Sockets<ClientId>,
     upstreams: Sockets<UpstreamId>,
     flusher: RefCell<Waker>,
@@ -310,13 +310,14 @@ impl Rim {
                 return Poll::Pending;
             }
             let mut scratch = self.scratch.borrow_mut();
-            let most = self.core.borrow().client_most_read(id).min(scratch.len());
-            let core = match poll_read(read, scratch.get_mut(..most).unwrap_or_default(), cx) {
+            let space = scratch.space();
+            let most = self.core.borrow().client_most_read(id).min(space.len());
+            let core = match poll_read(read, space.get_mut(..most).unwrap_or_default(), cx) {
                 Read::Pending => return Poll::Pending,
                 Read::Bytes(n) => {
                     full = n == most;
                     let mut core = self.core.borrow_mut();
-                    core.client_input(id, scratch.get(..n).unwrap_or_default(), self.now());
+                    core.client_read(id, &mut scratch, n, self.now());
                     core
                 }
                 Read::End => {
@@ -389,12 +390,14 @@ impl Rim {
                 return Poll::Pending;
             }
             let mut scratch = self.scratch.borrow_mut();
-            let core = match poll_read(read, &mut scratch, cx) {
+            let space = scratch.space();
+            let most = space.len();
+            let core = match poll_read(read, space, cx) {
                 Read::Pending => return Poll::Pending,
                 Read::Bytes(n) => {
-                    full = n == scratch.len();
+                    full = n == most;
                     let mut core = self.core.borrow_mut();
-                    core.upstream_input(id, scratch.get(..n).unwrap_or_default(), self.now());
+                    core.upstream_read(id, &mut scratch, n, self.now());
                     core
                 }
                 Read::End | Read::Failed => {

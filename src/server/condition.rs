@@ -14,8 +14,9 @@ use crate::discovery::follow::History;
 use crate::log;
 use crate::metrics::hot::{self, HotKeys};
 use crate::metrics::{Cells, NodeState, Sources};
-use crate::proxy::{ITSELF, Tick};
+use crate::proxy::ITSELF;
 use crate::routing::{NodeIndex, Published, Topology};
+use crate::time::Tick;
 
 /// How the whole is, and since when; the control thread alone changes it.
 #[derive(Debug)]
