@@ -8,10 +8,12 @@
 //! The core is borrowed at the top of a step and never across an await; its effects are carried out
 //! after the borrow ends.
 
+mod poll_clock;
 pub mod pulse;
 mod stream;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
@@ -33,6 +35,7 @@ use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, ReadB
 use crate::resolve;
 use crate::routing::{Node, Published};
 use crate::time::Tick;
+use poll_clock::PollClock;
 use pulse::Beat;
 pub use stream::keepalive;
 use stream::{ReadHalf, WriteHalf};
@@ -43,6 +46,9 @@ use stream::{ReadHalf, WriteHalf};
 const EVENT_INTERVAL: u32 = 31;
 /// Most names of nodes that are resolved at a time; each holds a thread while its name server hangs.
 const LOOKUPS: usize = 64;
+/// The flusher writes so many bytes to clients in one poll, and a little more: else a large value that many clients asked
+/// for would keep all others waiting while it is copied to each.
+const FLUSH_BYTES: usize = 2 << 20;
 /// How long, and for how many bytes, a closed client is listened to after our last word, so that
 /// a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -128,12 +134,14 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
         flusher: RefCell::new(Waker::noop().clone()),
         flusher_woken: Cell::new(false),
         effects: RefCell::default(),
+        unwritten: RefCell::default(),
+        polls: PollClock::default(),
         open: Cell::new(0),
         index,
         parts,
     });
     let flusher = Rc::clone(&rim);
-    spawn_local(poll_fn(move |cx| flusher.poll_flush(cx)));
+    spawn_local(poll_fn(move |cx| flusher.polls.time("flush", || flusher.poll_flush(cx))));
     rim.apply();
     spawn_local(Rc::clone(&rim).follow(changes));
     spawn_local(beat.answer());
@@ -180,6 +188,9 @@ struct Rim {
     flusher: RefCell<Waker>,
     flusher_woken: Cell<bool>,
     effects: RefCell<Vec<Effect>>,
+    /// Clients whose turn to be written to comes in the flusher's next poll.
+    unwritten: RefCell<VecDeque<ClientId>>,
+    polls: PollClock,
     /// Client sockets that are not closed yet; longer than the core knows them.
     open: Cell<usize>,
     /// The worker's number.
@@ -263,8 +274,11 @@ impl Rim {
         let mut next = Some(self.now().after(wait));
         while let Some(at) = next {
             sleep(Duration::from_micros(at.0.saturating_sub(self.now().0))).await;
-            next = self.core.borrow_mut().tick(self.now());
-            self.apply();
+            next = self.polls.time("tick", || {
+                let next = self.core.borrow_mut().tick(self.now());
+                self.apply();
+                next
+            });
         }
     }
 
@@ -273,7 +287,7 @@ impl Rim {
     async fn client(self: Rc<Self>, mut read: ReadHalf, write: WriteHalf) {
         let id = self.core.borrow_mut().client_connected();
         insert(&self.clients, id.index(), Socket::new(id, write, None));
-        poll_fn(|cx| self.poll_client(id, &mut read, cx)).await;
+        poll_fn(|cx| self.polls.time("client", || self.poll_client(id, &mut read, cx))).await;
         // The core has forgotten the client. Where more of its bytes may be on their way, a close
         // would reset the connection and could destroy our last words.
         let mut left = LINGER_BYTES;
@@ -372,7 +386,7 @@ impl Rim {
         insert(&self.upstreams, id.index(), Socket::new(id, write, Some(made)));
         self.core.borrow_mut().upstream_connected(id, self.now());
         self.apply();
-        poll_fn(|cx| self.poll_upstream(id, &mut read, cx)).await;
+        poll_fn(|cx| self.polls.time("upstream", || self.poll_upstream(id, &mut read, cx))).await;
     }
 
     fn poll_upstream(self: &Rc<Self>, id: UpstreamId, read: &mut ReadHalf, cx: &mut Context<'_>) -> Poll<()> {
@@ -430,11 +444,32 @@ impl Rim {
         for id in upstreams.drain(..) {
             self.flush_upstream(id);
         }
-        for id in clients.drain(..) {
-            self.flush_client(id);
+        let mut unwritten = self.unwritten.borrow_mut();
+        let mut left = FLUSH_BYTES;
+        if unwritten.is_empty() {
+            let mut waiting = clients.drain(..);
+            while left > 0
+                && let Some(id) = waiting.next()
+            {
+                left = left.saturating_sub(self.flush_client(id));
+            }
+            unwritten.extend(waiting);
+        } else {
+            unwritten.extend(clients.drain(..));
+            while left > 0
+                && let Some(id) = unwritten.pop_front()
+            {
+                left = left.saturating_sub(self.flush_client(id));
+            }
         }
         self.core.borrow_mut().reuse_dirty(clients, upstreams);
-        self.flusher_woken.set(false);
+        if unwritten.is_empty() {
+            self.flusher_woken.set(false);
+        } else {
+            // Others have their turn before the rest is written.
+            cx.waker().wake_by_ref();
+        }
+        drop(unwritten);
         self.apply();
         Poll::Pending
     }
@@ -457,25 +492,33 @@ impl Rim {
         }
     }
 
-    fn flush_client(&self, id: ClientId) {
+    /// Writes what waits for a client. Returns how many bytes were written.
+    fn flush_client(&self, id: ClientId) -> usize {
         let mut sockets = self.clients.borrow_mut();
-        let Some(Some(socket)) = sockets.get_mut(id.index()) else {
-            return;
+        let Some(socket) = sockets.get_mut(id.index()).and_then(Option::as_mut).filter(|s| s.id == id && !s.blocked)
+        else {
+            return 0;
         };
-        if socket.id != id || socket.blocked {
-            return;
-        }
         let mut core = self.core.borrow_mut();
+        let mut all = 0;
         while let Some(out) = core.client_out(id).filter(|out| !out.is_empty()) {
             match write(&socket.write, out) {
-                Ok(written) => core.client_written(id, written, self.now()),
+                Ok(written) => {
+                    all += written;
+                    core.client_written(id, written, self.now());
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     core.client_blocked(id);
-                    return block(socket);
+                    block(socket);
+                    break;
                 }
-                Err(_) => return core.client_gone(id),
+                Err(_) => {
+                    core.client_gone(id);
+                    break;
+                }
             }
         }
+        all
     }
 }
 
