@@ -407,7 +407,12 @@ impl Rim {
             let space = scratch.space();
             let most = space.len();
             let core = match poll_read(read, space, cx) {
-                Read::Pending => return Poll::Pending,
+                Read::Pending => {
+                    drop(scratch);
+                    self.core.borrow_mut().upstream_drained();
+                    self.apply();
+                    return Poll::Pending;
+                }
                 Read::Bytes(n) => {
                     full = n == most;
                     let mut core = self.core.borrow_mut();

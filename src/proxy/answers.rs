@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::buffer::{Input, ReadBuffer};
+use super::buffer::{Input, READ_BYTES, ReadBuffer};
 use super::client::Client;
 use super::failure::FailReason;
 use super::shared::Shared;
@@ -69,6 +69,7 @@ impl Core {
 
     fn take_upstream_input(&mut self, id: UpstreamId, input: Input<'_>, now: Tick) {
         self.shared.now = now;
+        self.shared.more_to_read = input.bytes.len() >= READ_BYTES;
         let before = self.upstreams.get(id.0).map_or(0, |up| up.fifo.len());
         if self.read_replies(id, input).is_err() {
             self.fail_upstream(id, FailReason::Desync);
@@ -84,7 +85,24 @@ impl Core {
             self.relieve(id);
             self.release_lane(id);
         }
+        if !self.shared.more_to_read {
+            self.write_held_back();
+        }
         self.finish_round();
+    }
+
+    /// There is nothing to read from a node that was said to have more: what was held back for that is written.
+    pub fn upstream_drained(&mut self) {
+        if !self.shared.held_back.is_empty() {
+            self.write_held_back();
+            self.finish_round();
+        }
+    }
+
+    fn write_held_back(&mut self) {
+        while let Some(id) = self.shared.held_back.pop() {
+            self.settle_client(id);
+        }
     }
 
     fn read_replies(&mut self, id: UpstreamId, input: Input<'_>) -> Result<(), Desync> {
@@ -220,7 +238,7 @@ impl Core {
 
     /// The read at the head is over: `END`, or an error line.
     fn finish_group(&mut self, id: UpstreamId, error: Option<&[u8]>) -> Result<(), Desync> {
-        let Self { upstreams, clients, shared, nodes, .. } = self;
+        let Self { upstreams, clients, shared, .. } = self;
         let up = upstreams.get_mut(id.0).ok_or(Desync)?;
         let Some((Entry::Group(mut group), times, _)) = up.fifo.pop() else {
             return Err(Desync);
@@ -232,8 +250,15 @@ impl Core {
             up.cells.misses.add(if failed.is_none() { group.missed() } else { 0 });
             let outcome = if failed.is_some() { NodeOutcome::Error } else { NodeOutcome::Ok };
             took = Some(up.answered(times, outcome, shared.now));
-            miss_open_keys(&mut group, clients, shared);
+            let own = up.is_own();
+            let denied = miss_open_keys(&mut group, clients, shared, own);
+            for (key, (reader, seq, place)) in denied {
+                let text = group.text(key).to_vec();
+                self.pass_by(id, group.verb, &text, &[(reader, seq, place)]);
+            }
         }
+        let Self { upstreams, clients, shared, nodes, .. } = self;
+        let up = upstreams.get_mut(id.0).ok_or(Desync)?;
         let one = group.members.len() == 1;
         for member in &mut group.members {
             let Some(client) = clients.get_mut(member.client.0) else {
@@ -293,18 +318,30 @@ impl Core {
     }
 }
 
-/// What a group's keys have no value of, as it is at the end: those who asked go on.
-pub(super) fn miss_open_keys(group: &mut Group, clients: &mut Table<Client>, shared: &mut Shared) {
+/// What a group's keys have no value of, as it is at the end: those who asked go on. Returns those who ask for one of
+/// them again for an earlier place, and so do not; nobody where the lane is one client's `own`, for there it does.
+pub(super) fn miss_open_keys(
+    group: &mut Group,
+    clients: &mut Table<Client>,
+    shared: &mut Shared,
+    own: bool,
+) -> Vec<(usize, (ClientId, u32, u32))> {
+    let mut denied = Vec::new();
     for key in 0..group.len() {
         if !group.pass_over(key) {
             continue;
         }
-        let (members, askers) = group.split();
-        for asker in askers.of(key) {
-            let Some(member) = members.get(asker.member).filter(|member| !member.done) else { continue };
-            if let Some(client) = clients.get_mut(member.client.0) {
+        let (members, askers, text) = group.split(key);
+        for asker in askers {
+            let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
+            let Some(client) = clients.get_mut(member.client.0) else { continue };
+            if !own && client.asks_again(text) {
+                member.left = member.left.saturating_sub(1);
+                denied.push((key, (member.client, member.seq, asker.place)));
+            } else {
                 client.replies.miss(member.seq, asker.place, &mut shared.pool);
             }
         }
     }
+    denied
 }

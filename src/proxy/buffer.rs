@@ -21,10 +21,13 @@ pub const MAX_SLICES: usize = 64;
 pub const READ_BYTES: usize = 64 << 10;
 /// Most of them kept for reuse by one worker: 1 MiB.
 const KEEP_READ: usize = 16;
-/// What came in one read and is at least so long is sent from where it was read, in bytes.
+/// A value whose block is at least so long comes by pieces, one copy for all who asked, in bytes.
 pub(super) const SHARE: usize = 16 << 10;
+/// What came in one read and is at least so long is sent from where it was read, in bytes: shorter, it would hold much
+/// more memory than it is.
+const KEEP: usize = READ_BYTES / 4 * 3;
 /// A shorter piece for several is copied once for all of them if it is at least so long.
-pub(super) const SHARE_COPY: usize = 1 << 10;
+pub(super) const SHARE_COPY: usize = 256;
 
 /// Memory that a socket was read into, and who is still to be sent a part of it.
 #[derive(Debug)]
@@ -146,7 +149,7 @@ impl BufferPool {
 
     /// One more holder of what was read, without a copy where it is long enough.
     pub(super) fn share(&mut self, input: Input<'_>) -> Slice {
-        let place = input.piece.filter(|_| input.bytes.len() >= SHARE).and_then(|piece| {
+        let place = input.piece.filter(|_| input.bytes.len() >= KEEP).and_then(|piece| {
             let start = (input.bytes.as_ptr() as usize).checked_sub(piece.bytes.as_ptr() as usize)?;
             let range = start..start + input.bytes.len();
             piece.bytes.get(range.clone()).map(|_| (Rc::clone(piece), range))
@@ -261,7 +264,7 @@ impl OutBuf {
 
     /// Queues what was read: without a copy where it is long enough.
     pub(super) fn take(&mut self, input: Input<'_>, pool: &mut BufferPool) {
-        if input.piece.is_some() && input.bytes.len() >= SHARE {
+        if input.piece.is_some() && input.bytes.len() >= KEEP {
             let slice = pool.share(input);
             self.push_slice(slice);
         } else {

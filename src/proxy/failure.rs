@@ -332,7 +332,7 @@ impl Core {
     fn answer_group(&mut self, group: &mut Group, failure: Failure<'_>) {
         let Self { clients, shared, .. } = self;
         let command = Command::from(group.verb);
-        miss_open_keys(group, clients, shared);
+        let _ = miss_open_keys(group, clients, shared, true);
         for member in group.members.iter_mut().filter(|member| !member.done) {
             member.done = true;
             let Some(client) = clients.get_mut(member.client.0) else { continue };

@@ -269,6 +269,9 @@ impl Core {
                     client.stall = Stall::Output;
                     self.shared.cells().waits(Wait::Output);
                 }
+                if client.stall != Stall::None && client.reserved + client.promised > 0 {
+                    client.give_room_back(&mut self.shared);
+                }
             }
             if client.stall != Stall::None {
                 return at;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::client::Client;
+use super::client::{Client, Stall};
 use super::own_lanes::MAX_OWN;
 use super::upstream::{Body, Entry, Role};
 use super::{ClientId, Core, NodeId};
@@ -32,6 +32,7 @@ impl Core {
             let replies = &client.replies;
             debug_assert!(!replies.is_empty() || replies.bytes() == replies.out.len(), "parked without a slot");
             replies.check();
+            debug_assert!(client.promised == 0 || client.stall != Stall::None, "room that nobody asks for");
         }
         let clients = self.clients.iter().map(|(_, client)| (client.held, client.weight()));
         let lanes = self.upstreams.iter().map(|(_, up)| (up.held, up.weight()));

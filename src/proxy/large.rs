@@ -13,8 +13,7 @@
 //!   again, for it would see that write: it is a miss.
 
 use super::client::{Again, Stall};
-use super::upstream::group::Asker;
-use super::upstream::{Entry, Role};
+use super::upstream::{Entry, Role, Upstream};
 use super::values::go_without;
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::Wait;
@@ -125,7 +124,7 @@ impl Core {
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return true };
         if client.promised < size {
-            self.push_again(id, Again { seq, place, node, verb, key: key.into(), queued: false });
+            self.push_again(id, Again { seq, place, node, verb, key: key.into(), queued: false, lane: None });
             return true;
         }
         client.promised -= size;
@@ -144,7 +143,13 @@ impl Core {
         if self.upstreams.get(known.0).is_some_and(|up| up.takes_requests()) {
             return known;
         }
-        let lane = self.open_upstream(node, Role::Large);
+        // One that drains since the node was away is taken back, as its other lanes are.
+        let is_here = |up: &Upstream| up.node == node && up.role == Role::Large && up.is_draining() && !up.moved;
+        let back = self.upstreams.iter().find(|(_, up)| is_here(up)).map(|(key, _)| UpstreamId(key));
+        let lane = back.unwrap_or_else(|| self.open_upstream(node, Role::Large));
+        if let Some(up) = self.upstreams.get_mut(lane.0) {
+            up.revive();
+        }
         if let Some(entry) = self.nodes.get_mut(node.0) {
             entry.large = lane;
         }
@@ -167,62 +172,44 @@ impl Core {
         }
     }
 
-    /// A large value of the key at an index of the group at a lane's head passes by readers for whom it finds no room.
-    /// Each asks for it again, or, with a write behind it, goes without.
-    pub(super) fn pass_by(&mut self, id: UpstreamId, key: usize, askers: &[Asker]) {
+    /// A key of a read passes by readers who are not given what came for it: there is no room for its value, or the same
+    /// key is to be asked for again for an earlier place, and this answer must not be older than that one. Each asks again,
+    /// or, with a write behind it, goes without.
+    pub(super) fn pass_by(&mut self, id: UpstreamId, verb: ReadVerb, key: &[u8], readers: &[(ClientId, u32, u32)]) {
         let Self { upstreams, clients, .. } = self;
-        let Some(up) = upstreams.get_mut(id.0) else { return };
+        let Some(up) = upstreams.get(id.0) else { return };
         let node = up.node;
-        let Some(Entry::Group(group)) = up.fifo.front() else { return };
-        let (verb, text) = (group.verb, group.text(key).to_vec());
-        let mut denied: Vec<(ClientId, u32, u32, ReadVerb)> = Vec::new();
-        for asker in askers {
-            let Some(member) = group.members.get(asker.member) else { continue };
-            if let Some(client) = clients.get_mut(member.client.0) {
+        let mut alone = true;
+        for (reader, ..) in readers {
+            if let Some(client) = clients.get_mut(reader.0) {
                 client.denied = true;
-                denied.push((member.client, member.seq, asker.place, verb));
+                alone &= client.in_flight <= 1;
             }
         }
-        // What they asked for behind it: a write, or the same key once more, whose value must not come before this one's.
-        for entry in up.fifo.iter_mut() {
-            match entry {
-                Entry::Version => {}
-                Entry::Single { client, .. } | Entry::Gather { client, .. } => {
-                    if let Some(client) = clients.get_mut(client.0).filter(|client| client.denied) {
-                        client.writes_behind = true;
-                    }
-                }
-                Entry::Group(group) => {
-                    for member in 0..group.members.len() {
-                        let concerned = group.members.get(member).filter(|member| !member.done);
-                        let Some((reader, seq)) = concerned.map(|member| (member.client, member.seq)) else { continue };
-                        if clients.get(reader.0).is_some_and(|client| client.denied && !client.writes_behind) {
-                            let places = group.deny_text(&text, member);
-                            denied.extend(places.into_iter().map(|place| (reader, seq, place, group.verb)));
-                        }
-                    }
+        if !alone {
+            for entry in up.fifo.iter() {
+                if let Entry::Single { client, .. } | Entry::Gather { client, .. } = entry
+                    && let Some(client) = clients.get_mut(client.0)
+                {
+                    client.writes_behind |= client.denied;
                 }
             }
         }
-        let storing = |core: &Self, id: ClientId| {
-            let key = core.clients.get(id.0).and_then(|client| client.storing_key());
-            key.is_some_and(|hash| core.owner(hash) == node)
-        };
-        for (reader, seq, place, verb) in &denied {
-            let behind =
-                self.clients.get(reader.0).is_some_and(|client| client.writes_behind) || storing(self, *reader);
-            if behind {
-                self.no_room_for(*reader, *seq, *place, *verb);
+        for (reader, seq, place) in readers {
+            let Some(client) = self.clients.get(reader.0) else { continue };
+            let storing = client.storing_key().is_some_and(|hash| self.owner(hash) == node);
+            if client.writes_behind || storing {
+                self.no_room_for(*reader, *seq, *place, verb);
             } else {
-                let key = text.clone().into_boxed_slice();
-                self.push_again(*reader, Again { seq: *seq, place: *place, node, verb: *verb, key, queued: false });
+                let again = Again { seq: *seq, place: *place, node, verb, key: key.into(), queued: false, lane: None };
+                self.push_again(*reader, again);
             }
         }
-        for (reader, ..) in denied {
+        for (reader, ..) in readers {
             if let Some(client) = self.clients.get_mut(reader.0) {
                 (client.denied, client.writes_behind) = (false, false);
             }
-            self.settle_client(reader);
+            self.settle_client(*reader);
         }
     }
 }

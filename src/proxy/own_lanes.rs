@@ -12,6 +12,7 @@ use super::client::{Large, Reading, Stall};
 use super::failure::Failure;
 use super::input::Taken;
 use super::large::STREAM_BYTES;
+use super::upstream::node::Waiting;
 use super::upstream::{Asked, Entry, Role};
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::{NodeState, Reason, Wait};
@@ -29,16 +30,16 @@ impl Core {
     // === waiting for one ===
 
     /// A client waits for an own lane of a node: for its large body, or for the key that it asks for again.
-    fn await_own(&mut self, id: ClientId, node: NodeId) {
+    fn await_own(&mut self, id: ClientId, node: NodeId, body: bool) {
         let Self { clients, nodes, shared, .. } = self;
         let (Some(client), Some(entry)) = (clients.get_mut(id.0), nodes.get_mut(node.0)) else { return };
-        if matches!(client.reading, Reading::AwaitLane(_)) {
+        if body {
             client.stall = Stall::OwnLane;
         }
         if entry.own.busy >= MAX_OWN {
             shared.cells().waits(Wait::Bulk);
         }
-        entry.own.waiting.push_back((id, shared.now));
+        entry.own.waiting.push_back(Waiting { client: id, since_at: shared.now, body });
         shared.ask_for_tick();
         self.grant(node);
     }
@@ -46,21 +47,22 @@ impl Core {
     /// A key that a client asks for again has its turn.
     pub(super) fn ask_again(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(id.0) else { return };
-        let next = client.again.iter().find(|again| again.queued).map(|again| again.node);
+        let next = client.again.iter().find(|again| again.waits(again.node)).map(|again| again.node);
         if let Some(node) = next {
-            self.await_own(id, node);
+            self.await_own(id, node, false);
         }
     }
 
     /// The ring has changed: bodies that have not begun go to where their keys live now.
     pub(super) fn reroute_bodies(&mut self, node: NodeId) {
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
-        for (id, since) in std::mem::take(&mut entry.own.waiting) {
-            let Some(client) = self.clients.get(id.0) else { continue };
+        for waiting in std::mem::take(&mut entry.own.waiting) {
+            let Some(client) = self.clients.get(waiting.client.0) else { continue };
             // Reads stay: a part of a reply is asked where it was asked first.
-            let to = client.awaiting_key().map_or(node, |hash| self.owner(hash));
+            let key = client.awaiting_key().filter(|_| waiting.body);
+            let to = key.map_or(node, |hash| self.owner(hash));
             if let Some(entry) = self.nodes.get_mut(to.0) {
-                entry.own.waiting.push_back((id, since));
+                entry.own.waiting.push_back(waiting);
             }
         }
     }
@@ -75,14 +77,14 @@ impl Core {
             if entry.own.busy >= MAX_OWN && !down {
                 return;
             }
-            let Some((owner, _)) = entry.own.waiting.pop_front() else {
+            let Some(Waiting { client: owner, body, .. }) = entry.own.waiting.pop_front() else {
                 return;
             };
             if self.clients.get(owner.0).is_none() {
                 continue;
             }
             if down {
-                self.refuse_own(owner, node, Reason::Down);
+                self.refuse_own(owner, node, body, Reason::Down);
                 continue;
             }
             entry.own.busy += 1;
@@ -94,19 +96,20 @@ impl Core {
             if let Some(up) = self.upstreams.get_mut(lane.0) {
                 up.role = Role::Own { owner };
             }
-            self.begin_own(owner, lane, node);
+            self.begin_own(owner, lane, node, body);
         }
     }
 
     /// A client does not get the own lane it waits for: its large value is not read, or not stored.
-    fn refuse_own(&mut self, id: ClientId, node: NodeId, reason: Reason) {
+    fn refuse_own(&mut self, id: ClientId, node: NodeId, body: bool, reason: Reason) {
         let text = match reason {
             Reason::Down => self.down_text(node),
             _ => format!("SERVER_ERROR proxy: node {} has no free connection for the value\r\n", self.node_name(node)),
         };
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return };
-        if let Some(at) = client.again.iter().position(|again| again.queued && again.node == node) {
+        let again = client.again.iter().position(|again| again.waits(node)).filter(|_| !body);
+        if let Some(at) = again {
             let again = client.again.swap_remove(at);
             shared.cells().soft(again.verb.into(), reason, 1, shared.misses());
             client.replies.asked(again.seq, again.place);
@@ -115,7 +118,7 @@ impl Core {
             }
             client.replies.miss(again.seq, again.place, &mut shared.pool);
             client.replies.part_done(again.seq, &mut shared.pool);
-        } else if let Some(large) = client.refuse_stream() {
+        } else if let Some(large) = body.then(|| client.refuse_stream()).flatten() {
             let Large { quiet, command, .. } = *large;
             client.stall = Stall::Granted;
             shared.resume.push_back(id);
@@ -123,6 +126,7 @@ impl Core {
             self.answer(id, command.into(), text.as_bytes(), quiet);
         }
         self.settle_client(id);
+        self.forget_departed(node);
     }
 
     /// Ends the waits in which nothing has moved for the queue time-out: no lane was given to anybody, and none of those
@@ -133,14 +137,14 @@ impl Core {
             self.nodes.iter().filter(|(_, n)| !n.own.waiting.is_empty()).map(|(key, _)| NodeId(key)).collect();
         for node in &awaited {
             let own = self.upstreams.iter().filter(|(_, up)| up.node == *node && up.is_own());
-            let moved_at = own.map(|(_, up)| up.progress_at.max(up.moved_at)).max().unwrap_or_default();
+            let moved_at = own.map(|(_, up)| up.moved_at).max().unwrap_or_default();
             let Some(entry) = self.nodes.get_mut(node.0) else { continue };
             let moved_at = moved_at.max(entry.own.granted_at);
             let over = |since: Tick| since.max(moved_at).after(patience) <= now;
-            let (given_up, kept) = entry.own.waiting.drain(..).partition::<Vec<_>, _>(|(_, since)| over(*since));
+            let (given_up, kept) = entry.own.waiting.drain(..).partition::<Vec<_>, _>(|waiting| over(waiting.since_at));
             entry.own.waiting.extend(kept);
-            for (id, _) in given_up {
-                self.refuse_own(id, *node, Reason::Queue);
+            for Waiting { client, body, .. } in given_up {
+                self.refuse_own(client, *node, body, Reason::Queue);
             }
         }
         !awaited.is_empty()
@@ -148,23 +152,24 @@ impl Core {
 
     // === having one ===
 
-    fn begin_own(&mut self, owner: ClientId, lane: UpstreamId, node: NodeId) {
+    fn begin_own(&mut self, owner: ClientId, lane: UpstreamId, node: NodeId, body: bool) {
         let Self { clients, upstreams, shared, groups, .. } = self;
         let (Some(client), Some(up)) = (clients.get_mut(owner.0), upstreams.get_mut(lane.0)) else { return };
         client.last_read_at = shared.now;
         client.in_flight += 1;
         shared.cells().bulk_transfers.add(1);
-        if let Some(at) = client.again.iter().position(|again| again.queued && again.node == node) {
-            let again = client.again.swap_remove(at);
-            let hash = Topology::hash(&again.key);
-            client.replies.asked(again.seq, again.place);
-            client.note_elsewhere(lane, node, Some(again.seq), (hash, 0), true);
+        let again = client.again.iter().position(|again| again.waits(node)).filter(|_| !body);
+        if let Some(again) = again.and_then(|at| client.again.get_mut(at)) {
+            again.lane = Some(lane);
+            let (seq, place, hash) = (again.seq, again.place, Topology::hash(&again.key));
             let mut group = groups.take(again.verb);
-            group.join(owner, again.seq);
-            group.add(&again.key, hash, again.place);
+            group.join(owner, seq);
+            group.add(&again.key, hash, place);
+            client.replies.asked(seq, place);
+            client.note_elsewhere(lane, node, Some(seq), (hash, 0), true);
             up.push_group(group, shared);
             up.close_group(shared);
-        } else if let Some((large, seq)) = client.begin_stream(lane, shared.now) {
+        } else if let Some((large, seq)) = body.then(|| client.begin_stream(lane, shared.now)).flatten() {
             // It goes on in its turn, with its body.
             client.stall = Stall::Granted;
             shared.resume.push_back(owner);
@@ -312,7 +317,7 @@ impl Core {
         if let Some(client) = self.clients.get_mut(id.0) {
             client.reading = Reading::AwaitLane(Box::new(large));
         }
-        self.await_own(id, node);
+        self.await_own(id, node, true);
         Taken::Yes(0)
     }
 

@@ -109,7 +109,8 @@ impl Core {
         let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
         let lane = client.lane;
         // Where nothing is large, and nothing is under way elsewhere, all keys go to the shared lanes.
-        let plain = self.shared.large_keys.is_empty() && client.elsewhere.is_empty();
+        let plain =
+            self.shared.large_keys.is_empty() && client.elsewhere.is_empty() && client.promised == 0 && !client.no_room;
         if !plain && self.large_read_waits(id, verb, keys) {
             return Taken::Stalled;
         }
@@ -314,6 +315,9 @@ impl Core {
         }
         self.shared.sample(key, hash);
         self.shared.cells().command(change.into());
+        if change == Change::Delete {
+            self.shared.large_keys.forget(hash);
+        }
         let mut line = std::mem::take(&mut self.shared.line);
         line.clear();
         change.write(key, &mut line);

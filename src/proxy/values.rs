@@ -13,10 +13,13 @@ use super::large::NO_MEMORY;
 use super::shared::Shared;
 use super::upstream::group::Found;
 use super::upstream::{Body, Entry, Role, Upstream};
-use super::{CloseReason, Core, UpstreamId};
+use super::{ClientId, CloseReason, Core, UpstreamId};
 use crate::metrics::{Outcome, Reason};
 use crate::protocol::command::Command;
 use crate::routing::Topology;
+
+/// A value that flows as fast as it is read is written in pieces of so many bytes: each write wakes its reader.
+const FLOW: usize = 192 << 10;
 
 impl Core {
     /// A `VALUE` names a key further on, or further back, than the next: what that says of the others.
@@ -29,16 +32,21 @@ impl Core {
         let Some(Entry::Group(group)) = fifo.front_mut() else { return };
         let command = Command::from(group.verb);
         let early = group.members.len() > 1;
+        let mut denied = Vec::new();
         for key in found.from..found.key {
             if !group.pass_over(key) {
                 continue;
             }
-            let (members, askers) = group.split();
-            for asker in askers.of(key) {
+            let (members, askers, text) = group.split(key);
+            for asker in askers {
                 let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
                 member.left = member.left.saturating_sub(1);
-                member.done = early && member.left == 0;
                 let Some(client) = clients.get_mut(member.client.0) else { continue };
+                if client.asks_again(text) {
+                    denied.push((key, (member.client, member.seq, asker.place)));
+                    continue;
+                }
+                member.done = early && member.left == 0;
                 shared.cells().request(command, Outcome::Miss, 1);
                 client.saw_value(0);
                 client.replies.miss(member.seq, asker.place, &mut shared.pool);
@@ -47,6 +55,17 @@ impl Core {
                 }
                 client.settle(member.client, shared);
             }
+        }
+        self.pass_by_all(id, &denied);
+    }
+
+    /// Readers that ask for a key again for an earlier place do so for the later one, too.
+    fn pass_by_all(&mut self, id: UpstreamId, denied: &[(usize, (ClientId, u32, u32))]) {
+        for (key, reader) in denied {
+            let head = self.upstreams.get(id.0).and_then(|up| up.fifo.front());
+            let Some(Entry::Group(group)) = head else { return };
+            let (verb, text) = (group.verb, group.text(*key).to_vec());
+            self.pass_by(id, verb, &text, &[*reader]);
         }
     }
 
@@ -82,19 +101,27 @@ impl Core {
             return Err(Desync);
         }
         let Self { upstreams, clients, shared, .. } = self;
-        let Some(Entry::Group(group)) = upstreams.get_mut(id.0).and_then(|up| up.fifo.front_mut()) else {
-            return Err(Desync);
-        };
+        let Some(Upstream { fifo, role, .. }) = upstreams.get_mut(id.0) else { return Err(Desync) };
+        let Some(Entry::Group(group)) = fifo.front_mut() else { return Err(Desync) };
+        let own = matches!(role, Role::Own { .. });
+        if *role != Role::Shared {
+            shared.large_keys.forget(Topology::hash(group.text(key)));
+        }
         let command = Command::from(group.verb);
         // A group of one passes its node's last word on, whatever it is; others need not wait.
         let early = group.members.len() > 1;
-        let (members, askers) = group.split();
-        for asker in askers.of(key) {
+        let mut denied = Vec::new();
+        let (members, askers, text) = group.split(key);
+        for asker in askers {
             // Of one that was answered meanwhile the value is eaten.
             let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
             member.left = member.left.saturating_sub(1);
-            member.done = early && member.left == 0;
             let Some(client) = clients.get_mut(member.client.0) else { continue };
+            if !own && client.asks_again(text) {
+                denied.push((key, (member.client, member.seq, asker.place)));
+                continue;
+            }
+            member.done = early && member.left == 0;
             let fits = || shared.budget.has_room(len) && client.held + client.arriving + len <= shared.budget.share();
             if Budget::passes(len, client.held) || fits() {
                 shared.cells().request(command, Outcome::Hit, 1);
@@ -107,6 +134,9 @@ impl Core {
                 client.replies.part_done(member.seq, &mut shared.pool);
             }
             client.settle(member.client, shared);
+        }
+        if !denied.is_empty() {
+            self.pass_by_all(id, &denied);
         }
         Ok(block.len())
     }
@@ -129,8 +159,8 @@ impl Core {
         let command = Command::from(group.verb);
         let own = matches!(role, Role::Own { .. });
         let (mut accepted, mut denied) = (0, Vec::new());
-        let (members, askers) = group.split();
-        for asker in askers.of(key) {
+        let (members, askers, text) = group.split(key);
+        for asker in askers {
             let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
             let Some(client) = clients.get_mut(member.client.0) else { continue };
             if *role == Role::Large {
@@ -141,7 +171,7 @@ impl Core {
             }
             let copy = if accepted > 0 && block >= SHARE { 0 } else { block };
             let fits = || shared.budget.has_room(copy) && client.charged() + block <= shared.budget.share();
-            if own || Budget::passes(block, client.held) || fits() {
+            if own || !client.asks_again(text) && (Budget::passes(block, client.held) || fits()) {
                 accepted += 1;
                 if !own {
                     client.reserve(block);
@@ -153,8 +183,8 @@ impl Core {
                 client.settle(member.client, shared);
             } else {
                 member.left = member.left.saturating_sub(1);
-                denied.push(asker);
-                if !large {
+                denied.push((asker.member, large || client.asks_again(text), (member.client, member.seq, asker.place)));
+                if !large && !client.asks_again(text) {
                     go_without(client, member.seq, asker.place, command, shared);
                     client.settle(member.client, shared);
                 }
@@ -168,15 +198,18 @@ impl Core {
             accepted
         };
         *body = Some(Body { key, left: block as u64, copies });
-        for asker in &denied {
-            group.deny(key, asker.member);
-        }
         if large {
             shared.cells().bulk_transfers.add(1);
-            if !denied.is_empty() {
-                self.pass_by(id, key, &denied);
-            }
         }
+        if denied.is_empty() {
+            return;
+        }
+        for (member, ..) in &denied {
+            group.deny(key, *member);
+        }
+        let (verb, text) = (group.verb, group.text(key).to_vec());
+        let again = denied.into_iter().filter(|(_, again, _)| *again).map(|(.., reader)| reader);
+        self.pass_by(id, verb, &text, &again.collect::<Vec<_>>());
     }
 
     /// A piece of a value, for those towards whom it has begun. Returns how much of `input` it was.
@@ -193,10 +226,10 @@ impl Core {
         let (key, ended) = (body.key, body.left == 0);
         let early = group.members.len() > 1;
         let own = matches!(role, Role::Own { .. });
-        let (members, askers) = group.split();
-        let readers = askers.of(key).filter(|asker| asker.member < members.len()).take(2).count();
+        let (members, askers, _) = group.split(key);
+        let readers = askers.clone().filter(|asker| asker.member < members.len()).take(2).count();
         let slice = (readers > 1 && used >= SHARE_COPY).then(|| shared.pool.share(piece));
-        for asker in askers.of(key) {
+        for asker in askers {
             // Of one that was answered meanwhile the rest is eaten.
             let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
             if ended {
@@ -217,7 +250,12 @@ impl Core {
             if member.done {
                 client.replies.part_done(member.seq, &mut shared.pool);
             }
-            client.settle(member.client, shared);
+            if shared.more_to_read && !ended && client.replies.out.len() < FLOW {
+                client.recharge(shared);
+                shared.held_back.push(member.client);
+            } else {
+                client.settle(member.client, shared);
+            }
         }
         if let Some(slice) = slice {
             shared.pool.release(slice);
@@ -239,8 +277,8 @@ impl Core {
         body.copies = 0;
         let own = matches!(role, Role::Own { .. });
         let command = Command::from(group.verb);
-        let (members, askers) = group.split();
-        for asker in askers.of(key) {
+        let (members, askers, _) = group.split(key);
+        for asker in askers {
             let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
             let Some(client) = clients.get_mut(member.client.0) else { continue };
             if !own {

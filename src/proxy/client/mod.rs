@@ -100,6 +100,15 @@ pub(in crate::proxy) struct Again {
     pub(in crate::proxy) key: Box<[u8]>,
     /// Its turn has come: the client waits for a lane of its own.
     pub(in crate::proxy) queued: bool,
+    /// The lane of its own on which it was asked for; forgotten once that is answered.
+    pub(in crate::proxy) lane: Option<UpstreamId>,
+}
+
+impl Again {
+    /// Whether it waits for a lane of its own of a node.
+    pub(in crate::proxy) fn waits(&self, node: NodeId) -> bool {
+        self.queued && self.lane.is_none() && self.node == node
+    }
 }
 
 /// Why a client's bytes are not looked at.
@@ -314,6 +323,21 @@ impl Client {
         self.unreserve(unused);
         shared.budget.arriving -= unused;
         self.no_room = false;
+    }
+
+    /// Whether a key is to be asked for again for an earlier place.
+    #[inline]
+    pub(in crate::proxy) fn asks_again(&self, key: &[u8]) -> bool {
+        !self.again.is_empty() && self.again.iter().any(|again| *again.key == *key)
+    }
+
+    /// Room that is kept for what it sends or asks for next is free: it waits for something else.
+    pub(in crate::proxy) fn give_room_back(&mut self, shared: &mut Shared) {
+        self.break_promise(shared);
+        if !matches!(self.reading, Reading::Body(_)) {
+            shared.budget.arriving -= self.reserved;
+            shared.budget.bodies -= std::mem::take(&mut self.reserved);
+        }
     }
 
     /// Notes what follows from a change of this client's replies: a write, a resumption, its end.

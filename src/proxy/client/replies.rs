@@ -395,6 +395,7 @@ impl Replies {
         self.change(seq, |slot, _| {
             if let Some(read) = &mut slot.read {
                 read.parts += 1;
+                read.several = true;
             }
             slot.extra(pool).order.again(place);
         });

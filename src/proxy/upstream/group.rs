@@ -77,7 +77,7 @@ struct Waiter {
 
 /// Who asked for what in a group.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::proxy) struct Askers<'a> {
+struct Askers<'a> {
     keys: &'a [Key],
     waiters: &'a [Waiter],
 }
@@ -85,7 +85,7 @@ pub(in crate::proxy) struct Askers<'a> {
 impl<'a> Askers<'a> {
     /// Who asked for a key, the member it travels for first.
     #[inline]
-    pub(in crate::proxy) fn of(self, key: usize) -> impl Iterator<Item = Asker> + 'a {
+    fn of(self, key: usize) -> impl Iterator<Item = Asker> + Clone + 'a {
         let key = self.keys.get(key);
         let mut next = key.map_or(0, |key| key.waiters);
         let first = key.map(|key| Asker { member: key.member as usize, place: key.place });
@@ -246,10 +246,15 @@ impl Group {
         Askers { keys: &self.keys, waiters: &self.waiters }.of(key)
     }
 
-    /// The members, to be told, and who asked for what.
+    /// The members, to be told, those of them who asked for a key, and its text.
     #[inline]
-    pub(in crate::proxy) fn split(&mut self) -> (&mut [Member], Askers<'_>) {
-        (&mut self.members, Askers { keys: &self.keys, waiters: &self.waiters })
+    pub(in crate::proxy) fn split(
+        &mut self,
+        key: usize,
+    ) -> (&mut [Member], impl Iterator<Item = Asker> + Clone + '_, &[u8]) {
+        let found = self.keys.get(key).map(|key| key.start as usize..key.start as usize + usize::from(key.len));
+        let text = found.and_then(|range| self.line.get(range)).unwrap_or_default();
+        (&mut self.members, Askers { keys: &self.keys, waiters: &self.waiters }.of(key), text)
     }
 
     /// Whether a key of an unsent line is one that others asked for and that this client may share.
@@ -331,25 +336,6 @@ impl Group {
             }
             next = waiter.next;
         }
-    }
-
-    /// A member shall not get the values of a key that it asks for, which have not come. Returns their places.
-    pub(in crate::proxy) fn deny_text(&mut self, key: &[u8], member: usize) -> Vec<u32> {
-        let mut places = Vec::new();
-        for index in 0..self.keys.len() {
-            if self.keys.get(index).is_some_and(|found| found.state == State::Open) && self.key(index) == Some(key) {
-                let asked = self.askers(index).filter(|asker| asker.member == member).map(|asker| asker.place);
-                let before = places.len();
-                places.extend(asked);
-                if places.len() > before {
-                    self.deny(index, member);
-                }
-            }
-        }
-        if let Some(member) = self.members.get_mut(member) {
-            member.left = member.left.saturating_sub(u32::try_from(places.len()).unwrap_or(u32::MAX));
-        }
-        places
     }
 
     /// Whether a value of its reply has come.

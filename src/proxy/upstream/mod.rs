@@ -145,7 +145,7 @@ pub(in crate::proxy) struct Upstream {
     marks: VecDeque<Mark>,
     /// Not read, for its reader has too much waiting.
     pub(in crate::proxy) paused: bool,
-    /// When a good piece of a body was last written to it; of an own lane.
+    /// When a good piece was last read from it, or of a body written to it; its pauses do not count.
     pub(in crate::proxy) moved_at: Tick,
     /// When it was last needed; of an own lane that nobody has, and of the lane of large values.
     pub(in crate::proxy) used_at: Tick,
@@ -365,7 +365,7 @@ impl Upstream {
         self.bytes_since_progress += bytes;
         if replies > 0 || self.bytes_since_progress >= PROGRESS {
             self.bytes_since_progress = 0;
-            self.progress_at = now;
+            (self.progress_at, self.moved_at) = (now, now);
         }
     }
 

@@ -39,12 +39,21 @@ pub(in crate::proxy) struct NodeEntry {
 pub(in crate::proxy) struct OwnLanes {
     /// How many are in use.
     pub(in crate::proxy) busy: usize,
-    /// Clients that wait for one, in the order they came, and since when.
-    pub(in crate::proxy) waiting: VecDeque<(ClientId, Tick)>,
+    /// Who waits for one, in the order they came.
+    pub(in crate::proxy) waiting: VecDeque<Waiting>,
     /// When one was last given to somebody.
     pub(in crate::proxy) granted_at: Tick,
     /// Connected, or about to be, and without work.
     pub(in crate::proxy) idle: Vec<UpstreamId>,
+}
+
+/// A client that waits for an own lane.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proxy) struct Waiting {
+    pub(in crate::proxy) client: ClientId,
+    pub(in crate::proxy) since_at: Tick,
+    /// For its body; else for a key that it asks for again.
+    pub(in crate::proxy) body: bool,
 }
 
 impl OwnLanes {
