@@ -12,6 +12,7 @@ use super::{ClientId, Core, UpstreamId};
 use crate::metrics::{NodeOutcome, NodeState, Outcome, Reason};
 use crate::protocol::command::Command;
 use crate::protocol::reply::{self, Line, MAX_REPLY_LINE};
+use crate::routing::Topology;
 use crate::time::Tick;
 
 /// After an error line in a merged group the node gets no merged group for this long, so that a
@@ -244,6 +245,10 @@ impl Core {
             let outcome = if failed.is_some() { NodeOutcome::Error } else { NodeOutcome::Ok };
             took = Some(up.answered(times, outcome, shared.now));
             let own = up.is_own();
+            if up.role != Role::Shared && failed.is_none() {
+                // What is gone is not large.
+                group.for_each_open(|key| shared.large_keys.forget(Topology::hash(key)));
+            }
             let denied = miss_open_keys(&mut group, clients, shared, own);
             for (key, (reader, seq, place)) in denied {
                 let text = group.text(key).to_vec();
