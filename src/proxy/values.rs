@@ -32,36 +32,44 @@ impl Core {
         if found.backwards {
             return self.note_disorder(id);
         }
+        for key in found.from..found.key {
+            // One after the other: a read must know of what it asks again before its last key ends it.
+            let denied = self.pass_over_key(id, key);
+            self.pass_by_all(id, &denied);
+        }
+    }
+
+    /// A key of the group at a lane's head has no value. Returns those who ask for it again for an earlier place.
+    #[inline]
+    fn pass_over_key(&mut self, id: UpstreamId, key: usize) -> Vec<(usize, (ClientId, u32, u32))> {
         let Self { upstreams, clients, shared, .. } = self;
-        let Some(Upstream { in_order: true, fifo, .. }) = upstreams.get_mut(id.0) else { return };
-        let Some(Entry::Group(group)) = fifo.front_mut() else { return };
+        let mut denied = Vec::new();
+        let Some(Upstream { in_order: true, fifo, .. }) = upstreams.get_mut(id.0) else { return denied };
+        let Some(Entry::Group(group)) = fifo.front_mut() else { return denied };
+        if !group.pass_over(key) {
+            return denied;
+        }
         let command = Command::from(group.verb);
         let early = group.members.len() > 1;
-        let mut denied = Vec::new();
-        for key in found.from..found.key {
-            if !group.pass_over(key) {
+        let (members, askers, text) = group.split(key);
+        for asker in askers {
+            let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
+            member.left = member.left.saturating_sub(1);
+            let Some(client) = clients.get_mut(member.client.0) else { continue };
+            if client.asks_again(text) {
+                denied.push((key, (member.client, member.seq, asker.place)));
                 continue;
             }
-            let (members, askers, text) = group.split(key);
-            for asker in askers {
-                let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
-                member.left = member.left.saturating_sub(1);
-                let Some(client) = clients.get_mut(member.client.0) else { continue };
-                if client.asks_again(text) {
-                    denied.push((key, (member.client, member.seq, asker.place)));
-                    continue;
-                }
-                member.done = early && member.left == 0;
-                shared.cells().request(command, Outcome::Miss, 1);
-                client.saw_value(0);
-                client.replies.miss(member.seq, asker.place, &mut shared.pool);
-                if member.done {
-                    client.replies.part_done(member.seq, &mut shared.pool);
-                }
-                client.settle(member.client, shared);
+            member.done = early && member.left == 0;
+            shared.cells().request(command, Outcome::Miss, 1);
+            client.saw_value(0);
+            client.replies.miss(member.seq, asker.place, &mut shared.pool);
+            if member.done {
+                client.replies.part_done(member.seq, &mut shared.pool);
             }
+            client.settle(member.client, shared);
         }
-        self.pass_by_all(id, &denied);
+        denied
     }
 
     /// Readers that ask for a key again for an earlier place do so for the later one, too.
