@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::buffer::Input;
-use super::client::{Large, Reading, Stall};
+use super::client::{Large, Pace, Reading, Stall};
 use super::failure::Failure;
 use super::input::Taken;
 use super::large::STREAM_BYTES;
@@ -99,7 +99,7 @@ impl Core {
     }
 
     /// A client does not get the own lane it waits for: its large value is not read, or not stored.
-    fn refuse_own(&mut self, id: ClientId, node: NodeId, reason: Reason) {
+    pub(super) fn refuse_own(&mut self, id: ClientId, node: NodeId, reason: Reason) {
         let text = match reason {
             Reason::Down => self.down_text(node),
             _ => format!("SERVER_ERROR proxy: node {} has no free connection for the value\r\n", self.node_name(node)),
@@ -126,7 +126,7 @@ impl Core {
     }
 
     /// Ends the waits in which nothing has moved for the queue time-out: no lane was given to anybody, and none of those
-    /// who hold one has moved a good piece. Returns whether others wait.
+    /// who hold one has moved a good piece; and those of clients that have sent their end. Returns whether others wait.
     pub(super) fn check_own_waits(&mut self) -> bool {
         let (now, patience) = (self.shared.now, self.shared.settings.queue_timeout);
         let awaited: Vec<NodeId> =
@@ -134,13 +134,27 @@ impl Core {
         for node in &awaited {
             let own = self.upstreams.iter().filter(|(_, up)| up.node == *node && up.is_own());
             let moved_at = own.map(|(_, up)| up.progress_at.max(up.moved_at)).max().unwrap_or_default();
-            let Some(entry) = self.nodes.get_mut(node.0) else { continue };
+            let Self { nodes, clients, .. } = self;
+            let Some(entry) = nodes.get_mut(node.0) else { continue };
+            entry.own.wanted_at = now;
             let moved_at = moved_at.max(entry.own.granted_at);
-            let over = |since: Tick| since.max(moved_at).after(patience) <= now;
-            let (given_up, kept) = entry.own.waiting.drain(..).partition::<Vec<_>, _>(|(_, since)| over(*since));
+            let hung_up = |id: ClientId| clients.get(id.0).and_then(|client| client.hung_up_at);
+            let over = |(id, since): &(ClientId, Tick)| {
+                let still = since.max(&moved_at).after(patience) <= now;
+                still || hung_up(*id).is_some_and(|at| at.after(patience) <= now)
+            };
+            let (given_up, kept) = entry.own.waiting.drain(..).partition::<Vec<_>, _>(over);
             entry.own.waiting.extend(kept);
             for (id, _) in given_up {
                 self.refuse_own(id, *node, Reason::Queue);
+                // Of one that has sent its end a body is the last that is looked at.
+                if self
+                    .clients
+                    .get(id.0)
+                    .is_some_and(|client| client.hung_up_at.is_some() && matches!(client.reading, Reading::Swallow(_)))
+                {
+                    self.read_no_more(id);
+                }
             }
         }
         !awaited.is_empty()
@@ -152,6 +166,7 @@ impl Core {
         let Self { clients, upstreams, shared, groups, .. } = self;
         let (Some(client), Some(up)) = (clients.get_mut(owner.0), upstreams.get_mut(lane.0)) else { return };
         client.last_read_at = shared.now;
+        client.pace = Pace::begin(shared.now);
         client.in_flight += 1;
         shared.cells().bulk_transfers.add(1);
         if let Some(at) = client.again.iter().position(|again| again.queued && again.node == node) {
