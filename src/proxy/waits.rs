@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::client::{self, Client, Reading, Stall};
 use super::upstream::Upstream;
-use super::{ClientId, CloseReason, Core};
+use super::{ClientId, CloseReason, Core, FailReason, UpstreamId};
 use crate::metrics::Reason;
 use crate::protocol::command::Command;
 use crate::protocol::request::{self, Refusal, Request};
@@ -26,6 +26,8 @@ enum Over {
     Left,
     /// What it waits for does not move.
     Still(String),
+    /// The lane of its streamed body, which was answered early, takes nothing.
+    Stuck(UpstreamId),
     /// It does not take its last words.
     Deaf,
 }
@@ -66,6 +68,7 @@ impl Core {
             match why {
                 Over::Left => self.give_up(id),
                 Over::Still(text) => self.refuse_next(id, Reason::Queue, &text),
+                Over::Stuck(lane) => self.fail_upstream(lane, FailReason::Silent),
                 Over::Deaf => self.close_client(id, CloseReason::NotReading),
             }
         }
@@ -79,9 +82,11 @@ impl Core {
         if last {
             return (client.last_write_at.after(LAST_WORDS) <= now).then_some(Over::Deaf);
         }
-        if matches!(client.reading, Reading::Stream { .. }) {
-            // The clocks of its own lane.
-            return None;
+        if let Reading::Stream { lane, .. } = client.reading {
+            // The clocks of its own lane, but for one that has said its answer already and takes no more.
+            let up = self.upstreams.get(lane.0).filter(|up| up.is_connected() && up.fifo.is_empty())?;
+            let still = since.max(up.last_write_at).after(self.shared.settings.request_timeout) <= now;
+            return still.then_some(Over::Stuck(lane));
         }
         if let Some(hung_up_at) = client.hung_up_at {
             let since = since.max(hung_up_at);
