@@ -38,7 +38,7 @@ use crate::time::Tick;
 use poll_clock::PollClock;
 use pulse::Beat;
 pub use stream::keepalive;
-use stream::{ReadHalf, WriteHalf};
+use stream::{Fate, ReadHalf, WriteHalf};
 
 /// Tasks that run before the runtime asks for new events while some are always ready. Streams of
 /// large values are: each of their polls moves 64 KiB, and a small request waits for so many of
@@ -57,6 +57,9 @@ const LINGER_BYTES: usize = 16 << 20;
 pub const FINISH: Duration = Duration::from_secs(1);
 /// How often it is looked whether that is so.
 const FINISH_LOOK: Duration = Duration::from_millis(5);
+/// How often it is looked, at most, whether clients that are not read are still there: with a tick's delay they are
+/// noticed within a second.
+const LOOK: Duration = Duration::from_millis(750);
 /// Connections handed over and not yet taken.
 const HANDOVER: usize = 1024;
 
@@ -136,6 +139,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
         effects: RefCell::default(),
         unwritten: RefCell::default(),
         polls: PollClock::default(),
+        looked_at: Cell::new(Tick::default()),
         open: Cell::new(0),
         index,
         parts,
@@ -191,6 +195,8 @@ struct Rim {
     /// Clients whose turn to be written to comes in the flusher's next poll.
     unwritten: RefCell<VecDeque<ClientId>>,
     polls: PollClock,
+    /// When it was last looked whether clients that are not read are still there.
+    looked_at: Cell<Tick>,
     /// Client sockets that are not closed yet; longer than the core knows them.
     open: Cell<usize>,
     /// The worker's number.
@@ -276,9 +282,39 @@ impl Rim {
             sleep(Duration::from_micros(at.0.saturating_sub(self.now().0))).await;
             next = self.polls.time("tick", || {
                 let next = self.core.borrow_mut().tick(self.now());
+                self.look_after_unread();
                 self.apply();
                 next
             });
+        }
+    }
+
+    /// Looks, now and then, whether clients that are not read have gone: nothing else would say so.
+    fn look_after_unread(&self) {
+        let now = self.now();
+        if self.looked_at.get().after(LOOK) > now {
+            return;
+        }
+        self.looked_at.set(now);
+        let mut unread = Vec::new();
+        self.core.borrow().unread_clients(&mut unread);
+        if unread.is_empty() {
+            return;
+        }
+        let fates: Vec<(ClientId, Fate)> = {
+            let sockets = self.clients.borrow();
+            let known = |id: &ClientId| sockets.get(id.index()).and_then(Option::as_ref).filter(|s| s.id == *id);
+            let (ids, halves): (Vec<ClientId>, Vec<&WriteHalf>) =
+                unread.iter().filter_map(|id| known(id).map(|socket| (*id, &socket.write))).unzip();
+            ids.into_iter().zip(stream::fates(&halves)).collect()
+        };
+        let mut core = self.core.borrow_mut();
+        for (id, fate) in fates {
+            match fate {
+                Fate::Open => {}
+                Fate::Ended => core.client_hung_up(id, now),
+                Fate::Broken => core.client_gone(id),
+            }
         }
     }
 

@@ -36,6 +36,7 @@ const FILES: &[&str] = &[
     "lanes",
     "own_lanes",
     "memory",
+    "waits",
     "clocks",
     "ring",
     "slow",

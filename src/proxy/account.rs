@@ -50,6 +50,8 @@ pub(super) struct Budget {
     pub(super) waiting: VecDeque<ClientId>,
     /// When one of them last got it.
     pub(super) granted_at: Tick,
+    /// When somebody was last seen waiting.
+    pub(super) wanted_at: Tick,
 }
 
 impl Budget {
@@ -64,6 +66,7 @@ impl Budget {
             others: 0,
             waiting: VecDeque::new(),
             granted_at: Tick(0),
+            wanted_at: Tick(0),
         }
     }
 

@@ -67,6 +67,7 @@ impl Core {
             return;
         };
         client.last_read_at = now;
+        client.pace.sent += input.bytes.len();
         if client.unparsed.is_empty() {
             let used = self.parse(id, input);
             let Self { clients, shared, .. } = self;
@@ -90,6 +91,7 @@ impl Core {
             && client.input == client::Input::Open
         {
             client.input = client::Input::Ended;
+            client.hung_up_at.get_or_insert(self.shared.now);
         }
         self.settle_client(id);
         self.finish_round();
@@ -126,6 +128,7 @@ impl Core {
         };
         client.replies.written(bytes, &mut shared.pool);
         client.last_write_at = now;
+        client.pace.taken += bytes;
         client.blocked &= !client.replies.out.is_empty();
         client.recharge(shared);
         if client.replies.out.len() < STREAM_BYTES / 2 {
@@ -219,6 +222,7 @@ impl Core {
             return;
         };
         client.stall = Stall::None;
+        client.stalled_at = None;
         client.last_read_at = self.shared.now;
         self.parse_kept(id);
         self.settle_client(id);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::client::{Client, Stall};
+use super::client::{Client, Reading, Stall};
 use super::upstream::node::MAX_OWN;
 use super::upstream::{Body, Entry, Role};
 use super::{ClientId, Core, NodeId};
@@ -33,6 +33,8 @@ impl Core {
             debug_assert!(!replies.is_empty() || replies.bytes() == replies.out.len(), "parked without a slot");
             replies.check();
             debug_assert!(client.promised == 0 || client.stall != Stall::None, "room that nobody asks for");
+            let holds = client.reserved > 0 || client.promised > 0 || matches!(client.reading, Reading::Body(_));
+            debug_assert!(!client.is_waiting() || !holds, "{key:?} waits for {:?} and holds room", client.stall);
         }
         let clients = self.clients.iter().map(|(_, client)| (client.held, client.weight()));
         let lanes = self.upstreams.iter().map(|(_, up)| (up.held, up.weight()));

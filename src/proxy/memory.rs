@@ -1,14 +1,17 @@
 //! Who waits for memory, who gets it, and who gives way when it is tight (`account.rs` has the account).
 //!
-//! Nothing waits for ever for memory, because no holder keeps it for ever: a lane drains or is given up by its clocks, a
-//! stored body moves or closes its client, and a client that does not read is closed when memory is tight.
+//! Nothing waits for ever for memory: every wait has a clock (the table at [`Stall`]), and no holder keeps it for ever: a
+//! lane drains or is given up by its clocks, a stored body moves, and at a good pace while others wait, or closes its
+//! client, and a client that does not read is closed when memory is tight.
 
 use std::time::Duration;
 
 use super::account::SMALL;
-use super::client::{Client, Reading, Stall};
-use super::{ClientId, CloseReason, Core, UpstreamId};
-use crate::metrics::Wait;
+use super::client::{Client, Pace, Reading, Stall};
+use super::upstream::Role;
+use super::{ClientId, CloseReason, Core};
+use crate::metrics::{Reason, Wait};
+use crate::time::Tick;
 
 /// A client that takes nothing for so long does not read.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -16,6 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// where others wait for the room, after less.
 const BODY_PATIENCE: Duration = Duration::from_secs(5);
 const WANTED_BODY_PATIENCE: Duration = Duration::from_secs(2);
+/// Who holds what others wait for, and moves less than so many bytes in so long, is closed: a drip holds nothing.
+const PACE_BYTES: usize = 64 << 10;
+const PACE: Duration = Duration::from_secs(5);
+/// A body that waits for room is not stored when nobody got any for so long: longer than a holder that stands still, or
+/// drips, keeps it.
+const ROOM_PATIENCE: Duration = Duration::from_millis(5500);
+
+const NO_ROOM: &str = "SERVER_ERROR proxy: no room for the value in time\r\n";
 
 impl Core {
     /// Most bytes that the rim should read from this client at once.
@@ -37,6 +48,7 @@ impl Core {
         shared.budget.pieces = shared.pool.pieces();
         if shared.budget.waiting.is_empty() && shared.budget.takes_body(len) {
             client.reserved = len;
+            client.pace = Pace::begin(shared.now);
             shared.budget.bodies += len;
             shared.budget.arriving += len;
             return true;
@@ -65,6 +77,7 @@ impl Core {
                 granted = true;
                 if body {
                     client.reserved = bytes;
+                    client.pace = Pace::begin(shared.now);
                     budget.bodies += bytes;
                 } else {
                     client.promised = bytes;
@@ -108,11 +121,12 @@ impl Core {
         self.grant_room();
         self.close_stalled_bodies();
         self.give_up_room();
+        self.refuse_bodies();
         let tight = self.shared.budget.is_tight();
         if tight {
             self.close_unread();
         }
-        self.free_own_lanes();
+        self.close_slow_holders();
         tight || self.shared.budget.bodies > 0 || !self.shared.budget.waiting.is_empty()
     }
 
@@ -156,21 +170,53 @@ impl Core {
         }
     }
 
-    /// Closes clients that hold an own lane that others wait for and do not read.
-    fn free_own_lanes(&mut self) {
-        let now = self.shared.now;
-        let wanted = |lane: &UpstreamId| {
-            let node = self.upstreams.get(lane.0).and_then(|up| self.nodes.get(up.node.0));
-            node.is_some_and(|entry| !entry.own.waiting.is_empty())
+    /// Bodies that have waited for room while nobody got any are not stored.
+    fn refuse_bodies(&mut self) {
+        let Self { clients, shared, .. } = self;
+        if !shared.budget.waiting.is_empty() {
+            shared.budget.wanted_at = shared.now;
+        }
+        let (now, granted_at) = (shared.now, shared.budget.granted_at);
+        let over = |id: &ClientId| {
+            let client = clients.get(id.0).filter(|client| matches!(client.stall, Stall::Memory { body: true, .. }));
+            client.is_some_and(|client| client.last_read_at.max(granted_at).after(ROOM_PATIENCE) <= now)
         };
-        let holders: Vec<ClientId> = self
-            .clients
-            .iter()
-            .filter(|(_, client)| client.last_write_at.after(BODY_PATIENCE) <= now && client.paused.iter().any(wanted))
-            .map(|(key, _)| ClientId(key))
-            .collect();
-        for id in holders {
-            self.close_client(id, CloseReason::NotReading);
+        let over: Vec<ClientId> = shared.budget.waiting.iter().copied().filter(over).collect();
+        for id in over {
+            self.refuse_next(id, Reason::Memory, NO_ROOM);
+        }
+    }
+
+    /// Closes clients that hold what others wait for, an own lane or room for a body, and hardly move.
+    fn close_slow_holders(&mut self) {
+        let now = self.shared.now;
+        let mut slow = Vec::new();
+        let mut look = |id: ClientId, client: &mut Client, wanted_at: Tick, sends: bool| {
+            let pace = client.pace;
+            if pace.since.after(PACE) > now {
+                return;
+            }
+            let moved = if sends { pace.sent } else { pace.taken };
+            if moved < PACE_BYTES && wanted_at >= pace.since && wanted_at > Tick(0) {
+                slow.push((id, if sends { CloseReason::BodyStalled } else { CloseReason::NotReading }));
+            } else {
+                client.pace = Pace::begin(now);
+            }
+        };
+        let Self { clients, upstreams, nodes, shared, .. } = self;
+        if shared.budget.bodies > 0 {
+            for (key, client) in clients.iter_mut().filter(|(_, client)| client.reserved > 0) {
+                look(ClientId(key), client, shared.budget.wanted_at, true);
+            }
+        }
+        for (_, up) in upstreams.iter() {
+            let Role::Own { owner } = up.role else { continue };
+            let (Some(client), Some(node)) = (clients.get_mut(owner.0), nodes.get(up.node.0)) else { continue };
+            let sends = matches!(client.reading, Reading::Stream { .. });
+            look(owner, client, node.own.wanted_at, sends);
+        }
+        for (id, reason) in slow {
+            self.close_client(id, reason);
         }
     }
 }

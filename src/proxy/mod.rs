@@ -12,7 +12,7 @@
 //! - Below both: `shared`, `account` (the memory), `buffer`, `sizes`, `settings`, `effect`, `ids`, `table`.
 //! - The other files join the two, and only they are `impl Core`: `input` and `requests` (a request on its way down),
 //!   `answers` and `values` (a reply on its way up), `large` and `own_lanes` (large values), `fan_out`, `lanes`, `failure`, `ring`
-//!   (nodes and rings that change), `clocks`, `memory`, `slow`, `invariants`.
+//!   (nodes and rings that change), `clocks`, `memory`, `waits`, `slow`, `invariants`.
 //!
 //! # The way of a request
 //! `input` cuts a client's bytes into requests; `requests` routes each and puts it on a lane: a line in the
@@ -59,8 +59,10 @@ pub mod stats;
 mod table;
 mod upstream;
 mod values;
+mod waits;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use buffer::{MAX_SLICES, OutBuf, READ_BYTES, ReadBuffer};
 pub use effect::Effect;
@@ -80,6 +82,9 @@ use table::Table;
 use upstream::Upstream;
 use upstream::group::GroupPool;
 use upstream::node::NodeEntry;
+
+/// Longest time in which nobody is blamed after this process has stood still.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// One worker's proxy.
 #[derive(Debug)]
@@ -150,16 +155,34 @@ impl Core {
     /// Does what is due. Returns when to call again, while there is anything to wait for.
     pub fn tick(&mut self, now: Tick) -> Option<Tick> {
         self.shared.now = now;
-        let waiting = self.check_clocks()
-            | self.check_memory()
-            | self.check_own_waits()
-            | self.close_idle()
-            | self.close_silent();
+        let stood_still = self.stood_still();
+        let waiting = stood_still || self.check_all();
         self.show_lanes();
         self.finish_round();
         self.shared.ticking = waiting;
-        self.shared.due = now.after(self.shared.settings.period());
+        let period = self.shared.settings.period();
+        let grace = (self.shared.settings.request_timeout / 2).clamp(period, GRACE.max(period));
+        self.shared.due = now.after(if stood_still { grace } else { period });
         waiting.then_some(self.shared.due)
+    }
+
+    /// Whether this process itself stood still. Then nobody is to be blamed before what came meanwhile is read and what
+    /// waits is written: a later tick judges. Every clock of the core is looked at in a tick, and knows it by this.
+    fn stood_still(&mut self) -> bool {
+        let shared = &mut self.shared;
+        let late = shared.due.after(shared.settings.request_timeout / 2) < shared.now;
+        // Where each comes late the machine is merely slow, and they judge.
+        !std::mem::replace(&mut shared.frozen, late) && late
+    }
+
+    /// Looks at every clock. Returns whether something waits.
+    fn check_all(&mut self) -> bool {
+        self.check_clocks()
+            | self.check_memory()
+            | self.check_own_waits()
+            | self.check_waits()
+            | self.close_idle()
+            | self.close_silent()
     }
 
     /// Ends every public step: resumes clients whose turn has come, forgets those that are done.

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::buffer::Input;
-use super::client::{Large, Reading, Stall, Taken};
+use super::client::{Client, Large, Pace, Reading, Stall, Taken};
 use super::failure::Failure;
 use super::upstream::node::{MAX_OWN, Waiting};
 use super::upstream::{Asked, Entry, Role, STREAM_BYTES};
@@ -96,7 +96,7 @@ impl Core {
     }
 
     /// A client does not get the own lane it waits for: its large value is not read, or not stored.
-    fn refuse_own(&mut self, id: ClientId, node: NodeId, body: bool, reason: Reason) {
+    pub(super) fn refuse_own(&mut self, id: ClientId, node: NodeId, body: bool, reason: Reason) {
         let text = match reason {
             Reason::Down => self.down_text(node),
             _ => format!("SERVER_ERROR proxy: node {} has no free connection for the value\r\n", self.node_name(node)),
@@ -125,7 +125,7 @@ impl Core {
     }
 
     /// Ends the waits in which nothing has moved for the queue time-out: no lane was given to anybody, and none of those
-    /// who hold one has moved a good piece. Returns whether others wait.
+    /// who hold one has moved a good piece; and those of clients that have sent their end. Returns whether others wait.
     pub(super) fn check_own_waits(&mut self) -> bool {
         let (now, patience) = (self.shared.now, self.shared.settings.queue_timeout);
         let awaited: Vec<NodeId> =
@@ -133,13 +133,25 @@ impl Core {
         for node in &awaited {
             let own = self.upstreams.iter().filter(|(_, up)| up.node == *node && up.is_own());
             let moved_at = own.map(|(_, up)| up.moved_at).max().unwrap_or_default();
-            let Some(entry) = self.nodes.get_mut(node.0) else { continue };
+            let Self { nodes, clients, .. } = self;
+            let Some(entry) = nodes.get_mut(node.0) else { continue };
+            entry.own.wanted_at = now;
             let moved_at = moved_at.max(entry.own.granted_at);
-            let over = |since: Tick| since.max(moved_at).after(patience) <= now;
-            let (given_up, kept) = entry.own.waiting.drain(..).partition::<Vec<_>, _>(|waiting| over(waiting.since_at));
+            let hung_up = |id: ClientId| clients.get(id.0).and_then(|client| client.hung_up_at);
+            let over = |waiting: &Waiting| {
+                let still = waiting.since_at.max(moved_at).after(patience) <= now;
+                still || hung_up(waiting.client).is_some_and(|at| at.after(patience) <= now)
+            };
+            let (given_up, kept) = entry.own.waiting.drain(..).partition::<Vec<_>, _>(over);
             entry.own.waiting.extend(kept);
-            for Waiting { client, body, .. } in given_up {
-                self.refuse_own(client, *node, body, Reason::Queue);
+            for Waiting { client: id, body, .. } in given_up {
+                self.refuse_own(id, *node, body, Reason::Queue);
+                // Of one that has sent its end a body is the last that is looked at.
+                let ended =
+                    |client: &Client| client.hung_up_at.is_some() && matches!(client.reading, Reading::Swallow(_));
+                if self.clients.get(id.0).is_some_and(ended) {
+                    self.read_no_more(id);
+                }
             }
         }
         !awaited.is_empty()
@@ -151,6 +163,7 @@ impl Core {
         let Self { clients, upstreams, shared, groups, .. } = self;
         let (Some(client), Some(up)) = (clients.get_mut(owner.0), upstreams.get_mut(lane.0)) else { return };
         client.last_read_at = shared.now;
+        client.pace = Pace::begin(shared.now);
         client.in_flight += 1;
         shared.cells().bulk_transfers.add(1);
         let again = client.again.iter().position(|again| again.waits(node)).filter(|_| !body);

@@ -42,7 +42,7 @@ pub(super) struct Shared {
     pub(super) full_lanes: usize,
     /// When the next tick is due.
     pub(super) due: Tick,
-    /// The last tick came so late that it blamed nobody.
+    /// The last tick came so late that this process must have stood still.
     pub(super) frozen: bool,
     /// The rim will call [`Core::tick`] without being asked again.
     pub(super) ticking: bool,

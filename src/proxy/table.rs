@@ -59,6 +59,13 @@ impl<T> Table<T> {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "see insert")]
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
+        self.slab
+            .iter_mut()
+            .map(|(index, (generation, value))| (Key { index: index as u32, generation: *generation }, value))
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "see insert")]
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slab
             .iter()

@@ -3,10 +3,12 @@
 //! An enum and not a trait object: a branch that is always predicted, no allocation.
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
@@ -42,6 +44,39 @@ pub(super) enum ReadHalf {
 pub(super) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Unix(unix::OwnedWriteHalf),
+}
+
+/// What has become of a connection that is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The other side is there.
+    Open,
+    /// It has sent its end: it has closed, or only its sending half.
+    Ended,
+    /// The connection is reset.
+    Broken,
+}
+
+/// The other side's end, which may lie behind bytes that are not read. Elsewhere only a reset shows itself.
+#[cfg(target_os = "linux")]
+const END: PollFlags = PollFlags::RDHUP;
+#[cfg(not(target_os = "linux"))]
+const END: PollFlags = PollFlags::empty();
+
+/// What has become of each of these connections: one system call for all, and it does not wait. Where it fails nothing
+/// is known, and each is taken to be open.
+pub(super) fn fates(halves: &[&WriteHalf]) -> Vec<Fate> {
+    let mut polled: Vec<PollFd<'_>> = halves.iter().map(|half| PollFd::from_borrowed_fd(half.fd(), END)).collect();
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if poll(&mut polled, Some(&now)).is_err() {
+        return vec![Fate::Open; halves.len()];
+    }
+    let fate = |polled: &PollFd<'_>| match polled.revents() {
+        found if found.contains(PollFlags::ERR) => Fate::Broken,
+        found if found.intersects(END | PollFlags::HUP) => Fate::Ended,
+        _ => Fate::Open,
+    };
+    polled.iter().map(fate).collect()
 }
 
 /// Makes a connection known to the runtime at hand.
@@ -118,6 +153,13 @@ impl WriteHalf {
         match self {
             Self::Tcp(write) => write.as_ref().poll_write_ready(cx),
             Self::Unix(write) => write.as_ref().poll_write_ready(cx),
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(write) => write.as_ref().as_fd(),
+            Self::Unix(write) => write.as_ref().as_fd(),
         }
     }
 

@@ -23,6 +23,7 @@ mod expiry;
 mod health;
 mod isolation;
 mod lanes;
+mod left;
 mod lies;
 mod order;
 mod queue;

@@ -246,6 +246,8 @@ pub(crate) struct Client {
     pub(crate) fin: bool,
     /// The core has been told so.
     pub(crate) ended: bool,
+    /// The core knows that it has sent its end, which may lie behind what is not read.
+    pub(crate) hung_up: bool,
     /// The rim does not read before it is woken.
     pub(crate) parked: bool,
     /// Written by the core, not taken by the client.
@@ -274,6 +276,7 @@ impl Client {
             left: rng.below(120) + 1,
             fin: false,
             ended: false,
+            hung_up: false,
             parked: false,
             kernel: Vec::new(),
             room: [100, 5_000, 100_000, 1_000_000][rng.below(4)],
@@ -291,6 +294,11 @@ impl Client {
     /// Whether it wants to ask for more now.
     pub(crate) fn wants(&self) -> bool {
         self.left > 0 && !self.fin && !self.closed && self.expected.len() < self.depth
+    }
+
+    /// Its last request is cut off by its end.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.outbox.is_empty() && self.expected.iter().all(|e| e.optional)
     }
 
     pub(crate) fn owed(&self) -> usize {
@@ -540,6 +548,11 @@ impl Client {
                     if line == b"END" {
                         return Some(at);
                     }
+                    if line.starts_with(b"SERVER_ERROR proxy") {
+                        let all = facts.all_nodes();
+                        self.must_be_failure(line, head, &all, facts);
+                        return Some(at);
+                    }
                     assert!(line.starts_with(b"STAT "), "{:?} to stats", show(line));
                 }
             }
@@ -583,7 +596,13 @@ impl Client {
     }
 
     fn must_be_failure(&self, line: &[u8], head: &Expected, nodes: &[usize], facts: &mut Facts) {
-        let no_room = [&b" out of memory for the value"[..], b" has no free connection for the value"];
+        let no_room = [
+            &b" out of memory for the value"[..],
+            b" has no free connection for the value",
+            b" no room for the value in time",
+            b" given up, for its client has sent its end",
+            b" an earlier request for the key was not answered in time",
+        ];
         if no_room.iter().any(|text| line.ends_with(text)) {
             facts.without_room += 1;
             return;
@@ -859,7 +878,8 @@ impl Client {
 
     /// Whether the core had a reason to close this client.
     pub(crate) fn may_be_closed(&self, facts: &Facts) -> bool {
-        if facts.too_slow || (self.ended || self.ending == Ending::Quits) && self.owed() == 0 {
+        // What lies behind a wait that was ended is not carried out.
+        if facts.too_slow || self.hung_up || (self.ended || self.ending == Ending::Quits) && self.owed() == 0 {
             return true;
         }
         // A value had begun when its node was lost, or stopped: of the reply that is due, or of a later one.

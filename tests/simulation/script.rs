@@ -14,6 +14,7 @@ use slipring::time::Tick;
 use crate::Rng;
 
 mod memory;
+mod waits;
 
 /// A value that is streamed.
 const LARGE: usize = (1 << 20) + 1;

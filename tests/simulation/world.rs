@@ -112,6 +112,8 @@ pub(crate) struct World {
     in_tick: bool,
     /// What is read into, half of the time.
     buffer: ReadBuffer,
+    /// When it was last looked for clients that have gone while they are not read.
+    looked_at: u64,
     /// There are large values: their connections are given up sooner.
     large: bool,
 }
@@ -231,6 +233,7 @@ impl World {
             tally: Tally::default(),
             in_tick: false,
             buffer: ReadBuffer::default(),
+            looked_at: 0,
             large,
             rng,
         }
@@ -413,6 +416,7 @@ impl World {
                     self.in_tick = true;
                     self.look_at_links();
                     let next = self.core.tick(self.now());
+                    self.look_after_unread();
                     self.look_for_outages();
                     if let Some(at) = next {
                         assert!(at > self.now(), "a tick that is due at once again");
@@ -425,6 +429,22 @@ impl World {
             }
             self.carry_out();
             self.in_tick = false;
+        }
+    }
+
+    /// As the rim: notices, about once a second, that clients which are not read have sent their end.
+    fn look_after_unread(&mut self) {
+        if self.looked_at + 750_000 > self.facts.now {
+            return;
+        }
+        self.looked_at = self.facts.now;
+        let mut unread = Vec::new();
+        self.core.unread_clients(&mut unread);
+        for id in unread {
+            if let Some(client) = self.clients.iter_mut().find(|c| c.id == id && c.fin) {
+                client.hung_up = true;
+                self.core.client_hung_up(id, Tick(self.facts.now));
+            }
         }
     }
 
@@ -549,7 +569,7 @@ impl World {
                 self.core.client_input(client.id, &bytes, now);
             }
         } else if client.fin && !client.ended {
-            client.ended = true;
+            (client.ended, client.hung_up) = (true, true);
             self.core.client_ended(client.id);
         }
         self.carry_out();
@@ -620,6 +640,7 @@ impl World {
             let room = client.room.saturating_sub(client.kernel.len());
             if room == 0 || self.rng.one_in(10) {
                 client.blocked = true;
+                self.core.client_blocked(client.id);
                 break;
             }
             let bytes = taken(out, room.min(1 + self.rng.below(64 << 10)));
@@ -903,16 +924,24 @@ impl World {
         }
     }
 
-    /// Every node is silent for good: whoever asked is answered all the same.
+    /// Every node is silent for good, or drips: whoever asked is answered all the same, whatever it waits for.
     fn check_that_silence_is_answered(&mut self) {
-        let shuts = self.rng.one_in(2);
-        self.moods.fill(Mood { stalls: u64::MAX, shuts: if shuts { u64::MAX } else { 0 }, drips: 0 });
+        self.moods.fill(match self.rng.below(3) {
+            0 => Mood { stalls: u64::MAX, shuts: u64::MAX, drips: 0 },
+            1 => Mood { stalls: u64::MAX, shuts: 0, drips: 0 },
+            _ => Mood { stalls: 0, shuts: 0, drips: u64::MAX },
+        });
         let is_owed = |world: &Self| {
-            let parsed = |c: &&Client| c.outbox.is_empty() && world.core.client_may_read(c.id);
-            world.clients.iter().filter(parsed).find(|c| c.owed() > 0).map(Client::describe)
+            let mut owed = world.clients.iter().filter(|c| c.owed() + c.outbox.len() > 0 && !c.is_cut());
+            owed.next().map(Client::describe)
         };
         for client in &mut self.clients {
             client.room = client.room.max(300_000);
+        }
+        // What is taken, if anything, is taken at a good pace.
+        self.calm = true;
+        for conn in &mut self.conns {
+            conn.room = conn.room.max(300_000);
         }
         let end = self.facts.now + 120_000_000;
         while self.facts.now < end {

@@ -111,7 +111,26 @@ impl Again {
     }
 }
 
-/// Why a client's bytes are not looked at.
+/// Why a client's bytes are not looked at: it waits. Who waits holds nothing that others wait for, and each wait has a
+/// clock (`waits.rs`, and where said). A request that is not carried out is a miss for a read, and `SERVER_ERROR` for
+/// what else has an answer.
+///
+/// | state | waits for | may hold | what ends it, and what the client is told |
+/// |---|---|---|---|
+/// | `Output`, `Few` | its own replies: to come, and to be taken | its replies | to come: the clocks of their lanes (`clocks.rs`). To be taken: it is its own time, until the memory is tight; then it is closed after 1 s without a byte (`memory.rs`) |
+/// | `Lane` | room on a lane | nothing; in the middle of a streamed body its own lane | the lane's clocks. While the lane moves nothing for the queue time-out: the request is not carried out, unless nobody waits for its answer. A streamed body: see below |
+/// | `LaneChange` | replies to what it asked for the same key on another lane | nothing | that lane's clocks. While that lane moves nothing for the request and the queue time-out: the request is not carried out, unless nobody waits for its answer |
+/// | `OwnLane` | a lane of its own for a large body | nothing | the queue time-out, while no lane is given to anybody and no holder moves 16 KiB: not carried out (`own_lanes.rs`) |
+/// | `Again` | values that found no room, each by a lane of its own | values behind them in order | the same: the value is a miss |
+/// | `Memory`, a body | room for it | nothing | 5 s in which nobody got room: not carried out (`memory.rs`) |
+/// | `Memory`, a read | room for its values | nothing | the queue time-out in which nobody got room: goes on, and asks for each by a lane of its own |
+///
+/// A client that has sent its end waits no longer than the queue time-out for anything: then its request is not carried
+/// out, nor what lies behind it, and it is closed when it has been answered. What waits in its socket alone counts as
+/// taken while it takes something.
+///
+/// What others wait for is held by clients that move: who holds a lane of its own, or room for a body, that others wait
+/// for is closed when it moves less than 64 KiB in 5 s, reading or writing (`memory.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proxy) enum Stall {
     None,
@@ -145,6 +164,23 @@ pub(in crate::proxy) enum Taken {
     Stalled,
 }
 
+/// How fast a client moves what it sends and takes, as long as it holds what others may wait for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::proxy) struct Pace {
+    /// Since when it is measured.
+    pub(in crate::proxy) since: Tick,
+    /// Bytes that it has sent, and taken, since then.
+    pub(in crate::proxy) sent: usize,
+    pub(in crate::proxy) taken: usize,
+}
+
+impl Pace {
+    /// It is measured from now on.
+    pub(in crate::proxy) const fn begin(now: Tick) -> Self {
+        Self { since: now, sent: 0, taken: 0 }
+    }
+}
+
 /// Whether more will come from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proxy) enum Input {
@@ -171,7 +207,11 @@ pub(in crate::proxy) struct Client {
     /// Those of them that were answered here.
     pub(in crate::proxy) orphans: u32,
     pub(in crate::proxy) stall: Stall,
+    /// Since when, as long as it waits.
+    pub(in crate::proxy) stalled_at: Option<Tick>,
     pub(in crate::proxy) input: Input,
+    /// When it was first known to have sent its end, read or not.
+    pub(in crate::proxy) hung_up_at: Option<Tick>,
     /// The shared lane it keeps to.
     pub(in crate::proxy) lane: usize,
     pub(in crate::proxy) dirty: bool,
@@ -200,6 +240,7 @@ pub(in crate::proxy) struct Client {
     pub(in crate::proxy) last_write_at: Tick,
     /// When it last sent a byte, or was last waited for.
     pub(in crate::proxy) last_read_at: Tick,
+    pub(in crate::proxy) pace: Pace,
     /// It could not be given the value at hand, and has a write behind it: set and cleared in one step of `large.rs`.
     pub(in crate::proxy) denied: bool,
     pub(in crate::proxy) writes_behind: bool,
@@ -215,7 +256,9 @@ impl Client {
             in_flight: 0,
             orphans: 0,
             stall: Stall::None,
+            stalled_at: None,
             input: Input::Open,
+            hung_up_at: None,
             lane,
             dirty: false,
             paused: Vec::new(),
@@ -231,6 +274,7 @@ impl Client {
             blocked: false,
             last_write_at: Tick(0),
             last_read_at: Tick(0),
+            pace: Pace::default(),
             denied: false,
             writes_behind: false,
         }
@@ -361,6 +405,9 @@ impl Client {
             self.dirty = true;
             shared.dirty_clients.push(id);
         }
+        if self.stall != Stall::None {
+            self.note_stall(shared);
+        }
         match self.stall {
             Stall::None => {}
             Stall::Output if self.has_room(spent) => shared.resume.push_back(id),
@@ -374,6 +421,28 @@ impl Client {
         if self.input != Input::Open || self.held > 2 * shared.budget.share() {
             self.settle_end(id, shared);
         }
+    }
+
+    /// It waits: its clocks run, and it holds nothing that others wait for.
+    fn note_stall(&mut self, shared: &mut Shared) {
+        if self.stall == Stall::Granted {
+            return;
+        }
+        self.stalled_at.get_or_insert(shared.now);
+        shared.ask_for_tick();
+        if self.promised > 0 {
+            self.break_promise(shared);
+        }
+        if self.reserved > 0 && matches!(self.reading, Reading::Line) {
+            let unused = std::mem::take(&mut self.reserved);
+            shared.budget.bodies -= unused;
+            shared.budget.arriving -= unused;
+        }
+    }
+
+    /// Whether it waits for something.
+    pub(in crate::proxy) const fn is_waiting(&self) -> bool {
+        !matches!(self.stall, Stall::None | Stall::Granted)
     }
 
     /// Says once that a key that is to be asked for again has its turn.

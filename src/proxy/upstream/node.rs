@@ -47,6 +47,8 @@ pub(in crate::proxy) struct OwnLanes {
     pub(in crate::proxy) waiting: VecDeque<Waiting>,
     /// When one was last given to somebody.
     pub(in crate::proxy) granted_at: Tick,
+    /// When somebody was last seen waiting for one.
+    pub(in crate::proxy) wanted_at: Tick,
     /// Connected, or about to be, and without work.
     pub(in crate::proxy) idle: Vec<UpstreamId>,
 }
