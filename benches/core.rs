@@ -340,7 +340,7 @@ fn observe(c: &mut Criterion) {
             worker.sampled(black_box(hash), None, NOW);
         });
     });
-    group.bench_function("hot keys", |b| b.iter(|| cells.hot_keys(NOW, |_| String::new()).sampled));
+    group.bench_function("hot keys", |b| b.iter(|| cells.hot_keys(NOW, true, |_, _| String::new()).sampled));
     let sources = {
         let topology = Arc::clone(&topology);
         move || Sources {
@@ -349,7 +349,7 @@ fn observe(c: &mut Criterion) {
             nodes: topology.nodes().iter().map(|node| (node.name.to_string(), 0.05)).collect(),
             fingerprint: topology.name(),
             version: 1,
-            placement: "ring",
+            placement: "ring".to_owned(),
             changes: vec![("added", 1)],
             changed_at: 0,
             moved: 0.0,

@@ -25,6 +25,7 @@ use serde::Serialize;
 use tracing_subscriber::filter::Targets;
 
 use crate::discovery::{self, Source, parse_nodes, parse_server};
+use crate::routing::Placement;
 use cgroup::Limits;
 use cli::{Cli, CliCommand, CommonArgs, LocateArgs, ServeArgs};
 
@@ -111,13 +112,6 @@ pub struct Given {
     pub value: Option<String>,
     /// `flag`, `default`, or the variable's name.
     pub from: String,
-}
-
-/// Where keys live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Placement {
-    /// The ring of `routing`.
-    Ring,
 }
 
 /// How lines are logged.
@@ -330,7 +324,7 @@ impl Config {
         let automatic = if limits.cpus.is_some_and(|limit| limit >= 2.0) { 2 } else { 1 };
         Ok(Self {
             command,
-            placement: common.placement,
+            placement: common.placement.clone().with_names(common.node_name_format.clone()),
             listen: listen(&common.listen, from_env)?,
             instance: common.instance.clone(),
             unix_mode: common.unix_mode,
@@ -383,18 +377,6 @@ impl Config {
             ..self.discovery
         };
         Self { discovery, ready_timeout: serve.ready_timeout, drain_timeout: serve.drain_timeout, ..self }
-    }
-}
-
-// === impl Placement ===
-
-impl Placement {
-    /// As it is written.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Ring => "ring",
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::routing::Topology;
 pub fn table(topology: &Topology, keys: &[String]) -> String {
     let mut text = format!("ring {} with {} nodes\n", topology.name(), topology.nodes().len());
     for key in keys {
-        let node = topology.owner(Topology::hash(key.as_bytes())).map_or("-", |node| &*node.name);
+        let node = topology.owner(key.as_bytes()).map_or("-", |node| &*node.name);
         let _ = writeln!(text, "{key}  {node}");
     }
     text

@@ -6,7 +6,8 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, builder::Resettable};
 
-use super::{ListenAddress, LogFormat, OnNodeDown, Placement};
+use super::{ListenAddress, LogFormat, OnNodeDown};
+use crate::routing::{NameFormat, Placement};
 
 /// A memcached sidecar proxy: one local port, a hash ring of nodes behind it.
 #[derive(Debug, Parser)]
@@ -129,16 +130,13 @@ pub(super) struct DevArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct CommonArgs {
-    /// Where a key lives: `ring`, points of XXH3 by node name and weight; placements of other clients are to come
-    #[arg(
-        long,
-        env = "SLIPRING_PLACEMENT",
-        value_name = "NAME",
-        default_value = "ring",
-        value_enum,
-        hide_possible_values = true
-    )]
+    /// Where a key lives: `ring`, our own, or where another client put it, `NAME[,option=value…]`; `slipring placements` lists them
+    #[arg(long, env = "SLIPRING_PLACEMENT", value_name = "NAME", default_value = "ring", value_parser = str::parse::<Placement>)]
     pub(super) placement: Placement,
+
+    /// What a placement hashes of a node, if not what its client does: a text with `{host}`, `{port}`, `{ip}` (what is dialled), `{server}` (host, and port unless 11211)
+    #[arg(long, env = "SLIPRING_NODE_NAME_FORMAT", value_name = "TEXT", value_parser = str::parse::<NameFormat>)]
+    pub(super) node_name_format: Option<NameFormat>,
 
     /// Where clients connect: `IP:port` or `unix:/path`, comma separated; `localhost` is `127.0.0.1:11211` and, if there is one, `[::1]:11211`
     #[arg(long, env = "SLIPRING_LISTEN", value_name = "ADDRESS", default_value = "localhost", value_delimiter = ',', value_parser = parse_listen)]

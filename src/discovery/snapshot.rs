@@ -35,6 +35,9 @@ struct StoredNode {
     host: String,
     port: u16,
     weight: u32,
+    /// Absent in those of earlier versions.
+    #[serde(default)]
+    named: bool,
 }
 
 // === impl Snapshot ===
@@ -59,6 +62,7 @@ impl Snapshot {
         }
         let node = |node: StoredNode| Node {
             name: node.name.into(),
+            named: node.named,
             host: node.host.into(),
             port: node.port,
             weight: node.weight,
@@ -78,6 +82,7 @@ impl Snapshot {
             host: node.host.to_string(),
             port: node.port,
             weight: node.weight,
+            named: node.named,
         };
         let stored =
             Stored { source: self.source.clone(), version: self.version, nodes: self.nodes.iter().map(node).collect() };
