@@ -236,6 +236,7 @@ fn settings(config: &Config) -> Settings {
         bulk_above: config.bulk_above,
         hot_keys: config.hot_keys,
         log_keys: config.log_keys,
+        placed_by_key: !config.placement.is_by_hash(),
         slow_request: (!config.slow_request.is_zero()).then_some(config.slow_request),
         lanes: config.connections_per_node,
         drain_timeout: config.drain_timeout,

@@ -19,7 +19,7 @@ use super::client::{Large, Reading, Stall, Taken};
 use super::failure::Failure;
 use super::lane::{Entry, Kind};
 use super::replies::Replies;
-use super::slow::Asked;
+use super::slow::{self, Asked};
 use super::table::Key;
 use super::{ClientId, Core, NodeId, Tick, UpstreamId};
 use crate::metrics::{NodeState, Outcome, Reason, Wait};
@@ -290,7 +290,7 @@ impl Core {
         for id in std::mem::take(&mut entry.bulk.waiting) {
             let Some(client) = self.clients.get(id.0) else { continue };
             // Large reads stay: a part of a reply is asked where it was asked first.
-            let to = client.awaiting_key().map_or(node, |hash| self.owner(hash));
+            let to = client.awaiting_key().map_or(node, |(hash, line)| self.owner(hash, || slow::key_of(line)));
             if self.nodes.get(to.0).is_some() {
                 self.await_bulk(id, to);
             }
@@ -555,7 +555,7 @@ impl Core {
         let total = store.len as u64 + 2;
         let lane = client.lane;
         let hash = Topology::hash(store.key);
-        let node = self.owner(hash);
+        let node = self.owner(hash, || store.key);
         self.shared.sample(store.key, hash);
         self.shared.cells().command(store.verb.into());
         if self.lane(node, lane).is_none() {

@@ -306,10 +306,10 @@ impl Client {
         }
     }
 
-    /// The hash of the key whose large value waits for a lane.
-    pub(super) fn awaiting_key(&self) -> Option<u64> {
+    /// The hash of the key whose large value waits for a lane, and the line that names it.
+    pub(super) fn awaiting_key(&self) -> Option<(u64, &[u8])> {
         match &self.reading {
-            Reading::AwaitLane(large) => Some(large.hash),
+            Reading::AwaitLane(large) => Some((large.hash, &large.header)),
             _ => None,
         }
     }

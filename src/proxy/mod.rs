@@ -151,6 +151,8 @@ pub struct Settings {
     pub hot_keys: bool,
     /// Tell keys as they are, not by their hash.
     pub log_keys: bool,
+    /// The placement asks for keys, not for their hash: samples keep them.
+    pub placed_by_key: bool,
     /// Requests that take at least so long are counted and told of; nothing for none.
     pub slow_request: Option<Duration>,
     /// Shown by `stats`.
@@ -188,6 +190,7 @@ impl Default for Settings {
             started_at: 0,
             hot_keys: true,
             log_keys: false,
+            placed_by_key: false,
             slow_request: Some(Duration::from_millis(100)),
             pid: 1,
             max_connections: 4096,
@@ -269,7 +272,8 @@ impl Shared {
         let skip = u32::try_from(self.random() % u64::from(2 * hot::EVERY - 1)).unwrap_or_default();
         self.unsampled = if self.settings.hot_keys { skip } else { u32::MAX };
         if self.settings.hot_keys {
-            self.cells().sampled(hash, self.settings.log_keys.then_some(key), self.now);
+            let keeps = self.settings.log_keys || self.settings.placed_by_key;
+            self.cells().sampled(hash, keeps.then_some(key), self.now);
         }
     }
 

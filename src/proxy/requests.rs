@@ -5,7 +5,7 @@
 use super::client::{Body, Input, Reading, Stall, Taken, Target};
 use super::lane::Entry;
 use super::replies::{Part, Stamp};
-use super::slow::Asked;
+use super::slow::{self, Asked};
 use super::{ClientId, Core, NodeId, OnNodeDown, UpstreamId};
 use crate::metrics::{Kind, Outcome, Reason, SIZES, Wait};
 use crate::protocol::command::Command;
@@ -92,7 +92,7 @@ impl Core {
     /// Puts a read's keys on their nodes' lanes: one slot and one group per node (more where a line
     /// would become too long).
     fn read(&mut self, id: ClientId, verb: ReadVerb, keys: Keys<'_>) -> Taken {
-        if self.shared.full_lanes > 0 && keys.clone().any(|key| self.stalls_on(id, Topology::hash(key))) {
+        if self.shared.full_lanes > 0 && keys.clone().any(|key| self.stalls_on(id, key, Topology::hash(key))) {
             return Taken::Stalled;
         }
         let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else {
@@ -106,7 +106,7 @@ impl Core {
             count += 1;
             let hash = Topology::hash(key);
             self.shared.sample(key, hash);
-            let node = self.owner(hash);
+            let node = self.owner(hash, || key);
             match self.lane(node, lane) {
                 Some(up) => self.ask(id, up, verb, key, hash, &mut first),
                 None => {
@@ -181,7 +181,7 @@ impl Core {
         }
         let hash = Topology::hash(store.key);
         let total = store.len + 2;
-        if self.stalls_on(id, hash) || (after.len() < total && !self.reserve_body(id, total)) {
+        if self.stalls_on(id, store.key, hash) || (after.len() < total && !self.reserve_body(id, total)) {
             return Taken::Stalled;
         }
         self.shared.sample(store.key, hash);
@@ -253,7 +253,7 @@ impl Core {
 
     fn change(&mut self, id: ClientId, change: Change, key: &[u8], quiet: bool) -> Taken {
         let hash = Topology::hash(key);
-        if self.stalls_on(id, hash) {
+        if self.stalls_on(id, key, hash) {
             return Taken::Stalled;
         }
         self.shared.sample(key, hash);
@@ -275,7 +275,7 @@ impl Core {
 
     /// Puts a request for one node on its lane and owes its reply, or answers that the node is down.
     fn enqueue(&mut self, id: ClientId, hash: u64, quiet: bool, line: &[u8], command: Command) -> Option<UpstreamId> {
-        let node = self.owner(hash);
+        let node = self.owner(hash, || slow::key_of(line));
         let lane = self.clients.get(id.0)?.lane;
         let Some(up_id) = self.lane(node, lane) else {
             self.answer_down(id, node, quiet, command);
@@ -332,11 +332,11 @@ impl Core {
     }
 
     /// Whether the lane a key needs is at its limit; then the client waits for it.
-    fn stalls_on(&mut self, id: ClientId, hash: u64) -> bool {
+    fn stalls_on(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
         if self.shared.full_lanes == 0 {
             return false;
         }
-        let node = self.owner(hash);
+        let node = self.owner(hash, || key);
         let Some(lane) = self.clients.get(id.0).and_then(|client| self.lane(node, client.lane)) else {
             return false;
         };

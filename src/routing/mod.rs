@@ -263,13 +263,6 @@ impl Topology {
         }
     }
 
-    /// The node that owns the key with this [`hash`](Self::hash) in the default placement.
-    #[inline]
-    #[must_use]
-    pub fn route_hash(&self, hash: u64) -> NodeIndex {
-        self.route_with(hash, || &[])
-    }
-
     /// The node that owns a key; none only before the first ring is known.
     #[must_use]
     pub fn owner(&self, key: &[u8]) -> Option<&Arc<Node>> {
