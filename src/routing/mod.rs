@@ -175,6 +175,12 @@ impl Node {
         }
     }
 
+    /// As it is written in a list: host, port, and the name that the user gave.
+    #[must_use]
+    pub fn listed(&self) -> String {
+        if self.named { format!("{}/{}", self.address(), self.name) } else { self.name.to_string() }
+    }
+
     /// The same node, connected to at another host: its identity, and so its keys, stay.
     #[must_use]
     pub fn dialled_at(mut self, host: &str) -> Self {

@@ -110,6 +110,12 @@ impl Placement {
         Self { name_format, ..self }
     }
 
+    /// The same, with what is hashed of a node as another placement has it.
+    #[must_use]
+    pub fn with_names_of(self, other: &Self) -> Self {
+        self.with_names(other.name_format.clone())
+    }
+
     /// The preset's name.
     #[must_use]
     pub fn preset(&self) -> &'static str {
