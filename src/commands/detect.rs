@@ -69,14 +69,10 @@ impl Findings {
             return "one node holds every key: every placement fits\n".to_owned();
         }
         let keys = grouped(self.keys as u64);
-        let alike: Vec<String> = self
-            .matches
-            .iter()
-            .skip(1)
-            .filter(|other| other.fingerprint == best.fingerprint && other.keys == best.keys)
-            .map(|other| other.placement.to_string())
-            .collect();
-        let next = self.matches.iter().find(|other| other.fingerprint != best.fingerprint);
+        let equals = self.matches.iter().skip(1).filter(|other| other.keys == best.keys);
+        let (alike, as_good): (Vec<&Match>, Vec<&Match>) =
+            equals.partition(|other| other.fingerprint == best.fingerprint);
+        let next = self.matches.iter().find(|other| other.keys < best.keys);
         let next = next
             .map_or_else(String::new, |next| format!("; next best {} ({})", percent(self.share(next)), next.placement));
         let mut text = format!("{}: {} of {keys} keys{next}\n", best.placement, percent(self.share(best)));
@@ -89,8 +85,11 @@ impl Findings {
             );
             return text;
         }
-        if !alike.is_empty() {
-            let _ = writeln!(text, "the same place of every key: {}", alike.join(" "));
+        for (heading, matches) in [("the same place of every key", alike), ("as good on these keys", as_good)] {
+            if !matches.is_empty() {
+                let names: Vec<String> = matches.iter().map(|other| other.placement.to_string()).collect();
+                let _ = writeln!(text, "{heading}: {}", names.join(" "));
+            }
         }
         let _ = write!(text, "use: --placement {}", best.placement);
         if let Some(order) = &best.order {
@@ -219,7 +218,7 @@ mod tests {
             }
             let (findings, report) = found(&text, &[0, 1, 2]);
             assert_eq!(findings.matches[0].keys, 1000, "{text}: {report}");
-            let named = report.lines().take(2).any(|line| line.split([' ', ':', '(', ')']).any(|word| word == text));
+            let named = report.lines().take(3).any(|line| line.split([' ', ':']).any(|word| word == text));
             assert!(named, "{text}: {report}");
         }
         let (_, report) = found("pymemcache", &[0, 1, 2]);

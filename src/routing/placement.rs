@@ -226,7 +226,7 @@ impl FromStr for Placement {
         let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) else {
             let nearest = PRESETS.iter().map(|preset| (strsim::jaro_winkler(preset.name, name), preset.name));
             let nearest = nearest.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(near, _)| *near > 0.7);
-            let hint = nearest.map_or_else(String::new, |(_, nearest)| format!(", did you mean {nearest}?"));
+            let hint = nearest.map_or_else(String::new, |(_, nearest)| format!(", perhaps {nearest} is meant"));
             return Err(PlacementError::Unknown(name.chars().take(80).collect(), hint));
         };
         let mut given: Vec<(String, &str)> = Vec::new();
@@ -365,8 +365,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_and_the_nearest_suggested() {
         for (text, problem) in [
-            ("pymemcached", "no placement is called \"pymemcached\", did you mean pymemcache?"),
-            ("libmemcache-ketama", "did you mean libmemcached-ketama?"),
+            ("pymemcached", "no placement is called \"pymemcached\", perhaps pymemcache is meant; `slipring"),
+            ("libmemcache-ketama", "perhaps libmemcached-ketama is meant"),
             ("xyz", "no placement is called \"xyz\"; `slipring placements` lists them"),
             ("", "no placement is called \"\""),
             (
