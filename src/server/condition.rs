@@ -153,6 +153,7 @@ impl Condition {
             since: seen.status.1,
             instance: self.instance.clone(),
             fingerprint: topology.name(),
+            placement: self.placement.clone(),
             version: topology.version(),
             source: view.source.source.clone(),
             last_error: view.source.last_error.clone(),
