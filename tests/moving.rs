@@ -1,6 +1,13 @@
 //! Moving in, by the binary: `locate`, `placements`, `plan`, `detect` against live nodes, and a sidecar with the
 //! placement of another client.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking, also in its helpers"
+)]
 
 mod support;
 

@@ -1,5 +1,12 @@
 //! Placements against what real clients did with the same keys and nodes (`tests/vectors`), and what holds for all.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking, also in its helpers"
+)]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
