@@ -5,8 +5,11 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
     clippy::cast_possible_truncation,
-    reason = "a test fails by panicking, also in its helpers"
+    missing_docs,
+    reason = "test code: a panic is how it says no, and real processes need a real clock"
 )]
 
 mod support;
