@@ -85,7 +85,7 @@ pub enum PlacementError {
     /// The preset does not know the option.
     #[error("placement {0} has no option {1:?}; it has {2}")]
     Option(&'static str, String, String),
-    /// Not `option=value`.
+    /// Not `option=value`, or with white space in the value.
     #[error("expected option=value after the placement's name, not {0:?}")]
     Form(String),
     /// The option does not take the value.
@@ -232,6 +232,10 @@ impl FromStr for Placement {
         let mut given: Vec<(String, &str)> = Vec::new();
         for part in parts {
             let (option, value) = part.split_once('=').ok_or_else(|| PlacementError::Form(part.to_owned()))?;
+            // No key has such a part, and the whole stands in lines of text.
+            if value.contains(|c: char| c.is_control() || c.is_whitespace()) {
+                return Err(PlacementError::Form(part.to_owned()));
+            }
             let option = option.trim().to_ascii_lowercase().replace('_', "-");
             if given.iter().any(|(other, _)| *other == option) {
                 return Err(PlacementError::Twice(preset.name, option));
@@ -375,6 +379,8 @@ mod tests {
             ),
             ("pymemcache,hash=md5", "placement pymemcache has no option \"hash\"; it has strip-prefix"),
             ("dalli,ketama", "expected option=value after the placement's name, not \"ketama\""),
+            ("dalli,strip-prefix=a b", "expected option=value"),
+            ("dalli,strip-prefix=a\nb", "expected option=value after the placement's name, not \"strip-prefix=a\\nb\""),
             ("twemproxy,hash=md5,hash=md5", "placement twemproxy: hash is given twice"),
             ("twemproxy,hash-tag={", "placement twemproxy: hash-tag=\"{\" is not known; expected two characters"),
             ("perl-cache-memcached-fast,ketama-points=0", "expected a number from 1 to 10000"),
