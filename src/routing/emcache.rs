@@ -1,19 +1,28 @@
 //! emcache (Python): rendezvous by MurmurHash3 of key and node, of which a slip in operator precedence leaves the low
 //! byte and a few signs. So many scores are equal, and the hash of the node decides.
 
+use super::NodeIndex;
 use super::scheme::Member;
-use super::{MAX_KEY, NodeIndex};
 
-/// Longest name that is hashed without an allocation, in bytes.
-const NAME: usize = 304;
+/// Longest name that is kept in two words, in bytes; longer ones cost an allocation for each key.
+const NAME: usize = 32;
 
 /// Keys by which the shares are estimated: what the slip leaves favours some nodes.
 const SAMPLES: u32 = 4096;
 
-/// The nodes in order, each with its name and that name's own score.
+/// The nodes in order.
 #[derive(Debug)]
 pub(super) struct Emcache {
-    nodes: Box<[(Box<[u8]>, u32)]>,
+    nodes: Box<[Named]>,
+}
+
+#[derive(Debug)]
+struct Named {
+    name: Box<[u8]>,
+    /// The name, little endian, if it is no longer than [`NAME`].
+    words: [u128; 2],
+    /// The score of the name alone.
+    own: u32,
 }
 
 /// The state of MurmurHash3_x64_128.
@@ -27,7 +36,8 @@ impl Emcache {
         let named = members.iter().map(|member| {
             let name: Box<[u8]> = member.label.as_bytes().into();
             let own = reduced(State::default().finish(&name, name.len()));
-            (name, own)
+            let (first, second) = name.split_at(name.len().min(16));
+            Named { words: [word(first), word(second)], name, own }
         });
         Self { nodes: named.collect() }
     }
@@ -36,20 +46,20 @@ impl Emcache {
         // All nodes share the whole blocks of the key.
         let (blocks, odd) = key.as_chunks::<16>();
         let shared = blocks.iter().fold(State::default(), State::block);
-        let mut rest = [0; 16 + NAME];
-        for (place, byte) in rest.iter_mut().zip(odd) {
-            *place = *byte;
-        }
+        let odd_word = word(odd);
+        let shift = u32::try_from(8 * odd.len()).unwrap_or(0);
         let mut best: Option<(u32, u32)> = None;
         let mut owner = NodeIndex(0);
-        for ((name, own), index) in self.nodes.iter().zip(0..) {
-            let len = odd.len() + name.len();
-            let score = match rest.get_mut(odd.len()..len) {
-                Some(place) => {
-                    place.copy_from_slice(name);
-                    shared.finish(rest.get(..len).unwrap_or_default(), key.len() + name.len())
-                }
-                None => shared.finish(&[odd, name].concat(), key.len() + name.len()),
+        for (Named { name, words, own }, index) in self.nodes.iter().zip(0..) {
+            let (len, whole) = (odd.len() + name.len(), key.len() + name.len());
+            let score = if name.len() <= NAME {
+                // The name behind the odd bytes, as three words.
+                let [first, second] = *words;
+                let carried = |word: u128| word.checked_shr(u128::BITS - shift).unwrap_or(0);
+                let rest = [odd_word | first << shift, carried(first) | second << shift, carried(second)];
+                shared.finish_words(rest, len, whole)
+            } else {
+                shared.finish(&[odd, name].concat(), whole)
             };
             let score = (reduced(score), *own);
             if best.is_none_or(|best| score > best) {
@@ -71,7 +81,14 @@ impl Emcache {
     }
 }
 
-const _: () = assert!(MAX_KEY <= NAME, "a name is a host and a port");
+/// Up to 16 bytes, little endian.
+fn word(bytes: &[u8]) -> u128 {
+    let mut room = [0; 16];
+    for (place, byte) in room.iter_mut().zip(bytes) {
+        *place = *byte;
+    }
+    u128::from_le_bytes(room)
+}
 
 /// What is left of the first word: the first byte with its sign, and the signs of the three behind it.
 fn reduced(word: u64) -> u32 {
@@ -95,7 +112,10 @@ impl State {
     }
 
     fn block(self, block: &[u8; 16]) -> Self {
-        let word = u128::from_le_bytes(*block);
+        self.mix(u128::from_le_bytes(*block))
+    }
+
+    fn mix(self, word: u128) -> Self {
         let Self(mut h1, mut h2) = self;
         h1 = (h1 ^ Self::first(half(word))).rotate_left(27).wrapping_add(h2);
         h1 = h1.wrapping_mul(5).wrapping_add(0x52dc_e729);
@@ -107,12 +127,18 @@ impl State {
     /// The first of the two words, after the rest of a message of `len` bytes.
     fn finish(self, rest: &[u8], len: usize) -> u64 {
         let (blocks, tail) = rest.as_chunks::<16>();
-        let Self(mut h1, mut h2) = blocks.iter().fold(self, Self::block);
-        let mut last = [0; 16];
-        for (place, byte) in last.iter_mut().zip(tail) {
-            *place = *byte;
-        }
-        let last = u128::from_le_bytes(last);
+        blocks.iter().fold(self, Self::block).last(word(tail), len)
+    }
+
+    /// The same of a rest of `rest_len` bytes, below 48, in three words.
+    fn finish_words(self, rest: [u128; 3], rest_len: usize, len: usize) -> u64 {
+        let whole = rest_len / 16;
+        let state = rest.iter().take(whole).fold(self, |state, word| state.mix(*word));
+        state.last(rest.get(whole).copied().unwrap_or(0), len)
+    }
+
+    fn last(self, last: u128, len: usize) -> u64 {
+        let Self(mut h1, mut h2) = self;
         h2 ^= Self::second(half(last >> 64)) ^ len as u64;
         h1 ^= Self::first(half(last)) ^ len as u64;
         h1 = h1.wrapping_add(h2);
@@ -150,7 +176,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_what_the_definition_says(
-            labels in proptest::collection::hash_set("[a-z0-9.]{1,40}", 1..20),
+            labels in proptest::collection::hash_set("[a-z0-9.]{1,36}", 1..20),
             key in "\\PC{1,60}",
         ) {
             let labels: Vec<String> = labels.into_iter().collect();

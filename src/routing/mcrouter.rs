@@ -16,9 +16,6 @@ const SHIFT: usize = 23;
 /// Walks that lead past the last node are begun anew; after so many the first node has the key.
 const TRIES: usize = 32;
 
-/// Words of bits: an attempt takes at most ten, one for each level of a tree of [`super::MAX_NODES`].
-const WORDS: usize = (TRIES * SHIFT * 10).div_ceil(64) + 1;
-
 /// `Ch3`: a walk down a binary tree of nodes, guided by the bits of the key.
 #[derive(Debug)]
 pub(super) struct Ch3 {
@@ -32,28 +29,33 @@ pub(super) struct Rendezvous {
     tags: Box<[u64]>,
 }
 
-/// The bits of a key, made as they are asked for.
-struct Bits<'a> {
-    key: &'a [u8],
-    words: [u64; WORDS],
-    made: usize,
+/// The bits of a key, made as they are asked for: each word is the hash of the one before it.
+struct Bits {
+    first: u64,
+    /// The word that was asked for last, and its number.
+    word: u64,
+    number: usize,
 }
 
 // === impl Bits ===
 
-impl Bits<'_> {
+impl Bits {
+    fn new(key: &[u8]) -> Self {
+        let first = murmur64a(key, SEED);
+        Self { first, word: first, number: 0 }
+    }
+
     fn get(&mut self, index: usize) -> u32 {
-        let wanted = index / 64;
-        while self.made <= wanted {
-            let word = match self.made.checked_sub(1).and_then(|last| self.words.get(last)) {
-                Some(last) => murmur64a(&last.to_le_bytes(), SEED),
-                None => murmur64a(self.key, SEED),
-            };
-            let Some(place) = self.words.get_mut(self.made) else { return 0 };
-            *place = word;
-            self.made += 1;
+        let number = index / 64;
+        // A walk that begins anew begins in the first word.
+        if number < self.number {
+            (self.word, self.number) = (self.first, 0);
         }
-        self.words.get(wanted).map_or(0, |word| (word >> (index % 64) & 1) as u32)
+        while self.number < number {
+            self.word = murmur64a(&self.word.to_le_bytes(), SEED);
+            self.number += 1;
+        }
+        ((self.word >> (index % 64)) & 1) as u32
     }
 }
 
@@ -68,7 +70,7 @@ impl Ch3 {
         if self.nodes <= 1 {
             return NodeIndex(0);
         }
-        let mut bits = Bits { key, words: [0; WORDS], made: 0 };
+        let mut bits = Bits::new(key);
         // Levels of the tree.
         let mut depth = (u32::BITS - (self.nodes - 1).leading_zeros()) as usize;
         let mut at = depth;
