@@ -25,8 +25,9 @@ use slipring::metrics::{Cells, DURATIONS, Exposition, Kind, Outcome, SIZES, Sour
 use slipring::protocol::command::Command;
 use slipring::protocol::reply::{self, Line};
 use slipring::protocol::request::{self, Request};
-use slipring::proxy::{ClientId, Core, Effect, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
+use slipring::proxy::{ClientId, Core, Effect, MAX_SLICES, OutBuf, Settings, UpstreamId};
 use slipring::routing::{Node, PRESETS, Placement, Topology};
+use slipring::time::Tick;
 
 const NOW: Tick = Tick(1);
 
@@ -166,7 +167,8 @@ fn multiget(keys: usize, topology: &Topology) -> Trip {
         nodes[node].1.extend(value(key, 100));
     }
     assert_eq!(order.len(), nodes.len(), "each node has a part");
-    let values: Vec<u8> = order.iter().flat_map(|&n| nodes[n].1.clone()).collect();
+    // In the order of the keys.
+    let values: Vec<u8> = keys.iter().flat_map(|key| value(key, 100)).collect();
     for (request, reply) in &mut nodes {
         request.extend_from_slice(b"\r\n");
         reply.extend_from_slice(b"END\r\n");
@@ -389,6 +391,7 @@ fn observe(c: &mut Criterion) {
             polls: vec![("unchanged", 1)],
             succeeded_at: 1,
             pending: 0,
+            log_lines_dropped: 0,
         }
     };
     let exposition = Exposition::new(cells, sources).unwrap();

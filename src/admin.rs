@@ -133,6 +133,9 @@ pub struct RingNode {
     pub state: &'static str,
     /// Since when, in seconds of Unix time.
     pub since: u64,
+    /// What is wrong with it, where that is known to be no fault of the node; else absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<&'static str>,
 }
 
 /// Where a key lives.
@@ -330,6 +333,7 @@ mod tests {
                     share: 0.25,
                     state: "up",
                     since: 1_700_000_001,
+                    problem: None,
                 }],
             }),
             pulse,

@@ -12,7 +12,7 @@ use std::{
     collections::HashSet,
     ffi::{OsStr, OsString},
     fmt::{self, Display, Write as _},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -38,6 +38,9 @@ const EXIT_USAGE: u8 = 64;
 /// `--buffer-limit` without a memory limit, and its least, in bytes.
 const BUFFERS: usize = 64 << 20;
 const LEAST_BUFFERS: usize = 8 << 20;
+
+/// The port that clients know.
+pub const PORT: u16 = 11211;
 
 /// The default command.
 const SERVE: &str = "serve";
@@ -217,7 +220,9 @@ fn parse_within(
     let given = given(&declared, &matches, &from_env);
     let config = match cli.command {
         CliCommand::Serve(serve) => {
-            let command = Command::Serve { source: node_source(&serve, &from_env)? };
+            let source = node_source(&serve, &from_env)?;
+            refuse_itself(&source, &serve.common.listen, &from_env)?;
+            let command = Command::Serve { source };
             let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
             config.with_discovery(serve, &from_env)
         }
@@ -394,6 +399,26 @@ impl Config {
 
 // === impl ListenAddress ===
 
+impl ListenAddress {
+    /// Whether a connection to `host` and `port`, made on this machine, arrives here. Of the addresses of the machine
+    /// only those of loopback are known.
+    fn takes(&self, host: IpAddr, port: u16) -> bool {
+        let here = |address: SocketAddr| {
+            let (own, host) = (address.ip(), host.to_canonical());
+            let same_family = own.is_ipv4() == host.is_ipv4();
+            // "No address" stands for every one of ours when it is listened on, for loopback when it is dialled.
+            let dialled = if host.is_unspecified() { own.is_loopback() } else { own == host };
+            let any = own.is_unspecified() && (host.is_loopback() || host.is_unspecified());
+            port == address.port() && same_family && (dialled || any)
+        };
+        match self {
+            Self::Localhost => here((Ipv4Addr::LOCALHOST, PORT).into()) || here((Ipv6Addr::LOCALHOST, PORT).into()),
+            Self::Tcp(address) => here(*address),
+            Self::Unix(_) => false,
+        }
+    }
+}
+
 impl Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -544,6 +569,27 @@ fn node_order(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Vec<Node>
     match pinned.iter().find(|node| node.weight != 1) {
         Some(node) => Err(refuse(&format!("{node} has a weight, which belongs into the list of nodes"))),
         None => Ok(pinned),
+    }
+}
+
+/// A list of nothing but ourselves, which an application's own variable makes, can never serve. One whose nodes are
+/// ourselves behind other names is found out when it is connected to.
+fn refuse_itself(source_of_nodes: &Source, listen: &[ListenAddress], from_env: &FromEnvironment) -> Result<(), Exit> {
+    let Source::Static(nodes) = source_of_nodes else { return Ok(()) };
+    let is_own = |node: &Node| {
+        let hosts = match node.host.parse::<IpAddr>() {
+            Ok(host) => vec![host],
+            Err(_) if &*node.host == "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            Err(_) => Vec::new(),
+        };
+        hosts.into_iter().any(|host| listen.iter().any(|address| address.takes(host, node.port)))
+    };
+    match nodes.first().filter(|_| nodes.iter().all(is_own)) {
+        None => Ok(()),
+        Some(first) => Err(Exit::usage(&format!(
+            "{}: {first} is this sidecar itself, which listens there; name the memcached nodes",
+            source("nodes", from_env)
+        ))),
     }
 }
 

@@ -8,6 +8,8 @@ pub mod descriptors;
 pub mod listener;
 pub mod worker;
 
+pub mod itself;
+
 pub mod protocol;
 pub mod proxy;
 pub mod routing;
@@ -18,4 +20,7 @@ pub mod embedded;
 pub mod commands;
 
 pub mod admin;
+pub mod log;
 pub mod metrics;
+pub mod resolve;
+pub mod time;

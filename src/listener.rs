@@ -17,11 +17,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use crate::config::ListenAddress;
+use crate::config::{ListenAddress, PORT};
+use crate::itself::Itself;
 use crate::metrics::Cells;
+use crate::worker::keepalive;
 
-/// The port clients know.
-const PORT: u16 = 11211;
 /// Connections the kernel completes before they are accepted; it caps this at `somaxconn`.
 const BACKLOG: i32 = 1024;
 /// The wait after a failed accept, such as when descriptors have run out.
@@ -133,8 +133,12 @@ fn open_tcp(address: SocketAddr) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
-    // Accepted sockets inherit both of these: no call for each of them.
+    // Accepted sockets inherit all of these: no call for each of them.
     socket.set_tcp_nodelay(true)?;
+    // A client whose machine vanishes without a word would hold its place for good.
+    if let Err(error) = socket.set_tcp_keepalive(&keepalive()) {
+        tracing::debug!(%error, "clients are not probed");
+    }
     #[cfg(target_os = "linux")]
     if let Err(error) = socket.set_tcp_notsent_lowat(UNSENT_BYTES) {
         // Sandboxes may not know it; it saves memory only.
@@ -273,24 +277,40 @@ pub struct Acceptor {
     cells: Arc<Cells>,
     /// Client connections at a time; more are told so and closed, as memcached does.
     max_connections: usize,
-    /// Client connections at a time that there are descriptors for; more wait in the backlog.
-    room: u64,
+    /// Client sockets at a time that there are descriptors for; more wait in the backlog.
+    room: AtomicU64,
+    /// The connections to nodes: none of them is a client.
+    itself: Arc<Itself>,
 }
 
 impl Acceptor {
-    /// Hands connections to these workers, `max_connections` at a time and never more than `room`.
+    /// Hands connections to these workers, `max_connections` at a time; none before there is [room](Self::make_room).
+    /// What is a connection of `itself` is closed.
     #[must_use]
-    pub fn new(workers: Vec<mpsc::Sender<Accepted>>, cells: Arc<Cells>, max_connections: usize, room: u64) -> Self {
+    pub fn new(
+        workers: Vec<mpsc::Sender<Accepted>>,
+        cells: Arc<Cells>,
+        max_connections: usize,
+        itself: Arc<Itself>,
+    ) -> Self {
         let handed = workers.iter().map(|_| AtomicU64::new(0)).collect();
-        Self { workers, handed, cells, max_connections, room }
+        Self { workers, handed, cells, max_connections, room: AtomicU64::new(0), itself }
+    }
+
+    /// From now on there are descriptors for so many clients at a time. Those that are connected stay.
+    pub fn make_room(&self, room: u64) {
+        self.room.store(room, Relaxed);
     }
 
     /// Accepts until the task is dropped.
     pub async fn run(self: Arc<Self>, incoming: Incoming) {
         let mut logged: Option<Instant> = None;
         loop {
-            let accepted = if self.clients() < self.room { incoming.accept().await } else { Err(no_room()) };
+            let accepted =
+                if self.sockets() < self.room.load(Relaxed) { incoming.accept().await } else { Err(no_room()) };
             match accepted {
+                // Its end is what who made it is told by.
+                Ok(stream) if self.is_ours(&stream) => drop(stream),
                 Ok(stream) => self.hand_over(stream).await,
                 // The client gave up before it was accepted: nothing is wrong here.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
@@ -314,6 +334,17 @@ impl Acceptor {
     /// Connections at present, those included that no worker has taken yet.
     pub fn clients(&self) -> u64 {
         (0..self.workers.len()).map(|worker| self.load(worker)).sum()
+    }
+
+    /// Sockets at present, those included of clients that are closed and listened to for a last moment.
+    fn sockets(&self) -> u64 {
+        self.handed().saturating_sub(self.cells.sum(|cells| &cells.sockets_closed))
+    }
+
+    fn is_ours(&self, stream: &Accepted) -> bool {
+        let Accepted::Tcp(stream) = stream else { return false };
+        let ends = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
+        ends.is_ok_and(|(peer, local)| self.itself.is_ours(peer, local))
     }
 
     /// A worker's connections, those included that it has not taken yet: in a burst they are most.
@@ -367,6 +398,10 @@ mod tests {
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let accepted = Socket::from(listener.accept().unwrap().0);
         assert!(accepted.tcp_nodelay().unwrap());
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(3));
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), Duration::from_secs(1));
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
         #[cfg(target_os = "linux")]
         assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
     }

@@ -4,16 +4,15 @@ use std::{
     env,
     ffi::OsString,
     fs,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
 };
 
 use slipring::{
     commands::{self, check},
-    config::{self, Config, Exit, LogFormat, Stream},
-    server,
+    config::{self, Config, Exit, Stream},
+    log, server,
 };
-use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 fn main() -> ExitCode {
     // What is not UTF-8 becomes a value that is refused, rather than one that is not there.
@@ -29,36 +28,34 @@ fn main() -> ExitCode {
     start_logging(&config);
     if let Some(result) = commands::run(&config, &mut io::stdout()) {
         return match result {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(()) => end(0),
             Err(error) => leave(&Exit { text: format!("slipring: {error}"), stream: Stream::Stderr, code: 1 }),
         };
     }
     match server::run(config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => end(0),
         Err(error) => leave(&Exit { text: format!("slipring: {error}"), stream: Stream::Stderr, code: 1 }),
     }
 }
 
 fn start_logging(config: &Config) {
-    // The filter was checked with the configuration. Levels by module need no regular expressions,
-    // which are a fifth of a megabyte of an idle sidecar.
-    let levels: Targets = config.log_filter.parse().unwrap_or_default();
-    let lines = fmt::layer().with_writer(io::stderr);
-    let lines = match config.log_format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-    };
-    tracing_subscriber::registry().with(lines).with(levels).init();
+    log::start(&config.log_filter, config.log_format);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
 }
 
-/// Nothing can be done about an output that is closed.
+/// Says why it ends, if there is something to say, and waits for the log.
 fn leave(exit: &Exit) -> ExitCode {
-    let _ = match exit.stream {
-        Stream::Stdout => writeln!(io::stdout(), "{}", exit.text),
-        Stream::Stderr => writeln!(io::stderr(), "{}", exit.text),
-    };
-    ExitCode::from(exit.code)
+    match exit.stream {
+        // Nothing can be done about an output that is closed.
+        Stream::Stdout => drop(writeln!(io::stdout(), "{}", exit.text)),
+        Stream::Stderr => log::tell(&exit.text),
+    }
+    end(exit.code)
+}
+
+fn end(code: u8) -> ExitCode {
+    log::end();
+    ExitCode::from(code)
 }

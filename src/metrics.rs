@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::protocol::command::Command;
-use crate::proxy::Tick;
+use crate::time::Tick;
 use hot::{HotKeys, Sketch};
 
 pub use collector::{Exposition, Sources};
@@ -373,6 +373,8 @@ impl NodeState {
 #[allow(missing_docs, reason = "each name is its meaning; table.rs has the help texts")]
 pub struct NodeCells {
     state: Counter,
+    /// 1 while it is down because what listens there is this process.
+    itself: Counter,
     /// Requests by [`NodeOutcome`].
     pub requests: [Counter; 4],
     pub hits: Counter,
@@ -392,8 +394,8 @@ pub struct NodeCells {
     pub sent_bytes: Counter,
     pub timeouts: Counter,
     pub desyncs: Counter,
-    /// Outages by cause: time-outs, not connectable, lost, out of step.
-    pub ejections: [Counter; 4],
+    /// Outages by cause: time-outs, not connectable, lost, out of step, this process itself.
+    pub ejections: [Counter; 5],
     /// Answered, failed.
     pub probes: [Counter; 2],
 }
@@ -419,6 +421,11 @@ impl NodeCells {
         }
     }
 
+    /// Publishes whether it is down because what listens there is this process.
+    pub fn set_itself(&self, is: bool) {
+        self.itself.set(u64::from(is));
+    }
+
     /// Publishes how the worker sees the node.
     pub fn set_state(&self, state: NodeState) {
         self.state.set(state as u64);
@@ -431,6 +438,8 @@ impl NodeCells {
 pub struct WorkerCells {
     pub connections: Counter,
     pub connections_total: Counter,
+    /// Sockets of clients that were closed; a closed client's stays for a moment.
+    pub sockets_closed: Counter,
     pub bytes_read: Counter,
     pub bytes_written: Counter,
     /// Closed client connections, by reason.
@@ -658,5 +667,11 @@ impl Cells {
         // A worker that does not know it yet is about to connect.
         let of = |cells: &WorkerCells| cells.nodes().get(name).map(|node| node.state()).unwrap_or_default();
         self.workers.iter().map(of).max().unwrap_or_default()
+    }
+
+    /// Whether a worker has found that a node is this process.
+    #[must_use]
+    pub fn node_is_itself(&self, name: &str) -> bool {
+        self.workers.iter().any(|cells| cells.nodes().get(name).is_some_and(|node| node.itself.get() > 0))
     }
 }

@@ -8,13 +8,13 @@ mod condition;
 
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,6 +45,9 @@ pub enum RunError {
     /// The nodes make no ring.
     #[error(transparent)]
     Topology(#[from] TopologyError),
+    /// Fewer open files than it takes to look for the next trouble.
+    #[error("cannot start: the limit of {0} open files is too low")]
+    Files(u64),
     /// Threads, runtimes, signal handlers.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
@@ -58,6 +61,9 @@ pub fn run(config: Config) -> Result<(), RunError> {
     #[expect(clippy::disallowed_methods, reason = "the zero of the core's time")]
     let started = Instant::now();
     let files = descriptors::raise();
+    if files < descriptors::LEAST {
+        return Err(RunError::Files(files));
+    }
     let runtime = Builder::new_current_thread().enable_all().build()?;
     // Before anyone can see that it runs: unheard, a SIGHUP would end it.
     let signals = {
@@ -136,6 +142,7 @@ async fn serve(
         settings: settings(&config),
         cells: Arc::clone(&cells),
         connect_timeout: config.connect_timeout,
+        itself: Arc::default(),
         started,
     };
     let workers = beats
@@ -144,9 +151,13 @@ async fn serve(
         .map(|(beat, index)| worker::spawn(index, parts.clone(), beat))
         .collect::<io::Result<Vec<_>>>()?;
     let (senders, ended): (Vec<_>, Vec<_>) = workers.into_iter().map(|worker| (worker.sender, worker.ended)).unzip();
+    let acceptor = Arc::new(Acceptor::new(senders, cells, config.max_connections, parts.itself));
+    let rings = ring.subscribe();
     let nodes = ring.load().nodes().len();
-    let room = room_for_clients(&config, bound.files, nodes);
-    let acceptor = Arc::new(Acceptor::new(senders, cells, config.max_connections, room));
+    let mut room = Room { files: bound.files, config: config.clone(), told: None };
+    acceptor.make_room(room.reckon(nodes));
+    let keep = room.keep(Arc::clone(&ring), rings, Arc::downgrade(&acceptor));
+    tasks.spawn(stop.clone().run_until_cancelled_owned(keep));
     let addresses: Vec<ListenAddress> = bound.data.iter().map(|listener| listener.address().clone()).collect();
     let accepting = Accepting::default();
     for listener in bound.data {
@@ -155,8 +166,9 @@ async fn serve(
     }
     tracing::info!(listen = %join(&addresses), nodes, workers = config.workers, instance = config.instance, "serving");
     if let Command::Dev { node_memory, .. } = config.command {
-        // Nobody has to read it.
-        let _ = io::stdout().write_all(banner(&addresses, &ring.load(), admin_address, node_memory).as_bytes());
+        let banner = banner(&addresses, &ring.load(), admin_address, node_memory);
+        // Nobody has to read it: not even this thread waits for who does.
+        std::thread::Builder::new().name("banner".into()).spawn(move || io::stdout().write_all(banner.as_bytes()))?;
     }
     let order = signals.next(&triggers).await;
     draining.cancel();
@@ -210,16 +222,39 @@ async fn end(
     }
 }
 
-/// How many clients there are descriptors for; says so when it is less than was asked for.
-fn room_for_clients(config: &Config, files: u64, nodes: usize) -> u64 {
-    let room = descriptors::room(files, config.workers, nodes, config.connections_per_node);
-    if room < config.max_connections as u64 {
-        tracing::warn!(
-            "the limit of {files} open files leaves room for {room} clients, not {} (--max-connections); others wait",
-            config.max_connections
-        );
+/// How many clients there are descriptors for, whatever the ring.
+struct Room {
+    /// Most open files.
+    files: u64,
+    config: Config,
+    /// What was last said of it.
+    told: Option<u64>,
+}
+
+impl Room {
+    /// Reckons with each ring. The acceptor's end is the workers' sign to finish: it is not held.
+    async fn keep(mut self, ring: Arc<Published>, mut rings: watch::Receiver<u64>, acceptor: Weak<Acceptor>) {
+        while rings.changed().await.is_ok() {
+            let room = self.reckon(ring.load().nodes().len());
+            let Some(acceptor) = acceptor.upgrade() else { return };
+            acceptor.make_room(room);
+        }
     }
-    room
+
+    /// Says so when it is less than was asked for, once for each that it comes to.
+    fn reckon(&mut self, nodes: usize) -> u64 {
+        let Self { files, config, told } = self;
+        let room = descriptors::room(*files, config.workers, nodes, config.connections_per_node);
+        if room < config.max_connections as u64 && *told != Some(room) {
+            *told = Some(room);
+            tracing::warn!(
+                "the limit of {files} open files leaves room for {room} clients beside {nodes} nodes, not {} \
+                 (--max-connections); others wait",
+                config.max_connections
+            );
+        }
+        room
+    }
 }
 
 /// Readiness must not stop a rollout because the cache is not there.

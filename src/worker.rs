@@ -8,13 +8,14 @@
 //! The core is borrowed at the top of a step and never across an await; its effects are carried out
 //! after the borrow ends.
 
+mod poll_clock;
 pub mod pulse;
 mod stream;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -27,19 +28,27 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
+use crate::itself::{Itself, Made};
 use crate::listener::Accepted;
 use crate::metrics::Cells;
-use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
+use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, ReadBuffer, Settings, UpstreamId};
+use crate::resolve;
 use crate::routing::{Node, Published};
+use crate::time::Tick;
+use poll_clock::PollClock;
 use pulse::Beat;
+pub use stream::keepalive;
 use stream::{ReadHalf, WriteHalf};
 
-/// One read takes at most this many bytes; the buffer stays in the L2 cache.
-const SCRATCH: usize = 64 << 10;
 /// Tasks that run before the runtime asks for new events while some are always ready. Streams of
 /// large values are: each of their polls moves 64 KiB, and a small request waits for so many of
 /// them twice. It does not cut a round short: what becomes ready runs behind the flusher.
 const EVENT_INTERVAL: u32 = 31;
+/// Most names of nodes that are resolved at a time; each holds a thread while its name server hangs.
+const LOOKUPS: usize = 64;
+/// The flusher writes so many bytes to clients in one poll, and a little more: else a large value that many clients asked
+/// for would keep all others waiting while it is copied to each.
+const FLUSH_BYTES: usize = 2 << 20;
 /// How long, and for how many bytes, a closed client is listened to after our last word, so that
 /// a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -64,6 +73,8 @@ pub struct Parts {
     pub cells: Arc<Cells>,
     /// Longest time to open a connection to a node.
     pub connect_timeout: Duration,
+    /// Every connection to a node, for who accepts clients.
+    pub itself: Arc<Itself>,
     /// The zero of the core's time.
     pub started: Instant,
 }
@@ -90,17 +101,24 @@ pub fn spawn(index: usize, parts: Parts, beat: Beat) -> io::Result<Worker> {
             .enable_io()
             .enable_time()
             .event_interval(EVENT_INTERVAL)
+            .max_blocking_threads(LOOKUPS)
             .build_local(LocalOptions::default())
     };
-    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || match runtime() {
-        Ok(runtime) => {
-            runtime.block_on(run(index, parts, receiver, beat));
-            drop(end);
-            // The resolution of a name may last; nobody waits for it any more.
-            runtime.shutdown_background();
-        }
-        Err(error) => tracing::error!(%error, "worker cannot start"),
+    // Only there can it be made, and only then is it known whether there were descriptors for it.
+    let (started, start) = std::sync::mpsc::sync_channel(1);
+    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let runtime = match runtime() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        // Who waits for it goes on whatever it hears.
+        let _ = started.send(Ok(()));
+        runtime.block_on(run(index, parts, receiver, beat));
+        drop(end);
+        // The resolution of a name may last; nobody waits for it any more.
+        runtime.shutdown_background();
     })?;
+    start.recv().map_err(io::Error::other)??;
     Ok(Worker { sender, ended })
 }
 
@@ -110,17 +128,20 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
     let core = Core::new(parts.ring.load(), parts.settings, Arc::clone(&parts.cells), index);
     let rim = Rc::new(Rim {
         core: RefCell::new(core),
-        scratch: RefCell::new(vec![0; SCRATCH]),
+        scratch: RefCell::default(),
         clients: RefCell::default(),
         upstreams: RefCell::default(),
         flusher: RefCell::new(Waker::noop().clone()),
         flusher_woken: Cell::new(false),
         effects: RefCell::default(),
+        unwritten: RefCell::default(),
+        polls: PollClock::default(),
         open: Cell::new(0),
+        index,
         parts,
     });
     let flusher = Rc::clone(&rim);
-    spawn_local(poll_fn(move |cx| flusher.poll_flush(cx)));
+    spawn_local(poll_fn(move |cx| flusher.polls.time("flush", || flusher.poll_flush(cx))));
     rim.apply();
     spawn_local(Rc::clone(&rim).follow(changes));
     spawn_local(beat.answer());
@@ -133,6 +154,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
             Err(error) => {
                 // It has come and gone: who counts those that are connected must not wait for it.
                 rim.parts.cells.worker(index).connections_total.add(1);
+                rim.parts.cells.worker(index).sockets_closed.add(1);
                 tracing::warn!(%error, "client connection lost at hand-over");
             }
         }
@@ -149,6 +171,8 @@ struct Socket<Id> {
     task: Waker,
     /// The kernel took less than there was; the task waits for room.
     blocked: bool,
+    /// Of a connection to a node.
+    made: Option<Made>,
 }
 
 /// Sockets by the index of their id.
@@ -157,14 +181,20 @@ type Sockets<Id> = RefCell<Vec<Option<Socket<Id>>>>;
 /// What the tasks of one worker share.
 struct Rim {
     core: RefCell<Core>,
-    scratch: RefCell<Vec<u8>>,
+    /// What sockets are read into: stays in the L2 cache as long as the core keeps nothing of it.
+    scratch: RefCell<ReadBuffer>,
     clients: Sockets<ClientId>,
     upstreams: Sockets<UpstreamId>,
     flusher: RefCell<Waker>,
     flusher_woken: Cell<bool>,
     effects: RefCell<Vec<Effect>>,
+    /// Clients whose turn to be written to comes in the flusher's next poll.
+    unwritten: RefCell<VecDeque<ClientId>>,
+    polls: PollClock,
     /// Client sockets that are not closed yet; longer than the core knows them.
     open: Cell<usize>,
+    /// The worker's number.
+    index: usize,
     parts: Parts,
 }
 
@@ -244,8 +274,11 @@ impl Rim {
         let mut next = Some(self.now().after(wait));
         while let Some(at) = next {
             sleep(Duration::from_micros(at.0.saturating_sub(self.now().0))).await;
-            next = self.core.borrow_mut().tick(self.now());
-            self.apply();
+            next = self.polls.time("tick", || {
+                let next = self.core.borrow_mut().tick(self.now());
+                self.apply();
+                next
+            });
         }
     }
 
@@ -253,8 +286,8 @@ impl Rim {
 
     async fn client(self: Rc<Self>, mut read: ReadHalf, write: WriteHalf) {
         let id = self.core.borrow_mut().client_connected();
-        insert(&self.clients, id.index(), Socket { id, write, task: Waker::noop().clone(), blocked: false });
-        poll_fn(|cx| self.poll_client(id, &mut read, cx)).await;
+        insert(&self.clients, id.index(), Socket::new(id, write, None));
+        poll_fn(|cx| self.polls.time("client", || self.poll_client(id, &mut read, cx))).await;
         // The core has forgotten the client. Where more of its bytes may be on their way, a close
         // would reset the connection and could destroy our last words.
         let mut left = LINGER_BYTES;
@@ -270,7 +303,9 @@ impl Rim {
             }
         };
         let _ = timeout(LINGER, drain).await;
+        drop(read);
         self.open.set(self.open.get().saturating_sub(1));
+        self.parts.cells.worker(self.index).sockets_closed.add(1);
     }
 
     fn poll_client(self: &Rc<Self>, id: ClientId, read: &mut ReadHalf, cx: &mut Context<'_>) -> Poll<()> {
@@ -289,13 +324,14 @@ impl Rim {
                 return Poll::Pending;
             }
             let mut scratch = self.scratch.borrow_mut();
-            let most = self.core.borrow().client_most_read(id).min(scratch.len());
-            let core = match poll_read(read, scratch.get_mut(..most).unwrap_or_default(), cx) {
+            let space = scratch.space();
+            let most = self.core.borrow().client_most_read(id).min(space.len());
+            let core = match poll_read(read, space.get_mut(..most).unwrap_or_default(), cx) {
                 Read::Pending => return Poll::Pending,
                 Read::Bytes(n) => {
                     full = n == most;
                     let mut core = self.core.borrow_mut();
-                    core.client_input(id, scratch.get(..n).unwrap_or_default(), self.now());
+                    core.client_read(id, &mut scratch, n, self.now());
                     core
                 }
                 Read::End => {
@@ -325,8 +361,7 @@ impl Rim {
         }
         let (node, connected) = loop {
             let Some(node) = self.core.borrow().upstream_node(id) else { return };
-            let connected =
-                timeout(self.parts.connect_timeout, connect(&node, self.parts.settings.request_timeout)).await;
+            let connected = timeout(self.parts.connect_timeout, connect(&node, &self.parts)).await;
             let Some(current) = self.core.borrow().upstream_node(id) else { return };
             // Whatever came of it, at an address the node has left meanwhile it counts for nothing.
             if (&current.host, current.port) == (&node.host, node.port) {
@@ -334,7 +369,7 @@ impl Rim {
             }
         };
         let reason = match &connected {
-            Ok(Ok(_)) => None,
+            Ok(Ok((_, made))) => made.is_itself().then_some(FailReason::Itself),
             Ok(Err(error)) => {
                 tracing::debug!(node = %node.name, %error, "cannot connect");
                 Some(FailReason::Connect)
@@ -346,12 +381,12 @@ impl Rim {
             self.core.borrow_mut().upstream_failed(id, reason, self.now());
             return self.apply();
         }
-        let Ok(Ok(stream)) = connected else { return };
+        let Ok(Ok((stream, made))) = connected else { return };
         let (mut read, write) = stream::split(stream);
-        insert(&self.upstreams, id.index(), Socket { id, write, task: Waker::noop().clone(), blocked: false });
+        insert(&self.upstreams, id.index(), Socket::new(id, write, Some(made)));
         self.core.borrow_mut().upstream_connected(id, self.now());
         self.apply();
-        poll_fn(|cx| self.poll_upstream(id, &mut read, cx)).await;
+        poll_fn(|cx| self.polls.time("upstream", || self.poll_upstream(id, &mut read, cx))).await;
     }
 
     fn poll_upstream(self: &Rc<Self>, id: UpstreamId, read: &mut ReadHalf, cx: &mut Context<'_>) -> Poll<()> {
@@ -369,17 +404,28 @@ impl Rim {
                 return Poll::Pending;
             }
             let mut scratch = self.scratch.borrow_mut();
-            let core = match poll_read(read, &mut scratch, cx) {
-                Read::Pending => return Poll::Pending,
+            let space = scratch.space();
+            let most = space.len();
+            let core = match poll_read(read, space, cx) {
+                Read::Pending => {
+                    drop(scratch);
+                    self.core.borrow_mut().upstream_drained();
+                    self.apply();
+                    return Poll::Pending;
+                }
                 Read::Bytes(n) => {
-                    full = n == scratch.len();
+                    full = n == most;
                     let mut core = self.core.borrow_mut();
-                    core.upstream_input(id, scratch.get(..n).unwrap_or_default(), self.now());
+                    core.upstream_read(id, &mut scratch, n, self.now());
                     core
                 }
                 Read::End | Read::Failed => {
+                    let sockets = self.upstreams.borrow();
+                    let socket = sockets.get(id.index()).and_then(Option::as_ref).filter(|socket| socket.id == id);
+                    let reason = socket.map_or(FailReason::Closed, Socket::closed);
+                    drop(sockets);
                     let mut core = self.core.borrow_mut();
-                    core.upstream_failed(id, FailReason::Closed, self.now());
+                    core.upstream_failed(id, reason, self.now());
                     core
                 }
             };
@@ -403,11 +449,32 @@ impl Rim {
         for id in upstreams.drain(..) {
             self.flush_upstream(id);
         }
-        for id in clients.drain(..) {
-            self.flush_client(id);
+        let mut unwritten = self.unwritten.borrow_mut();
+        let mut left = FLUSH_BYTES;
+        if unwritten.is_empty() {
+            let mut waiting = clients.drain(..);
+            while left > 0
+                && let Some(id) = waiting.next()
+            {
+                left = left.saturating_sub(self.flush_client(id));
+            }
+            unwritten.extend(waiting);
+        } else {
+            unwritten.extend(clients.drain(..));
+            while left > 0
+                && let Some(id) = unwritten.pop_front()
+            {
+                left = left.saturating_sub(self.flush_client(id));
+            }
         }
         self.core.borrow_mut().reuse_dirty(clients, upstreams);
-        self.flusher_woken.set(false);
+        if unwritten.is_empty() {
+            self.flusher_woken.set(false);
+        } else {
+            // Others have their turn before the rest is written.
+            cx.waker().wake_by_ref();
+        }
+        drop(unwritten);
         self.apply();
         Poll::Pending
     }
@@ -425,30 +492,51 @@ impl Rim {
             match write(&socket.write, out) {
                 Ok(written) => core.upstream_written(id, written, self.now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return block(socket),
-                Err(_) => return core.upstream_failed(id, FailReason::Closed, self.now()),
+                Err(_) => return core.upstream_failed(id, socket.closed(), self.now()),
             }
         }
     }
 
-    fn flush_client(&self, id: ClientId) {
+    /// Writes what waits for a client. Returns how many bytes were written.
+    fn flush_client(&self, id: ClientId) -> usize {
         let mut sockets = self.clients.borrow_mut();
-        let Some(Some(socket)) = sockets.get_mut(id.index()) else {
-            return;
+        let Some(socket) = sockets.get_mut(id.index()).and_then(Option::as_mut).filter(|s| s.id == id && !s.blocked)
+        else {
+            return 0;
         };
-        if socket.id != id || socket.blocked {
-            return;
-        }
         let mut core = self.core.borrow_mut();
+        let mut all = 0;
         while let Some(out) = core.client_out(id).filter(|out| !out.is_empty()) {
             match write(&socket.write, out) {
-                Ok(written) => core.client_written(id, written, self.now()),
+                Ok(written) => {
+                    all += written;
+                    core.client_written(id, written, self.now());
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     core.client_blocked(id);
-                    return block(socket);
+                    block(socket);
+                    break;
                 }
-                Err(_) => return core.client_gone(id),
+                Err(_) => {
+                    core.client_gone(id);
+                    break;
+                }
             }
         }
+        all
+    }
+}
+
+// === impl Socket ===
+
+impl<Id> Socket<Id> {
+    fn new(id: Id, write: WriteHalf, made: Option<Made>) -> Self {
+        Self { id, write, task: Waker::noop().clone(), blocked: false, made }
+    }
+
+    /// Why the other side has closed it.
+    fn closed(&self) -> FailReason {
+        if self.made.as_ref().is_some_and(Made::is_itself) { FailReason::Itself } else { FailReason::Closed }
     }
 }
 
@@ -541,11 +629,15 @@ fn poll_read(read: &mut ReadHalf, scratch: &mut [u8], cx: &mut Context<'_>) -> R
     }
 }
 
-async fn connect(node: &Node, patience: Duration) -> io::Result<TcpStream> {
-    let stream = match node.host.parse::<IpAddr>() {
-        Ok(address) => TcpStream::connect(SocketAddr::new(address, node.port)).await?,
-        Err(_) => TcpStream::connect((&*node.host, node.port)).await?,
-    };
-    stream::prepare_upstream(&stream, patience)?;
-    Ok(stream)
+/// Connects, and lets it be known.
+async fn connect(node: &Node, parts: &Parts) -> io::Result<(TcpStream, Made)> {
+    let connecting = parts.itself.connecting();
+    let stream = resolve::connect(&node.host, node.port).await?;
+    let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
+    // A port that nobody listens on may be the one this very attempt was given: then it has met itself.
+    if local == peer {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream::prepare_upstream(&stream, parts.settings.request_timeout)?;
+    Ok((stream, connecting.made(local, peer)))
 }

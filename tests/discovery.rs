@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use slipring::discovery::{self, Options, Origin, Source, Triggers, View};
 use slipring::routing::{Node, Topology};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -322,6 +323,34 @@ fn an_endpoint_that_refuses_is_asked_again_and_the_first_list_serves() {
 }
 
 #[test]
+fn probes_of_silent_nodes_keep_nobody_from_reading_the_source() {
+    run(async {
+        // They take connections, and never say a word.
+        let silent: Vec<std::net::TcpListener> =
+            (0..40).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let members: Vec<String> = silent.iter().map(|node| node.local_addr().unwrap().port()).map(member).collect();
+        let answer = |version: u64, members: &str| {
+            let payload = format!("{version}\n{members}\n");
+            Script::Say(format!("CONFIG cluster 0 {}\r\n{payload}\r\nEND\r\n", payload.len()).into_bytes())
+        };
+        let endpoint = Endpoint::start(answer(1, &format!("a|127.0.0.1|1 {}", members.join(" ")))).await;
+        let never = Options { probe_timeout: Duration::from_secs(3600), ..options() };
+        let mut followed = Followed::start(endpoint.source(&[]), never);
+        followed.until("all", |view| view.nodes.len() == 41).await;
+        endpoint.now(answer(2, "a|127.0.0.1|1"));
+        followed.until("missing", |view| view.pending.len() == 40).await;
+        endpoint.now(answer(3, "a|127.0.0.1|1 b|127.0.0.1|1"));
+        followed.until("another", |view| view.nodes.len() == 42).await;
+        followed.triggers.reload.notify_one();
+        followed.until_ring("a:1 b:1").await;
+    });
+}
+
+fn member(port: u16) -> String {
+    format!("silent|127.0.0.1|{port}")
+}
+
+#[test]
 fn a_node_of_a_lower_list_goes_when_it_is_dead_and_stays_while_it_answers() {
     run(async {
         // The "node" only has to answer something.
@@ -488,6 +517,9 @@ fn addresses_of_a_name_are_nodes_whatever_their_order() {
         assert_eq!(followed.reads(3).await.generation, view.generation);
         server.now(Zone::Addresses(vec![ip(3), ip(1), ip(2)], 0));
         followed.until_ring("127.9.9.1 127.9.9.2 127.9.9.3").await;
+        // What no server has is no node, whatever else is there.
+        server.now(Zone::Addresses(vec![ip(4), Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, ip(1), ip(2), ip(3)], 0));
+        followed.until_ring("127.9.9.1 127.9.9.2 127.9.9.3 127.9.9.4").await;
     });
 }
 
@@ -505,6 +537,8 @@ fn whatever_an_ill_name_server_says_the_ring_stays() {
             (Zone::Silent, ""),
             (Zone::Garbage, ""),
             (Zone::Addresses(Vec::new(), 0), "no such records"),
+            (Zone::Addresses(vec![Ipv4Addr::UNSPECIFIED], 0), "0.0.0.0 is no address of a node"),
+            (Zone::Addresses(vec![Ipv4Addr::BROADCAST, Ipv4Addr::new(224, 0, 0, 1)], 0), "224.0.0.1 is no address"),
         ] {
             server.now(zone.clone());
             let ill = |view: &Arc<View>| {
@@ -678,18 +712,17 @@ fn a_listed_name_that_points_elsewhere_is_dialled_there() {
 fn a_failed_connection_resolves_a_listed_name_soon() {
     run(async {
         let mut server = NameServer::start(Zone::Addresses(vec![ip(1)], 0)).await;
-        let slow = Options { resolve_interval: Duration::from_secs(15), ..server.options() };
+        // Without the failed connection it would take longer than anybody waits here.
+        let slow = Options { resolve_interval: PATIENCE * 2, ..server.options() };
         let mut followed = Followed::start(named(11211), slow);
         server.questions(1).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         server.now(Zone::Addresses(vec![ip(2)], 0));
-        let started = tokio::time::Instant::now();
         for _ in 0..20 {
             followed.triggers.resolve.notify_one();
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         followed.until("moved", |view| hosts(view) == "127.9.9.2 127.9.9.99").await;
-        assert!(started.elapsed() < Duration::from_secs(8));
         assert!(*server.asked.borrow() <= 4, "{} questions", *server.asked.borrow());
     });
 }
@@ -755,10 +788,8 @@ fn names_in_a_file_are_followed_and_kept_as_names() {
         // A name server that does not answer keeps no file from being read.
         server.now(Zone::Silent);
         server.questions(1).await;
-        let started = tokio::time::Instant::now();
         scratch.write("nodes", "127.9.9.8");
         followed.until_ring("127.9.9.8").await;
-        assert!(started.elapsed() < often.timeout * 4, "{:?}", started.elapsed());
     });
 }
 
@@ -827,6 +858,42 @@ fn a_file_is_followed_however_it_changes() {
 }
 
 #[test]
+fn the_first_read_of_a_file_counts_at_once_and_a_change_when_it_is_read_twice() {
+    run(async {
+        let scratch = Scratch::new("first");
+        let path = scratch.write("nodes", "a");
+        // Nothing is ever confirmed.
+        let options = Options { file_confirm: Duration::from_secs(3600), ..options() };
+        let mut followed = Followed::start(Source::File(path), options.clone());
+        followed.until_ring("a").await;
+        scratch.write("nodes", "a,b");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(followed.ring(), "a", "the change is not believed yet");
+        // One that is not there at the start is no first read: whoever writes it may be half way through.
+        let late = scratch.0.join("late");
+        let mut followed = Followed::start(Source::File(late), options);
+        followed.until_error("cannot read").await;
+        scratch.write("late", "a");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(followed.ring(), "");
+    });
+}
+
+#[test]
+fn a_pipe_in_the_place_of_the_file_is_not_waited_for() {
+    run(async {
+        let scratch = Scratch::new("pipe");
+        let path = scratch.write("nodes", "a");
+        let mut followed = Followed::start(Source::File(path.clone()), options());
+        followed.until_ring("a").await;
+        std::fs::remove_file(&path).unwrap();
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        followed.until_error("no regular file").await;
+        assert_eq!(followed.ring(), "a");
+    });
+}
+
+#[test]
 fn a_mounted_config_map_is_followed_as_a_file_and_as_a_directory() {
     run(async {
         let scratch = Scratch::new("mount");
@@ -881,6 +948,8 @@ fn a_restart_serves_the_last_good_ring_until_the_source_answers() {
         assert_eq!(followed.ring(), "a b");
         endpoint.now(Script::Say(config(6, &["a", "b", "c"])));
         followed.until_ring("a b c").await;
+        // By then it is kept: two that write at a time would be two sidecars with one directory.
+        followed.reads(2).await;
         drop(followed);
         // Neither is a file that is not there yet a reason to serve nothing.
         let source = Source::File(scratch.write("nodes", "x"));

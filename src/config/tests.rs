@@ -383,6 +383,42 @@ fn what_is_wrong_is_named_in_one_line() {
 }
 
 #[test]
+fn a_list_of_nothing_but_ourselves_is_refused() {
+    let own = "is this sidecar itself, which listens there; name the memcached nodes";
+    assert_eq!(refused("", &[("MEMCACHED_NODES", "localhost")]), format!("MEMCACHED_NODES: localhost:11211 {own}"));
+    for line in [
+        "--nodes localhost",
+        "--nodes localhost.,127.0.0.1,::1=3",
+        "--nodes 0.0.0.0",
+        "--nodes [::]:11211",
+        "--nodes ::ffff:127.0.0.1",
+        "--nodes localhost:5 --listen 127.0.0.1:5",
+        "--nodes localhost:5,127.0.0.1:6 --listen [::1]:5,127.0.0.1:6",
+        "--nodes 10.0.0.1:5 --listen 10.0.0.1:5",
+        "--nodes 127.0.0.9:5 --listen 0.0.0.0:5",
+        "--nodes localhost:5 --listen [::]:5",
+    ] {
+        let text = refused(line, &[]);
+        assert!(text.starts_with("--nodes: ") && text.ends_with(own), "{line}: {text}");
+    }
+    for line in [
+        "--nodes localhost,a",
+        "--nodes localhost:11212",
+        "--nodes 127.0.0.2",
+        "--nodes localhost --listen 127.0.0.1:5",
+        "--nodes localhost --listen unix:/s",
+        "--nodes ::1 --listen 0.0.0.0:11211",
+        "--nodes 10.0.0.1:5 --listen 0.0.0.0:5",
+        "--nodes localhost --listen 127.0.0.1:0",
+        "--nodes localhost.example",
+    ] {
+        parsed(line, &[]);
+    }
+    parsed("check --nodes localhost", &[]);
+    parsed("--discovery d", &[("MEMCACHED_NODES", "localhost")]);
+}
+
+#[test]
 fn what_clap_refuses_is_one_line_too() {
     for (line, token) in [
         ("--nodez a", "'--nodez'"),

@@ -13,8 +13,9 @@ use super::endpoint::{Endpoint, Versions};
 use super::file::ListFile;
 use super::names::Names;
 use super::order::arranged;
+use super::probe::Probes;
 use super::snapshot::Snapshot;
-use super::{Authority, Observation, Options, Origin, Source, Status, Triggers, View, probe};
+use super::{Authority, Observation, Options, Origin, Source, Status, Triggers, View};
 use crate::routing::Node;
 
 /// First pause of a source that has not answered yet; doubled each time, up to the interval.
@@ -34,6 +35,8 @@ pub(super) struct Control {
     options: Options,
     triggers: Triggers,
     names: Names,
+    /// Of nodes that are missing. Silent ones are many at a time, and must not keep the source from being read.
+    probes: Probes,
     damping: Damping,
     generation: u64,
     reason: String,
@@ -55,6 +58,9 @@ impl Reader {
                 path: path.clone(),
                 node_port: options.node_port,
                 confirm: options.file_confirm,
+                limit: options.timeout,
+                is_first: true,
+                reading: None,
                 last: None,
             }),
             Source::Endpoint { host, port, .. } => Self::Endpoint(Endpoint {
@@ -125,6 +131,7 @@ impl Control {
         let mut control = Self {
             reader: Reader::new(&source, &options),
             names: Names::new(&options),
+            probes: Probes::new(options.probe_timeout),
             damping: Damping::new(options.removal_hold).ordered(options.keep_order, options.pinned.clone()),
             options,
             triggers,
@@ -176,7 +183,7 @@ impl Control {
             }
         };
         if snapshot.source != self.status.source {
-            tracing::info!(of = %snapshot.source, "the last good ring is another source's and not used");
+            tracing::info!(of = ?snapshot.source, "the last good ring is another source's and not used");
             return None;
         }
         if let (Reader::Endpoint(endpoint), Some(version)) = (&mut self.reader, snapshot.version) {
@@ -195,7 +202,7 @@ impl Control {
             let outcome = self.reader.read(operator, &self.options).await;
             let pause = self.pause(&outcome);
             self.take(outcome);
-            self.probe_missing().await;
+            self.probes.begin(self.damping.missing());
             self.save().await;
             operator = self.wait(read, pause).await;
         }
@@ -253,18 +260,6 @@ impl Control {
             pending,
             source: self.status.clone(),
         }));
-    }
-
-    async fn probe_missing(&mut self) {
-        let missing = self.damping.missing();
-        if missing.is_empty() {
-            return;
-        }
-        for (node, answers) in probe::all(missing, self.options.probe_timeout).await {
-            let change = self.damping.probed(&node.name, answers, Instant::now());
-            self.note(change, "probe");
-        }
-        self.publish();
     }
 
     /// Keeps the ring for the next run, when the source itself gave it.
@@ -331,6 +326,15 @@ impl Control {
                         let change = self.damping.observe(&self.names.dialled(), Authority::Operator, Instant::now());
                         self.note(change, "host names");
                         self.publish();
+                    }
+                }
+                Some((node, answers)) = self.probes.next() => {
+                    let change = self.damping.probed(&node.name, answers, Instant::now());
+                    let left = change.is_some();
+                    self.note(change, "probe");
+                    self.publish();
+                    if left {
+                        self.save().await;
                     }
                 }
                 () = sleep_until(due) => {

@@ -189,11 +189,22 @@ async fn addresses(resolver: &TokioResolver, name: &str, ipv4: bool) -> Result<(
         lookup = resolver.lookup(name, record_type).await;
     }
     let lookup = lookup.map_err(|error| describe(&error))?;
-    let found: BTreeSet<IpAddr> = lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
-    if found.is_empty() {
-        return Err("the name has no addresses".to_owned());
+    let told: BTreeSet<IpAddr> = lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
+    let found: BTreeSet<IpAddr> = told.iter().copied().filter(|address| may_be_a_node(*address)).collect();
+    match (told.first(), found.is_empty()) {
+        (None, _) => return Err("the name has no addresses".to_owned()),
+        (Some(first), true) => return Err(format!("{first} is no address of a node")),
+        (Some(_), false) => {}
     }
     Ok((found.into_iter().collect(), ttl(&lookup, record_type)))
+}
+
+/// What no server has: "no address", by which a name is blocked and which the kernel takes for ourselves, and what
+/// stands for many.
+pub(super) fn may_be_a_node(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let many = address.is_multicast() || matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    !address.is_unspecified() && !many
 }
 
 /// How long an answer lasts: its records, the aliases on the way included.

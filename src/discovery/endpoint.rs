@@ -17,8 +17,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::dns::may_be_a_node;
 use super::nodes::{is_host, number, quote};
 use super::{Authority, Observation};
+use crate::resolve;
 use crate::routing::{MAX_NODES, Node};
 
 /// Largest answer, in bytes; a thousand nodes with long names are a tenth of it.
@@ -126,12 +128,12 @@ fn parse_member(entry: &str) -> Option<Node> {
     let port = number(port).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
     let ip = match bare(ip) {
         "" => None,
-        ip => Some(ip.parse::<IpAddr>().ok()?),
+        ip => Some(ip.parse::<IpAddr>().ok().filter(|ip| may_be_a_node(*ip))?),
     };
     match (bare(host), ip) {
         ("", None) => None,
         ("", Some(ip)) => Some(Node::new(&ip.to_string(), port, 1)),
-        (host, ip) if is_host(host) => {
+        (host, ip) if is_host(host) && (ip.is_some() || host.parse().ok().is_none_or(may_be_a_node)) => {
             let node = Node::new(host, port, 1);
             Some(ip.into_iter().fold(node, |node, ip| node.dialled_at(&ip.to_string())))
         }
@@ -253,7 +255,7 @@ impl Endpoint {
 
 /// Asks as newer endpoints understand it, and then as older ones do.
 async fn ask(host: &str, port: u16) -> Result<Cluster, String> {
-    let mut stream = TcpStream::connect((host, port)).await.map_err(|error| format!("cannot connect: {error}"))?;
+    let mut stream = resolve::connect(host, port).await.map_err(|error| format!("cannot connect: {error}"))?;
     let mut reply = exchange(&mut stream, b"config get cluster\r\n").await?;
     if matches!(reply, Reply::Refused(_)) {
         reply = exchange(&mut stream, b"get AmazonElastiCache:cluster\r\n").await?;

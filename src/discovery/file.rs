@@ -1,12 +1,18 @@
-//! The list in a file, or in a mounted directory: read again each second, and believed when two reads agree.
+//! The list in a file, or in a mounted directory: read again each second. The first read counts at once, a change when
+//! two reads agree.
 //!
 //! A ConfigMap changes by a swap of a symlink, an editor renames over the file, others write into it: reading is what
 //! works with all of them. What is missing, half written, empty or nonsense changes nothing.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::fs::OFlags;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 
 use super::nodes::{number, parse_nodes};
 use super::{Authority, Observation};
@@ -21,7 +27,7 @@ const MAX_FILE: u64 = 1 << 20;
 
 /// What the file or directory holds, unread.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Content {
+pub(super) struct Content {
     list: String,
     port: Option<String>,
 }
@@ -33,6 +39,12 @@ pub(super) struct ListFile {
     pub(super) node_port: u16,
     /// How much later the second read of a change takes place.
     pub(super) confirm: Duration,
+    /// Longest wait for one read: a file on a network may hang.
+    pub(super) limit: Duration,
+    /// Nothing has been read yet: somebody waits for the first ring.
+    pub(super) is_first: bool,
+    /// A read that took longer, still under way: there is one at a time, for it holds a thread.
+    pub(super) reading: Option<JoinHandle<io::Result<Content>>>,
     pub(super) last: Option<Observed>,
 }
 
@@ -46,12 +58,14 @@ pub(super) struct Observed {
 // === impl ListFile ===
 
 impl ListFile {
-    /// Reads once, and a second time when something changed; an operator's wish needs no second read.
+    /// Reads once, and a second time when something changed; the first time, and an operator's wish, need no second
+    /// read.
     pub(super) async fn read(&mut self, operator: bool) -> Result<Observation, String> {
+        let believed = std::mem::take(&mut self.is_first) || operator;
         let content = self.content().await?;
         let unchanged = self.last.as_ref().is_some_and(|last| last.content == content);
         if !unchanged {
-            if !operator {
+            if !believed {
                 tokio::time::sleep(self.confirm).await;
                 if self.content().await? != content {
                     return Err("changing while it is read".to_owned());
@@ -65,9 +79,13 @@ impl ListFile {
     }
 
     /// Off the control thread: a file on a network may keep its reader waiting.
-    async fn content(&self) -> Result<Content, String> {
+    async fn content(&mut self) -> Result<Content, String> {
         let path = self.path.clone();
-        let read = tokio::task::spawn_blocking(move || load(&path)).await;
+        let mut reading = self.reading.take().unwrap_or_else(|| spawn_blocking(move || load(&path)));
+        let Ok(read) = timeout(self.limit, &mut reading).await else {
+            self.reading = Some(reading);
+            return Err(format!("cannot read it within {:?}", self.limit));
+        };
         read.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| format!("cannot read it: {error}"))
     }
 }
@@ -86,16 +104,28 @@ fn load(path: &Path) -> io::Result<Content> {
     Ok(Content { list: text(&directory.join(LIST_KEY))?, port })
 }
 
-fn text(path: &Path) -> io::Result<String> {
-    // Opening a pipe would wait for its writer.
-    if !fs::metadata(path)?.is_file() {
+/// Reads a regular file of at most [`MAX_FILE`] bytes; `flags` are more of `open`'s.
+///
+/// # Errors
+/// When it is none, or cannot be read.
+pub(super) fn read_regular(path: &Path, flags: OFlags) -> io::Result<Vec<u8>> {
+    // Else opening a pipe would wait for its writer. Of a regular file it changes nothing.
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file: File = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    // Of what is open now, not of what was there before.
+    if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(io::Error::other("it is larger than 1 MiB"));
     }
+    Ok(bytes)
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    let bytes = read_regular(path, OFlags::empty())?;
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text"))
 }
 

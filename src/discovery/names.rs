@@ -21,6 +21,9 @@ use super::control::jitter;
 use super::{Options, dns, probe};
 use crate::routing::Node;
 
+/// Most names at once whose addresses are tried.
+const AT_ONCE: usize = 16;
+
 /// A node that is named, and where it is.
 #[derive(Debug, Clone)]
 struct Place {
@@ -222,17 +225,30 @@ async fn look(
     let hosts = places.iter().map(|place| place.node.host.to_string()).collect();
     let answers: BTreeMap<_, _> = dns::resolve_all(&resolver, hosts, until).await.into_iter().collect();
     let mut found = Vec::new();
-    for place in places {
-        let result = match answers.get(&*place.node.host) {
-            Some(Ok((addresses, _))) => {
-                let addresses: BTreeSet<IpAddr> = addresses.iter().copied().collect();
-                let at = place.decide(&addresses, suspicious, limit).await;
-                Ok((addresses, at))
+    let mut places = places.into_iter();
+    let mut deciding = JoinSet::new();
+    loop {
+        // Each may have to wait for addresses that do not answer.
+        while deciding.len() < AT_ONCE
+            && let Some(place) = places.next()
+        {
+            let name = Arc::clone(&place.node.name);
+            match answers.get(&*place.node.host) {
+                Some(Ok((addresses, _))) => {
+                    let addresses: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+                    deciding.spawn(async move {
+                        let at = place.decide(&addresses, suspicious, limit).await;
+                        (name, Ok((addresses, at)))
+                    });
+                }
+                Some(Err(error)) => found.push((name, Err(error.clone()))),
+                None => {}
             }
-            Some(Err(error)) => Err(error.clone()),
-            None => continue,
-        };
-        found.push((Arc::clone(&place.node.name), result));
+        }
+        match deciding.join_next().await {
+            Some(Ok(decided)) => found.push(decided),
+            Some(Err(_)) => {}
+            None => return found,
+        }
     }
-    found
 }

@@ -62,7 +62,7 @@ pub fn parse_nodes(text: &str, default_port: u16) -> Result<Vec<Node>, NodeListE
     if nodes.is_empty() { Err(NodeListError::Empty) } else { Ok(nodes) }
 }
 
-fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeListError> {
+pub(super) fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeListError> {
     let (address, weight) = match entry.split_once('=') {
         Some((address, weight)) => {
             let weight = number(weight).filter(|weight| (1..=MAX_WEIGHT).contains(weight));
@@ -116,7 +116,7 @@ fn split_port(address: &str) -> Option<(&str, Option<&str>)> {
 }
 
 /// What twemproxy and others take for a server's name.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-');
     (1..=MAX_HOST).contains(&name.len()) && name.bytes().all(fits)
 }

@@ -1,45 +1,74 @@
 //! Is anybody there? Asked of nodes that are no longer listed, before they are dropped.
 
+use std::collections::VecDeque;
+use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::resolve;
 use crate::routing::Node;
 
 /// Most probes at once: a list that lost everything must not open a thousand connections.
 const AT_ONCE: usize = 32;
 
-/// Connects and asks for the version; true when anything at all is answered within the limit.
+/// Connects and asks for the version; true when anything at all is answered within the limit. So it is where we have no
+/// descriptor to ask with: then nothing is known against the node.
 pub async fn answers(node: &Node, limit: Duration) -> bool {
     let attempt = async {
-        let mut stream = TcpStream::connect((&*node.host, node.port)).await.ok()?;
-        stream.write_all(b"version\r\n").await.ok()?;
-        let read = stream.read(&mut [0; 64]).await.ok()?;
-        (read > 0).then_some(())
+        let mut stream = resolve::connect(&node.host, node.port).await?;
+        stream.write_all(b"version\r\n").await?;
+        Ok(stream.read(&mut [0; 64]).await? > 0)
     };
-    matches!(tokio::time::timeout(limit, attempt).await, Ok(Some(())))
+    match tokio::time::timeout(limit, attempt).await {
+        Ok(answered) => answered.unwrap_or_else(|error: io::Error| is_ours(&error)),
+        Err(_) => false,
+    }
 }
 
-/// Probes several; each with what was found.
-pub(super) async fn all(nodes: Vec<Node>, limit: Duration) -> Vec<(Node, bool)> {
-    let mut left = nodes.into_iter();
-    let mut probes = JoinSet::new();
-    let mut found = Vec::new();
-    loop {
-        while probes.len() < AT_ONCE
-            && let Some(node) = left.next()
-        {
-            probes.spawn(async move {
-                let answers = answers(&node, limit).await;
-                (node, answers)
-            });
+/// Whether it is for want of a descriptor.
+fn is_ours(error: &io::Error) -> bool {
+    let none = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|error| none.contains(&error))
+}
+
+/// Probes under way, and those to come: nobody waits for all of them.
+#[derive(Debug)]
+pub(super) struct Probes {
+    limit: Duration,
+    left: VecDeque<Node>,
+    running: JoinSet<(Node, bool)>,
+}
+
+impl Probes {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self { limit, left: VecDeque::new(), running: JoinSet::new() }
+    }
+
+    /// Probes these, unless others are still under way.
+    pub(super) fn begin(&mut self, nodes: Vec<Node>) {
+        if self.left.is_empty() && self.running.is_empty() {
+            self.left = nodes.into();
         }
-        match probes.join_next().await {
-            Some(Ok(result)) => found.push(result),
-            Some(Err(_)) => {}
-            None => return found,
+    }
+
+    /// The next of them, and what was found; `None` when there is none. May be given up and called again.
+    pub(super) async fn next(&mut self) -> Option<(Node, bool)> {
+        loop {
+            while self.running.len() < AT_ONCE
+                && let Some(node) = self.left.pop_front()
+            {
+                let limit = self.limit;
+                self.running.spawn(async move {
+                    let answers = answers(&node, limit).await;
+                    (node, answers)
+                });
+            }
+            if let Ok(found) = self.running.join_next().await? {
+                return Some(found);
+            }
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct Sources {
     pub succeeded_at: u64,
     /// Nodes held though no longer listed.
     pub pending: usize,
+    /// Lines of the log that were lost.
+    pub log_lines_dropped: u64,
 }
 
 /// The metrics in Prometheus' text format.
@@ -193,6 +195,7 @@ impl Workers {
         }
         page.count("slipring_client_connections_rejected_total", &[], cells.rejected.get());
         page.show("slipring_client_connections_limit", &[], sources.max_connections as f64);
+        page.count("slipring_log_lines_dropped_total", &[], sources.log_lines_dropped);
         self.requests(&mut page);
         page.count("slipring_client_received_bytes_total", &[], cells.sum(|c| &c.bytes_read));
         page.count("slipring_client_sent_bytes_total", &[], cells.sum(|c| &c.bytes_written));
@@ -288,7 +291,7 @@ impl Workers {
     fn nodes(&self, page: &mut Page, sources: &Sources) {
         const CONNECTIONS: [&str; 3] = ["connecting", "ready", "draining"];
         const CONNECTS: [&str; 3] = ["ok", "refused", "timeout"];
-        const EJECTIONS: [&str; 4] = ["timeout", "refused", "lost", "desync"];
+        const EJECTIONS: [&str; 5] = ["timeout", "refused", "lost", "desync", "itself"];
         const PROBES: [&str; 2] = ["ok", "failed"];
         for (name, cells) in self.known(sources) {
             let name = name.as_str();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::proxy::Tick;
+use crate::time::Tick;
 
 /// One key in so many is looked at.
 pub const EVERY: u32 = 32;

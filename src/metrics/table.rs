@@ -106,6 +106,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &[],
         "Replies of nodes that took --slow-request or longer; what got none is in the timeouts",
     ),
+    counter("slipring_log_lines_dropped_total", &[], "Lines of the log that were lost, for nobody read it"),
 ];
 
 /// Every metric as a Markdown table. README holds it, a test compares them.

@@ -5,6 +5,17 @@
 
 use super::{MAX_KEY, number};
 
+/// What the answer to a request that every node is asked ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// `OK`
+    Ok,
+    /// `RESET`
+    Reset,
+    /// `STAT` lines and `END`
+    Lines,
+}
+
 /// Longest reply line, in bytes, CRLF included. The longest there is: a `VALUE` line with a key of
 /// 250 bytes, or an error text; `STAT` lines stay far below too.
 pub const MAX_REPLY_LINE: usize = 2048;

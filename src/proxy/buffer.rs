@@ -3,11 +3,11 @@
 //! Small requests and replies are copied once, behind what already waits, so that one write carries
 //! a whole round. Bodies that already lie in a buffer of their own are queued without a copy.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::Range;
-
-use bytes::{Buf, Bytes};
+use std::rc::Rc;
 
 /// Buffers that grew beyond this many bytes are freed instead of kept.
 const KEEP_CAPACITY: usize = 64 << 10;
@@ -17,24 +17,173 @@ const KEEP_BUFFERS: usize = 64;
 const SEGMENT: usize = 64 << 10;
 /// Most slices one write carries; more wait for the next one.
 pub const MAX_SLICES: usize = 64;
+/// A socket is read into buffers of this size.
+pub const READ_BYTES: usize = 64 << 10;
+/// Most of them kept for reuse by one worker: 1 MiB.
+const KEEP_READ: usize = 16;
+/// A value whose block is at least so long comes by pieces, one copy for all who asked, in bytes.
+pub(super) const SHARE: usize = 16 << 10;
+/// What came in one read and is at least so long is sent from where it was read, in bytes: shorter, it would hold much
+/// more memory than it is.
+const KEEP: usize = READ_BYTES / 4 * 3;
+/// A shorter piece for several is copied once for all of them if it is at least so long.
+pub(super) const SHARE_COPY: usize = 256;
+
+/// Memory that a socket was read into, and who is still to be sent a part of it.
+#[derive(Debug)]
+struct Piece {
+    bytes: Box<[u8]>,
+    /// Slices of it; the memory is charged while there is one.
+    holders: Cell<usize>,
+}
+
+impl Piece {
+    fn new(bytes: Box<[u8]>) -> Self {
+        Self { bytes, holders: Cell::new(0) }
+    }
+}
+
+/// What the rim reads a socket into. What the core keeps of it stays where it is: the next read goes into other memory.
+#[derive(Debug)]
+pub struct ReadBuffer(Rc<Piece>);
+
+impl Default for ReadBuffer {
+    fn default() -> Self {
+        Self(Rc::new(Piece::new(vec![0; READ_BYTES].into())))
+    }
+}
+
+impl ReadBuffer {
+    /// Where to read into. Nothing while the core keeps a part of it: see `Core::renew`.
+    pub fn space(&mut self) -> &mut [u8] {
+        Rc::get_mut(&mut self.0).map_or(&mut [], |piece| &mut piece.bytes)
+    }
+
+    /// The first `len` bytes, which were read.
+    #[must_use]
+    pub(super) fn input(&self, len: usize) -> Input<'_> {
+        Input { bytes: self.0.bytes.get(..len).unwrap_or_default(), piece: Some(&self.0) }
+    }
+}
+
+/// Bytes that were read, and the memory they lie in, which may be kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Input<'a> {
+    pub(super) bytes: &'a [u8],
+    piece: Option<&'a Rc<Piece>>,
+}
+
+impl<'a> Input<'a> {
+    /// Bytes in memory that is used again at once.
+    pub(super) const fn borrowed(bytes: &'a [u8]) -> Self {
+        Self { bytes, piece: None }
+    }
+
+    /// A part of it.
+    #[inline]
+    pub(super) fn part(self, range: Range<usize>) -> Self {
+        Self { bytes: self.bytes.get(range).unwrap_or_default(), ..self }
+    }
+
+    /// All but the first `count` bytes.
+    #[inline]
+    pub(super) fn after(self, count: usize) -> Self {
+        Self { bytes: self.bytes.get(count..).unwrap_or_default(), ..self }
+    }
+}
+
+/// A part of a piece.
+#[derive(Debug)]
+pub(super) struct Slice {
+    piece: Rc<Piece>,
+    range: Range<usize>,
+}
+
+impl Slice {
+    fn bytes(&self) -> &[u8] {
+        self.piece.bytes.get(self.range.clone()).unwrap_or_default()
+    }
+
+    /// Its equal part of the memory, in bytes.
+    fn part(&self) -> usize {
+        self.piece.bytes.len() / self.piece.holders.get().max(1)
+    }
+}
 
 /// Empty buffers of one worker, so that steady traffic allocates nothing and an idle connection
-/// holds nothing.
+/// holds nothing; and the account of the pieces that are held.
 #[derive(Debug, Default)]
-pub struct BufferPool(Vec<Vec<u8>>);
+pub struct BufferPool {
+    buffers: Vec<Vec<u8>>,
+    pieces: Vec<Rc<Piece>>,
+    /// Bytes of the pieces of which a slice is held: each counts once, whoever holds it.
+    held: usize,
+}
 
 impl BufferPool {
     /// An empty buffer, used before if there is one.
     #[must_use]
     pub fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_default()
+        self.buffers.pop().unwrap_or_default()
     }
 
     /// Takes a buffer back.
     pub fn put(&mut self, mut buffer: Vec<u8>) {
-        if buffer.capacity() > 0 && buffer.capacity() <= KEEP_CAPACITY && self.0.len() < KEEP_BUFFERS {
+        if buffer.capacity() > 0 && buffer.capacity() <= KEEP_CAPACITY && self.buffers.len() < KEEP_BUFFERS {
             buffer.clear();
-            self.0.push(buffer);
+            self.buffers.push(buffer);
+        }
+    }
+
+    /// Bytes of memory of all pieces that are held.
+    pub(super) const fn pieces(&self) -> usize {
+        self.held
+    }
+
+    /// Other memory for the next read, if some of this is kept.
+    pub(super) fn renew(&mut self, buffer: &mut ReadBuffer) {
+        if Rc::get_mut(&mut buffer.0).is_none() {
+            *buffer = self.pieces.pop().map_or_else(ReadBuffer::default, ReadBuffer);
+        }
+    }
+
+    /// One more holder of what was read, without a copy where it is long enough.
+    pub(super) fn share(&mut self, input: Input<'_>) -> Slice {
+        let place = input.piece.filter(|_| input.bytes.len() >= KEEP).and_then(|piece| {
+            let start = (input.bytes.as_ptr() as usize).checked_sub(piece.bytes.as_ptr() as usize)?;
+            let range = start..start + input.bytes.len();
+            piece.bytes.get(range.clone()).map(|_| (Rc::clone(piece), range))
+        });
+        let (piece, range) = place.unwrap_or_else(|| (Rc::new(Piece::new(input.bytes.into())), 0..input.bytes.len()));
+        self.hold(piece, range)
+    }
+
+    /// One more holder.
+    pub(super) fn again(&mut self, slice: &Slice) -> Slice {
+        self.hold(Rc::clone(&slice.piece), slice.range.clone())
+    }
+
+    fn hold(&mut self, piece: Rc<Piece>, range: Range<usize>) -> Slice {
+        if piece.holders.get() == 0 {
+            self.held += piece.bytes.len();
+        }
+        piece.holders.set(piece.holders.get() + 1);
+        Slice { piece, range }
+    }
+
+    /// One holder less.
+    pub(super) fn release(&mut self, slice: Slice) {
+        let Slice { mut piece, .. } = slice;
+        let left = piece.holders.get().saturating_sub(1);
+        piece.holders.set(left);
+        if left > 0 {
+            return;
+        }
+        self.held -= piece.bytes.len();
+        // The rim may be reading its bytes still: then it goes on with it.
+        let whole = piece.bytes.len() == READ_BYTES && Rc::get_mut(&mut piece).is_some();
+        if whole && self.pieces.len() < KEEP_READ {
+            self.pieces.push(piece);
         }
     }
 }
@@ -44,19 +193,15 @@ impl BufferPool {
 enum Chunk {
     /// Ours alone; goes back to the pool once sent.
     Owned { buffer: Vec<u8>, sent: usize },
-    /// Shared between the clients that asked for the same key.
-    Shared {
-        bytes: Bytes,
-        /// Its part of the memory.
-        cost: usize,
-    },
+    /// Of what a socket was read into.
+    Slice(Slice),
 }
 
 impl Chunk {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Owned { buffer, sent } => buffer.get(*sent..).unwrap_or_default(),
-            Self::Shared { bytes, .. } => bytes,
+            Self::Slice(slice) => slice.bytes(),
         }
     }
 }
@@ -70,7 +215,7 @@ pub struct OutBuf {
     /// How much of `tail` is sent; more than 0 only while `chunks` is empty.
     sent: usize,
     len: usize,
-    /// Bytes of memory held.
+    /// Bytes of memory held, those of slices apart.
     held: usize,
 }
 
@@ -81,7 +226,8 @@ impl OutBuf {
         self.len
     }
 
-    /// Bytes of memory held for what waits: whole buffers, however little is in them.
+    /// Bytes of memory held for what waits: whole buffers, however little is in them. Slices are charged where they are
+    /// shared.
     #[must_use]
     pub const fn held(&self) -> usize {
         self.held
@@ -116,13 +262,42 @@ impl OutBuf {
         self.chunks.push_back(Chunk::Owned { buffer, sent: 0 });
     }
 
-    /// Queues bytes that others hold too, without copying them; `cost` is this one's part of the
-    /// memory.
-    pub fn push_shared(&mut self, bytes: Bytes, cost: usize) {
+    /// Queues what was read: without a copy where it is long enough.
+    pub(super) fn take(&mut self, input: Input<'_>, pool: &mut BufferPool) {
+        if input.piece.is_some() && input.bytes.len() >= KEEP {
+            let slice = pool.share(input);
+            self.push_slice(slice);
+        } else {
+            self.append(input.bytes, pool);
+        }
+    }
+
+    /// Queues a part of what a socket was read into.
+    pub(super) fn push_slice(&mut self, slice: Slice) {
         self.close_tail();
-        self.len += bytes.len();
-        self.held += cost;
-        self.chunks.push_back(Chunk::Shared { bytes, cost });
+        self.len += slice.range.len();
+        self.chunks.push_back(Chunk::Slice(slice));
+    }
+
+    /// Moves all of another queue behind what waits.
+    pub(super) fn join(&mut self, mut other: Self, pool: &mut BufferPool) {
+        if other.chunks.is_empty() && other.len() < SHARE {
+            self.append(other.tail.get(other.sent..).unwrap_or_default(), pool);
+            return other.clear(pool);
+        }
+        other.close_tail();
+        self.close_tail();
+        self.len += other.len;
+        self.held += other.held;
+        // An emptied tail is no chunk.
+        self.held -= other.tail.capacity();
+        pool.put(std::mem::take(&mut other.tail));
+        self.chunks.append(&mut other.chunks);
+    }
+
+    /// Its equal part of the memory of slices, in bytes.
+    pub(super) fn part(&self) -> usize {
+        self.chunks.iter().map(|chunk| if let Chunk::Slice(slice) = chunk { slice.part() } else { 0 }).sum()
     }
 
     fn close_tail(&mut self) {
@@ -162,7 +337,7 @@ impl OutBuf {
             let here = left.min(chunk.bytes().len());
             match chunk {
                 Chunk::Owned { sent, .. } => *sent += here,
-                Chunk::Shared { bytes, .. } => bytes.advance(here),
+                Chunk::Slice(slice) => slice.range.start += here,
             }
             left -= here;
             if chunk.bytes().is_empty() {
@@ -171,7 +346,7 @@ impl OutBuf {
                         self.held -= buffer.capacity();
                         pool.put(buffer);
                     }
-                    Some(Chunk::Shared { cost, .. }) => self.held -= cost,
+                    Some(Chunk::Slice(slice)) => pool.release(slice),
                     None => {}
                 }
             }
@@ -183,7 +358,7 @@ impl OutBuf {
 
     /// Takes ranges out of the middle. They count from the first byte that waits, ascend and do not
     /// touch one another.
-    pub fn cut(&mut self, ranges: &[Range<usize>]) {
+    pub fn cut(&mut self, ranges: &[Range<usize>], pool: &mut BufferPool) {
         let mut at = 0;
         let from = |buffer: &mut Vec<u8>, sent: usize, at: usize| {
             let end = at + buffer.len() - sent;
@@ -195,21 +370,26 @@ impl OutBuf {
             end
         };
         for chunk in &mut self.chunks {
-            at = match chunk {
-                Chunk::Owned { buffer, sent } => from(buffer, *sent, at),
-                Chunk::Shared { bytes, .. } => {
-                    let mut buffer = bytes.to_vec();
-                    let end = from(&mut buffer, 0, at);
-                    *bytes = buffer.into();
-                    end
+            if let Chunk::Slice(slice) = chunk {
+                let end = at + slice.range.len();
+                if !ranges.iter().any(|range| range.start < end && range.end > at) {
+                    at = end;
+                    continue;
                 }
-            };
+                let owned = Chunk::Owned { buffer: slice.bytes().to_vec(), sent: 0 };
+                if let Chunk::Slice(slice) = std::mem::replace(chunk, owned) {
+                    pool.release(slice);
+                }
+            }
+            if let Chunk::Owned { buffer, sent } = chunk {
+                at = from(buffer, *sent, at);
+            }
         }
         from(&mut self.tail, self.sent, at);
         self.chunks.retain(|chunk| !chunk.bytes().is_empty());
         let held = self.chunks.iter().map(|chunk| match chunk {
             Chunk::Owned { buffer, .. } => buffer.capacity(),
-            Chunk::Shared { cost, .. } => *cost,
+            Chunk::Slice(_) => 0,
         });
         self.held = held.sum::<usize>() + self.tail.capacity();
         self.len -= ranges.iter().map(ExactSizeIterator::len).sum::<usize>();
@@ -218,8 +398,9 @@ impl OutBuf {
     /// Drops everything.
     pub fn clear(&mut self, pool: &mut BufferPool) {
         while let Some(chunk) = self.chunks.pop_front() {
-            if let Chunk::Owned { buffer, .. } = chunk {
-                pool.put(buffer);
+            match chunk {
+                Chunk::Owned { buffer, .. } => pool.put(buffer),
+                Chunk::Slice(slice) => pool.release(slice),
             }
         }
         if self.chunks.capacity() > MAX_SLICES {
@@ -267,7 +448,10 @@ mod tests {
                 match how {
                     0 => out.append(&bytes, &mut pool),
                     1 => out.push(bytes),
-                    _ => out.push_shared(Bytes::from(bytes), 1),
+                    _ => {
+                        let slice = pool.share(Input::borrowed(&bytes));
+                        out.push_slice(slice);
+                    }
                 }
                 let mut slices = [IoSlice::new(&[]); MAX_SLICES];
                 let filled = out.slices(&mut slices);
@@ -298,7 +482,10 @@ mod tests {
                 match how {
                     0 => out.append(&bytes, &mut pool),
                     1 => out.push(bytes),
-                    _ => out.push_shared(Bytes::from(bytes), 1),
+                    _ => {
+                        let slice = pool.share(Input::borrowed(&bytes));
+                        out.push_slice(slice);
+                    }
                 }
             }
             let early = early.min(expected.len());
@@ -313,7 +500,7 @@ mod tests {
                 }
                 at = end + 1;
             }
-            out.cut(&ranges);
+            out.cut(&ranges, &mut pool);
             for range in ranges.iter().rev() {
                 expected.drain(range.clone());
             }
@@ -329,8 +516,8 @@ mod tests {
         out.append(b"hello", &mut pool);
         out.advance(5, &mut pool);
         assert_eq!(out.tail.capacity(), 0);
-        assert_eq!(pool.0.len(), 1);
+        assert_eq!(pool.buffers.len(), 1);
         out.append(b"again", &mut pool);
-        assert_eq!(pool.0.len(), 0, "the buffer is used again");
+        assert_eq!(pool.buffers.len(), 0, "the buffer is used again");
     }
 }

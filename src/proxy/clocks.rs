@@ -1,6 +1,6 @@
 //! The clocks of requests, looked at by lane at each tick: no timer per request, no time per entry.
 //!
-//! Each tick leaves a [`Mark`] at the lane: how many entries there were, and how many bytes had left.
+//! Each tick leaves a mark at the lane: how many entries there were, and how many bytes had left.
 //! What the mark of a time-out ago had seen has waited that long. A clock is late by at most two
 //! ticks, never early.
 //!
@@ -12,58 +12,15 @@
 //! - *wire*, of what is wholly sent, while the lane makes no progress: it is answered, and stays as
 //!   an orphan whose late reply is eaten in its turn.
 
-use std::time::Duration;
-
 use super::failure::{FailReason, Failure};
-use super::lane::{Entry, Kind, Upstream};
-use super::{Core, Tick, UpstreamId};
+use super::upstream::{Entry, Role};
+use super::{Core, UpstreamId};
 use crate::metrics::{NodeOutcome, NodeState, Reason};
 
 /// A lane that owes a reply and shows no byte is given up after so many time-outs.
 const STRIKES: u32 = 3;
 /// A lane whose replies drip, but never complete, is given up after so many time-outs.
 const DRIPS: u32 = 10;
-
-/// How far a lane was at a tick.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mark {
-    at: Tick,
-    /// Entries ever put on it.
-    pushed: u64,
-    /// Bytes ever written.
-    sent: u64,
-}
-
-impl Upstream {
-    /// Moves the marks on; returns the one of so long ago.
-    fn mark(&mut self, now: Tick, request: Duration, queue: Duration) -> (Option<Mark>, Option<Mark>) {
-        let old = |wait: Duration| move |mark: &&Mark| mark.at.after(wait) <= now;
-        let wire = self.marks.iter().rev().find(old(request)).copied();
-        let queued = self.marks.iter().rev().find(old(queue)).copied();
-        // Only the newest that both clocks can use is needed.
-        while self.marks.get(1).is_some_and(|mark| mark.at.after(request.max(queue)) <= now) {
-            self.marks.pop_front();
-        }
-        self.marks.push_back(Mark { at: now, pushed: self.fifo.pushed(), sent: self.sent });
-        (wire, queued)
-    }
-
-    /// Where the entry at an index ends; nowhere yet while more of it may come.
-    fn end(&self, index: usize, streams: bool) -> u64 {
-        match self.fifo.start(index + 1) {
-            Some(next) => next,
-            None if self.open || streams => u64::MAX,
-            None => self.queued(),
-        }
-    }
-
-    /// How many entries at the front were wholly sent when `sent` bytes were.
-    fn sent_by(&self, sent: u64, streams: bool) -> usize {
-        let begun = self.fifo.first_unsent(sent);
-        // The last of them may have been sent in part.
-        if begun > 0 && self.end(begun - 1, streams) > sent { begun - 1 } else { begun }
-    }
-}
 
 impl Core {
     /// Looks at the clocks of every lane. Returns whether something waits.
@@ -85,35 +42,35 @@ impl Core {
         let (now, settings) = (self.shared.now, self.shared.settings);
         let (request, queue) = (settings.request_timeout, settings.queue_timeout);
         let Some(up) = self.upstreams.get_mut(id.0) else { return };
-        if !up.connected || up.fifo.is_empty() {
-            up.marks.clear();
+        if !up.is_connected() || up.fifo.is_empty() {
+            up.clear_marks();
             return;
         }
-        let streams = match up.kind {
-            Kind::Bulk { owner } => self.clients.get(owner.0).is_some_and(|client| client.streams_through(id)),
+        let streams = match up.role {
+            Role::Own { owner } => self.clients.get(owner.0).is_some_and(|client| client.streams_through(id)),
             _ => false,
         };
         if up.paused {
             // We do not read it: its silence is ours.
-            up.progress = now;
-            up.heard = now;
+            up.progress_at = now;
+            up.last_read_at = now;
         }
         // Nobody joins what the mark has seen: who came later has not waited that long.
         up.close_group(&mut self.shared);
         let (wire, queued) = up.mark(now, request, queue);
-        let still = up.progress.after(request) <= now;
-        let silent = up.heard.after(request) <= now;
+        let still = up.progress_at.after(request) <= now;
+        let silent = up.last_read_at.after(request) <= now;
         let expired = wire.map_or(0, |mark| up.sent_by(mark.sent, streams));
         let first_unsent = up.fifo.first_unsent(up.sent);
         let partly = first_unsent > 0 && up.end(first_unsent - 1, streams) > up.sent && !up.out.is_empty();
-        let stuck = up.wrote.after(request) <= now;
-        // On a bulk lane nobody else is concerned. What has been sent in part can be neither cut out nor
+        let stuck = up.last_write_at.after(request) <= now;
+        // On an own lane nobody else is concerned. What has been sent in part can be neither cut out nor
         // left behind.
-        let alone = expired > 0 && matches!(up.kind, Kind::Bulk { .. });
-        let drips = expired > 0 && !silent && up.progress.after(request * DRIPS) <= now;
-        let hopeless = still && (!up.ready || alone || drips || (silent && partly && stuck));
-        let strikes = still && silent && expired > 0 && up.struck.after(request) <= now;
-        let moves = up.wrote.max(up.progress).after(queue) > now;
+        let alone = expired > 0 && up.is_own();
+        let drips = expired > 0 && !silent && up.progress_at.after(request * DRIPS) <= now;
+        let hopeless = still && (!up.is_greeted() || alone || drips || (silent && partly && stuck));
+        let strikes = still && silent && expired > 0 && up.silence_counted_at.after(request) <= now;
+        let moves = up.last_write_at.max(up.progress_at).after(queue) > now;
         let last = queued.map_or(0, |mark| up.fifo.older(mark.pushed));
         // A strike gives up what has expired; those behind it may be young still.
         let given_up = match (hopeless, strikes) {
@@ -144,9 +101,9 @@ impl Core {
     /// A lane was silent for a time-out. Returns whether that was the end of it.
     fn strike(&mut self, id: UpstreamId) -> bool {
         let Some(up) = self.upstreams.get_mut(id.0) else { return true };
-        up.struck = self.shared.now;
-        up.strikes += 1;
-        let (node, strikes, moved) = (up.node, up.strikes, up.moved);
+        up.silence_counted_at = self.shared.now;
+        up.silent_timeouts += 1;
+        let (node, strikes, moved) = (up.node, up.silent_timeouts, up.moved);
         up.cells.timeouts.add(1);
         // Of an address that a node has left, and of a node that has left, nothing follows.
         let entry = self.nodes.get_mut(node.0).filter(|entry| !moved && !entry.departed);
@@ -163,8 +120,7 @@ impl Core {
     fn expire_sent(&mut self, id: UpstreamId, count: usize) {
         let text = self.failure_text(id, "did not answer in time");
         let failure = Failure { text: text.as_bytes(), reason: Reason::Timeout };
-        // A value that has begun cannot be taken back: the only honest end is to close its reader.
-        self.close_body_readers(id);
+        self.cut_off_value(id, failure.reason, failure.text);
         for index in 0..count {
             let up = self.upstreams.get(id.0);
             if let Some(up) = up.filter(|up| up.fifo.get(index).is_some_and(Entry::is_awaited)) {
@@ -190,14 +146,14 @@ impl Core {
         let (cut, ranges) = up.fifo.cut(from, to, end, Entry::is_awaited);
         let offset = |place: u64| usize::try_from(place - sent).unwrap_or(usize::MAX);
         let ranges: Vec<_> = ranges.iter().map(|range| offset(range.start)..offset(range.end)).collect();
-        up.out.cut(&ranges);
-        // Of a bulk lane: its last work is gone, and the rest of a body that was to be streamed is dropped.
-        let over = matches!(up.kind, Kind::Bulk { .. }) && !up.fifo.iter().any(Entry::is_awaited);
+        up.out.cut(&ranges, &mut shared.pool);
+        // Of an own lane: its last work is gone, and the rest of a body that was to be streamed is dropped.
+        let over = up.is_own() && !up.fifo.iter().any(Entry::is_awaited);
         for _ in &cut {
             up.ended(NodeOutcome::Timeout);
         }
         for entry in cut {
-            self.fail_entry(entry, failure);
+            self.fail_entry(id, entry, failure);
         }
         if over {
             self.drop_upstream(id, Failure::NONE);
@@ -213,9 +169,9 @@ impl Core {
             let cells = &up.cells;
             cells.inflight.add(up.fifo.len() as u64);
             cells.queued_bytes.add(up.out.len() as u64);
-            let state = match up.kind {
-                Kind::Draining | Kind::Retired => 2,
-                _ if up.ready => 1,
+            let state = match up {
+                up if up.is_draining() => 2,
+                up if up.is_greeted() => 1,
                 _ => 0,
             };
             if let Some(gauge) = cells.connections.get(state) {
@@ -239,7 +195,7 @@ impl Core {
             if let Some(entry) = nodes.get_mut(up.node.0) {
                 entry.health.probe_at = None;
             }
-            up.progress = now;
+            up.progress_at = now;
             up.push(b"version\r\n", Entry::Version, shared);
             up.touch(id, shared);
         }

@@ -1,10 +1,14 @@
 //! What becomes of a connection that failed, and of what waited on it.
 
-use super::group::Group;
-use super::lane::{Body, Entry, Kind};
-use super::{ClientId, CloseReason, Core, Effect, NodeId, Tick, UpstreamId};
+use super::answers::miss_open_keys;
+use super::effect::Effect;
+use super::upstream::group::Group;
+use super::upstream::{Entry, Role};
+use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::{NodeOutcome, NodeState, Reason};
 use crate::protocol::command::Command;
+use crate::protocol::request::ReadVerb;
+use crate::time::Tick;
 
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +23,8 @@ pub enum FailReason {
     Silent,
     /// A reply that cannot be the answer to what was asked.
     Desync,
+    /// What listens there is this process.
+    Itself,
 }
 
 impl FailReason {
@@ -29,6 +35,7 @@ impl FailReason {
             Self::Closed => "closed the connection",
             Self::Silent => "does not answer",
             Self::Desync => "answered out of step",
+            Self::Itself => ITSELF,
         }
     }
 
@@ -39,18 +46,22 @@ impl FailReason {
             Self::Connect | Self::ConnectTimeout => 1,
             Self::Closed => 2,
             Self::Desync => 3,
+            Self::Itself => 4,
         }
     }
 
     const fn reason(self) -> Reason {
         match self {
-            Self::Connect | Self::ConnectTimeout => Reason::Connect,
+            Self::Connect | Self::ConnectTimeout | Self::Itself => Reason::Connect,
             Self::Closed => Reason::Lost,
             Self::Silent => Reason::Timeout,
             Self::Desync => Reason::Desync,
         }
     }
 }
+
+/// What is wrong with a node that is this process.
+pub const ITSELF: &str = "is this sidecar itself";
 
 /// What those are told that a request cannot be answered for.
 #[derive(Clone, Copy, Debug)]
@@ -75,36 +86,43 @@ impl Core {
 
     /// The error line that names a connection's node.
     pub(super) fn failure_text(&self, id: UpstreamId, what: &str) -> String {
-        let entry = self.upstreams.get(id.0).and_then(|up| self.nodes.get(up.node.0));
-        let name = entry.map(|entry| &*entry.node.name).unwrap_or_default();
+        let name = self.upstreams.get(id.0).map(|up| self.node_name(up.node)).unwrap_or_default();
         format!("SERVER_ERROR proxy: node {name} {what}\r\n")
+    }
+
+    /// How a node is called; nothing for one that is forgotten.
+    pub(super) fn node_name(&self, node: NodeId) -> &str {
+        self.nodes.get(node.0).map(|entry| &*entry.node.name).unwrap_or_default()
     }
 
     /// Fails what waits on a connection, forgets it and, for a shared lane, opens the next.
     pub(super) fn fail_upstream(&mut self, id: UpstreamId, reason: FailReason) {
         let Some(up) = self.upstreams.get(id.0) else { return };
-        let (node, kind, waiting) = (up.node, up.kind, up.fifo.len());
+        let (node, role, idle, waiting) = (up.node, up.role, up.is_idle(), up.fifo.len());
+        let draining = up.is_draining();
         match reason {
             FailReason::Connect => up.cells.connects[1].add(1),
             FailReason::ConnectTimeout => up.cells.connects[2].add(1),
             _ => {}
         }
         let text = self.failure_text(id, reason.text());
-        let name = self.nodes.get(node.0).map(|entry| &*entry.node.name).unwrap_or_default();
+        let name = self.node_name(node);
         match reason {
             FailReason::Desync => {
                 self.shared.cells().desyncs.add(1);
                 up.cells.desyncs.add(1);
                 tracing::error!(node = %name, waiting, "node answered out of step; connection closed");
             }
-            _ if matches!(kind, Kind::Idle { .. }) => {}
+            _ if idle => {}
             _ => {
                 tracing::debug!(node = %name, waiting, reason = reason.text(), "connection to node lost");
             }
         }
         let failure = Failure { text: text.as_bytes(), reason: reason.reason() };
-        if kind == Kind::Shared {
-            self.replace_failed(id, reason);
+        match role {
+            Role::Shared if !draining => self.replace_failed(id, reason),
+            Role::Large if reason == FailReason::Closed => self.replace_large(id),
+            _ => {}
         }
         self.drop_upstream(id, failure);
     }
@@ -115,18 +133,21 @@ impl Core {
         let (random, now) = (self.shared.random(), self.shared.now);
         let Self { upstreams, nodes, .. } = self;
         let Some(up) = upstreams.get(id.0) else { return };
-        let (node, ready) = (up.node, up.ready);
+        let (node, ready) = (up.node, up.is_greeted());
         let Some(entry) = nodes.get_mut(node.0) else { return };
-        let others = entry.lanes.iter().any(|lane| *lane != id && upstreams.get(lane.0).is_some_and(|up| up.ready));
+        let others = entry
+            .lanes
+            .iter()
+            .any(|lane| *lane != id && upstreams.get(lane.0).is_some_and(|up| up.takes_requests() && up.is_greeted()));
         // One that is lost again and again is down, however long each connection lasted.
         let wait = entry.health.failed(ready, now, random).max(entry.health.take_token(now));
-        if !wait.is_zero() && !others {
+        if reason == FailReason::Itself || (!wait.is_zero() && !others) {
             return self.begin_outage(node, wait, reason);
         }
         if !others {
             self.set_node_state(node, NodeState::Connecting);
         }
-        let next = self.open_upstream(node, Kind::Shared, wait);
+        let next = self.open_lane(node, Role::Shared, wait);
         self.replace_lane(node, id, next);
         if reason == FailReason::Closed && wait.is_zero() {
             self.retry_reads(id, next);
@@ -143,7 +164,7 @@ impl Core {
 
     /// The node is asked nothing from now on: what waits for it fails, and one connection probes it.
     fn begin_outage(&mut self, node: NodeId, wait: std::time::Duration, reason: FailReason) {
-        let probe = self.open_upstream(node, Kind::Shared, wait);
+        let probe = self.open_lane(node, Role::Shared, wait);
         if let (Some(entry), Some(up)) = (self.nodes.get(node.0), self.upstreams.get(probe.0)) {
             match entry.state {
                 NodeState::Down | NodeState::Probing => up.cells.probes[1].add(1),
@@ -151,7 +172,10 @@ impl Core {
             }
         }
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
-        let lanes = entry.lanes.clone();
+        entry.is_itself = reason == FailReason::Itself;
+        entry.cells.set_itself(entry.is_itself);
+        let large = std::mem::replace(&mut entry.large, UpstreamId::NONE);
+        let lanes: Vec<UpstreamId> = entry.lanes.iter().copied().chain([large]).collect();
         if let Some(first) = entry.lanes.first_mut() {
             *first = probe;
         }
@@ -163,10 +187,26 @@ impl Core {
         self.grant(node);
     }
 
+    /// The lane that large values share is lost: its reads that may be asked again are, on the next one.
+    fn replace_large(&mut self, id: UpstreamId) {
+        let now = self.shared.now;
+        let Some(up) = self.upstreams.get(id.0).filter(|up| up.is_greeted() && !up.is_draining()) else { return };
+        let node = up.node;
+        let Some(entry) = self.nodes.get_mut(node.0).filter(|entry| entry.state == NodeState::Up) else { return };
+        if entry.large != id || !entry.health.take_token(now).is_zero() {
+            return;
+        }
+        let next = self.open_upstream(node, Role::Large);
+        if let Some(entry) = self.nodes.get_mut(node.0) {
+            entry.large = next;
+        }
+        self.retry_reads(id, next);
+    }
+
     /// Moves the reads of a lost connection to its successor that may be asked again: not one byte of
     /// their reply has come, and they have not been asked twice.
     fn retry_reads(&mut self, id: UpstreamId, next: UpstreamId) {
-        let Self { upstreams, shared, .. } = self;
+        let Self { upstreams, clients, shared, groups, .. } = self;
         let Some(up) = upstreams.get_mut(id.0) else { return };
         up.close_group(shared);
         let begun = !up.partial.is_empty() || up.body.is_some();
@@ -177,8 +217,14 @@ impl Core {
             if group.retried || !awaited || (index == 0 && (begun || group.is_touched())) {
                 continue;
             }
-            let mut group = std::mem::replace(group, Box::new(Group::new()));
+            let mut group = std::mem::replace(group, groups.take(ReadVerb::Get));
             group.retried = true;
+            for member in &group.members {
+                if let Some(client) = clients.get_mut(member.client.0) {
+                    client.moved_elsewhere(id, next, Some(member.seq));
+                    client.recharge(shared);
+                }
+            }
             again.push(group);
         }
         if again.is_empty() {
@@ -195,7 +241,7 @@ impl Core {
 
     /// Forgets a connection; whatever still waits on it is answered as failed.
     pub(super) fn drop_upstream(&mut self, id: UpstreamId, failure: Failure<'_>) {
-        self.close_body_readers(id);
+        self.cut_off_value(id, failure.reason, failure.text);
         let Some(mut up) = self.upstreams.remove(id.0) else { return };
         self.shared.effects.push(Effect::CloseUpstream(id));
         if up.full {
@@ -203,25 +249,16 @@ impl Core {
         }
         self.shared.resume.extend(up.waiters.drain(..));
         up.out.clear(&mut self.shared.pool);
+        self.shared.pool.put(std::mem::take(&mut up.partial));
         self.shared.budget.recharge(&mut up.held, 0);
-        self.shared.budget.arriving -= up.body.as_ref().map_or(0, Body::expected);
         let entries: Vec<Entry> = up.fifo.take().collect();
         for entry in entries {
             if !entry.is_expired() && !matches!(entry, Entry::Version) {
                 up.ended(NodeOutcome::Lost);
             }
-            self.fail_entry(entry, failure);
+            self.fail_entry(id, entry, failure);
         }
-        self.bulk_lost(id, up.node, up.kind);
-    }
-
-    /// A value that has begun cannot be taken back: where its rest does not come, the only honest end
-    /// is to close its readers.
-    pub(super) fn close_body_readers(&mut self, id: UpstreamId) {
-        let Some((group, key)) = self.upstreams.get(id.0).and_then(|up| up.body_askers()) else { return };
-        for member in group.askers(key).filter_map(|i| group.members.get(i)).filter(|member| !member.done) {
-            self.shared.finished.push((member.client, CloseReason::ValueLost));
-        }
+        self.lane_lost(id, up.node, up.role);
     }
 
     /// Answers those who wait for the entry at an index, if anybody still does. It stays: its reply is
@@ -238,56 +275,56 @@ impl Core {
             Entry::Version => {}
             Entry::Group(group) => {
                 // Answered without the borrow of the lane, then put back.
-                let mut taken = std::mem::replace(group, Box::new(Group::new()));
+                let mut taken = std::mem::replace(group, self.groups.take(ReadVerb::Get));
                 taken.expired = true;
                 self.answer_group(&mut taken, failure);
                 if let Some(Entry::Group(group)) = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index)) {
-                    *group = taken;
+                    self.groups.put(std::mem::replace(group, taken));
                 }
             }
             Entry::Single { client, seq, command, expired, .. } => {
                 *expired = true;
-                let (client, seq, command) = (*client, seq.take(), *command);
+                let (client, seq, command) = (*client, *seq, *command);
                 self.answer_single(client, seq, command, failure);
             }
             Entry::Gather { client, seq, part, command, expired, .. } => {
                 *expired = true;
-                let (client, seq, part, command) = (*client, seq.take(), *part, *command);
+                let (client, seq, part, command) = (*client, *seq, *part, *command);
                 self.answer_part(client, seq, part, command, failure);
             }
         }
     }
 
-    /// Answers those who wait for an entry that will get no reply.
-    pub(super) fn fail_entry(&mut self, entry: Entry, failure: Failure<'_>) {
+    /// Answers those who wait for an entry of a lane that will get no reply.
+    pub(super) fn fail_entry(&mut self, lane: UpstreamId, entry: Entry, failure: Failure<'_>) {
         match entry {
             Entry::Version => {}
             Entry::Group(mut group) => {
                 self.answer_group(&mut group, failure);
                 for member in &group.members {
-                    self.landed(member.client, group.expired);
+                    self.landed(lane, member.client, Some(member.seq), group.expired);
                 }
-                self.shared.put_group(group);
+                self.groups.put(group);
             }
-            Entry::Single { client, expired: true, .. } | Entry::Gather { client, expired: true, .. } => {
-                self.landed(client, true);
+            Entry::Single { client, seq, expired: true, .. } | Entry::Gather { client, seq, expired: true, .. } => {
+                self.landed(lane, client, seq, true);
             }
             Entry::Single { client, seq, command, .. } => {
                 self.answer_single(client, seq, command, failure);
-                self.landed(client, false);
+                self.landed(lane, client, seq, false);
             }
             Entry::Gather { client, seq, part, command, .. } => {
                 self.answer_part(client, seq, part, command, failure);
-                self.landed(client, false);
+                self.landed(lane, client, seq, false);
             }
         }
     }
 
-    /// One entry less is in flight for a client; `expired`: one that it had the answer to.
-    pub(super) fn landed(&mut self, id: ClientId, expired: bool) {
+    /// An entry of a client on a lane is over; `expired`: one that it had the answer to.
+    pub(super) fn landed(&mut self, lane: UpstreamId, id: ClientId, seq: Option<u32>, expired: bool) {
         let Self { clients, shared, .. } = self;
         if let Some(client) = clients.get_mut(id.0) {
-            client.landed(expired);
+            client.landed(id, lane, seq, expired, shared);
             client.settle(id, shared);
         }
     }
@@ -295,15 +332,15 @@ impl Core {
     fn answer_group(&mut self, group: &mut Group, failure: Failure<'_>) {
         let Self { clients, shared, .. } = self;
         let command = Command::from(group.verb);
+        let _ = miss_open_keys(group, clients, shared, true);
         for member in group.members.iter_mut().filter(|member| !member.done) {
             member.done = true;
             let Some(client) = clients.get_mut(member.client.0) else { continue };
             shared.cells().soft(command, failure.reason, u64::from(member.left), shared.misses());
-            if shared.misses() {
-                client.replies.finish(member.seq, &mut shared.pool);
-            } else {
-                client.replies.fail_part(member.seq, failure.text, &mut shared.pool);
+            if !shared.misses() {
+                client.replies.fail(member.seq, failure.text, &mut shared.pool);
             }
+            client.replies.part_done(member.seq, &mut shared.pool);
             client.settle(member.client, shared);
         }
     }

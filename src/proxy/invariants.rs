@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::lane::{Body, Entry};
-use super::{ClientId, Core};
+use super::client::{Client, Stall};
+use super::own_lanes::MAX_OWN;
+use super::upstream::{Body, Entry, Role};
+use super::{ClientId, Core, NodeId};
 
 impl Core {
     /// Checks what must hold between steps; called after each in debug builds.
@@ -29,6 +31,8 @@ impl Core {
             debug_assert_eq!(client.orphans, expired, "orphans of {key:?}");
             let replies = &client.replies;
             debug_assert!(!replies.is_empty() || replies.bytes() == replies.out.len(), "parked without a slot");
+            replies.check();
+            debug_assert!(client.promised == 0 || client.stall != Stall::None, "room that nobody asks for");
         }
         let clients = self.clients.iter().map(|(_, client)| (client.held, client.weight()));
         let lanes = self.upstreams.iter().map(|(_, up)| (up.held, up.weight()));
@@ -38,9 +42,45 @@ impl Core {
             held += charged;
         }
         debug_assert_eq!(held, self.shared.budget.used(), "all memory charged");
-        let arriving: usize = self.upstreams.iter().filter_map(|(_, up)| up.body.as_ref().map(Body::expected)).sum();
-        debug_assert_eq!(arriving, self.shared.budget.arriving, "memory kept for what arrives");
+        let values: usize = self.upstreams.iter().filter_map(|(_, up)| up.body.as_ref().map(Body::expected)).sum();
+        let kept = |client: &Client| {
+            let asked = client.elsewhere.iter().filter_map(|other| other.request.as_ref());
+            let asked: usize = asked.flat_map(|request| &request.keys).map(|(_, reserved)| reserved).sum();
+            asked + client.promised + client.body_to_come()
+        };
+        let kept: usize = self.clients.iter().map(|(_, client)| kept(client)).sum();
+        debug_assert_eq!(values + kept, self.shared.budget.arriving, "memory kept for what arrives");
+        let bodies: usize = self.clients.iter().map(|(_, client)| client.reserved).sum();
+        debug_assert_eq!(bodies, self.shared.budget.bodies, "memory kept for bodies");
+        self.check_elsewhere();
+        self.check_connections();
         let full = self.upstreams.iter().filter(|(_, up)| up.full).count();
         debug_assert_eq!(full, self.shared.full_lanes, "full lanes");
+    }
+
+    /// What clients have elsewhere is there.
+    fn check_elsewhere(&self) {
+        for (key, client) in self.clients.iter() {
+            for other in &client.elsewhere {
+                let up = self.upstreams.get(other.lane.0);
+                debug_assert!(up.is_some(), "something of {key:?} on a lane that is gone");
+                let there = up.map_or(0, |up| up.fifo.iter().flat_map(Entry::clients).filter(|c| c.0 == key).count());
+                debug_assert!(other.entries > 0 && other.entries as usize <= there, "what {key:?} has elsewhere");
+            }
+        }
+    }
+
+    /// A node has no more connections than it may have, those apart that are left over from another address of it.
+    fn check_connections(&self) {
+        for (key, entry) in self.nodes.iter() {
+            let all = || self.upstreams.iter().map(|(_, up)| up).filter(|up| up.node == NodeId(key));
+            let lanes = || all().filter(|up| !up.moved);
+            let own = all().filter(|up| up.is_own()).count();
+            debug_assert_eq!(own, entry.own.busy + entry.own.idle.len(), "own lanes");
+            debug_assert!(own <= MAX_OWN, "too many own lanes");
+            debug_assert!(lanes().filter(|up| up.role == Role::Large && !up.is_draining()).count() <= 1, "large lanes");
+            let shared = lanes().filter(|up| up.role == Role::Shared && !up.is_draining()).count();
+            debug_assert!(shared <= self.shared.settings.lanes.max(1), "shared lanes");
+        }
     }
 }

@@ -2,18 +2,20 @@
 //!
 //! Route and enqueue are one step, so no request ever holds an old ring.
 
-use super::client::{Body, Input, Reading, Stall, Taken, Target};
-use super::lane::Entry;
-use super::replies::{Part, Stamp};
-use super::slow::{self, Asked};
-use super::{ClientId, Core, NodeId, OnNodeDown, UpstreamId};
+use super::buffer::{Input, OutBuf};
+use super::client::replies::Stamp;
+use super::client::{self, Body, Reading, Stall, Target};
+use super::input::Taken;
+use super::upstream::{Asked, Entry, key_of};
+use super::{ClientId, Core, ITSELF, NodeId, UpstreamId};
+use crate::config::OnNodeDown;
 use crate::metrics::{Kind, Outcome, Reason, SIZES, Wait};
 use crate::protocol::command::Command;
-use crate::protocol::request::{self, Block, Change, Keys, ReadVerb, Refusal, Request, Store};
+use crate::protocol::request::{self, Block, Change, Keys, ReadVerb, Refusal, Request, Store, StoreVerb};
 use crate::routing::Topology;
 
 impl Core {
-    pub(super) fn act(&mut self, id: ClientId, line: &[u8], after: &[u8]) -> Taken {
+    pub(super) fn act(&mut self, id: ClientId, line: &[u8], after: Input<'_>) -> Taken {
         match request::parse(line, self.shared.settings.max_value) {
             Ok(Request::Read { verb, keys }) => return self.read(id, verb, keys),
             Ok(Request::Store(store)) => return self.store(id, &store, after),
@@ -31,10 +33,15 @@ impl Core {
             Ok(Request::Quit) => {
                 self.count_here(Outcome::Ok);
                 if let Some(client) = self.clients.get_mut(id.0) {
-                    client.input = Input::Quit;
+                    client.input = client::Input::Quit;
                 }
             }
-            Err(refusal) => self.refuse(id, refusal),
+            Err(refusal) => {
+                if refusal.stale.is_some_and(|key| self.stalls_on(id, key, Topology::hash(key))) {
+                    return Taken::Stalled;
+                }
+                self.refuse(id, refusal);
+            }
         }
         Taken::Yes(0)
     }
@@ -85,104 +92,127 @@ impl Core {
         match refusal.block {
             Block::None => {}
             Block::Swallow(bytes) => client.reading = Reading::Swallow(bytes),
-            Block::Unknown => client.input = Input::Refused,
+            Block::Unknown => client.input = client::Input::Refused,
         }
     }
 
-    /// Puts a read's keys on their nodes' lanes: one slot and one group per node (more where a line
+    /// Puts a read's keys on their nodes' lanes: one slot, and one group per lane (more where a line
     /// would become too long).
     fn read(&mut self, id: ClientId, verb: ReadVerb, keys: Keys<'_>) -> Taken {
-        if self.shared.full_lanes > 0 && keys.clone().any(|key| self.stalls_on(id, key, Topology::hash(key))) {
+        if self.shared.full_lanes > 0 && keys.into_iter().any(|key| self.stalls_on_full(id, key, Topology::hash(key))) {
+            // Who waits holds nothing that others wait for.
+            if let Some(client) = self.clients.get_mut(id.0).filter(|client| client.promised > 0) {
+                client.break_promise(&mut self.shared);
+            }
             return Taken::Stalled;
         }
-        let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else {
-            return Taken::Yes(0);
-        };
+        let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
+        let lane = client.lane;
+        // Where nothing is large, and nothing is under way elsewhere, all keys go to the shared lanes.
+        let plain =
+            self.shared.large_keys.is_empty() && client.elsewhere.is_empty() && client.promised == 0 && !client.no_room;
+        if !plain && self.large_read_waits(id, verb, keys) {
+            return Taken::Stalled;
+        }
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else { return Taken::Yes(0) };
+        let seq = client.replies.push_read(Stamp { kind: Kind::Get, at: shared.now });
         let mut lost = None;
-        let mut count = 0_u64;
-        let mut missed = 0_u64;
-        let mut first = None;
-        for key in keys {
-            count += 1;
+        let (mut count, mut missed) = (0_u32, 0_u64);
+        for (key, place) in keys.zip(0..) {
+            count = place + 1;
             let hash = Topology::hash(key);
             self.shared.sample(key, hash);
             let node = self.owner(hash, || key);
+            if !plain && self.read_large(id, seq, place, node, verb, key, hash) {
+                continue;
+            }
             match self.lane(node, lane) {
-                Some(up) => self.ask(id, up, verb, key, hash, &mut first),
+                Some(up) => {
+                    self.ask(id, up, seq, place, verb, key, hash);
+                }
                 None => {
                     missed += 1;
                     lost = Some(node);
+                    if let Some(client) = self.clients.get_mut(id.0) {
+                        client.replies.miss(seq, place, &mut self.shared.pool);
+                    }
                 }
             }
         }
         let cells = self.shared.cells();
         cells.command(verb.into());
-        cells.multigets.record(count, &SIZES);
-        if let Some(node) = lost {
+        cells.multigets.record(u64::from(count), &SIZES);
+        let error = lost.and_then(|node| {
             cells.soft(verb.into(), self.down_reason(node), missed, self.shared.misses());
-        }
-        let error = lost.filter(|_| self.shared.settings.on_node_down == OnNodeDown::Error);
-        let error = error.map(|node| self.down_text(node));
-        let Some(client) = self.clients.get_mut(id.0) else {
-            return Taken::Yes(0);
-        };
-        let stamp = Stamp { kind: Kind::Get, at: self.shared.now };
-        match error {
-            Some(text) => {
-                let seq = client.replies.push(Part::Values { first: first.is_none(), last: true }, stamp);
-                client.replies.fail_part(seq, text.as_bytes(), &mut self.shared.pool);
+            (self.shared.settings.on_node_down == OnNodeDown::Error).then(|| self.down_text(node))
+        });
+        let Self { clients, shared, .. } = self;
+        if let Some(client) = clients.get_mut(id.0) {
+            if let Some(text) = error {
+                client.replies.fail(seq, text.as_bytes(), &mut shared.pool);
             }
-            None if first.is_none() => client.replies.push_ready(b"END\r\n", stamp, &mut self.shared.pool),
-            None => client.replies.close_read(),
+            client.replies.close_read(seq, &mut shared.pool);
+            if !plain {
+                client.break_promise(shared);
+            }
         }
         Taken::Yes(0)
     }
 
-    /// Adds one key of a read to its lane. `first` is the slot of the read's first part.
+    /// Asks for one key of a read on a lane: its value goes to a place of a slot.
     #[inline]
-    fn ask(&mut self, id: ClientId, up_id: UpstreamId, verb: ReadVerb, key: &[u8], hash: u64, first: &mut Option<u32>) {
-        let Self { clients, upstreams, shared, nodes, .. } = self;
+    #[expect(clippy::too_many_arguments, reason = "who asks, where, for what, and where the answer goes")]
+    pub(super) fn ask(
+        &mut self,
+        id: ClientId,
+        up_id: UpstreamId,
+        seq: u32,
+        place: u32,
+        verb: ReadVerb,
+        key: &[u8],
+        hash: u64,
+    ) -> bool {
+        let Self { clients, upstreams, shared, nodes, groups, .. } = self;
         let (Some(client), Some(up)) = (clients.get_mut(id.0), upstreams.get_mut(up_id.0)) else {
-            return;
+            return false;
         };
         let merge = shared.settings.merge_gets
             && matches!(verb, ReadVerb::Get | ReadVerb::Gets)
             && nodes.get(up.node.0).is_some_and(|node| node.no_merge_until <= shared.now);
-        // The open group's last member is this read's when its slot is not older than the first.
-        let this_read = |seq: u32| first.is_some_and(|first| seq.wrapping_sub(first) < u32::MAX / 2);
         let mut own = false;
         let joins = up.open_group().is_some_and(|group| {
-            own = group.members.last().is_some_and(|member| member.client == id && this_read(member.seq));
+            own = group.members.last().is_some_and(|member| member.client == id && member.seq == seq);
             group.verb == verb && group.has_room(key.len()) && (merge || own)
         });
         if !joins {
             own = false;
-            let mut group = shared.group();
-            group.reset(verb);
-            up.push_group(group, shared);
+            up.push_group(groups.take(verb), shared);
         }
-        let Some(group) = up.open_group() else { return };
+        let Some(group) = up.open_group() else { return false };
         if !own {
-            let stamp = Stamp { kind: Kind::Get, at: shared.now };
-            let seq = client.replies.push(Part::Values { first: first.is_none(), last: false }, stamp);
-            first.get_or_insert(seq);
+            client.replies.add_part(seq);
             group.join(id, seq);
             client.in_flight += 1;
         }
-        if !group.add(key, hash) {
+        if !group.add(key, hash, place) {
             shared.cells().coalesced_keys.add(1);
         }
         up.touch(up_id, shared);
+        !own
     }
 
-    fn store(&mut self, id: ClientId, store: &Store<'_>, after: &[u8]) -> Taken {
+    fn store(&mut self, id: ClientId, store: &Store<'_>, after: Input<'_>) -> Taken {
         if store.len > self.shared.settings.bulk_above {
             return self.store_large(id, store);
         }
         let hash = Topology::hash(store.key);
         let total = store.len + 2;
-        if self.stalls_on(id, store.key, hash) || (after.len() < total && !self.reserve_body(id, total)) {
+        if self.stalls_on(id, store.key, hash) || (after.bytes.len() < total && !self.reserve_body(id, total)) {
             return Taken::Stalled;
+        }
+        if store.verb == StoreVerb::Set {
+            self.shared.large_keys.forget(hash);
         }
         self.shared.sample(store.key, hash);
         self.shared.cells().command(store.verb.into());
@@ -190,65 +220,92 @@ impl Core {
         let mut header = std::mem::take(&mut self.shared.line);
         header.clear();
         store.write(&mut header);
-        if let Some(block) = after.get(..total) {
-            self.forward_value(id, target, &header, block, None);
+        if after.bytes.len() >= total {
+            let block = after.part(0..total);
+            if block.bytes.ends_with(b"\r\n") {
+                if let Some(up) = self.enqueue(id, hash, store.quiet, &header, target.command) {
+                    let Self { upstreams, shared, .. } = self;
+                    if let Some(lane) = upstreams.get_mut(up.0) {
+                        lane.out.take(block, &mut shared.pool);
+                        lane.touch(up, shared);
+                    }
+                }
+            } else {
+                self.refuse_block(id, target);
+            }
             self.shared.line = header;
             // All of it came with what waited for room.
-            self.end_body(id);
+            self.end_body(id, total);
             return Taken::Yes(total);
         }
         if let Some(client) = self.clients.get_mut(id.0) {
-            let bytes = Vec::with_capacity(total);
-            client.reading = Reading::Body(Box::new(Body { header, target, bytes, total }));
+            let body = Body { header, target, block: OutBuf::default(), end: [0; 2], total };
+            client.reading = Reading::Body(Box::new(body));
         }
         Taken::Yes(0)
     }
 
-    /// A stored value is complete.
-    pub(super) fn finish_body(&mut self, id: ClientId) {
+    /// Takes what came of a value that is stored here first. Returns how much of `rest` it was.
+    pub(super) fn take_body(&mut self, id: ClientId, rest: Input<'_>) -> usize {
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else { return rest.bytes.len() };
+        let Reading::Body(body) = &mut client.reading else { return 0 };
+        let used = body.left().min(rest.bytes.len());
+        let piece = rest.part(0..used);
+        for byte in piece.bytes.get(used.saturating_sub(2)..).unwrap_or_default() {
+            body.end = [body.end[1], *byte];
+        }
+        body.block.take(piece, &mut shared.pool);
+        if client.reserved > 0 {
+            shared.budget.arriving -= used;
+        }
+        if body.left() == 0 {
+            self.finish_body(id);
+        }
+        used
+    }
+
+    /// A stored value is complete: forwards it.
+    ///
+    /// A lane that has become full in the meantime takes this one more.
+    fn finish_body(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(id.0) else {
             return;
         };
         let Reading::Body(body) = std::mem::replace(&mut client.reading, Reading::Line) else {
             return;
         };
-        let Body { header, target, bytes, .. } = *body;
-        self.forward_value(id, target, &header, &[], Some(bytes));
+        let Body { header, target, mut block, end, .. } = *body;
+        if end != *b"\r\n" {
+            block.clear(&mut self.shared.pool);
+            self.refuse_block(id, target);
+        } else if let Some(up) = self.enqueue(id, target.hash, target.quiet, &header, target.command) {
+            let Self { upstreams, shared, .. } = self;
+            if let Some(lane) = upstreams.get_mut(up.0) {
+                lane.out.join(block, &mut shared.pool);
+                lane.touch(up, shared);
+            }
+        } else {
+            block.clear(&mut self.shared.pool);
+        }
         self.shared.line = header;
-        self.end_body(id);
+        self.end_body(id, 0);
     }
 
-    /// The room that was kept for a body is free.
-    fn end_body(&mut self, id: ClientId) {
-        let reserved = self.clients.get_mut(id.0).map_or(0, |client| std::mem::take(&mut client.reserved));
+    /// A value's block does not end as it must.
+    fn refuse_block(&mut self, id: ClientId, target: Target) {
+        self.shared.cells().request(target.command, Outcome::ClientError, 1);
+        self.answer(id, Kind::Store, b"CLIENT_ERROR bad data chunk\r\n", target.quiet);
+    }
+
+    /// The room that was kept for a body is free; so many bytes of it were still to come.
+    fn end_body(&mut self, id: ClientId, to_come: usize) {
+        let Self { clients, shared, .. } = self;
+        let reserved = clients.get_mut(id.0).map_or(0, |client| std::mem::take(&mut client.reserved));
         if reserved > 0 {
-            self.release_body(reserved);
+            shared.budget.bodies -= reserved;
+            shared.budget.arriving -= to_come;
         }
-    }
-
-    /// Forwards a storage request whose whole block is there: as a slice, or as a buffer of its own.
-    ///
-    /// A lane that has become full in the meantime takes this one more.
-    fn forward_value(&mut self, id: ClientId, target: Target, header: &[u8], block: &[u8], owned: Option<Vec<u8>>) {
-        let Target { hash, quiet, command } = target;
-        let bytes = owned.as_deref().unwrap_or(block);
-        if !bytes.ends_with(b"\r\n") {
-            self.shared.cells().request(command, Outcome::ClientError, 1);
-            return self.answer(id, Kind::Store, b"CLIENT_ERROR bad data chunk\r\n", quiet);
-        }
-        let Some(up_id) = self.enqueue(id, hash, quiet, header, command) else {
-            return;
-        };
-        let Self { upstreams, shared, .. } = self;
-        let Some(up) = upstreams.get_mut(up_id.0) else {
-            return;
-        };
-        match owned {
-            Some(buffer) if buffer.len() >= 16 << 10 => up.out.push(buffer),
-            Some(buffer) => up.out.append(&buffer, &mut shared.pool),
-            None => up.out.append(block, &mut shared.pool),
-        }
-        up.touch(up_id, shared);
     }
 
     fn change(&mut self, id: ClientId, change: Change, key: &[u8], quiet: bool) -> Taken {
@@ -258,6 +315,9 @@ impl Core {
         }
         self.shared.sample(key, hash);
         self.shared.cells().command(change.into());
+        if change == Change::Delete {
+            self.shared.large_keys.forget(hash);
+        }
         let mut line = std::mem::take(&mut self.shared.line);
         line.clear();
         change.write(key, &mut line);
@@ -275,7 +335,7 @@ impl Core {
 
     /// Puts a request for one node on its lane and owes its reply, or answers that the node is down.
     fn enqueue(&mut self, id: ClientId, hash: u64, quiet: bool, line: &[u8], command: Command) -> Option<UpstreamId> {
-        let node = self.owner(hash, || slow::key_of(line));
+        let node = self.owner(hash, || key_of(line));
         let lane = self.clients.get(id.0)?.lane;
         let Some(up_id) = self.lane(node, lane) else {
             self.answer_down(id, node, quiet, command);
@@ -284,7 +344,7 @@ impl Core {
         let Self { clients, upstreams, shared, .. } = self;
         let (client, up) = (clients.get_mut(id.0)?, upstreams.get_mut(up_id.0)?);
         let stamp = Stamp { kind: command.into(), at: shared.now };
-        let seq = (!quiet).then(|| client.replies.push(Part::Whole, stamp));
+        let seq = (!quiet).then(|| client.replies.push(stamp));
         client.in_flight += 1;
         let asked = Asked::new(hash, line, &shared.settings);
         up.push(line, Entry::Single { client: id, seq, command, asked, expired: false }, shared);
@@ -308,17 +368,23 @@ impl Core {
 
     pub(super) fn down_text(&self, node: NodeId) -> String {
         match self.nodes.get(node.0) {
+            Some(entry) if entry.is_itself => format!("SERVER_ERROR proxy: node {} {ITSELF}\r\n", entry.node.name),
             Some(entry) => format!("SERVER_ERROR proxy: node {} is down\r\n", entry.node.name),
             None => "SERVER_ERROR proxy: no node is known yet\r\n".to_owned(),
         }
     }
 
-    /// Whether any lane of a fan-out is at its limit; then the client waits for it.
+    /// Whether any lane of a fan-out is at its limit, or its client has something under way on another lane; then the
+    /// client waits.
     pub(super) fn stalls_on_any(&mut self, id: ClientId) -> bool {
+        let Some(client) = self.clients.get_mut(id.0) else { return false };
+        if !client.elsewhere.is_empty() {
+            client.stall = Stall::LaneChange;
+            return true;
+        }
         if self.shared.full_lanes == 0 {
             return false;
         }
-        let Some(client) = self.clients.get_mut(id.0) else { return false };
         let lanes = self.ring.iter().filter_map(|node| self.nodes.get(node.0)?.lanes.get(client.lane));
         for lane in lanes {
             if let Some(up) = self.upstreams.get_mut(lane.0).filter(|up| up.is_full()) {
@@ -331,8 +397,25 @@ impl Core {
         false
     }
 
+    /// Whether the client of a request for a key has to wait: its lane is at its limit, or something of the client for
+    /// this key is under way on another lane of the node.
+    pub(super) fn stalls_on(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
+        self.stalls_on_full(id, key, hash) || self.stalls_elsewhere(id, key, hash)
+    }
+
+    /// Whether something of a client for a key is under way on another lane than the shared one; then it waits.
+    pub(super) fn stalls_elsewhere(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
+        let Some(client) = self.clients.get(id.0).filter(|client| !client.elsewhere.is_empty()) else { return false };
+        let node = self.owner(hash, || key);
+        let waits = self.lane(node, client.lane).is_some_and(|lane| client.is_elsewhere(node, lane, Some(hash)));
+        if let (true, Some(client)) = (waits, self.clients.get_mut(id.0)) {
+            client.stall = Stall::LaneChange;
+        }
+        waits
+    }
+
     /// Whether the lane a key needs is at its limit; then the client waits for it.
-    fn stalls_on(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
+    fn stalls_on_full(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
         if self.shared.full_lanes == 0 {
             return false;
         }

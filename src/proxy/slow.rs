@@ -2,54 +2,15 @@
 
 use std::time::Duration;
 
-use super::group::Group;
-use super::lane::Entry;
-use super::{Core, Settings, UpstreamId};
+use super::upstream::Entry;
+use super::upstream::group::Group;
+use super::{Core, UpstreamId};
 use crate::metrics::{Kind, hot};
 use crate::protocol::command::Command;
 use crate::routing::Topology;
 
 /// Between two lines about requests of one kind.
 const GAP: Duration = Duration::from_secs(1);
-
-/// The key of a request on its way: all that is kept of it, and its text only where that may be told.
-#[derive(Debug)]
-pub(super) enum Asked {
-    Hash(u64),
-    Key(Box<[u8]>),
-}
-
-/// The key of a request for one key, as it is sent: its second word.
-pub(super) fn key_of(line: &[u8]) -> &[u8] {
-    let word = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-    word.strip_suffix(b"\r\n").unwrap_or(word)
-}
-
-impl Asked {
-    /// `line` is the request as it is sent.
-    #[inline]
-    pub(super) fn new(hash: u64, line: &[u8], settings: &Settings) -> Self {
-        if !settings.log_keys || settings.slow_request.is_none() {
-            return Self::Hash(hash);
-        }
-        Self::Key(key_of(line).into())
-    }
-
-    /// Bytes of memory held apart.
-    pub(super) fn weight(&self) -> usize {
-        match self {
-            Self::Hash(_) => 0,
-            Self::Key(key) => key.len(),
-        }
-    }
-
-    fn name(&self) -> String {
-        match self {
-            Self::Hash(hash) => hot::name(*hash, None),
-            Self::Key(key) => hot::name(0, Some(key)),
-        }
-    }
-}
 
 impl Group {
     /// The first of its keys.

@@ -3,6 +3,8 @@
 //! Pure rendering: the nodes' replies come in as bytes. Some clients stop reading at any line that
 //! contains `END`, so no line written here does but the last.
 
+use std::collections::HashMap;
+
 use crate::protocol::number;
 use crate::protocol::reply::{self, Line};
 
@@ -294,6 +296,8 @@ struct Entry<'a> {
 #[derive(Default)]
 struct Table<'a> {
     entries: Vec<Entry<'a>>,
+    /// Where each name is: a node may have thousands.
+    places: HashMap<&'a [u8], usize>,
 }
 
 // === impl Table ===
@@ -311,7 +315,7 @@ impl<'a> Table<'a> {
             let Some(fold) = choose(name) else { continue };
             let at = match self.entries.get(next) {
                 Some(entry) if entry.name == name => Some(next),
-                _ => self.entries.iter().position(|entry| entry.name == name),
+                _ => self.places.get(name).copied(),
             };
             next = at.unwrap_or(self.entries.len()) + 1;
             match at.and_then(|at| self.entries.get_mut(at)) {
@@ -323,7 +327,10 @@ impl<'a> Table<'a> {
                         Fold::Min => entry.millionths.min(millionths),
                     };
                 }
-                None => self.entries.push(Entry { name, fold, millionths, decimals }),
+                None => {
+                    self.places.insert(name, self.entries.len());
+                    self.entries.push(Entry { name, fold, millionths, decimals });
+                }
             }
         }
     }

@@ -54,6 +54,10 @@ impl<T> Table<T> {
         Some(self.slab.remove(key.index()).1)
     }
 
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slab.iter_mut().map(|(_, (_, value))| value)
+    }
+
     #[expect(clippy::cast_possible_truncation, reason = "see insert")]
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slab

@@ -11,10 +11,12 @@ use crate::admin::{Place, RingNode, RingReport};
 use crate::config::Config;
 use crate::discovery::View;
 use crate::discovery::follow::History;
+use crate::log;
 use crate::metrics::hot::{self, HotKeys};
 use crate::metrics::{Cells, NodeState, Sources};
-use crate::proxy::Tick;
+use crate::proxy::ITSELF;
 use crate::routing::{NodeIndex, Published, Topology};
+use crate::time::Tick;
 
 /// How the whole is, and since when; the control thread alone changes it.
 #[derive(Debug)]
@@ -96,6 +98,7 @@ impl Condition {
             ],
             succeeded_at: source.last_success.map_or(0, unix_seconds),
             pending: view.pending.len(),
+            log_lines_dropped: log::lines_dropped(),
         }
     }
 
@@ -121,7 +124,7 @@ impl Condition {
             let (was, since) =
                 before.get(&node.name).copied().unwrap_or((NodeState::default(), unix_seconds(SystemTime::now())));
             if state != was {
-                tell(&node.name, state);
+                tell(&node.name, state, self.problem(&node.name, state));
             }
             let since = if state == was { since } else { unix_seconds(SystemTime::now()) };
             now.nodes.insert(Arc::clone(&node.name), (state, since));
@@ -131,6 +134,11 @@ impl Condition {
             now.status = (word, unix_seconds(SystemTime::now()));
         }
         now
+    }
+
+    /// What is wrong with a node, where that is known to be no fault of the node.
+    fn problem(&self, node: &str, state: NodeState) -> Option<&'static str> {
+        (state >= NodeState::Probing && self.cells.node_is_itself(node)).then_some(ITSELF)
     }
 
     pub(super) fn report(&self) -> RingReport {
@@ -145,6 +153,7 @@ impl Condition {
                 share: topology.share(NodeIndex(index)),
                 state: state.word(),
                 since,
+                problem: self.problem(&node.name, state),
             }
         });
         let now = tokio::time::Instant::now();
@@ -193,12 +202,15 @@ impl Condition {
 }
 
 /// The one line about a node that has changed.
-fn tell(node: &str, state: NodeState) {
+fn tell(node: &str, state: NodeState, problem: Option<&str>) {
     match state {
         NodeState::Up => tracing::info!(node, "node is up"),
         NodeState::Connecting => tracing::info!(node, "connecting to node again"),
         NodeState::Probing => tracing::debug!(node, "node answers a probe"),
-        NodeState::Down => tracing::warn!(node, "node is down"),
+        NodeState::Down => match problem {
+            Some(problem) => tracing::warn!(node, "node is down: {problem}"),
+            None => tracing::warn!(node, "node is down"),
+        },
     }
 }
 

@@ -101,6 +101,7 @@ mod tests {
             settings: Settings { cpu_time: stuck, ..Settings::default() },
             cells: Arc::new(Cells::new(2)),
             connect_timeout: Duration::from_secs(1),
+            itself: Arc::default(),
             started: std::time::Instant::now(),
         };
         let (pulse, beats) = Pulse::new(2);

@@ -14,8 +14,8 @@ use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use crate::listener::Accepted;
 
 /// A node's machine that vanishes says nothing: an idle connection to it is probed after this silence, so often, and is
-/// given up after about 6 s. Without, the first requests after a quiet night would find out. A probe is an empty
-/// segment that the node's kernel answers: memcached never sees it.
+/// given up after about 6 s. Without, the first requests after a quiet night would find out, and a client that vanished
+/// would hold its place for good. A probe is an empty segment that the other kernel answers: memcached never sees it.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(3);
 const KEEPALIVE_GAP: Duration = Duration::from_secs(1);
 const KEEPALIVE_PROBES: u32 = 3;
@@ -61,13 +61,19 @@ pub(super) fn split(stream: TcpStream) -> (ReadHalf, WriteHalf) {
     (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
 }
 
+/// How it is noticed that the other side's machine has vanished, for nodes and for clients.
+#[must_use]
+pub fn keepalive() -> TcpKeepalive {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_GAP);
+    keepalive.with_retries(KEEPALIVE_PROBES)
+}
+
 /// Sets what a connection to a node needs; `patience` is how long a reply may take.
 pub(super) fn prepare_upstream(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_GAP);
     // Where a sandbox knows none of these the clocks of the requests notice, too, only later.
-    let _ = socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES));
+    let _ = socket.set_tcp_keepalive(&keepalive());
     #[cfg(target_os = "linux")]
     {
         let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED.max(patience * 4)));

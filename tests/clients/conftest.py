@@ -26,18 +26,31 @@ def nodes():
         yield ports
 
 
-@pytest.fixture(scope="session")
-def port(nodes):
+@contextlib.contextmanager
+def serving(nodes, *arguments):
+    """slipring in front of these nodes, all of them up: where clients connect, and the admin port."""
     listen, admin = free_port(), free_port()
     command = [binary(), "serve", "--nodes", ",".join(f"127.0.0.1:{port}" for port in nodes)]
-    command += ["--listen", f"127.0.0.1:{listen}", "--admin-listen", f"127.0.0.1:{admin}"]
+    command += ["--listen", f"127.0.0.1:{listen}", "--admin-listen", f"127.0.0.1:{admin}", *arguments]
     with running(command, listen):
 
         def up():
             with urllib.request.urlopen(f"http://127.0.0.1:{admin}/ring", timeout=PATIENCE) as page:
-                return [node["state"] for node in json.load(page)["nodes"]] == ["up"] * 3
+                return [node["state"] for node in json.load(page)["nodes"]] == ["up"] * len(nodes)
 
         eventually("all nodes are up", up)
+        yield listen, admin
+
+
+@pytest.fixture(scope="session", name="serving")
+def serving_fixture():
+    """For tests that want a slipring of their own."""
+    return serving
+
+
+@pytest.fixture(scope="session")
+def port(nodes):
+    with serving(nodes) as (listen, _):
         yield listen
 
 

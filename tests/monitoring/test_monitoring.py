@@ -43,7 +43,7 @@ METRICS = {
     "slipring_upstream_timeouts_total": {"node": NODE},
     "slipring_upstream_desyncs_total": {"node": NODE},
     "slipring_node_state": {"node": NODE, "state": "up connecting probing down"},
-    "slipring_node_ejections_total": {"node": NODE, "reason": "timeout refused lost desync"},
+    "slipring_node_ejections_total": {"node": NODE, "reason": "timeout refused lost desync itself"},
     "slipring_node_probes_total": {"node": NODE, "result": "ok failed"},
     "slipring_node_ring_share_ratio": {"node": NODE},
     "slipring_ring_nodes": {},
@@ -71,6 +71,7 @@ METRICS = {
     "slipring_buffer_limit_bytes": {},
     "slipring_backpressure_waits_total": {"reason": "output lane bulk memory"},
     "slipring_slow_requests_total": {},
+    "slipring_log_lines_dropped_total": {},
 }
 
 ALERTS = SHIPPED / "alerts.yaml"

@@ -153,6 +153,15 @@ def test_since_is_what_the_sidecar_says(browser):
         assert clock in page.seen["sentence"]
 
 
+def test_a_node_that_is_the_sidecar_itself_says_so(browser):
+    report = ring(["a:1", "b:2"], status="degraded")
+    report["nodes"][0].update(state="down", problem="is this sidecar itself")
+    with shown(browser, {"/ring": report, "/metrics": METRICS}) as page:
+        assert "is down: it is this sidecar itself" in page.seen["sentence"]
+        assert "is this sidecar itself" in page.seen["nodes"]["a:1"]["State"]
+        assert "itself" not in page.seen["nodes"]["b:2"]["State"]
+
+
 @pytest.mark.parametrize("width", [320, 390, 641, 768, 901, 1200])
 def test_it_fits(browser, width):
     long = [f"memcached-{i}.memcached.very-long-namespace.svc.cluster.local:11211" for i in range(4)]

@@ -91,8 +91,8 @@ fn reload_has_the_file_read_and_says_when_there_is_nobody() {
     reload(&slipring);
     until_nodes(&slipring, &[&a, &b]);
     before.in_step();
-    assert!(slipring.output().contains("reading the source of nodes again"), "{}", slipring.output());
-    assert!(slipring.output().contains("ring changed"), "{}", slipring.output());
+    slipring.wait_for_output("reading the source of nodes again");
+    slipring.wait_for_output("ring changed");
     // No process has the largest number there is.
     let output = run_to_end(&["reload", "--pid", &i32::MAX.to_string()], &[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");

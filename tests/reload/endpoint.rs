@@ -212,7 +212,7 @@ fn a_removed_node_that_still_answers_is_held_and_shown() {
     let ring = until_nodes(&short, &[&a, &b]);
     assert!(ring.pending().is_empty());
     assert_eq!(ring.text("status"), "healthy");
-    assert!(long.output().contains("missing since"), "{}", long.output());
+    long.wait_for_output("missing since");
     // It is listed again before its hold ended: it was never away.
     endpoint.now(config(3, &[&a, &b, &c]));
     let ring = until(&long, "nothing is pending", |ring| ring.pending().is_empty());
@@ -295,7 +295,7 @@ fn the_last_good_ring_serves_after_a_restart_without_an_endpoint() {
     assert_eq!(second.client().get(&["kept"])[0].data, b"value");
     serves(&second);
     until(&second, "the trouble is shown", |ring| ring.text("last_error").contains("cannot connect"));
-    assert!(second.output().contains("last good ring of an earlier run"), "{}", second.output());
+    second.wait_for_output("last good ring of an earlier run");
     // The endpoint comes back with another list.
     let endpoint = Endpoint::start(&port, config(2, &[&b]));
     until(&second, "it is asked again", |ring| ring.text("last_error").is_empty());

@@ -271,7 +271,11 @@ fn clients_do_not_notice_a_thousand_swaps() {
     let mut random = Random::new(seed);
     replace(&file, &rings.list(first, &mut random));
     let path = file.to_str().unwrap().to_owned();
-    let slipring = Slipring::command(&["serve", "--nodes-file", &path, "--workers", WORKERS], &[]);
+    // What only time brings is no complaint here: a machine that stands still for a moment makes a request slow, or a
+    // connection late.
+    let patient = ["--connect-timeout", "30s", "--slow-request", "0s"];
+    let slipring =
+        Slipring::command(&[&["serve", "--nodes-file", &path, "--workers", WORKERS][..], &patient].concat(), &[]);
     slipring.wait_for_states("up", 3);
     let idle = descriptors(&slipring);
     let (over, total) = (AtomicBool::new(false), [const { AtomicU64::new(0) }; 5]);

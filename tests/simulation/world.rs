@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use slipring::config::OnNodeDown;
 use slipring::metrics::{Cells, NodeState, Reason};
-use slipring::proxy::{ClientId, CloseReason, Core, Effect, FailReason, OutBuf, Settings, Tick, UpstreamId};
+use slipring::proxy::{ClientId, CloseReason, Core, Effect, FailReason, OutBuf, ReadBuffer, Settings, UpstreamId};
 use slipring::routing::{Node as Member, Topology};
+use slipring::time::Tick;
 
 use crate::Rng;
 use crate::client::{Client, Ending, Facts, LARGE_KEYS, number_of, owner};
@@ -109,6 +110,10 @@ pub(crate) struct World {
     tally: Tally,
     /// What the core does now, it does because of the time.
     in_tick: bool,
+    /// What is read into, half of the time.
+    buffer: ReadBuffer,
+    /// There are large values: their connections are given up sooner.
+    large: bool,
 }
 
 /// What has happened in a run, to see that the weather is not too mild.
@@ -138,8 +143,12 @@ impl World {
         let pick = |rng: &mut Rng, from: [u64; 3]| if hasty { from[rng.below(3)] * 1000 } else { 3_600_000_000 };
         let request_timeout = pick(&mut rng, [50, 500, 2_000]);
         let queue_timeout = pick(&mut rng, [20, 250, 1_000]);
+        let large = rng.one_in(2);
+        let bulk_above = if large { [1 << 20, 16 << 10][rng.below(2)] } else { 1 << 20 };
         let settings = Settings {
             max_value: 128 << 20,
+            bulk_above,
+            buffer_limit: [2 << 20, 3 << 20, 8 << 20, 64 << 20, 64 << 20][rng.below(5)],
             drain_timeout: Duration::from_millis(drain_timeout),
             lanes,
             merge_gets: !rng.one_in(4),
@@ -153,7 +162,6 @@ impl World {
         };
         let cells = Arc::new(Cells::new(1));
         let core = Core::new(Arc::clone(&topology), settings, Arc::clone(&cells), 0);
-        let large = rng.one_in(3);
         let stormy = rng.one_in(2);
         let mut nodes: Vec<Node> =
             (0..count).map(|i| Node::new(["1.6.18", "1.5.16", "1.6.0"][i % 3], seed + i as u64)).collect();
@@ -162,7 +170,7 @@ impl World {
         }
         for n in (0..LARGE_KEYS).filter(|_| large) {
             let key = format!("large.{n}").into_bytes();
-            let size = (1 << 20) + rng.below(1 << 20);
+            let size = bulk_above + rng.below(bulk_above);
             nodes[owner(&topology, &key)].put(&key, 1_000_000 + n as u64, size);
         }
         let facts = Facts {
@@ -180,13 +188,14 @@ impl World {
             unknown: HashSet::new(),
             asked: HashMap::new(),
             reads: HashMap::new(),
-            large,
+            bulk_above,
+            without_room: 0,
             rings: vec![topology],
             reads_fail,
             claims: HashMap::new(),
             next_serial: 0,
             large_writes: if large { 1 + rng.below(10) } else { 0 },
-            large_reads: if large { 30 } else { 0 },
+            large_reads: if large { 30 * (1 << 20) / bulk_above.max(100 << 10) } else { 0 },
             flushes: rng.one_in(3),
             too_slow: false,
         };
@@ -221,6 +230,8 @@ impl World {
             moved: 0,
             tally: Tally::default(),
             in_tick: false,
+            buffer: ReadBuffer::default(),
+            large,
             rng,
         }
     }
@@ -236,6 +247,7 @@ impl World {
         self.calm_down();
         self.check_nothing_is_owed();
         self.check_that_all_nodes_serve();
+        self.check_nothing_is_left();
         Tally {
             expired: self.cells.soft_sum(|_, reason| reason == Reason::Timeout),
             unsent: self.cells.soft_sum(|_, reason| reason == Reason::Queue),
@@ -361,7 +373,7 @@ impl World {
         let silent = link.is_silent(self.drain_timeout, self.facts.now);
         let departed = !self.members().contains(&link.node);
         let late = self.in_tick && link.was_late(self.facts.now);
-        if late && !departed && !self.facts.large && self.state(link.node) < NodeState::Probing {
+        if late && !departed && !self.large && self.state(link.node) < NodeState::Probing {
             assert!(self.is_hopeless(id, &link), "given up too early: {link:?} at {}", self.facts.now);
         }
         let given_up = late || silent && departed;
@@ -388,7 +400,8 @@ impl World {
         let all = client.kernel.len();
         client.take(all, &mut self.facts);
         let client = &self.clients[i];
-        assert!(client.may_be_closed(&self.facts), "closed without a reason: {}", client.describe());
+        let closed = CloseReason::ALL.map(|reason| (reason.word(), self.cells.closed_sum(reason)));
+        assert!(client.may_be_closed(&self.facts), "closed without a reason: {}, {closed:?}", client.describe());
         self.clients.swap_remove(i);
     }
 
@@ -529,7 +542,12 @@ impl World {
         } else if piece > 0 {
             let bytes: Vec<u8> = client.outbox.drain(..piece).collect();
             self.moved += 1;
-            self.core.client_input(client.id, &bytes, now);
+            if self.rng.one_in(2) {
+                self.buffer.space()[..piece].copy_from_slice(&bytes);
+                self.core.client_read(client.id, &mut self.buffer, piece, now);
+            } else {
+                self.core.client_input(client.id, &bytes, now);
+            }
         } else if client.fin && !client.ended {
             client.ended = true;
             self.core.client_ended(client.id);
@@ -680,7 +698,12 @@ impl World {
             {
                 self.strikes[conn.node] = 0;
             }
-            self.core.upstream_input(conn.id, &bytes, now);
+            if self.rng.one_in(2) {
+                self.buffer.space()[..piece].copy_from_slice(&bytes);
+                self.core.upstream_read(conn.id, &mut self.buffer, piece, now);
+            } else {
+                self.core.upstream_input(conn.id, &bytes, now);
+            }
         }
         self.carry_out();
     }
@@ -971,6 +994,18 @@ impl World {
         assert!(!self.core.is_dirty());
     }
 
+    /// Everybody leaves: no memory is held for anybody any more.
+    fn check_nothing_is_left(&mut self) {
+        let counted = self.cells.soft_sum(|_, reason| matches!(reason, Reason::Memory | Reason::Queue));
+        let unexplained = self.facts.without_room;
+        assert!(unexplained <= counted, "{unexplained} without a reason, {counted} for want of room");
+        for client in std::mem::take(&mut self.clients) {
+            self.core.client_gone(client.id);
+        }
+        self.carry_out();
+        assert_eq!(self.cells.sum(|c| &c.buffered), 0, "memory that nobody holds");
+    }
+
     /// Every node serves on every lane; and no bulk lane was lost on the way: as many large values
     /// pass as ever.
     fn check_that_all_nodes_serve(&mut self) {
@@ -982,7 +1017,7 @@ impl World {
         self.facts.now += 1;
         self.probe(10, self.lanes);
         if self.cells.sum(|c| &c.bulk_transfers) > 0 {
-            self.probe((1 << 20) + 10, 1);
+            self.probe(self.facts.bulk_above + 10, 1);
         }
     }
 

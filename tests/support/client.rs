@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use socket2::Socket;
+use socket2::{Domain, Socket, Type};
 
 /// One `VALUE` block.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +32,20 @@ impl TextClient {
         let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
         stream.set_nodelay(true).expect("TCP_NODELAY");
         Self::over(stream.into())
+    }
+
+    /// As [`TextClient::connect`], with a receive buffer of so many bytes: what it does not read soon waits on the other
+    /// side.
+    ///
+    /// # Panics
+    /// When the connection is refused.
+    pub fn connect_narrow(address: SocketAddr, bytes: usize) -> Self {
+        let stream = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        // Before the connection is made, or the window is as wide as it was.
+        stream.set_recv_buffer_size(bytes).expect("SO_RCVBUF");
+        stream.connect(&address.into()).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
+        stream.set_tcp_nodelay(true).expect("TCP_NODELAY");
+        Self::over(stream)
     }
 
     /// Through a Unix socket.
@@ -72,7 +86,11 @@ impl TextClient {
 
     /// Says that nothing more will be sent; answers may still come.
     pub fn half_close(&mut self) -> &mut Self {
-        self.stream.shutdown(Shutdown::Write).expect("half-close");
+        match self.stream.shutdown(Shutdown::Write) {
+            // The other side has closed.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+            result => result.expect("half-close"),
+        }
         self
     }
 

@@ -100,7 +100,12 @@ struct Process {
 }
 
 impl Process {
-    fn start(name: &str, mut command: Command) -> Self {
+    fn start(name: &str, command: Command) -> Self {
+        Self::start_logging_to(name, command, None)
+    }
+
+    /// As [`Process::start`], with its standard error elsewhere.
+    fn start_logging_to(name: &str, mut command: Command, stderr: Option<Stdio>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{number}.log", std::process::id()));
@@ -108,7 +113,7 @@ impl Process {
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a log file can be shared"))
-            .stderr(file)
+            .stderr(stderr.unwrap_or_else(|| file.into()))
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name}: {error}. The tests need it; tests/run installs it."));
         Self { name: name.to_owned(), child, log, ended: false }
@@ -308,11 +313,7 @@ impl Slipring {
         let nodes = nodes.join(",");
         let mut arguments = vec!["serve", "--nodes", &nodes];
         arguments.extend(extra);
-        // A node of a test is slow on purpose, or because the machine is busy: only the tests of the clocks have the
-        // clocks of users. A flag wins over these.
-        let clocks = matches!(env!("CARGO_CRATE_NAME"), "faults" | "outages");
-        let patient: &[(&str, &str)] = &[("SLIPRING_REQUEST_TIMEOUT", "30s"), ("SLIPRING_QUEUE_TIMEOUT", "30s")];
-        Self::command(&arguments, if clocks { &[] } else { patient })
+        Self::command(&arguments, &[])
     }
 
     /// `slipring dev` with `nodes` embedded nodes.
@@ -329,11 +330,20 @@ impl Slipring {
 
     /// As [`Slipring::command`], with no more than so many open files.
     pub fn with_files(files: u32, arguments: &[&str]) -> Self {
-        let slipring = binary();
+        Self::launch_as(Self::few_files(files), "127.0.0.1", arguments, &[])
+    }
+
+    /// Slipring with no more than so many open files; its arguments are to be added.
+    pub fn few_files(files: u32) -> Command {
         let mut command = Command::new("sh");
         command.env_clear();
-        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]).arg(slipring.get_program());
-        Self::launch_as(command, "127.0.0.1", arguments, &[])
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]).arg(binary().get_program());
+        command
+    }
+
+    /// As [`Slipring::command`], with its log written there.
+    pub fn logging_to(stderr: impl Into<Stdio>, arguments: &[&str]) -> Self {
+        Self::spawn(binary(), "127.0.0.1", arguments, &[], Some(stderr.into()))
     }
 
     /// As [`Slipring::command`], on this host (an IPv6 one in brackets).
@@ -350,14 +360,29 @@ impl Slipring {
         Self::launch_as(command, "127.0.0.1", arguments, &[])
     }
 
-    fn launch_as(mut command: Command, host: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    fn launch_as(command: Command, host: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::spawn(command, host, arguments, environment, None)
+    }
+
+    fn spawn(
+        mut command: Command,
+        host: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        stderr: Option<Stdio>,
+    ) -> Self {
         let ports = [free_port(), free_port()];
         let (address, admin) = (ports[0].on(host), ports[1].on("127.0.0.1"));
         command.args(arguments);
         command.args(["--listen", &address.to_string()]);
         command.args(["--admin-listen", &admin.to_string()]);
+        // A node of a test is slow on purpose, or because the machine is busy: only the tests of the clocks have the
+        // clocks of users. A flag wins over these.
+        if !matches!(env!("CARGO_CRATE_NAME"), "faults" | "outages") {
+            command.envs([("SLIPRING_REQUEST_TIMEOUT", "30s"), ("SLIPRING_QUEUE_TIMEOUT", "30s")]);
+        }
         command.envs(environment.iter().copied());
-        let mut process = Process::start("slipring", command);
+        let mut process = Process::start_logging_to("slipring", command, stderr);
         process.wait_until_it_accepts(address);
         process.wait_until_it_accepts(admin);
         Self { process, address, admin, _ports: ports }
@@ -393,6 +418,11 @@ impl Slipring {
     /// What it has written to its standard output and error so far.
     pub fn output(&self) -> String {
         self.process.output()
+    }
+
+    /// Waits until it has written this: the log is written by a thread of its own, when it has its turn.
+    pub fn wait_for_output(&self, part: &str) {
+        eventually(&format!("it says {part:?}"), || self.output().contains(part));
     }
 
     /// Where the admin port is.

@@ -104,6 +104,7 @@ fn slow_requests_are_told_of_once_a_second_for_each_kind() {
     client.send("delete slow:2\r\n".to_owned() + &"delete behind\r\n".repeat(9)).expect("DELETED\r\n".repeat(10));
     let value = client.get(&["slow:1", "quick"]);
     let size: usize = value.iter().map(|value| value.data.len()).sum();
+    eventually("the get is told of", || logged(&slipring, "slow request").iter().any(|line| line["command"] == "get"));
     let lines = logged(&slipring, "slow request");
     let first = |command: &str| lines.iter().find(|line| line["command"] == command).expect("a line of each kind");
     let [set, delete, get] = ["set", "delete", "get"].map(first);
@@ -132,6 +133,9 @@ fn keys_are_logged_where_that_is_allowed_and_requests_without_an_answer_too() {
     let mut client = slipring.client();
     client.ask("incr slow:1 1\r\n", "1\r\n");
     client.ask("get never:1\r\n", "END\r\n");
+    eventually("both are told of", || {
+        !logged(&slipring, "slow request").is_empty() && !logged(&slipring, "request timed out").is_empty()
+    });
     assert_eq!(logged(&slipring, "slow request")[0]["key"], "slow:1");
     let lines = logged(&slipring, "request timed out");
     let [line] = lines.as_slice() else { panic!("{lines:?}") };
@@ -148,6 +152,7 @@ fn only_what_waited_a_whole_time_out_is_told_as_timed_out() {
     // Young still when the lane has been silent for a second time-out.
     std::thread::sleep(Duration::from_millis(600));
     client.ask("get never:2\r\n", "END\r\n");
+    eventually("one is told of", || !logged(&slipring, "request timed out").is_empty());
     let lines = logged(&slipring, "request timed out");
     assert_eq!(lines[0]["key"], "never:1");
     for line in &lines {
@@ -207,7 +212,7 @@ fn the_configuration_is_shown_with_where_each_option_came_from() {
     assert_eq!((&option("workers")["value"], &option("workers")["from"]), (&"2".into(), &"SLIPRING_WORKERS".into()));
     assert_eq!((&option("nodes")["value"], &option("nodes")["from"]), (&address.into(), &"MEMCACHED_NODES".into()));
     assert_eq!(option("max-connections")["from"], "flag");
-    assert_eq!(option("request-timeout")["from"], "default");
+    assert_eq!(option("ready-timeout")["from"], "default");
     assert_eq!(config["workers"], 2);
 }
 

@@ -1,10 +1,11 @@
 //! The sockets themselves: Unix sockets, the limit of clients, and the limit of descriptors.
-use crate::support::{Memcached, Slipring, TextClient, eventually, run_to_end};
+use crate::support::{Memcached, Slipring, TextClient, eventually, free_port, run_to_end};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ fn a_unix_socket_serves_as_tcp_does() {
     let (path, listen) = directory.socket();
     let mut slipring = Slipring::with(&[node.address()], &["--listen", &listen]);
     assert_eq!(mode(&path), 0o700, "memcached's default");
-    assert!(slipring.output().contains(&listen), "the log says where: {}", slipring.output());
+    slipring.wait_for_output(&listen);
     let mut client = TextClient::connect_unix(&path);
     client.set("k", "v");
     assert_eq!(slipring.client().get(&["k"])[0].data, b"v", "one proxy, two ways in");
@@ -229,6 +230,7 @@ fn without_descriptors_clients_wait_and_those_that_are_connected_go_on() {
     let mut node = Memcached::start();
     let slipring = Slipring::with_files(64, &["serve", "--nodes", &node.address().to_string()]);
     slipring.wait_for_states("up", 1);
+    slipring.wait_for_output("serving");
     let warnings = slipring.output().matches("leaves room for").count();
     assert_eq!(warnings, 1, "{}", slipring.output());
     let mut clients: Vec<TextClient> = (0..100).map(|_| slipring.client()).collect();
@@ -281,6 +283,60 @@ fn without_any_descriptor_it_goes_on_too() {
     }
     eventually("the admin endpoint answers", || slipring.admin("/healthz").0 == 200);
     slipring.client().set("k", "v");
+    assert!(!slipring.output().contains("Too many open files"), "they were reckoned with: {}", slipring.output());
+}
+
+#[test]
+fn how_many_clients_there_is_room_for_follows_the_ring() {
+    let node = Memcached::start();
+    let list = Directory::new();
+    let path = list.0.join("nodes");
+    fs::write(&path, node.address().to_string()).unwrap();
+    let slipring = Slipring::with_files(128, &["serve", "--nodes-file", &path.display().to_string()]);
+    slipring.wait_for_states("up", 1);
+    eventually("it reckons with one node", || slipring.output().contains("room for 94 clients beside 1 nodes"));
+    // Nobody listens there; and these, too, need their descriptors.
+    let more: Vec<String> = (1..=11).map(|last| format!("127.0.9.{last}:9")).collect();
+    fs::write(&path, format!("{},{}", node.address(), more.join(","))).unwrap();
+    eventually("it reckons with twelve", || slipring.output().contains("room for 28 clients beside 12 nodes"));
+    let mut clients: Vec<TextClient> = (0..60).map(|_| slipring.client()).collect();
+    for client in &mut clients {
+        client.send("mn\r\n");
+    }
+    for client in &mut clients[..28] {
+        client.expect("MN\r\n");
+    }
+    assert_eq!(slipring.admin("/healthz").0, 200);
+    fs::write(&path, node.address().to_string()).unwrap();
+    for client in &mut clients[28..] {
+        client.expect("MN\r\n");
+    }
+    assert!(!slipring.output().contains("Too many open files"), "{}", slipring.output());
+}
+
+#[test]
+fn without_the_descriptors_to_start_it_says_so_and_ends() {
+    let node = Memcached::start();
+    let nodes = node.address().to_string();
+    for files in 5..=15 {
+        let (port, admin) = (free_port(), free_port());
+        let (listen, admin) = (port.on("127.0.0.1").to_string(), admin.on("127.0.0.1").to_string());
+        let mut child = Slipring::few_files(files)
+            .args(["serve", "--nodes", &nodes, "--listen", &listen, "--admin-listen", &admin])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut status = None;
+        eventually("it has ended", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(status.unwrap().code(), Some(1), "{files} files: {text}");
+        let said = text.lines().filter(|line| line.starts_with("slipring: ")).count();
+        assert_eq!(said, 1, "{files} files: {text}");
+    }
 }
 
 /// User and system time of the process, in ticks of 10 ms.

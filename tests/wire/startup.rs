@@ -34,6 +34,7 @@ fn a_wrong_option_ends_with_one_line_that_names_it_and_exit_code_64() {
         (&["--nodes", "10.0.0.1", "--merge-gets", "perhaps"], "perhaps"),
         (&["--nodes", "10.0.0.1", "--on-node-down", "panic"], "panic"),
         (&["--nodes", "10.0.0.1", "--no-such-option"], "--no-such-option"),
+        (&["--nodes", "localhost"], "localhost:11211 is this sidecar itself"),
         (&[], "node"),
     ];
     for (arguments, token) in cases {
@@ -142,6 +143,7 @@ fn the_environment_names_the_nodes_as_users_have_them_today() {
     }
     assert_eq!(ring.matches("\"weight\":2").count(), 1, "{ring}");
     assert!(ring.contains("\"fingerprint\":"), "{ring}");
+    slipring.wait_for_output("serving");
     let warnings = slipring.output().matches("MEMCACHED_PORT").count();
     assert_eq!(warnings, 1, "one warning: {}", slipring.output());
     slipring.client().set("k", "v");
@@ -217,6 +219,7 @@ fn discovery_that_never_answers_keeps_nobody_from_starting() {
 #[test]
 fn dev_serves_from_embedded_nodes_with_nothing_installed() {
     let slipring = Slipring::dev(3);
+    slipring.wait_for_output("printf");
     let banner = slipring.output();
     assert!(banner.contains(&slipring.address().to_string()), "{banner}");
     assert!(banner.contains("printf"), "a line to try it with: {banner}");

@@ -15,8 +15,9 @@ use std::time::Duration;
 use arbitrary::Unstructured;
 use slipring::config::OnNodeDown;
 use slipring::metrics::Cells;
-use slipring::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, Tick, UpstreamId};
+use slipring::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, Settings, UpstreamId};
 use slipring::routing::{Node as Member, Topology};
+use slipring::time::Tick;
 
 use super::client::Client;
 use super::node::{Lie, Node, Session, Truth};

@@ -162,24 +162,3 @@ fn a_key_list_that_grows_while_memory_is_spent_is_refused_as_memcached_does() {
     let refused = told.iter().filter(|text| *text == "SERVER_ERROR out of memory reading request\r\n").count();
     assert!(refused > 0 && refused < 20, "{told:?}");
 }
-
-#[test]
-fn a_value_larger_than_a_clients_share_passes_where_its_lane_waits_for_it() {
-    const LARGE: usize = 3 * MIB;
-    let mut rig = tight(1);
-    let client = rig.client();
-    // Its own write behind the read keeps both where they are.
-    rig.send(client, "get large\r\nset k 0 0 1\r\nx\r\n");
-    rig.sent(0);
-    let reply = [value("large", LARGE), b"END\r\nSTORED\r\n".to_vec()].concat();
-    let (mut left, mut got) = (reply.as_slice(), Vec::new());
-    while !left.is_empty() {
-        let before = left.len();
-        left = rig.try_reply(0, left);
-        let piece = rig.got_bytes(client);
-        assert!(left.len() < before && piece.len() < MIB, "read no faster than it is taken");
-        got.extend(piece);
-    }
-    assert!(got == reply, "{} bytes", got.len());
-    assert_eq!(rig.soft(Reason::Memory), 0);
-}

@@ -1,28 +1,20 @@
-//! What small gets feel while others stream large values from and to the same node, by where a value
-//! begins to travel on a connection of its own (`--bulk-above`).
+//! What small gets feel while others stream large values from and to the same node, by where a value begins to travel on
+//! a connection of its own (`--bulk-above`): the table in README.
 //!
-//! ```text
-//! cargo bench --bench isolation                        # three limits, three sizes, gets and sets
-//! SLIPRING_BIN=target/release/slipring cargo bench --bench isolation -- --seconds 5
-//! ```
-//!
-//! One real memcached. Ten clients ask for 100 B values, one request each 2 ms, and count from when it
-//! should have been sent; four clients stream as fast as they can. Limits take turns within a round,
-//! so that a noisy machine is noisy for all. Every answer is checked. Needs `memcached` in PATH.
-#![expect(clippy::print_stdout, reason = "the report is what this program is for")]
-#![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a bench may panic")]
+//! Ten clients ask for 100 B values, one request each 2 ms, and count from when it should have been sent; four clients
+//! stream as fast as they can. Every answer is checked.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use hdrhistogram::Histogram;
+
+use crate::Options;
+use crate::processes::{Contestant, Node};
 
 const SMALL_CLIENTS: usize = 10;
 const STREAMS: usize = 4;
@@ -31,77 +23,65 @@ const PACE: Duration = Duration::from_millis(2);
 const LIMITS: [&str; 3] = ["64KiB", "256KiB", "1MiB"];
 const SIZES: [(&str, usize); 3] = [("64 KiB", 64 << 10), ("512 KiB", 512 << 10), ("8 MiB", 8 << 20)];
 
-#[derive(Debug, Parser)]
-struct Options {
-    /// Measurements of each limit.
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
-    /// Seconds of each.
-    #[arg(long, default_value_t = 3.0)]
-    seconds: f64,
-    /// Given by `cargo bench`.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
-
-/// A process that ends with its owner.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn main() {
-    let options = Options::parse();
-    if !options.bench {
-        println!("isolation takes minutes and a real node; run it with `cargo bench --bench isolation`");
-        return;
-    }
-    let node = free();
-    let port = node.port().to_string();
-    let memcached = ["-l", "127.0.0.1", "-p", &port, "-m", "512", "-I", "16m", "-u", "nobody", "-t", "1"];
-    let _memcached = start("memcached", &memcached, node);
-    println!("\n| streams | {} |", LIMITS.map(|limit| format!("above {limit}")).join(" | "));
-    println!("|---|{}", "---|".repeat(LIMITS.len()));
-    row(&options, node, "none", None);
-    for (name, size) in SIZES {
-        row(&options, node, &format!("gets of {name}"), Some((size, false)));
-        row(&options, node, &format!("sets of {name}"), Some((size, true)));
+/// Prints the table: the rows are its own, and so are the contestants.
+pub(crate) fn table(options: &Options) -> io::Result<()> {
+    let node = Node::start(512, 16)?;
+    for contestant in options.contestants.iter().filter(|contestant| **contestant != Contestant::Twemproxy) {
+        println!(
+            "\n| streams ({}) | {} |",
+            contestant.name(),
+            LIMITS.map(|limit| format!("above {limit}")).join(" | ")
+        );
+        println!("|---|{}", "---|".repeat(LIMITS.len()));
+        row(options, *contestant, node.address, "none", None)?;
+        for (name, size) in SIZES {
+            row(options, *contestant, node.address, &format!("gets of {name}"), Some((size, false)))?;
+            row(options, *contestant, node.address, &format!("sets of {name}"), Some((size, true)))?;
+        }
     }
     println!("\nEach: p50 / p99 of 100 B gets in us, and MiB/s streamed; medians of {} rounds.", options.rounds);
+    Ok(())
 }
 
-fn row(options: &Options, node: SocketAddr, name: &str, streams: Option<(usize, bool)>) {
+fn row(
+    options: &Options,
+    contestant: Contestant,
+    node: SocketAddr,
+    name: &str,
+    streams: Option<(usize, bool)>,
+) -> io::Result<()> {
     let mut found = vec![Vec::new(); LIMITS.len()];
     for round in 0..options.rounds as usize {
         for turn in 0..LIMITS.len() {
             let which = (round + turn) % LIMITS.len();
-            let sample = measure(options, node, LIMITS.get(which).unwrap(), streams);
-            found.get_mut(which).unwrap().push(sample);
+            let sample = measure(options, contestant, node, LIMITS[which], streams)?;
+            found[which].push(sample);
         }
     }
     let cells = found.iter().map(|samples| {
         let median = |of: fn(&[f64; 3]) -> f64| {
             let mut all: Vec<f64> = samples.iter().map(of).collect();
             all.sort_by(f64::total_cmp);
-            *all.get(all.len() / 2).unwrap()
+            all[all.len() / 2]
         };
         format!("{:.0} / {:.0}, {:.0}", median(|s| s[0]), median(|s| s[1]), median(|s| s[2]))
     });
     println!("| {name} | {} |", cells.collect::<Vec<_>>().join(" | "));
+    Ok(())
 }
 
 /// p50 and p99 in microseconds, and MiB streamed per second.
-fn measure(options: &Options, node: SocketAddr, limit: &str, streams: Option<(usize, bool)>) -> [f64; 3] {
-    let listen = free();
-    let binary = std::env::var("SLIPRING_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_slipring").to_owned());
-    let (listens, nodes) = (listen.to_string(), node.to_string());
-    let args =
-        ["--listen", &listens, "--nodes", &nodes, "--admin-listen", "off", "--workers", "1", "--bulk-above", limit];
-    let _proxy = start(&binary, &args, listen);
+fn measure(
+    options: &Options,
+    contestant: Contestant,
+    node: SocketAddr,
+    limit: &str,
+    streams: Option<(usize, bool)>,
+) -> io::Result<[f64; 3]> {
+    // Everything is answered in the end, however busy the machine: a time-out would be a wrong answer.
+    let patient = ["--bulk-above", limit, "--request-timeout", "20s", "--queue-timeout", "20s"];
+    let proxy = contestant.start(node, &patient)?;
+    let listen = proxy.address;
     let stop = Arc::new(AtomicBool::new(false));
     let streamed = Arc::new(AtomicU64::new(0));
     let mut streaming = Vec::new();
@@ -126,7 +106,7 @@ fn measure(options: &Options, node: SocketAddr, limit: &str, streams: Option<(us
         stream.join().unwrap();
     }
     let at = |quantile| all.value_at_quantile(quantile) as f64 / 1e3;
-    [at(0.5), at(0.99), moved]
+    Ok([at(0.5), at(0.99), moved])
 }
 
 fn ask_small(proxy: SocketAddr, number: usize, length: Duration) -> Histogram<u64> {
@@ -196,21 +176,4 @@ impl Client {
         value.truncate(len);
         Some(value)
     }
-}
-
-/// A free port on the loopback.
-fn free() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
-}
-
-fn start(program: &str, args: &[&str], listens: SocketAddr) -> Process {
-    let child =
-        Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let process = Process(child.unwrap_or_else(|error| panic!("{program}: {error}")));
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while TcpStream::connect(listens).is_err() {
-        assert!(Instant::now() < deadline, "{program} does not listen");
-        sleep(Duration::from_millis(5));
-    }
-    process
 }

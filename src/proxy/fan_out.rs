@@ -1,157 +1,21 @@
-//! One reply made of every node's: `flush_all` and the `stats` family.
+//! Requests to every node at once: `flush_all` and the `stats` family.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::client::Taken;
-use super::lane::Entry;
-use super::replies::Stamp;
-use super::stats::{self, NodeReport, Sidecar};
-use super::upstream::Desync;
+use super::answers::Desync;
+use super::client::gather::{Gather, Gathering};
+use super::client::replies::Stamp;
+use super::input::Taken;
+use super::stats::Sidecar;
+use super::upstream::Entry;
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::{Kind, NodeOutcome, NodeState, Outcome};
 use crate::protocol::command::Command;
 use crate::protocol::number;
-use crate::protocol::reply::Line;
+use crate::protocol::reply::{End, Line};
 use crate::protocol::request::Stats;
 use crate::routing::NodeIndex;
-
-/// Most bytes of `STAT` lines one node may send.
-const MAX_PART: usize = 256 << 10;
-
-/// What is gathered.
-#[derive(Debug)]
-pub(super) enum Gathering {
-    /// `OK` when all said so, else the worst answer.
-    Flush,
-    /// `RESET`, likewise.
-    Reset,
-    /// The `STAT` lines of each node.
-    Stats(Stats),
-}
-
-/// What a node's part ends with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// `OK`
-    Ok,
-    /// `RESET`
-    Reset,
-    /// `STAT` lines and `END`
-    Lines,
-}
-
-impl Gathering {
-    const fn command(&self) -> Command {
-        match self {
-            Self::Flush => Command::FlushAll,
-            Self::Reset | Self::Stats(_) => Command::Stats,
-        }
-    }
-
-    const fn end(&self) -> End {
-        match self {
-            Self::Flush => End::Ok,
-            Self::Reset => End::Reset,
-            Self::Stats(_) => End::Lines,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct NodePart {
-    name: String,
-    state: &'static str,
-    text: Vec<u8>,
-}
-
-/// A reply that several nodes contribute to.
-#[derive(Debug)]
-pub(super) struct Gather {
-    what: Gathering,
-    left: usize,
-    /// The first error line, with its CRLF.
-    error: Option<Vec<u8>>,
-    parts: Vec<NodePart>,
-    /// Bytes of all parts' texts so far.
-    bytes: usize,
-}
-
-impl Gather {
-    pub(super) const fn new(what: Gathering) -> Self {
-        Self { what, left: 0, error: None, parts: Vec::new(), bytes: 0 }
-    }
-
-    /// Adds a node that was asked; its part arrives by [`Gather::line`] and [`Gather::finish`].
-    pub(super) fn expect(&mut self, name: &str) -> usize {
-        self.left += 1;
-        self.add(name, "up")
-    }
-
-    /// Adds a node that cannot be asked.
-    pub(super) fn unreachable(&mut self, name: &str, state: &'static str, error: &[u8]) {
-        self.add(name, state);
-        self.error.get_or_insert_with(|| error.to_vec());
-    }
-
-    fn add(&mut self, name: &str, state: &'static str) -> usize {
-        self.parts.push(NodePart { name: name.to_owned(), state, text: Vec::new() });
-        self.parts.len() - 1
-    }
-
-    /// One `STAT` line of a node, with its CRLF. No node has so many that they are more than
-    /// [`MAX_PART`].
-    fn line(&mut self, part: usize, line: &[u8]) -> Result<(), Desync> {
-        self.bytes += line.len();
-        let Some(part) = self.parts.get_mut(part) else { return Ok(()) };
-        part.text.extend_from_slice(line);
-        if part.text.len() > MAX_PART { Err(Desync) } else { Ok(()) }
-    }
-
-    /// A node has answered or failed. Returns whether all have.
-    pub(super) fn finish(&mut self, part: usize, error: Option<&[u8]>, lost: Option<&'static str>) -> bool {
-        if let Some(error) = error {
-            self.error.get_or_insert_with(|| error.to_vec());
-        }
-        if let (Some(part), Some(state)) = (self.parts.get_mut(part), lost) {
-            part.state = state;
-            part.text.clear();
-        }
-        self.left = self.left.saturating_sub(1);
-        self.left == 0
-    }
-
-    /// Bytes gathered so far.
-    pub(super) const fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Whether nothing is waited for.
-    pub(super) const fn is_complete(&self) -> bool {
-        self.left == 0
-    }
-
-    /// The whole answer.
-    fn render(&self, sidecar: &Sidecar, out: &mut Vec<u8>) {
-        let reports: Vec<NodeReport<'_>> =
-            self.parts.iter().map(|p| NodeReport { name: &p.name, state: p.state, stats: &p.text }).collect();
-        match (&self.what, &self.error) {
-            (Gathering::Flush | Gathering::Reset, Some(error)) => out.extend_from_slice(error),
-            (Gathering::Flush, None) => out.extend_from_slice(b"OK\r\n"),
-            (Gathering::Reset, None) => out.extend_from_slice(b"RESET\r\n"),
-            (Gathering::Stats(what), _) => match what {
-                Stats::General => stats::general(out, sidecar, &reports),
-                Stats::Nodes => stats::nodes(out, &reports),
-                Stats::Sum => stats::sum(out, &reports),
-                Stats::Items => stats::items(out, &reports),
-                Stats::Slabs => stats::slabs(out, &reports),
-                Stats::Settings => stats::settings(out, sidecar, &reports),
-                // Answered without asking a node.
-                Stats::Sizes | Stats::Conns | Stats::Reset | Stats::Ring => out.extend_from_slice(b"END\r\n"),
-            },
-        }
-    }
-}
 
 /// How a reply that was put together here ends its request.
 fn gathered(text: &[u8]) -> Outcome {
@@ -229,7 +93,7 @@ impl Core {
             let Some(entry) = self.nodes.get(node.0) else { continue };
             // Before the first connection there is nothing to wait for either; the next lane of a
             // node that answers is only a moment away.
-            let answers = |up: &UpstreamId| self.upstreams.get(up.0).is_some_and(|up| up.ready);
+            let answers = |up: &UpstreamId| self.upstreams.get(up.0).is_some_and(|up| up.is_greeted());
             let ready = up.filter(|up| entry.state == NodeState::Up || answers(up));
             match ready {
                 Some(up) => asked.push((up, gather.expect(&entry.node.name))),
@@ -242,14 +106,14 @@ impl Core {
         let command = gather.what.command();
         if gather.is_complete() {
             let mut text = Vec::new();
-            gather.render(&self.sidecar(), &mut text);
+            gather.render(&self.sidecar(&gather.what), &mut text);
             self.shared.cells().request(command, gathered(&text), 1);
             return self.answer(id, Kind::Other, &text, quiet);
         }
         let Self { clients, upstreams, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return };
         let stamp = Stamp { kind: Kind::Other, at: shared.now };
-        let seq = (!quiet).then(|| client.replies.push_gather(gather, stamp));
+        let seq = (!quiet).then(|| client.replies.push_gather(gather, stamp, &mut shared.pool));
         for (up_id, part) in asked {
             let Some(up) = upstreams.get_mut(up_id.0) else {
                 continue;
@@ -277,8 +141,12 @@ impl Core {
         text
     }
 
-    /// The figures of the whole process for `stats`.
-    fn sidecar(&self) -> Sidecar {
+    /// The figures of the whole process, as far as what is gathered shows them: they are read and summed up for it.
+    fn sidecar(&self, what: &Gathering) -> Sidecar {
+        let max_connections = self.shared.settings.max_connections as u64;
+        if !matches!(what, Gathering::Stats(Stats::General)) {
+            return Sidecar { max_connections, ..Sidecar::default() };
+        }
         let cells = &self.shared.cells;
         let uptime = self.shared.now.0 / 1_000_000;
         let (user, system) = (self.shared.settings.cpu_time)();
@@ -293,7 +161,7 @@ impl Core {
             version: self.lowest_version().to_owned(),
             rusage_user_micros: micros(user),
             rusage_system_micros: micros(system),
-            max_connections: self.shared.settings.max_connections as u64,
+            max_connections,
             curr_connections: cells.sum(|c| &c.connections),
             total_connections: cells.sum(|c| &c.connections_total),
             rejected_connections: cells.rejected.get(),
@@ -333,12 +201,13 @@ impl Core {
         };
         let error = match (line, end) {
             (Line::Stat { .. }, End::Lines) => {
-                let Some((waiting, seq)) = self.clients.get_mut(client.0).zip(seq) else { return Ok(()) };
+                let waiting = self.clients.get_mut(client.0).filter(|_| !expired);
+                let Some((waiting, seq)) = waiting.zip(seq) else { return Ok(()) };
                 let Some(gather) = waiting.replies.gather(seq) else { return Ok(()) };
-                let result = gather.line(part, raw);
+                let fits = gather.line(part, raw);
                 waiting.replies.gathered(raw.len());
-                self.settle_client(client);
-                return result;
+                waiting.recharge(&mut self.shared);
+                return fits.then_some(()).ok_or(Desync);
             }
             (Line::Ok, End::Ok) | (Line::Reset, End::Reset) | (Line::End, End::Lines) => None,
             (Line::Error, _) => Some(raw),
@@ -352,10 +221,10 @@ impl Core {
                 self.tell_slow(id, &entry, took, start);
             }
         }
-        if let Some(seq) = seq {
+        if let Some(seq) = seq.filter(|_| !expired) {
             self.finish_part(client, seq, part, error, None);
         }
-        self.landed(client, expired);
+        self.landed(id, client, seq, expired);
         Ok(())
     }
 
@@ -369,8 +238,10 @@ impl Core {
         lost: Option<&'static str>,
     ) {
         let Some(client) = self.clients.get_mut(id.0) else { return };
-        if client.replies.gather(seq).is_some_and(|gather| gather.finish(part, error, lost)) {
-            let sidecar = self.sidecar();
+        let gather = client.replies.gather(seq);
+        let done = gather.and_then(|gather| gather.finish(part, error, lost).then_some(gather.what));
+        if let Some(what) = done {
+            let sidecar = self.sidecar(&what);
             let Self { clients, shared, .. } = self;
             let Some(client) = clients.get_mut(id.0) else { return };
             let mut text = shared.pool.take();

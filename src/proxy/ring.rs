@@ -10,70 +10,15 @@
 //! flight on an old one sends nothing new before that is answered (invariant B).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::failure::Failure;
-use super::health::{Health, PROBE_GAP};
-use super::lane::Kind;
-use super::{Core, Effect, NodeId, Tick, UpstreamId, bulk};
-use crate::metrics::{NodeCells, NodeState, Reason};
+use super::upstream::health::{Health, PROBE_GAP};
+use super::upstream::node::NodeEntry;
+use super::upstream::{Entry, Role};
+use super::{ClientId, Core, NodeId, UpstreamId};
+use crate::metrics::{NodeState, Reason};
 use crate::routing::{Node, Topology};
-
-/// One node.
-#[derive(Debug)]
-pub(super) struct NodeEntry {
-    pub(super) node: Arc<Node>,
-    /// Where it counts.
-    pub(super) cells: Arc<NodeCells>,
-    /// The shared lanes, by number.
-    pub(super) lanes: Vec<UpstreamId>,
-    pub(super) health: Health,
-    pub(super) state: NodeState,
-    /// What the node's `VERSION` said last.
-    pub(super) version: Option<Version>,
-    /// No merged group before this moment (a group was answered by an error line).
-    pub(super) no_merge_until: Tick,
-    pub(super) bulk: bulk::Bulk,
-    /// It is not in the ring any more.
-    pub(super) departed: bool,
-}
-
-/// A memcached version: numbers to compare, text to show.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version {
-    number: [u32; 3],
-    text: String,
-}
-
-impl NodeEntry {
-    fn new(node: Arc<Node>, cells: Arc<NodeCells>) -> Self {
-        Self {
-            node,
-            cells,
-            lanes: Vec::new(),
-            health: Health::default(),
-            state: NodeState::Connecting,
-            version: None,
-            no_merge_until: Tick(0),
-            bulk: bulk::Bulk::default(),
-            departed: false,
-        }
-    }
-}
-
-impl Version {
-    pub(super) fn read(text: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(text).ok()?;
-        let mut number = [0; 3];
-        for (place, part) in number.iter_mut().zip(text.split('.')) {
-            let digits = part.split(|c: char| !c.is_ascii_digit()).next()?;
-            *place = digits.parse().ok()?;
-        }
-        // Clients read `X.Y.Z` strictly: a suffix such as `-rc1` or `_beta` is left out.
-        let text = format!("{}.{}.{}", number.first()?, number.get(1)?, number.get(2)?);
-        Some(Self { number, text })
-    }
-}
+use crate::time::Tick;
 
 impl Core {
     /// The node a key with this hash lives on; the key itself is asked for only where the placement needs it.
@@ -96,8 +41,11 @@ impl Core {
         for (id, _) in known.iter().filter(|(_, leaves)| *leaves) {
             self.depart(*id);
         }
+        for (id, _) in &known {
+            self.reroute_bodies(*id);
+        }
         for (id, _) in known {
-            self.reroute_bodies(id);
+            self.grant(id);
             self.forget_departed(id);
         }
         self.finish_round();
@@ -133,32 +81,34 @@ impl Core {
             entry.health = Health::default();
             state = NodeState::Connecting;
         }
-        let mut lanes = std::mem::take(&mut entry.lanes);
+        let (mut lanes, mut health) = (std::mem::take(&mut entry.lanes), std::mem::take(&mut entry.health));
+        let now = self.shared.now;
         for (index, lane) in lanes.iter_mut().enumerate() {
             match self.upstreams.get_mut(lane.0) {
                 // One on which requests wait for a connection is connected to the new address.
-                Some(up) if moved && (up.connected || up.fifo.len() <= 1) => {
-                    let fresh = self.open_upstream(id, Kind::Shared, Duration::ZERO);
+                Some(up) if moved && (up.is_connected() || up.fifo.len() <= 1) => {
+                    let fresh = self.open_upstream(id, Role::Shared);
                     self.leave_lane(std::mem::replace(lane, fresh));
                 }
-                Some(up) if up.kind == Kind::Draining => {
-                    up.kind = Kind::Shared;
-                    // It may have been paused for the one reader it had; now others count on it.
-                    self.shared.effects.push(Effect::WakeUpstream(*lane));
+                Some(up) => {
+                    up.revive();
+                    if up.is_greeted() && state == NodeState::Connecting {
+                        // It answered while its node was away.
+                        health.succeeded(now);
+                        state = NodeState::Up;
+                    }
                 }
-                Some(up) if up.kind == Kind::Shared => {}
                 // One connection probes a node that is down; the others wait for its answer.
                 None if down && index > 0 => {}
-                None if down => *lane = self.open_upstream(id, Kind::Shared, PROBE_GAP),
-                // Gone, or taken over by a large value while the node was away.
-                _ => *lane = self.open_upstream(id, Kind::Shared, Duration::ZERO),
+                None if down => *lane = self.open_lane(id, Role::Shared, PROBE_GAP),
+                None => *lane = self.open_upstream(id, Role::Shared),
             }
         }
         while lanes.len() < self.shared.settings.lanes.max(1) {
-            lanes.push(self.open_upstream(id, Kind::Shared, Duration::ZERO));
+            lanes.push(self.open_upstream(id, Role::Shared));
         }
         if let Some(entry) = self.nodes.get_mut(id.0) {
-            entry.lanes = lanes;
+            (entry.lanes, entry.health) = (lanes, health);
         }
         self.set_node_state(id, state);
         if moved {
@@ -173,7 +123,7 @@ impl Core {
         let mut lanes = entry.lanes.clone();
         for lane in &mut lanes {
             if self.upstreams.get(lane.0).is_none() {
-                *lane = self.open_upstream(id, Kind::Shared, Duration::ZERO);
+                *lane = self.open_upstream(id, Role::Shared);
             }
         }
         if let Some(entry) = self.nodes.get_mut(id.0) {
@@ -181,13 +131,24 @@ impl Core {
         }
     }
 
-    /// A lane is no longer needed, for its node is elsewhere.
+    /// A lane is no longer needed, for its node is elsewhere. Who has something in flight on it waits for that before it
+    /// sends anything to the node by another lane: both addresses may be one server's.
     fn leave_lane(&mut self, lane: UpstreamId) {
         self.release_waiters(lane);
-        self.drain_all(lane, None);
-        let Some(up) = self.upstreams.get_mut(lane.0) else { return };
-        up.kind = Kind::Draining;
-        if up.connected {
+        let Self { upstreams, clients, shared, .. } = self;
+        let Some(up) = upstreams.get_mut(lane.0) else { return };
+        let node = up.node;
+        let mut all: Vec<ClientId> = up.fifo.iter().flat_map(Entry::clients).collect();
+        all.sort_unstable_by_key(|id| id.index());
+        for entries in all.chunk_by(|a, b| a == b) {
+            if let Some(client) = entries.first().and_then(|id| clients.get_mut(id.0)) {
+                client.leave_lane(lane, node, u32::try_from(entries.len()).unwrap_or(u32::MAX));
+                client.recharge(shared);
+            }
+        }
+        let connected = up.is_connected();
+        up.drain();
+        if connected {
             self.release_lane(lane);
         } else {
             self.drop_upstream(lane, Failure::NONE);
@@ -196,13 +157,10 @@ impl Core {
 
     /// What is connected to a node is connected to where it was before.
     fn leave_address(&mut self, id: NodeId) {
-        let lanes: Vec<UpstreamId> =
-            self.upstreams.iter().filter(|(_, up)| up.node == id).map(|(key, _)| UpstreamId(key)).collect();
-        for lane in lanes {
-            if let Some(up) = self.upstreams.get_mut(lane.0) {
-                up.moved |= up.connected;
-            }
+        for up in self.upstreams.values_mut().filter(|up| up.node == id) {
+            up.moved |= up.is_connected();
         }
+        self.leave_large(id);
         self.close_idle_of(id);
         self.shared.ask_for_tick();
     }
@@ -216,19 +174,30 @@ impl Core {
             // Those that wait for room here have another node now.
             self.release_waiters(lane);
             if let Some(up) = self.upstreams.get_mut(lane.0) {
-                up.kind = Kind::Draining;
+                up.drain();
             }
             self.release_lane(lane);
         }
+        self.leave_large(id);
         self.close_idle_of(id);
         self.shared.ask_for_tick();
+    }
+
+    /// The lane that large values share takes nothing new.
+    fn leave_large(&mut self, id: NodeId) {
+        let Some(entry) = self.nodes.get_mut(id.0) else { return };
+        let large = std::mem::replace(&mut entry.large, UpstreamId::NONE);
+        if let Some(up) = self.upstreams.get_mut(large.0) {
+            up.drain();
+            self.release_lane(large);
+        }
     }
 
     /// Forgets a node that has left, has no connection any more and is not to be asked again.
     pub(super) fn forget_departed(&mut self, id: NodeId) {
         let Some(entry) = self.nodes.get(id.0).filter(|entry| entry.departed) else { return };
-        let awaited = || self.clients.iter().any(|(_, client)| client.bulk_reads.iter().any(|read| read.node() == id));
-        if entry.bulk.is_unused() && !self.upstreams.iter().any(|(_, up)| up.node == id) && !awaited() {
+        let awaited = || self.clients.iter().any(|(_, client)| client.again.iter().any(|again| again.node == id));
+        if entry.own.is_unused() && !self.upstreams.iter().any(|(_, up)| up.node == id) && !awaited() {
             self.shared.cells().node_left(&entry.node.name);
             self.nodes.remove(id.0);
         }
@@ -245,7 +214,7 @@ impl Core {
             .upstreams
             .iter()
             .filter(|(_, up)| up.moved || departed(up.node))
-            .map(|(key, up)| (UpstreamId(key), up.heard.max(up.wrote).after(patience) <= now))
+            .map(|(key, up)| (UpstreamId(key), up.last_read_at.max(up.last_write_at).after(patience) <= now))
             .map(|(id, silent)| (id, silent && !paused(id)))
             .collect();
         for (id, _) in all.iter().filter(|(_, silent)| *silent) {

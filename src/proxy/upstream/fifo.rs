@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
-use super::Tick;
-use super::lane::Entry;
+use super::Entry;
+use crate::time::Tick;
 
 #[derive(Debug)]
 struct Place {
@@ -15,7 +15,7 @@ struct Place {
 
 /// How far a request came, and when.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
+pub(in crate::proxy) struct Times {
     /// When it was put on the lane; once it was handed to the kernel, when that was.
     at: Tick,
     /// How long it was in the queue, in microseconds; none before it is handed over.
@@ -24,7 +24,7 @@ pub(super) struct Times {
 
 impl Times {
     /// How long it was in the queue, and since when it is on the wire, in microseconds.
-    pub(super) fn until(self, now: Tick) -> (u64, u64) {
+    pub(in crate::proxy) fn until(self, now: Tick) -> (u64, u64) {
         let here = now.0.saturating_sub(self.at.0);
         match self.queued {
             Some(queued) => (u64::from(queued), here),
@@ -35,7 +35,7 @@ impl Times {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Fifo {
+pub(in crate::proxy) struct Fifo {
     entries: VecDeque<Place>,
     /// How many at the front have been handed to the kernel, or begun to be.
     begun: usize,
@@ -55,18 +55,18 @@ fn weight(entry: &Entry) -> usize {
 
 impl Fifo {
     #[inline]
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::proxy) fn len(&self) -> usize {
         self.entries.len()
     }
 
     #[inline]
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::proxy) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// Puts an entry behind the others; `start` is the place of its first byte.
     #[inline]
-    pub(super) fn push(&mut self, start: u64, entry: Entry, now: Tick) {
+    pub(in crate::proxy) fn push(&mut self, start: u64, entry: Entry, now: Tick) {
         self.pushed += 1;
         self.apart += weight(&entry);
         self.entries.push_back(Place { start, times: Times { at: now, queued: None }, entry });
@@ -75,7 +75,7 @@ impl Fifo {
     /// The kernel has taken the first `sent` bytes: notes when, and says how long each that has begun by
     /// them was in the queue, in microseconds.
     #[inline]
-    pub(super) fn note_sent(&mut self, sent: u64, now: Tick, mut queued: impl FnMut(u64)) {
+    pub(in crate::proxy) fn note_sent(&mut self, sent: u64, now: Tick, mut queued: impl FnMut(u64)) {
         while let Some(place) = self.entries.get_mut(self.begun).filter(|place| place.start < sent) {
             let waited = now.0.saturating_sub(place.times.at.0);
             queued(waited);
@@ -84,46 +84,46 @@ impl Fifo {
         }
     }
 
-    pub(super) fn front(&self) -> Option<&Entry> {
+    pub(in crate::proxy) fn front(&self) -> Option<&Entry> {
         self.entries.front().map(|place| &place.entry)
     }
 
     #[inline]
-    pub(super) fn front_mut(&mut self) -> Option<&mut Entry> {
+    pub(in crate::proxy) fn front_mut(&mut self) -> Option<&mut Entry> {
         self.entries.front_mut().map(|place| &mut place.entry)
     }
 
-    pub(super) fn back(&self) -> Option<&Entry> {
+    pub(in crate::proxy) fn back(&self) -> Option<&Entry> {
         self.entries.back().map(|place| &place.entry)
     }
 
     #[inline]
-    pub(super) fn back_mut(&mut self) -> Option<&mut Entry> {
+    pub(in crate::proxy) fn back_mut(&mut self) -> Option<&mut Entry> {
         self.entries.back_mut().map(|place| &mut place.entry)
     }
 
-    pub(super) fn get(&self, index: usize) -> Option<&Entry> {
+    pub(in crate::proxy) fn get(&self, index: usize) -> Option<&Entry> {
         self.entries.get(index).map(|place| &place.entry)
     }
 
-    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Entry> {
+    pub(in crate::proxy) fn get_mut(&mut self, index: usize) -> Option<&mut Entry> {
         self.entries.get_mut(index).map(|place| &mut place.entry)
     }
 
     /// How far the entry at an index came.
-    pub(super) fn times(&self, index: usize) -> Option<Times> {
+    pub(in crate::proxy) fn times(&self, index: usize) -> Option<Times> {
         self.entries.get(index).map(|place| place.times)
     }
 
     /// Where the entry at an index begins.
     #[inline]
-    pub(super) fn start(&self, index: usize) -> Option<u64> {
+    pub(in crate::proxy) fn start(&self, index: usize) -> Option<u64> {
         self.entries.get(index).map(|place| place.start)
     }
 
     /// Takes the first entry, with its times and where its first byte is.
     #[inline]
-    pub(super) fn pop(&mut self) -> Option<(Entry, Times, u64)> {
+    pub(in crate::proxy) fn pop(&mut self) -> Option<(Entry, Times, u64)> {
         let Place { entry, times, start } = self.entries.pop_front()?;
         self.begun = self.begun.saturating_sub(1);
         self.apart -= weight(&entry);
@@ -131,43 +131,43 @@ impl Fifo {
     }
 
     /// The last entry, a group, has closed its line.
-    pub(super) fn closed(&mut self) {
+    pub(in crate::proxy) fn closed(&mut self) {
         self.apart += self.back().map_or(0, weight);
     }
 
     /// Bytes of memory held.
     #[inline]
-    pub(super) fn held(&self) -> usize {
+    pub(in crate::proxy) fn held(&self) -> usize {
         self.apart + self.entries.len() * size_of::<Place>()
     }
 
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+    pub(in crate::proxy) fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.entries.iter().map(|place| &place.entry)
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+    pub(in crate::proxy) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
         self.entries.iter_mut().map(|place| &mut place.entry)
     }
 
     /// Takes all of them.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = Entry> + use<> {
+    pub(in crate::proxy) fn take(&mut self) -> impl Iterator<Item = Entry> + use<> {
         self.apart = 0;
         self.begun = 0;
         std::mem::take(&mut self.entries).into_iter().map(|place| place.entry)
     }
 
     /// How many were ever pushed.
-    pub(super) const fn pushed(&self) -> u64 {
+    pub(in crate::proxy) const fn pushed(&self) -> u64 {
         self.pushed
     }
 
     /// The first entry whose first byte is not among the first `sent` bytes, as an index.
-    pub(super) fn first_unsent(&self, sent: u64) -> usize {
+    pub(in crate::proxy) fn first_unsent(&self, sent: u64) -> usize {
         self.entries.partition_point(|place| place.start < sent)
     }
 
     /// How many of the entries there are had been pushed when so many were.
-    pub(super) fn older(&self, pushed: u64) -> usize {
+    pub(in crate::proxy) fn older(&self, pushed: u64) -> usize {
         let newer = usize::try_from(self.pushed.saturating_sub(pushed)).unwrap_or(usize::MAX);
         self.entries.len().saturating_sub(newer)
     }
@@ -175,7 +175,7 @@ impl Fifo {
     /// Takes the entries with an index in `from..to` that `cut` agrees to; `end` is where the last of
     /// all entries ends. Returns them, with the ranges of their bytes; what stands behind moves
     /// forward by as much.
-    pub(super) fn cut(
+    pub(in crate::proxy) fn cut(
         &mut self,
         from: usize,
         to: usize,

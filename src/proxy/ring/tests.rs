@@ -1,8 +1,10 @@
 //! A node that is found at another address.
 
+use std::time::Duration;
+
 use super::*;
 use crate::metrics::Cells;
-use crate::proxy::{ClientId, FailReason, OutBuf, Settings};
+use crate::proxy::{ClientId, Effect, FailReason, OutBuf, Settings};
 
 /// A core with one node, and what it asked for last.
 struct Bench {

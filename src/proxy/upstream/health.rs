@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::Tick;
+use crate::time::Tick;
 
 /// The first wait, and the ceiling of the first minute of an outage.
 const FIRST: Duration = Duration::from_millis(200);
@@ -26,7 +26,7 @@ const LASTING: Duration = Duration::from_secs(1);
 /// So many time-outs in a row are an outage.
 const TIMEOUTS: u32 = 3;
 /// Between the two answers that end an outage.
-pub(super) const PROBE_GAP: Duration = Duration::from_millis(100);
+pub(in crate::proxy) const PROBE_GAP: Duration = Duration::from_millis(100);
 
 /// The token bucket of connections that take the place of failed ones: so many at once, then one in
 /// each interval. A node that restarts is met by every sidecar of the fleet. Those of large values,
@@ -38,7 +38,7 @@ const MOST_DEBT: Duration = Duration::from_secs(1);
 
 /// What is known of a node's failures.
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(in crate::proxy) struct Health {
     /// Failed connections since one has lasted.
     failures: u32,
     /// When the first of them was.
@@ -50,31 +50,31 @@ pub(super) struct Health {
     /// When the bucket of connections is full again.
     full_at: Tick,
     /// When the node is asked for the second answer that ends an outage.
-    pub(super) probe_at: Option<Tick>,
+    pub(in crate::proxy) probe_at: Option<Tick>,
 }
 
 impl Health {
     /// A connection has been established and validated.
-    pub(super) fn succeeded(&mut self, now: Tick) {
+    pub(in crate::proxy) fn succeeded(&mut self, now: Tick) {
         self.up_since = now;
         self.probe_at = None;
         self.timeouts = 0;
     }
 
     /// The first answer after an outage.
-    pub(super) fn probed(&mut self, now: Tick) {
+    pub(in crate::proxy) fn probed(&mut self, now: Tick) {
         self.probe_at = Some(now.after(PROBE_GAP));
     }
 
     /// A request was answered by the node.
     #[inline]
-    pub(super) fn answered(&mut self) {
+    pub(in crate::proxy) fn answered(&mut self) {
         self.timeouts = 0;
     }
 
     /// A connection was silent for a time-out while it owed a reply. Returns whether that makes an
     /// outage.
-    pub(super) fn timed_out(&mut self) -> bool {
+    pub(in crate::proxy) fn timed_out(&mut self) -> bool {
         self.timeouts = self.timeouts.saturating_add(1);
         self.timeouts >= TIMEOUTS
     }
@@ -82,7 +82,7 @@ impl Health {
     /// A connection failed. `random` is any number; full jitter spreads a fleet's attempts.
     /// Returns how long to wait before the next: nothing after the first failure of a connection
     /// that worked.
-    pub(super) fn failed(&mut self, worked: bool, now: Tick, random: u64) -> Duration {
+    pub(in crate::proxy) fn failed(&mut self, worked: bool, now: Tick, random: u64) -> Duration {
         self.probe_at = None;
         // A node that takes connections and drops them at once must not be asked in a tight loop.
         if worked && self.up_since.after(LASTING) <= now {
@@ -102,7 +102,7 @@ impl Health {
     }
 
     /// Takes a token for one connection. Returns how long it has to wait for it.
-    pub(super) fn take_token(&mut self, now: Tick) -> Duration {
+    pub(in crate::proxy) fn take_token(&mut self, now: Tick) -> Duration {
         let full = now.after(INTERVAL * BURST);
         self.full_at = self.full_at.max(now).after(INTERVAL).min(full.after(MOST_DEBT));
         Duration::from_micros(self.full_at.0.saturating_sub(full.0))

@@ -1,0 +1,223 @@
+//! The processes: one memcached, and in front of it one proxy at a time; each is killed by its handle when that goes.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A process that does not listen after this long has failed.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// More than any row opens.
+const CONNECTIONS: &str = "8192";
+
+/// Who answers the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contestant {
+    /// The program under test: `SLIPRING_BIN`, or what cargo built for this bench.
+    Slipring,
+    /// Another slipring, named by `SLIPRING_BEFORE`.
+    Before,
+    Twemproxy,
+}
+
+impl Contestant {
+    /// Those that can be run here, unless others are named.
+    pub(crate) fn usual() -> Vec<Self> {
+        let mut usual = vec![Self::Slipring, Self::Twemproxy];
+        if std::env::var_os("SLIPRING_BEFORE").is_some() {
+            usual.insert(1, Self::Before);
+        }
+        usual
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Slipring => "slipring",
+            Self::Before => "before",
+            Self::Twemproxy => "twemproxy",
+        }
+    }
+
+    pub(crate) fn of_name(name: &str) -> Result<Self, String> {
+        let all = [Self::Slipring, Self::Before, Self::Twemproxy];
+        all.into_iter().find(|contestant| contestant.name() == name).ok_or_else(|| "no such contestant".to_owned())
+    }
+
+    /// Starts it in front of a node, a slipring with further arguments; it listens when this returns.
+    pub(crate) fn start(self, node: SocketAddr, arguments: &[&str]) -> io::Result<Started> {
+        let address = free()?;
+        let built = || PathBuf::from(env!("CARGO_BIN_EXE_slipring"));
+        let program = match self {
+            Self::Twemproxy => return twemproxy(node, address),
+            Self::Slipring => std::env::var_os("SLIPRING_BIN").map_or_else(built, PathBuf::from),
+            Self::Before => std::env::var_os("SLIPRING_BEFORE")
+                .map(PathBuf::from)
+                .ok_or_else(|| io::Error::other("SLIPRING_BEFORE names no program"))?,
+        };
+        let admin = free()?;
+        let mut command = Command::new(program);
+        command.args(["serve", "--nodes", &node.to_string(), "--workers", "1", "--max-connections", CONNECTIONS]);
+        command.args(["--listen", &address.to_string(), "--admin-listen", &admin.to_string()]).args(arguments);
+        let process = Process::start(self.name(), command, address)?;
+        Ok(Started { process, address, admin: Some(admin), config: None })
+    }
+}
+
+fn twemproxy(node: SocketAddr, address: SocketAddr) -> io::Result<Started> {
+    let config = std::env::temp_dir().join(format!("slipring-isolation-{}-{}.yml", std::process::id(), address.port()));
+    let text = format!(
+        "bench:\n  listen: {address}\n  hash: fnv1a_64\n  distribution: ketama\n  preconnect: true\n  \
+         server_connections: 1\n  auto_eject_hosts: false\n  backlog: 4096\n  servers:\n    - {node}:1\n"
+    );
+    fs::write(&config, text)?;
+    let mut command = Command::new("nutcracker");
+    // At its best: buffers that fit large values, and from notices (5, the default) on it asks for the peer's name at
+    // every request.
+    command.arg("-c").arg(&config).args(["-a", "127.0.0.1", "-s", &free()?.port().to_string()]);
+    command.args(["-m", "65536", "-v", "4"]);
+    let process = Process::start("nutcracker", command, address)?;
+    Ok(Started { process, address, admin: None, config: Some(config) })
+}
+
+/// A contestant that takes connections.
+pub(crate) struct Started {
+    process: Process,
+    pub(crate) address: SocketAddr,
+    admin: Option<SocketAddr>,
+    config: Option<PathBuf>,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some(config) = &self.config {
+            let _ = fs::remove_file(config);
+        }
+    }
+}
+
+/// What a slipring counts; the rows take differences.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    /// Bytes from the node.
+    pub(crate) received: f64,
+    /// Bytes to clients.
+    pub(crate) delivered: f64,
+    /// Connections to the node that were tried.
+    pub(crate) connects: f64,
+    /// Keys that were misses for want of memory.
+    pub(crate) soft_misses: f64,
+}
+
+impl Started {
+    /// CPU time of the proxy, all threads, user and system, in seconds: `schedstat` has the scheduler's own
+    /// nanoseconds, where `stat` counts in ticks of 10 ms.
+    pub(crate) fn cpu(&self) -> io::Result<f64> {
+        let mut sum = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.process.child.id()))? {
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            let field = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
+            sum += field.ok_or_else(|| io::Error::other("schedstat without a run time"))?;
+        }
+        Ok(sum as f64 / 1e9)
+    }
+
+    /// Resident memory in MiB: now (`VmRSS`) or at its highest (`VmHWM`).
+    pub(crate) fn memory(&self, field: &str) -> io::Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.child.id()))?;
+        let kib = status.lines().find_map(|line| {
+            line.strip_prefix(field)?.strip_prefix(':')?.split_whitespace().next()?.parse::<f64>().ok()
+        });
+        Ok(kib.ok_or_else(|| io::Error::other(format!("no {field}")))? / 1024.0)
+    }
+
+    /// The counters of a slipring.
+    pub(crate) fn counts(&self) -> io::Result<Option<Counts>> {
+        let Some(admin) = self.admin else { return Ok(None) };
+        let mut stream = TcpStream::connect(admin)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page)?;
+        let sum = |name: &str, label: &str| -> f64 {
+            let of_it = page.lines().filter(|line| {
+                let rest = line.strip_prefix(name);
+                rest.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
+            });
+            of_it.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        };
+        Ok(Some(Counts {
+            received: sum("slipring_upstream_received_bytes_total", ""),
+            delivered: sum("slipring_client_sent_bytes_total", ""),
+            connects: sum("slipring_upstream_connects_total", ""),
+            soft_misses: sum("slipring_soft_failures_total", "reason=\"memory\""),
+        }))
+    }
+}
+
+/// A memcached with one thread.
+pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
+    _process: Process,
+}
+
+impl Node {
+    /// With so much memory, and items of at most so many MiB.
+    pub(crate) fn start(mib: u32, item_mib: u32) -> io::Result<Self> {
+        let address = free()?;
+        let mut command = Command::new("memcached");
+        command.args(["-l", "127.0.0.1", "-p", &address.port().to_string(), "-U", "0", "-t", "1", "-u", "nobody"]);
+        command.args(["-m", &mib.to_string(), "-I", &format!("{item_mib}m"), "-c", CONNECTIONS]);
+        Ok(Self { address, _process: Process::start("memcached", command, address)? })
+    }
+
+    /// Bytes that it has ever sent.
+    pub(crate) fn written(&self) -> io::Result<f64> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        // It closes behind the answer.
+        stream.write_all(b"stats\r\nquit\r\n")?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page)?;
+        let value = page.lines().find_map(|line| line.strip_prefix("STAT bytes_written ")?.trim().parse().ok());
+        value.ok_or_else(|| io::Error::other("no bytes_written"))
+    }
+}
+
+/// A running program; killed and reaped when dropped.
+struct Process {
+    child: Child,
+}
+
+impl Process {
+    fn start(name: &str, mut command: Command, address: SocketAddr) -> io::Result<Self> {
+        for variable in ["MEMCACHED_NODES", "MEMCACHED_PORT", "RUST_LOG"] {
+            command.env_remove(variable);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
+        let mut process = Self { child };
+        let deadline = Instant::now() + START_LIMIT;
+        while TcpStream::connect(address).is_err() {
+            if process.child.try_wait()?.is_some() || Instant::now() > deadline {
+                return Err(io::Error::other(format!("{name} does not listen")));
+            }
+            sleep(Duration::from_millis(5));
+        }
+        Ok(process)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A free address on the loopback.
+fn free() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}

@@ -1,0 +1,347 @@
+//! HOT: a node's bytes → replies → the entry at the head of the lane's FIFO → the clients (`values.rs`: the values of
+//! reads).
+
+use std::time::Duration;
+
+use super::buffer::{Input, READ_BYTES, ReadBuffer};
+use super::client::Client;
+use super::failure::FailReason;
+use super::shared::Shared;
+use super::table::Table;
+use super::upstream::group::Group;
+use super::upstream::node::Version;
+use super::upstream::{Entry, Role};
+use super::{ClientId, Core, UpstreamId};
+use crate::metrics::{NodeOutcome, NodeState, Outcome, Reason};
+use crate::protocol::command::Command;
+use crate::protocol::reply::{self, Line, MAX_REPLY_LINE};
+use crate::time::Tick;
+
+/// After an error line in a merged group the node gets no merged group for this long, so that a
+/// lasting error shows itself as what it is.
+const NO_MERGE: Duration = Duration::from_secs(1);
+
+/// The connection is out of step (invariant C).
+#[derive(Debug)]
+pub(super) struct Desync;
+
+impl Command {
+    /// Whether a reply line has the shape of this command's answers, which are one line.
+    pub(super) const fn allows(self, line: &Line<'_>) -> bool {
+        let stores = matches!(self, Self::Set | Self::Add | Self::Replace | Self::Append | Self::Prepend);
+        match line {
+            Line::Error => true,
+            Line::NotFound => !stores,
+            Line::Stored | Line::NotStored => stores || matches!(self, Self::Cas),
+            Line::Exists => matches!(self, Self::Cas),
+            Line::Deleted => matches!(self, Self::Delete),
+            Line::Number => matches!(self, Self::Incr | Self::Decr),
+            Line::Touched => matches!(self, Self::Touch),
+            _ => false,
+        }
+    }
+}
+
+/// What an answer of one line is, `raw` being its bytes.
+pub(super) fn outcome(line: &Line<'_>, raw: &[u8]) -> Outcome {
+    match line {
+        Line::Stored => Outcome::Stored,
+        Line::NotStored => Outcome::NotStored,
+        Line::Exists => Outcome::Exists,
+        Line::NotFound => Outcome::NotFound,
+        Line::Error if raw.starts_with(b"SERVER_ERROR") => Outcome::ServerError,
+        Line::Error => Outcome::ClientError,
+        _ => Outcome::Ok,
+    }
+}
+
+impl Core {
+    /// Takes what a node sent.
+    pub fn upstream_input(&mut self, id: UpstreamId, bytes: &[u8], now: Tick) {
+        self.take_upstream_input(id, Input::borrowed(bytes), now);
+    }
+
+    /// Takes the first `len` bytes of a buffer, which a node sent; the core may keep a part of it where it is.
+    pub fn upstream_read(&mut self, id: UpstreamId, buffer: &mut ReadBuffer, len: usize, now: Tick) {
+        self.take_upstream_input(id, buffer.input(len), now);
+        self.shared.pool.renew(buffer);
+    }
+
+    fn take_upstream_input(&mut self, id: UpstreamId, input: Input<'_>, now: Tick) {
+        self.shared.now = now;
+        self.shared.more_to_read = input.bytes.len() >= READ_BYTES;
+        let before = self.upstreams.get(id.0).map_or(0, |up| up.fifo.len());
+        if self.read_replies(id, input).is_err() {
+            self.fail_upstream(id, FailReason::Desync);
+        } else {
+            if let Some(up) = self.upstreams.get_mut(id.0) {
+                let replies = before.saturating_sub(up.fifo.len());
+                up.note_progress(input.bytes.len(), replies, now);
+                up.cells.received_bytes.add(input.bytes.len() as u64);
+                if let (true, Some(entry)) = (replies > 0, self.nodes.get_mut(up.node.0)) {
+                    entry.health.answered();
+                }
+            }
+            self.relieve(id);
+            self.release_lane(id);
+        }
+        if !self.shared.more_to_read {
+            self.write_held_back();
+        }
+        self.finish_round();
+    }
+
+    /// There is nothing to read from a node that was said to have more: what was held back for that is written.
+    pub fn upstream_drained(&mut self) {
+        if !self.shared.held_back.is_empty() {
+            self.write_held_back();
+            self.finish_round();
+        }
+    }
+
+    fn write_held_back(&mut self) {
+        while let Some(id) = self.shared.held_back.pop() {
+            self.settle_client(id);
+        }
+    }
+
+    fn read_replies(&mut self, id: UpstreamId, input: Input<'_>) -> Result<(), Desync> {
+        let mut at = 0;
+        while at < input.bytes.len() {
+            let rest = input.after(at);
+            let Some(up) = self.upstreams.get_mut(id.0) else {
+                return Ok(());
+            };
+            if up.body.is_some() {
+                at += self.value_piece(id, rest)?;
+                continue;
+            }
+            let Some(end) = memchr::memchr(b'\n', rest.bytes) else {
+                if !up.may_speak() {
+                    // Kept, it would become the beginning of an answer.
+                    return Err(Desync);
+                }
+                if up.partial.capacity() == 0 {
+                    up.partial = self.shared.pool.take();
+                }
+                up.partial.extend_from_slice(rest.bytes);
+                return if up.partial.len() > MAX_REPLY_LINE { Err(Desync) } else { Ok(()) };
+            };
+            let raw = rest.bytes.get(..=end).ok_or(Desync)?;
+            let behind = rest.after(end + 1);
+            at += end + 1;
+            if up.partial.is_empty() {
+                at += self.reply_line(id, raw, behind)?;
+            } else {
+                let mut line = std::mem::take(&mut up.partial);
+                line.extend_from_slice(raw);
+                at += self.reply_line(id, &line, behind)?;
+                self.shared.pool.put(line);
+            }
+        }
+        Ok(())
+    }
+
+    /// One line, with its CRLF, for the entry at the head. Returns how much of what is `behind` it belonged to it: a
+    /// whole value.
+    fn reply_line(&mut self, id: UpstreamId, raw: &[u8], behind: Input<'_>) -> Result<usize, Desync> {
+        let line = raw.strip_suffix(b"\r\n").filter(|line| line.len() < MAX_REPLY_LINE).ok_or(Desync)?;
+        let line = reply::parse(line).ok_or(Desync)?;
+        let up = self.upstreams.get_mut(id.0).ok_or(Desync)?;
+        if !up.may_speak() {
+            return Err(Desync);
+        }
+        match up.fifo.front_mut().ok_or(Desync)? {
+            Entry::Group(group) => match line {
+                Line::Value { key, len } => {
+                    let found = group.find(key).ok_or(Desync)?;
+                    group.bytes += len;
+                    up.cells.hits.add(1);
+                    if found.late {
+                        group.forget_askers(found.key);
+                    }
+                    if found.from != found.key || found.backwards {
+                        self.pass_over(id, found);
+                    }
+                    self.value(id, found.key, raw, len, behind)
+                }
+                Line::End => self.finish_group(id, None).map(|()| 0),
+                Line::Error => self.finish_group(id, Some(raw)).map(|()| 0),
+                _ => Err(Desync),
+            },
+            &mut Entry::Single { client, seq, command, expired, .. } => {
+                if !command.allows(&line) {
+                    return Err(Desync);
+                }
+                let (entry, times, start) = up.fifo.pop().ok_or(Desync)?;
+                if !expired {
+                    let error = matches!(line, Line::Error);
+                    let took =
+                        up.answered(times, if error { NodeOutcome::Error } else { NodeOutcome::Ok }, self.shared.now);
+                    up.cells.others.add(1);
+                    self.shared.cells().request(command, outcome(&line, raw), 1);
+                    if self.is_slow(command, took) {
+                        self.tell_slow(id, &entry, took, start);
+                    }
+                }
+                self.finish_single(id, client, seq, raw, expired);
+                Ok(0)
+            }
+            Entry::Gather { .. } => self.gather_line(id, &line, raw).map(|()| 0),
+            Entry::Version => match line {
+                Line::Version(text) => {
+                    up.fifo.pop();
+                    self.version_answered(id, text);
+                    Ok(0)
+                }
+                // `ERROR Too many open connections`: refused, not out of step.
+                Line::Error => {
+                    self.fail_upstream(id, FailReason::Connect);
+                    Ok(0)
+                }
+                _ => Err(Desync),
+            },
+        }
+    }
+
+    /// A connection is validated.
+    fn version_answered(&mut self, id: UpstreamId, text: &[u8]) {
+        let now = self.shared.now;
+        let Some(up) = self.upstreams.get_mut(id.0) else { return };
+        let node = up.node;
+        // A probe is a shared lane: that of a large value was asked for before the outage.
+        let tells = up.role == Role::Shared && !up.is_draining();
+        let Some(entry) = self.nodes.get_mut(node.0) else { return };
+        if !up.moved {
+            entry.version = Version::read(text);
+        }
+        if !tells || entry.departed {
+            // A node that comes back while this lane drains is known by it.
+            return up.greeted();
+        }
+        if matches!(entry.state, NodeState::Down | NodeState::Probing) {
+            up.cells.probes[0].add(1);
+        }
+        if entry.state == NodeState::Down {
+            // Once is not enough: a node that crashes again and again answers once each time.
+            entry.health.probed(now);
+            return self.set_node_state(node, NodeState::Probing);
+        }
+        up.greeted();
+        let back = entry.state == NodeState::Probing;
+        entry.health.succeeded(now);
+        self.set_node_state(node, NodeState::Up);
+        if back {
+            self.fill_lanes(node);
+        }
+    }
+
+    /// The read at the head is over: `END`, or an error line.
+    fn finish_group(&mut self, id: UpstreamId, error: Option<&[u8]>) -> Result<(), Desync> {
+        let Self { upstreams, clients, shared, .. } = self;
+        let up = upstreams.get_mut(id.0).ok_or(Desync)?;
+        let Some((Entry::Group(mut group), times, _)) = up.fifo.pop() else {
+            return Err(Desync);
+        };
+        let command = Command::from(group.verb);
+        let failed = error.map(|raw| outcome(&Line::Error, raw));
+        let mut took = None;
+        if !group.expired {
+            up.cells.misses.add(if failed.is_none() { group.missed() } else { 0 });
+            let outcome = if failed.is_some() { NodeOutcome::Error } else { NodeOutcome::Ok };
+            took = Some(up.answered(times, outcome, shared.now));
+            let own = up.is_own();
+            let denied = miss_open_keys(&mut group, clients, shared, own);
+            for (key, (reader, seq, place)) in denied {
+                let text = group.text(key).to_vec();
+                self.pass_by(id, group.verb, &text, &[(reader, seq, place)]);
+            }
+        }
+        let Self { upstreams, clients, shared, nodes, .. } = self;
+        let up = upstreams.get_mut(id.0).ok_or(Desync)?;
+        let one = group.members.len() == 1;
+        for member in &mut group.members {
+            let Some(client) = clients.get_mut(member.client.0) else {
+                continue;
+            };
+            client.landed(member.client, id, Some(member.seq), group.expired, shared);
+            if !member.done {
+                let left = u64::from(member.left);
+                match error {
+                    // Nobody else is concerned: the node's word reaches the client.
+                    Some(text) if one && client.replies.is_alone(member.seq) => {
+                        shared.cells().request(command, failed.unwrap_or(Outcome::ServerError), left);
+                        client.replies.fail(member.seq, text, &mut shared.pool);
+                    }
+                    Some(_) => shared.cells().soft(command, Reason::NodeError, left, true),
+                    None => {
+                        shared.cells().request(command, Outcome::Miss, left);
+                        if left > 0 {
+                            client.saw_value(0);
+                        }
+                    }
+                }
+                client.replies.part_done(member.seq, &mut shared.pool);
+            }
+            client.settle(member.client, shared);
+        }
+        if error.is_some()
+            && !one
+            && let Some(node) = nodes.get_mut(up.node.0)
+        {
+            node.no_merge_until = shared.now.after(NO_MERGE);
+        }
+        let slow = took.filter(|took| self.is_slow(command, *took));
+        if let Some(took) = slow {
+            self.tell_slow_group(id, &group, took);
+        }
+        self.groups.put(group);
+        Ok(())
+    }
+
+    /// The one line that answers a request. `raw` has its CRLF.
+    fn finish_single(&mut self, lane: UpstreamId, id: ClientId, seq: Option<u32>, raw: &[u8], expired: bool) {
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else {
+            shared.cells().dropped_replies.add(1);
+            return;
+        };
+        client.landed(id, lane, seq, expired, shared);
+        match seq.filter(|_| !expired) {
+            Some(seq) => {
+                client.replies.deliver(seq, raw, &mut shared.pool);
+                client.replies.finish(seq, &mut shared.pool);
+            }
+            None => shared.cells().dropped_replies.add(1),
+        }
+        client.settle(id, shared);
+    }
+}
+
+/// What a group's keys have no value of, as it is at the end: those who asked go on. Returns those who ask for one of
+/// them again for an earlier place, and so do not; nobody where the lane is one client's `own`, for there it does.
+pub(super) fn miss_open_keys(
+    group: &mut Group,
+    clients: &mut Table<Client>,
+    shared: &mut Shared,
+    own: bool,
+) -> Vec<(usize, (ClientId, u32, u32))> {
+    let mut denied = Vec::new();
+    for key in 0..group.len() {
+        if !group.pass_over(key) {
+            continue;
+        }
+        let (members, askers, text) = group.split(key);
+        for asker in askers {
+            let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
+            let Some(client) = clients.get_mut(member.client.0) else { continue };
+            if !own && client.asks_again(text) {
+                member.left = member.left.saturating_sub(1);
+                denied.push((key, (member.client, member.seq, asker.place)));
+            } else {
+                client.replies.miss(member.seq, asker.place, &mut shared.pool);
+            }
+        }
+    }
+    denied
+}

@@ -1,0 +1,473 @@
+//! A client connection: what it has sent and is not parsed yet, what it waits for, and its replies in order.
+
+pub(in crate::proxy) mod elsewhere;
+pub(in crate::proxy) mod gather;
+mod order;
+pub(in crate::proxy) mod replies;
+
+use std::time::Duration;
+
+use super::account;
+use super::buffer::OutBuf;
+use super::ids::{ClientId, NodeId, UpstreamId};
+use super::shared::Shared;
+use crate::metrics::{CloseReason, Kind};
+use crate::protocol::command::Command;
+use crate::protocol::request::ReadVerb;
+use crate::time::Tick;
+use elsewhere::Elsewhere;
+use replies::{Replies, Stamp};
+
+/// Most requests of one client that wait for their reply; what lies behind stays unparsed.
+const MAX_PIPELINE: usize = 1024;
+/// A client is not read while so many bytes of its replies wait.
+const CLIENT_BYTES: usize = 1 << 20;
+/// So many requests are always read ahead, however large the values.
+const MIN_PIPELINE: usize = 4;
+/// A costly request waits until fewer replies than this wait.
+pub(in crate::proxy) const FEW: usize = 16;
+/// A value's size, in bytes, before a client has seen any.
+const FIRST_GUESS: usize = 64 << 10;
+
+/// What the next bytes of a client are.
+#[derive(Debug)]
+pub(in crate::proxy) enum Reading {
+    /// A command line.
+    Line,
+    /// The data block of a stored value.
+    Body(Box<Body>),
+    /// The block of a refused line: bytes to drop.
+    Swallow(u64),
+    /// The data block of a large value, not begun: waits for a lane of its own.
+    AwaitLane(Box<Large>),
+    /// The data block of a large value on its way through a lane of its own.
+    Stream {
+        lane: UpstreamId,
+        /// Bytes to come, CRLF included.
+        left: u64,
+        /// The slot of its answer.
+        seq: Option<u32>,
+    },
+}
+
+/// Where a storage request goes, and who is told.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proxy) struct Target {
+    pub(in crate::proxy) hash: u64,
+    pub(in crate::proxy) quiet: bool,
+    pub(in crate::proxy) command: Command,
+}
+
+/// A value that is forwarded once it has arrived.
+#[derive(Debug)]
+pub(in crate::proxy) struct Body {
+    /// The line as it is sent to the node.
+    pub(in crate::proxy) header: Vec<u8>,
+    pub(in crate::proxy) target: Target,
+    /// The block so far.
+    pub(in crate::proxy) block: OutBuf,
+    /// Its last two bytes.
+    pub(in crate::proxy) end: [u8; 2],
+    /// The block's length, CRLF included.
+    pub(in crate::proxy) total: usize,
+}
+
+impl Body {
+    /// Bytes to come.
+    pub(in crate::proxy) const fn left(&self) -> usize {
+        self.total - self.block.len()
+    }
+}
+
+/// A value that is too large to be stored here.
+#[derive(Debug)]
+pub(in crate::proxy) struct Large {
+    pub(in crate::proxy) header: Vec<u8>,
+    pub(in crate::proxy) hash: u64,
+    pub(in crate::proxy) quiet: bool,
+    pub(in crate::proxy) command: Command,
+    /// The block's length, CRLF included.
+    pub(in crate::proxy) total: u64,
+}
+
+/// A key whose value found no room, or is known to find none: it is asked for, alone, when its turn has come.
+#[derive(Debug)]
+pub(in crate::proxy) struct Again {
+    pub(in crate::proxy) seq: u32,
+    pub(in crate::proxy) place: u32,
+    pub(in crate::proxy) node: NodeId,
+    pub(in crate::proxy) verb: ReadVerb,
+    pub(in crate::proxy) key: Box<[u8]>,
+    /// Its turn has come: the client waits for a lane of its own.
+    pub(in crate::proxy) queued: bool,
+    /// The lane of its own on which it was asked for; forgotten once that is answered.
+    pub(in crate::proxy) lane: Option<UpstreamId>,
+}
+
+impl Again {
+    /// Whether it waits for a lane of its own of a node.
+    pub(in crate::proxy) fn waits(&self, node: NodeId) -> bool {
+        self.queued && self.lane.is_none() && self.node == node
+    }
+}
+
+/// Why a client's bytes are not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum Stall {
+    None,
+    /// It has too many replies, or too large ones, waiting.
+    Output,
+    /// Until few replies wait: its next request costs more than others.
+    Few,
+    /// A lane it needs is full.
+    Lane,
+    /// Something of it for the same key is under way on another lane of the node.
+    LaneChange,
+    /// Until it gets a lane of its own for a body.
+    OwnLane,
+    /// Until its values that found no room have been asked for again.
+    Again,
+    /// Until there is room for so many bytes: of a body, or of large values it asks for.
+    Memory {
+        bytes: usize,
+        body: bool,
+    },
+    /// It has got what it waited for, and goes on in its turn.
+    Granted,
+}
+
+/// Whether more will come from a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum Input {
+    Open,
+    /// It has sent its end; what it sent before is answered.
+    Ended,
+    /// `quit`: nothing further is looked at.
+    Quit,
+    /// A refused line of unknown extent: nothing further is looked at, and more may be on its way.
+    Refused,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub(in crate::proxy) struct Client {
+    /// What is not parsed yet.
+    pub(in crate::proxy) unparsed: Vec<u8>,
+    /// How much of it is known to hold no line end.
+    pub(in crate::proxy) scanned: usize,
+    pub(in crate::proxy) reading: Reading,
+    pub(in crate::proxy) replies: Replies,
+    /// FIFO entries that name this client, `noreply` and fan-out included.
+    pub(in crate::proxy) in_flight: u32,
+    /// Those of them that were answered here.
+    pub(in crate::proxy) orphans: u32,
+    pub(in crate::proxy) stall: Stall,
+    pub(in crate::proxy) input: Input,
+    /// The shared lane it keeps to.
+    pub(in crate::proxy) lane: usize,
+    pub(in crate::proxy) dirty: bool,
+    /// Lanes whose reader it is and that are not read until it has room.
+    pub(in crate::proxy) paused: Vec<UpstreamId>,
+    /// Keys that are to be asked for again.
+    pub(in crate::proxy) again: Vec<Again>,
+    /// What of it is under way on other lanes than the shared one it keeps to.
+    pub(in crate::proxy) elsewhere: Vec<Elsewhere>,
+    /// Moving average of the sizes of the values it got, in bytes.
+    average: usize,
+    closing: bool,
+    /// Bytes of memory charged for it.
+    pub(in crate::proxy) held: usize,
+    /// Bytes that room is kept for: values on their way to it, and values that it has asked for.
+    pub(in crate::proxy) arriving: usize,
+    /// What is kept for the body that it sends, in bytes, come or not.
+    pub(in crate::proxy) reserved: usize,
+    /// What is kept for the large values that it asks for next, in bytes.
+    pub(in crate::proxy) promised: usize,
+    /// It has waited long enough for room for the large values that it asks for next: they go by a lane of its own.
+    pub(in crate::proxy) no_room: bool,
+    /// The kernel took less than there was.
+    pub(in crate::proxy) blocked: bool,
+    /// When it last took a byte.
+    pub(in crate::proxy) last_write_at: Tick,
+    /// When it last sent a byte, or was last waited for.
+    pub(in crate::proxy) last_read_at: Tick,
+    /// It could not be given the value at hand, and has a write behind it: set and cleared in one step of `large.rs`.
+    pub(in crate::proxy) denied: bool,
+    pub(in crate::proxy) writes_behind: bool,
+}
+
+impl Client {
+    pub(in crate::proxy) fn new(lane: usize) -> Self {
+        Self {
+            unparsed: Vec::new(),
+            scanned: 0,
+            reading: Reading::Line,
+            replies: Replies::default(),
+            in_flight: 0,
+            orphans: 0,
+            stall: Stall::None,
+            input: Input::Open,
+            lane,
+            dirty: false,
+            paused: Vec::new(),
+            again: Vec::new(),
+            elsewhere: Vec::new(),
+            average: FIRST_GUESS,
+            closing: false,
+            held: 0,
+            arriving: 0,
+            reserved: 0,
+            promised: 0,
+            no_room: false,
+            blocked: false,
+            last_write_at: Tick(0),
+            last_read_at: Tick(0),
+            denied: false,
+            writes_behind: false,
+        }
+    }
+
+    /// Whether it must take replies before it may ask for more.
+    pub(in crate::proxy) fn is_behind(&self, spent: bool) -> bool {
+        let slots = self.replies.len();
+        spent && slots > 0
+            || slots >= MAX_PIPELINE
+            || self.replies.bytes() >= CLIENT_BYTES
+            || (slots >= MIN_PIPELINE && slots * self.average >= CLIENT_BYTES)
+    }
+
+    pub(in crate::proxy) fn has_room(&self, spent: bool) -> bool {
+        let slots = self.replies.len();
+        (!spent || slots == 0)
+            && slots <= MAX_PIPELINE / 2
+            && self.replies.bytes() <= CLIENT_BYTES / 2
+            && (slots <= MIN_PIPELINE / 2 || slots * self.average <= CLIENT_BYTES / 2)
+    }
+
+    /// An entry of it on a lane is over; `expired`: one that it had the answer to. `seq` is its slot.
+    #[inline]
+    pub(in crate::proxy) fn landed(
+        &mut self,
+        id: ClientId,
+        lane: UpstreamId,
+        seq: Option<u32>,
+        expired: bool,
+        shared: &mut Shared,
+    ) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.orphans = self.orphans.saturating_sub(u32::from(expired));
+        if !self.elsewhere.is_empty() {
+            self.landed_elsewhere(id, lane, seq, shared);
+        }
+    }
+
+    /// A value of so many bytes is on its way to this client.
+    #[inline]
+    pub(in crate::proxy) fn saw_value(&mut self, len: u64) {
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(CLIENT_BYTES);
+        self.average = (self.average * 7 + len) / 8;
+    }
+
+    /// How many of the next bytes have room kept for them, or need little: they belong to a block.
+    pub(in crate::proxy) fn room(&self) -> usize {
+        match &self.reading {
+            Reading::Line | Reading::AwaitLane(_) => 0,
+            Reading::Body(body) => body.left(),
+            Reading::Swallow(left) | Reading::Stream { left, .. } => usize::try_from(*left).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Notes what this client holds.
+    #[inline]
+    pub(in crate::proxy) fn recharge(&mut self, shared: &mut Shared) {
+        let now = self.weight();
+        shared.budget.recharge(&mut self.held, now);
+    }
+
+    /// Bytes of memory held, those of slices apart.
+    #[inline]
+    pub(in crate::proxy) fn weight(&self) -> usize {
+        let body = match &self.reading {
+            Reading::Body(body) => body.block.held() + body.header.capacity(),
+            _ => 0,
+        };
+        let kernel = if self.blocked { account::KERNEL } else { 0 };
+        let rare = if self.again.is_empty() && self.elsewhere.is_empty() { 0 } else { self.rare_weight() };
+        self.unparsed.capacity() + self.replies.held() + body + rare + kernel
+    }
+
+    fn rare_weight(&self) -> usize {
+        let again: usize = self.again.iter().map(|again| size_of::<Again>() + again.key.len()).sum();
+        again + self.elsewhere.iter().map(Elsewhere::weight).sum::<usize>()
+    }
+
+    /// What counts against its share of the memory, in bytes: what it holds, its equal part of what is shared, and
+    /// what room is kept for.
+    pub(in crate::proxy) fn charged(&self) -> usize {
+        self.held + self.replies.part() + self.arriving
+    }
+
+    /// Room is kept for so many bytes.
+    pub(in crate::proxy) const fn reserve(&mut self, bytes: usize) {
+        self.arriving += bytes;
+    }
+
+    /// So many bytes for which room was kept have come, or never will.
+    pub(in crate::proxy) const fn unreserve(&mut self, bytes: usize) {
+        self.arriving = self.arriving.saturating_sub(bytes);
+    }
+
+    /// Room that was kept for large values it asks for, and that none of them needs, is free.
+    pub(in crate::proxy) fn break_promise(&mut self, shared: &mut Shared) {
+        let unused = std::mem::take(&mut self.promised);
+        self.unreserve(unused);
+        shared.budget.arriving -= unused;
+        self.no_room = false;
+    }
+
+    /// Whether a key is to be asked for again for an earlier place.
+    #[inline]
+    pub(in crate::proxy) fn asks_again(&self, key: &[u8]) -> bool {
+        !self.again.is_empty() && self.again.iter().any(|again| *again.key == *key)
+    }
+
+    /// Room that is kept for what it sends or asks for next is free: it waits for something else.
+    pub(in crate::proxy) fn give_room_back(&mut self, shared: &mut Shared) {
+        self.break_promise(shared);
+        if !matches!(self.reading, Reading::Body(_)) {
+            shared.budget.arriving -= self.reserved;
+            shared.budget.bodies -= std::mem::take(&mut self.reserved);
+        }
+    }
+
+    /// Notes what follows from a change of this client's replies: a write, a resumption, its end.
+    #[inline]
+    pub(in crate::proxy) fn settle(&mut self, id: ClientId, shared: &mut Shared) {
+        for stamp in self.replies.take_answered() {
+            shared.cells().took(stamp.kind, Duration::from_micros(shared.now.0.saturating_sub(stamp.at.0)));
+        }
+        self.recharge(shared);
+        let spent = shared.budget.is_spent();
+        if !self.dirty && self.replies.wants_flush() {
+            self.dirty = true;
+            shared.dirty_clients.push(id);
+        }
+        match self.stall {
+            Stall::None => {}
+            Stall::Output if self.has_room(spent) => shared.resume.push_back(id),
+            Stall::Few if self.replies.len() < FEW => shared.resume.push_back(id),
+            Stall::Again if self.again.is_empty() => shared.resume.push_back(id),
+            _ => {}
+        }
+        if !self.again.is_empty() {
+            self.look_for_due(id, shared);
+        }
+        if self.input != Input::Open || self.held > 2 * shared.budget.share() {
+            self.settle_end(id, shared);
+        }
+    }
+
+    /// Says once that a key that is to be asked for again has its turn.
+    fn look_for_due(&mut self, id: ClientId, shared: &mut Shared) {
+        if let Some(due) = self.replies.due()
+            && let Some(again) = self.again.iter_mut().find(|again| (again.seq, again.place) == due)
+            && !std::mem::replace(&mut again.queued, true)
+        {
+            shared.due_again.push_back(id);
+        }
+    }
+
+    fn settle_end(&mut self, id: ClientId, shared: &mut Shared) {
+        if self.held > 2 * shared.budget.share() {
+            // What it asked for arrives on lanes that others use too.
+            shared.finished.push((id, CloseReason::NotReading));
+            self.closing = true;
+            return;
+        }
+        let parsed = match self.input {
+            Input::Open => false,
+            // Stalled requests of a client that has sent its end are still answered.
+            Input::Ended => self.stall == Stall::None,
+            Input::Quit | Input::Refused => true,
+        };
+        // A streamed value that ends in the middle is never answered, and is the last.
+        let (cut, quiet) = match self.reading {
+            Reading::Stream { seq, .. } => (1, seq.is_none()),
+            _ => (0, true),
+        };
+        // What it sent without asking for an answer is done all the same. What has expired is not waited for.
+        let answered = self.replies.len() <= usize::from(!quiet) && self.in_flight <= self.orphans + cut;
+        if parsed && !self.closing && answered && self.replies.out.is_empty() {
+            self.closing = true;
+            let reason = if self.input == Input::Refused { CloseReason::Protocol } else { CloseReason::Done };
+            shared.finished.push((id, reason));
+        }
+    }
+
+    /// Bytes of its body that room is kept for and that have not come.
+    pub(in crate::proxy) fn body_to_come(&self) -> usize {
+        match &self.reading {
+            Reading::Body(body) if self.reserved > 0 => body.left(),
+            // Its line is acted on in a moment.
+            _ => self.reserved,
+        }
+    }
+
+    /// The lane a streamed value goes through.
+    pub(in crate::proxy) fn streams_through(&self, lane: UpstreamId) -> bool {
+        matches!(self.reading, Reading::Stream { lane: through, .. } if through == lane)
+    }
+
+    /// The streamed value's lane is gone: the rest of the block is dropped.
+    pub(in crate::proxy) fn stream_lost(&mut self) {
+        if let Reading::Stream { left, .. } = self.reading {
+            self.reading = Reading::Swallow(left);
+        }
+    }
+
+    /// The hash of the key whose large value waits for a lane, and the line that names it.
+    pub(in crate::proxy) fn awaiting_key(&self) -> Option<(u64, &[u8])> {
+        match &self.reading {
+            Reading::AwaitLane(large) => Some((large.hash, &large.header)),
+            _ => None,
+        }
+    }
+
+    /// The hash of the key whose value is on its way from the client, and the line that names it.
+    pub(in crate::proxy) fn storing_key(&self) -> Option<(u64, &[u8])> {
+        match &self.reading {
+            Reading::Body(body) => Some((body.target.hash, &body.header)),
+            _ => self.awaiting_key(),
+        }
+    }
+
+    /// Takes the large value that waits for a lane; its block is dropped.
+    pub(in crate::proxy) fn refuse_stream(&mut self) -> Option<Box<Large>> {
+        match std::mem::replace(&mut self.reading, Reading::Line) {
+            Reading::AwaitLane(large) => {
+                self.reading = Reading::Swallow(large.total);
+                Some(large)
+            }
+            other => {
+                self.reading = other;
+                None
+            }
+        }
+    }
+
+    /// Takes the large value that waits for a lane; it streams through `lane` from now on.
+    pub(in crate::proxy) fn begin_stream(&mut self, lane: UpstreamId, now: Tick) -> Option<(Box<Large>, Option<u32>)> {
+        match std::mem::replace(&mut self.reading, Reading::Line) {
+            Reading::AwaitLane(large) => {
+                let stamp = Stamp { kind: Kind::Store, at: now };
+                let seq = (!large.quiet).then(|| self.replies.push(stamp));
+                self.reading = Reading::Stream { lane, left: large.total, seq };
+                Some((large, seq))
+            }
+            other => {
+                self.reading = other;
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! HOT: a client's bytes → requests, and how a client lives.
+//!
+//! A request is acted on only when its line is whole and valid, and a stored value only when its
+//! block has arrived and ends as it must. `requests.rs` acts on them.
+
+use super::buffer::{Input, OutBuf, ReadBuffer};
+use super::client::{self, Client, FEW, Reading, Stall};
+use super::effect::Effect;
+use super::large::STREAM_BYTES;
+use super::{ClientId, CloseReason, Core, UpstreamId};
+use crate::metrics::Wait;
+use crate::protocol::request::{self, Refusal};
+use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
+use crate::time::Tick;
+
+/// A line that grows beyond this is refused when memory is spent, in bytes.
+const LONG_LINE: usize = 64 << 10;
+
+/// What became of a request.
+pub(super) enum Taken {
+    /// Acted on; so many bytes behind its line belonged to it.
+    Yes(usize),
+    /// Not now: the client's stall says why, and the line is read again afterwards.
+    Stalled,
+}
+
+impl Core {
+    /// A client has connected.
+    pub fn client_connected(&mut self) -> ClientId {
+        let lane = self.next_lane;
+        self.next_lane = (lane + 1) % self.shared.settings.lanes.max(1);
+        let cells = self.shared.cells();
+        cells.connections.add(1);
+        cells.connections_total.add(1);
+        ClientId(self.clients.insert(Client::new(lane)))
+    }
+
+    /// Whether the rim should read from this client now.
+    #[must_use]
+    pub fn client_may_read(&self, id: ClientId) -> bool {
+        self.clients.get(id.0).is_some_and(|client| client.stall == Stall::None && client.input == client::Input::Open)
+    }
+
+    /// Whether a client has so many replies waiting that a costly request has to wait too.
+    pub(super) fn waits_for_replies(&mut self, id: ClientId) -> bool {
+        let Some(client) = self.clients.get_mut(id.0) else { return false };
+        let waits = client.replies.len() >= FEW;
+        if waits {
+            client.stall = Stall::Few;
+        }
+        waits
+    }
+
+    /// Whether the client is still there.
+    #[must_use]
+    pub fn has_client(&self, id: ClientId) -> bool {
+        self.clients.get(id.0).is_some()
+    }
+
+    /// Takes what a client sent. What cannot be acted on yet is kept.
+    pub fn client_input(&mut self, id: ClientId, bytes: &[u8], now: Tick) {
+        self.take_client_input(id, Input::borrowed(bytes), now);
+    }
+
+    /// Takes the first `len` bytes of a buffer, which a client sent; the core may keep a part of it where it is.
+    pub fn client_read(&mut self, id: ClientId, buffer: &mut ReadBuffer, len: usize, now: Tick) {
+        self.take_client_input(id, buffer.input(len), now);
+        self.shared.pool.renew(buffer);
+    }
+
+    fn take_client_input(&mut self, id: ClientId, input: Input<'_>, now: Tick) {
+        self.shared.now = now;
+        self.shared.cells().bytes_read.add(input.bytes.len() as u64);
+        let Some(client) = self.clients.get_mut(id.0) else {
+            return;
+        };
+        client.last_read_at = now;
+        if client.unparsed.is_empty() {
+            let used = self.parse(id, input);
+            let Self { clients, shared, .. } = self;
+            if let (Some(client), Some(rest @ [_, ..])) = (clients.get_mut(id.0), input.bytes.get(used..)) {
+                if client.unparsed.capacity() == 0 {
+                    client.unparsed = shared.pool.take();
+                }
+                client.unparsed.extend_from_slice(rest);
+            }
+        } else {
+            client.unparsed.extend_from_slice(input.bytes);
+            self.parse_kept(id);
+        }
+        self.settle_client(id);
+        self.finish_round();
+    }
+
+    /// The client has sent its end: what is owed is answered, then it is closed.
+    pub fn client_ended(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id.0)
+            && client.input == client::Input::Open
+        {
+            client.input = client::Input::Ended;
+        }
+        self.settle_client(id);
+        self.finish_round();
+    }
+
+    /// Nothing further is read from any client: each is closed when it has what it is owed.
+    pub fn end_clients(&mut self) {
+        let ids: Vec<ClientId> = self.clients.iter().map(|(key, _)| ClientId(key)).collect();
+        for id in ids {
+            self.client_ended(id);
+        }
+    }
+
+    /// The connection is broken: whatever comes for it is swallowed.
+    pub fn client_gone(&mut self, id: ClientId) {
+        self.close_client(id, CloseReason::Reset);
+        self.finish_round();
+    }
+
+    /// What waits to be written to a client.
+    pub fn client_out(&mut self, id: ClientId) -> Option<&OutBuf> {
+        let client = self.clients.get_mut(id.0)?;
+        client.dirty = false;
+        Some(&client.replies.out)
+    }
+
+    /// The kernel has taken so many bytes.
+    pub fn client_written(&mut self, id: ClientId, bytes: usize, now: Tick) {
+        self.shared.now = now;
+        self.shared.cells().bytes_written.add(bytes as u64);
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else {
+            return;
+        };
+        client.replies.written(bytes, &mut shared.pool);
+        client.last_write_at = now;
+        client.blocked &= !client.replies.out.is_empty();
+        client.recharge(shared);
+        if client.replies.out.len() < STREAM_BYTES / 2 {
+            shared.effects.extend(client.paused.drain(..).map(Effect::WakeUpstream));
+        }
+        if client.replies.out.is_empty() {
+            client.settle(id, shared);
+            self.finish_round();
+        }
+    }
+
+    /// The kernel takes no more for now.
+    pub fn client_blocked(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.blocked = true;
+            client.recharge(&mut self.shared);
+        }
+    }
+
+    /// Writes go on: the socket has room again.
+    pub fn client_writable(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id.0) {
+            // A round that found the socket blocked has passed over what it was woken for.
+            client.dirty = false;
+            client.blocked = false;
+        }
+        self.settle_client(id);
+        self.finish_round();
+    }
+
+    pub(super) fn settle_client(&mut self, id: ClientId) {
+        let Self { clients, shared, .. } = self;
+        if let Some(client) = clients.get_mut(id.0) {
+            client.settle(id, shared);
+        }
+    }
+
+    /// Closes a client and forgets it.
+    pub(super) fn close_client(&mut self, id: ClientId, reason: CloseReason) {
+        let Some(mut client) = self.clients.remove(id.0) else {
+            return;
+        };
+        let cells = self.shared.cells();
+        cells.connections.sub(1);
+        cells.closed(reason);
+        match reason {
+            // What the kernel holds for it would stay for as long as it does not read.
+            CloseReason::NotReading => {
+                tracing::warn!(bytes = client.held, "client does not read its replies; closed");
+                self.shared.effects.push(Effect::ResetClient(id));
+            }
+            _ => self.shared.effects.push(Effect::CloseClient(id)),
+        }
+        let shared = &mut self.shared;
+        shared.budget.recharge(&mut client.held, 0);
+        shared.budget.arriving -= client.body_to_come() + client.promised;
+        shared.budget.bodies -= client.reserved;
+        let stream = if let Reading::Stream { lane, .. } = client.reading { Some(lane) } else { None };
+        let lanes: Vec<UpstreamId> = client.elsewhere.iter().map(|other| other.lane).chain(stream).collect();
+        client.forget_elsewhere(shared);
+        if let Reading::Body(body) = &mut client.reading {
+            body.block.clear(&mut shared.pool);
+        }
+        client.replies.clear(&mut shared.pool);
+        shared.pool.put(client.unparsed);
+        shared.effects.extend(client.paused.drain(..).map(Effect::WakeUpstream));
+        self.drop_lanes_of(id, &lanes);
+        for again in client.again {
+            self.forget_departed(again.node);
+        }
+    }
+
+    /// A reason to wait has gone.
+    pub(super) fn resume_client(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id.0) else {
+            return;
+        };
+        match client.stall {
+            Stall::Output if !client.has_room(self.shared.budget.is_spent()) => return,
+            Stall::Few if client.replies.len() >= FEW => return,
+            Stall::Again if !client.again.is_empty() => return,
+            Stall::OwnLane | Stall::None | Stall::Memory { .. } => return,
+            _ => {}
+        }
+        self.unstall(id);
+    }
+
+    /// Goes on with what a client has sent.
+    pub(super) fn unstall(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id.0) else {
+            return;
+        };
+        client.stall = Stall::None;
+        client.last_read_at = self.shared.now;
+        self.parse_kept(id);
+        self.settle_client(id);
+        if self.client_may_read(id) {
+            self.shared.effects.push(Effect::WakeClient(id));
+        }
+    }
+
+    /// Acts on what was kept.
+    pub(super) fn parse_kept(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id.0) else {
+            return;
+        };
+        let mut kept = std::mem::take(&mut client.unparsed);
+        let used = self.parse(id, Input::borrowed(&kept));
+        let Self { clients, shared, .. } = self;
+        match clients.get_mut(id.0) {
+            Some(client) if used < kept.len() => {
+                kept.drain(..used);
+                client.unparsed = kept;
+            }
+            _ => shared.pool.put(kept),
+        }
+    }
+
+    /// Acts on whole requests at the beginning of `input`. Returns how many bytes they were.
+    fn parse(&mut self, id: ClientId, input: Input<'_>) -> usize {
+        let mut at = 0;
+        while at < input.bytes.len() {
+            let Some(client) = self.clients.get_mut(id.0) else {
+                return input.bytes.len();
+            };
+            if matches!(client.input, client::Input::Quit | client::Input::Refused) {
+                return input.bytes.len();
+            }
+            if client.stall == Stall::None && matches!(client.reading, Reading::Line) {
+                if !client.again.is_empty() {
+                    client.stall = Stall::Again;
+                } else if client.is_behind(self.shared.budget.is_spent()) {
+                    client.stall = Stall::Output;
+                    self.shared.cells().waits(Wait::Output);
+                }
+                if client.stall != Stall::None && client.reserved + client.promised > 0 {
+                    client.give_room_back(&mut self.shared);
+                }
+            }
+            if client.stall != Stall::None {
+                return at;
+            }
+            let rest = input.after(at);
+            at += match &mut client.reading {
+                Reading::Line => match self.parse_line(id, rest) {
+                    Some(used) => used,
+                    None => return at,
+                },
+                Reading::Swallow(left) => {
+                    let used = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.bytes.len());
+                    *left -= used as u64;
+                    if *left == 0 {
+                        client.reading = Reading::Line;
+                    }
+                    used
+                }
+                Reading::Body(_) => self.take_body(id, rest),
+                Reading::Stream { .. } => match self.stream(id, rest) {
+                    Some(used) => used,
+                    None => return at,
+                },
+                Reading::AwaitLane(_) => return at,
+            };
+        }
+        at
+    }
+
+    /// Acts on one line and what belongs to it. `None`: not whole, or not now.
+    fn parse_line(&mut self, id: ClientId, input: Input<'_>) -> Option<usize> {
+        let rest = input.bytes;
+        let client = self.clients.get_mut(id.0)?;
+        let known = client.scanned.min(rest.len());
+        let end = memchr::memchr(b'\n', rest.get(known..)?).map(|end| known + end);
+        let len = end.unwrap_or(rest.len());
+        if len > MAX_LINE && (len > MAX_KEY_LINE || !is_key_line(rest)) {
+            self.refuse(id, Refusal::line_too_long());
+            return Some(rest.len());
+        }
+        if end.is_none() && len > LONG_LINE && self.shared.budget.is_spent() {
+            self.refuse(id, Refusal::no_memory());
+            return Some(rest.len());
+        }
+        let Some(end) = end else {
+            client.scanned = rest.len();
+            return None;
+        };
+        client.scanned = 0;
+        let line = request::trim(rest.get(..end)?);
+        match self.act(id, line, input.after(end + 1)) {
+            Taken::Yes(more) => Some(end + 1 + more),
+            Taken::Stalled => None,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! How lanes are opened, written and relieved; `upstream/` says what a lane is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::buffer::OutBuf;
+use super::effect::Effect;
+use super::large::STREAM_BYTES;
+use super::upstream::{Role, Upstream};
+use super::{Core, NodeId, UpstreamId};
+use crate::metrics::DURATIONS;
+use crate::routing::Node;
+use crate::time::Tick;
+
+impl Core {
+    /// Makes a lane and asks the rim to connect it at once.
+    pub(super) fn open_upstream(&mut self, node: NodeId, role: Role) -> UpstreamId {
+        self.open_lane(node, role, Duration::ZERO)
+    }
+
+    /// Makes a lane and asks the rim to connect it, after a wait.
+    pub(super) fn open_lane(&mut self, node: NodeId, role: Role, wait: Duration) -> UpstreamId {
+        let Self { nodes, upstreams, shared, .. } = self;
+        let entry = nodes.get(node.0);
+        let cells = entry.map(|entry| Arc::clone(&entry.cells)).unwrap_or_default();
+        let mut up = Upstream::new(node, role, cells, shared);
+        up.eager = wait.is_zero();
+        up.in_order = shared.settings.merge_gets && entry.is_none_or(|entry| !entry.unordered);
+        up.recharge(shared);
+        let id = UpstreamId(upstreams.insert(up));
+        shared.effects.push(Effect::Connect(id, wait));
+        id
+    }
+
+    /// The lane of a node that a client's requests go to, unless the node cannot be asked.
+    #[inline]
+    pub(super) fn lane(&self, node: NodeId, lane: usize) -> Option<UpstreamId> {
+        let id = *self.nodes.get(node.0)?.lanes.get(lane)?;
+        let up = self.upstreams.get(id.0)?;
+        up.takes_requests().then_some(id)
+    }
+
+    /// The connection is established.
+    pub fn upstream_connected(&mut self, id: UpstreamId, now: Tick) {
+        self.shared.now = now;
+        if let Some(up) = self.upstreams.get_mut(id.0) {
+            up.connected(now);
+            up.cells.connects[0].add(1);
+            up.touch(id, &mut self.shared);
+        }
+    }
+
+    /// The node to connect to, as long as the connection is wanted.
+    #[must_use]
+    pub fn upstream_node(&self, id: UpstreamId) -> Option<Arc<Node>> {
+        let node = self.upstreams.get(id.0)?.node;
+        self.nodes.get(node.0).map(|entry| Arc::clone(&entry.node))
+    }
+
+    /// Whether the connection is still wanted.
+    #[must_use]
+    pub fn has_upstream(&self, id: UpstreamId) -> bool {
+        self.upstreams.get(id.0).is_some()
+    }
+
+    /// What waits to be written to a node; closes the open group.
+    pub fn upstream_out(&mut self, id: UpstreamId) -> Option<&OutBuf> {
+        let up = self.upstreams.get_mut(id.0)?;
+        up.dirty = false;
+        up.close_group(&mut self.shared);
+        up.recharge(&mut self.shared);
+        Some(&up.out)
+    }
+
+    /// The kernel has taken so many bytes.
+    pub fn upstream_written(&mut self, id: UpstreamId, bytes: usize, now: Tick) {
+        self.shared.now = now;
+        if let Some(up) = self.upstreams.get_mut(id.0) {
+            up.out.advance(bytes, &mut self.shared.pool);
+            up.sent += bytes as u64;
+            up.note_written(bytes, now);
+            up.cells.sent_bytes.add(bytes as u64);
+            let queued = &self.shared.cells.worker(self.shared.worker).queued;
+            up.fifo.note_sent(up.sent, now, |waited| queued.record(waited, &DURATIONS));
+            self.relieve(id);
+            self.finish_round();
+        }
+    }
+
+    /// Writes go on: the socket has room again.
+    pub fn upstream_writable(&mut self, id: UpstreamId) {
+        if let Some(up) = self.upstreams.get_mut(id.0) {
+            // A round that found the socket blocked has passed over what it was woken for.
+            up.dirty = false;
+            up.touch(id, &mut self.shared);
+        }
+    }
+
+    /// Lets waiting clients go on when the lane has room again.
+    pub(super) fn relieve(&mut self, id: UpstreamId) {
+        let Some(up) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        up.recharge(&mut self.shared);
+        let room = if up.is_own() { up.out.len() < STREAM_BYTES / 2 } else { !up.is_over(2) };
+        if room {
+            self.release_waiters(id);
+        }
+    }
+
+    /// Lets every client go on that waits for a lane.
+    pub(super) fn release_waiters(&mut self, id: UpstreamId) {
+        let Some(up) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        if up.full {
+            up.full = false;
+            self.shared.full_lanes = self.shared.full_lanes.saturating_sub(1);
+        }
+        self.shared.resume.extend(up.waiters.drain(..));
+    }
+
+    /// Whether the rim should read from this node now.
+    pub fn upstream_may_read(&mut self, id: UpstreamId) -> bool {
+        let paused = match self.upstreams.get(id.0) {
+            Some(up) => up.in_body() && up.is_own() && self.reader_is_behind(id),
+            None => return false,
+        };
+        if let Some(up) = self.upstreams.get_mut(id.0) {
+            up.paused = paused;
+        }
+        !paused
+    }
+
+    /// Puts another connection in a lane's place.
+    pub(super) fn replace_lane(&mut self, node: NodeId, old: UpstreamId, new: UpstreamId) {
+        let Some(entry) = self.nodes.get_mut(node.0) else {
+            return;
+        };
+        if let Some(place) = entry.lanes.iter_mut().find(|lane| **lane == old) {
+            *place = new;
+        }
+    }
+}

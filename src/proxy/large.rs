@@ -1,0 +1,215 @@
+//! Reads of values above `--bulk-above`: shared by all who asked, never in the way of small ones, never more than there
+//! is room for.
+//!
+//! A large value streams where it arrives, one copy for all who asked (`values.rs`). Whether it is begun towards a
+//! reader is decided once, at its header: only if there is room for all of it, which is kept from then on. So a lane
+//! that others use is never paused, and nobody's request is moved or asked again because somebody else's value is large.
+//!
+//! - A key that had a large value lately (`sizes.rs`) is asked for on the node's *large lane*, which all large values
+//!   share, once its room is kept; until then its client is not read. So small requests do not stand behind large values
+//!   that are known.
+//! - A reader for whose value there is no room lets it pass. It asks for this key *again*, alone, when its turn has come,
+//!   on a lane of its own (`own_lanes.rs`), which may pause. A read with a write of the same client behind it is not asked
+//!   again, for it would see that write: it is a miss.
+
+use super::client::{Again, Stall};
+use super::upstream::{Entry, Role, Upstream, key_of};
+use super::values::go_without;
+use super::{ClientId, Core, NodeId, UpstreamId};
+use crate::metrics::Wait;
+use crate::protocol::request::{Keys, ReadVerb};
+use crate::routing::Topology;
+
+/// Most bytes of a streamed value that wait on a lane of its own, in either direction.
+pub(super) const STREAM_BYTES: usize = 256 << 10;
+
+/// What a reader is told when there is no room for a value, where errors are asked for.
+pub(super) const NO_MEMORY: &[u8] = b"SERVER_ERROR proxy: out of memory for the value\r\n";
+
+impl Core {
+    /// Whether a read has to wait: a key of it changes lanes while something of its client is under way on the other, or
+    /// there is no room for its large values. Else the room is kept.
+    pub(super) fn large_read_waits(&mut self, id: ClientId, verb: ReadVerb, keys: Keys<'_>) -> bool {
+        let mut needed = 0;
+        for key in keys {
+            let hash = Topology::hash(key);
+            let node = self.owner(hash, || key);
+            match self.shared.large_keys.size(hash) {
+                Some(size) => {
+                    if self.changes_lanes(id, node, hash) {
+                        return true;
+                    }
+                    let travels = self.travels(id, node, verb, key, hash);
+                    needed += if travels { 0 } else { size + 2 };
+                }
+                None if self.stalls_elsewhere(id, key, hash) => return true,
+                None => {}
+            }
+        }
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else { return false };
+        if client.promised > 0 || client.no_room {
+            return false;
+        }
+        // What goes beyond its share is asked for later, in its turn.
+        let needed = needed.min(shared.budget.share().saturating_sub(client.charged()));
+        shared.budget.pieces = shared.pool.pieces();
+        if needed == 0 || shared.budget.waiting.is_empty() && shared.budget.has_room(needed) {
+            client.promised = needed;
+            client.reserve(needed);
+            shared.budget.arriving += needed;
+            return false;
+        }
+        client.stall = Stall::Memory { bytes: needed, body: false };
+        client.last_read_at = shared.now;
+        shared.budget.waiting.push_back(id);
+        shared.cells().waits(Wait::Memory);
+        shared.ask_for_tick();
+        true
+    }
+
+    /// Whether a client waits before a request of it for a key goes to another lane of the node than the shared one:
+    /// something of it may be under way there.
+    pub(super) fn changes_lanes(&mut self, id: ClientId, node: NodeId, hash: u64) -> bool {
+        let Some(client) = self.clients.get(id.0) else { return false };
+        let large = self.nodes.get(node.0).map_or(UpstreamId::NONE, |entry| entry.large);
+        let mut waits = client.is_elsewhere(node, large, Some(hash));
+        let elsewhere: u32 = client.elsewhere.iter().map(|other| other.entries).sum();
+        if !waits && client.in_flight > elsewhere {
+            let lane = self.nodes.get(node.0).and_then(|entry| entry.lanes.get(client.lane)).copied();
+            let up = lane.and_then(|lane| self.upstreams.get(lane.0).map(|up| (lane, up)));
+            let entries =
+                up.map_or(0, |(_, up)| up.fifo.iter().flat_map(Entry::clients).filter(|other| *other == id).count());
+            waits = entries > 0;
+            if let (true, Some(lane), Some(client)) = (waits, lane, self.clients.get_mut(id.0)) {
+                client.leave_lane(lane, node, u32::try_from(entries).unwrap_or(u32::MAX));
+                client.recharge(&mut self.shared);
+            }
+        }
+        if let (true, Some(client)) = (waits, self.clients.get_mut(id.0)) {
+            client.stall = Stall::LaneChange;
+        }
+        waits
+    }
+
+    /// Whether a large value that a client asks for is one that others have just asked for, too: it comes once for all.
+    fn travels(&mut self, id: ClientId, node: NodeId, verb: ReadVerb, key: &[u8], hash: u64) -> bool {
+        if !self.shared.settings.merge_gets || !matches!(verb, ReadVerb::Get | ReadVerb::Gets) {
+            return false;
+        }
+        let lane = self.nodes.get(node.0).filter(|entry| entry.no_merge_until <= self.shared.now).map(|e| e.large);
+        let up = lane.and_then(|lane| self.upstreams.get_mut(lane.0)).filter(|up| up.takes_requests());
+        let group = up.and_then(|up| up.open_group());
+        group.is_some_and(|group| group.verb == verb && group.has_room(key.len()) && group.travels(key, hash, id))
+    }
+
+    /// Asks for a key of a read that is known to be large. `false`: it is not, or its node cannot be asked.
+    #[expect(clippy::too_many_arguments, reason = "who asks, where, for what, and where the answer goes")]
+    pub(super) fn read_large(
+        &mut self,
+        id: ClientId,
+        seq: u32,
+        place: u32,
+        node: NodeId,
+        verb: ReadVerb,
+        key: &[u8],
+        hash: u64,
+    ) -> bool {
+        let Some(size) = self.shared.large_keys.size(hash) else { return false };
+        let lane = self.clients.get(id.0).and_then(|client| self.lane(node, client.lane));
+        if lane.is_none() {
+            return false;
+        }
+        let size = if self.travels(id, node, verb, key, hash) { 0 } else { size + 2 };
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else { return true };
+        if client.promised < size {
+            self.push_again(id, Again { seq, place, node, verb, key: key.into(), queued: false, lane: None });
+            return true;
+        }
+        client.promised -= size;
+        shared.cells().bulk_transfers.add(1);
+        let lane = self.large_lane(node);
+        let entry = self.ask(id, lane, seq, place, verb, key, hash);
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.note_elsewhere(lane, node, Some(seq), (hash, size), entry);
+        }
+        true
+    }
+
+    /// The lane of a node that all reads of large values share; opened when it is first needed.
+    fn large_lane(&mut self, node: NodeId) -> UpstreamId {
+        let known = self.nodes.get(node.0).map_or(UpstreamId::NONE, |entry| entry.large);
+        if self.upstreams.get(known.0).is_some_and(|up| up.takes_requests()) {
+            return known;
+        }
+        // One that drains since the node was away is taken back, as its other lanes are.
+        let is_here = |up: &Upstream| up.node == node && up.role == Role::Large && up.is_draining() && !up.moved;
+        let back = self.upstreams.iter().find(|(_, up)| is_here(up)).map(|(key, _)| UpstreamId(key));
+        let lane = back.unwrap_or_else(|| self.open_upstream(node, Role::Large));
+        if let Some(up) = self.upstreams.get_mut(lane.0) {
+            up.revive();
+        }
+        if let Some(entry) = self.nodes.get_mut(node.0) {
+            entry.large = lane;
+        }
+        lane
+    }
+
+    /// A key of a read is to be asked for again when its turn has come.
+    fn push_again(&mut self, id: ClientId, again: Again) {
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else { return };
+        client.replies.again(again.seq, again.place, &mut shared.pool);
+        client.again.push(again);
+    }
+
+    /// There is no room for the value of a key, and there will be none.
+    fn no_room_for(&mut self, id: ClientId, seq: u32, place: u32, verb: ReadVerb) {
+        let Self { clients, shared, .. } = self;
+        if let Some(client) = clients.get_mut(id.0) {
+            go_without(client, seq, place, verb.into(), shared);
+        }
+    }
+
+    /// A key of a read passes by readers who are not given what came for it: there is no room for its value, or the same
+    /// key is to be asked for again for an earlier place, and this answer must not be older than that one. Each asks again,
+    /// or, with a write behind it, goes without.
+    pub(super) fn pass_by(&mut self, id: UpstreamId, verb: ReadVerb, key: &[u8], readers: &[(ClientId, u32, u32)]) {
+        let Self { upstreams, clients, .. } = self;
+        let Some(up) = upstreams.get(id.0) else { return };
+        let node = up.node;
+        let mut alone = true;
+        for (reader, ..) in readers {
+            if let Some(client) = clients.get_mut(reader.0) {
+                client.denied = true;
+                alone &= client.in_flight <= 1;
+            }
+        }
+        if !alone {
+            for entry in up.fifo.iter() {
+                if let Entry::Single { client, .. } | Entry::Gather { client, .. } = entry
+                    && let Some(client) = clients.get_mut(client.0)
+                {
+                    client.writes_behind |= client.denied;
+                }
+            }
+        }
+        for (reader, seq, place) in readers {
+            let Some(client) = self.clients.get(reader.0) else { continue };
+            let storing = client.storing_key().is_some_and(|(hash, line)| self.owner(hash, || key_of(line)) == node);
+            if client.writes_behind || storing {
+                self.no_room_for(*reader, *seq, *place, verb);
+            } else {
+                let again = Again { seq: *seq, place: *place, node, verb, key: key.into(), queued: false, lane: None };
+                self.push_again(*reader, again);
+            }
+        }
+        for (reader, ..) in readers {
+            if let Some(client) = self.clients.get_mut(reader.0) {
+                (client.denied, client.writes_behind) = (false, false);
+            }
+            self.settle_client(*reader);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Who waits for memory, who gets it, and who gives way when it is tight (`account.rs` has the account).
+//!
+//! Nothing waits for ever for memory, because no holder keeps it for ever: a lane drains or is given up by its clocks, a
+//! stored body moves or closes its client, and a client that does not read is closed when memory is tight.
+
+use std::time::Duration;
+
+use super::account::SMALL;
+use super::client::{Client, Reading, Stall};
+use super::{ClientId, CloseReason, Core, UpstreamId};
+use crate::metrics::Wait;
+
+/// A client that takes nothing for so long does not read.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A client that sends nothing of a body that room or a lane is kept for is closed after this, or,
+/// where others wait for the room, after less.
+const BODY_PATIENCE: Duration = Duration::from_secs(5);
+const WANTED_BODY_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Core {
+    /// Most bytes that the rim should read from this client at once.
+    #[inline]
+    #[must_use]
+    pub fn client_most_read(&self, id: ClientId) -> usize {
+        self.shared.budget.most_read(|| self.clients.get(id.0).map_or(0, Client::room))
+    }
+
+    /// A body is to be stored: keeps room for it, or lets its client wait. `true`: go on.
+    pub(super) fn reserve_body(&mut self, id: ClientId, len: usize) -> bool {
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else { return false };
+        if client.reserved > 0 || len <= SMALL {
+            return true;
+        }
+        shared.ask_for_tick();
+        client.last_read_at = shared.now;
+        shared.budget.pieces = shared.pool.pieces();
+        if shared.budget.waiting.is_empty() && shared.budget.takes_body(len) {
+            client.reserved = len;
+            shared.budget.bodies += len;
+            shared.budget.arriving += len;
+            return true;
+        }
+        client.stall = Stall::Memory { bytes: len, body: true };
+        shared.budget.waiting.push_back(id);
+        shared.cells().waits(Wait::Memory);
+        false
+    }
+
+    /// Lets those go on who wait for room, as far as there is some. Returns whether there is one.
+    pub(super) fn grant_room(&mut self) -> bool {
+        let Self { clients, shared, .. } = self;
+        let mut granted = false;
+        shared.budget.pieces = shared.pool.pieces();
+        while let Some(&id) = shared.budget.waiting.front() {
+            let waits = clients.get_mut(id.0).and_then(|client| match client.stall {
+                Stall::Memory { bytes, body } => Some((client, bytes, body)),
+                _ => None,
+            });
+            if let Some((client, bytes, body)) = waits {
+                let budget = &mut shared.budget;
+                if !(if body { budget.takes_body(bytes) } else { budget.has_room(bytes) }) {
+                    return granted;
+                }
+                granted = true;
+                if body {
+                    client.reserved = bytes;
+                    budget.bodies += bytes;
+                } else {
+                    client.promised = bytes;
+                    client.reserve(bytes);
+                }
+                budget.arriving += bytes;
+                budget.granted_at = shared.now;
+                client.last_read_at = shared.now;
+                client.stall = Stall::Granted;
+                shared.resume.push_back(id);
+            }
+            shared.budget.waiting.pop_front();
+        }
+        granted
+    }
+
+    /// Reads that have waited for room for the queue time-out, while nobody got any, go on without.
+    fn give_up_room(&mut self) {
+        let Self { clients, shared, .. } = self;
+        let (now, patience) = (shared.now, shared.settings.queue_timeout);
+        if shared.budget.granted_at.after(patience) > now {
+            return;
+        }
+        let resume = &mut shared.resume;
+        shared.budget.waiting.retain(|id| {
+            let Some(client) = clients.get_mut(id.0) else { return false };
+            let waits = matches!(client.stall, Stall::Memory { body: false, .. });
+            let over = waits && client.last_read_at.after(patience) <= now;
+            if over {
+                client.no_room = true;
+                client.stall = Stall::Granted;
+                resume.push_back(*id);
+            }
+            !over
+        });
+    }
+
+    /// Looks after the memory. Returns whether there is something to look after.
+    pub(super) fn check_memory(&mut self) -> bool {
+        self.shared.exchange();
+        self.grant_room();
+        self.close_stalled_bodies();
+        self.give_up_room();
+        let tight = self.shared.budget.is_tight();
+        if tight {
+            self.close_unread();
+        }
+        self.free_own_lanes();
+        tight || self.shared.budget.bodies > 0 || !self.shared.budget.waiting.is_empty()
+    }
+
+    /// Memory is tight: closes the clients that do not read, those first that hold the most.
+    fn close_unread(&mut self) {
+        let now = self.shared.now;
+        let mut unread: Vec<(usize, ClientId)> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.blocked && client.last_write_at.after(PATIENCE) <= now)
+            .map(|(key, client)| (client.charged(), ClientId(key)))
+            .collect();
+        unread.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
+        let mut left = self.shared.budget.total();
+        for (held, id) in unread {
+            // Down to where there is room again for large things of those who read.
+            if left <= self.shared.budget.limit() / 2 {
+                break;
+            }
+            left = left.saturating_sub(held);
+            self.close_client(id, CloseReason::NotReading);
+        }
+    }
+
+    /// Closes clients that do not go on with the body that room or a lane is kept for.
+    fn close_stalled_bodies(&mut self) {
+        let now = self.shared.now;
+        let wanted = !self.shared.budget.waiting.is_empty();
+        let stalled: Vec<ClientId> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| {
+                let patience = if wanted && client.reserved > 0 { WANTED_BODY_PATIENCE } else { BODY_PATIENCE };
+                client.stall == Stall::None && client.last_read_at.after(patience) <= now
+            })
+            .filter(|(_, client)| client.reserved > 0 || matches!(client.reading, Reading::Stream { .. }))
+            .map(|(key, _)| ClientId(key))
+            .collect();
+        for id in stalled {
+            self.close_client(id, CloseReason::BodyStalled);
+        }
+    }
+
+    /// Closes clients that hold an own lane that others wait for and do not read.
+    fn free_own_lanes(&mut self) {
+        let now = self.shared.now;
+        let wanted = |lane: &UpstreamId| {
+            let node = self.upstreams.get(lane.0).and_then(|up| self.nodes.get(up.node.0));
+            node.is_some_and(|entry| !entry.own.waiting.is_empty())
+        };
+        let holders: Vec<ClientId> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.last_write_at.after(BODY_PATIENCE) <= now && client.paused.iter().any(wanted))
+            .map(|(key, _)| ClientId(key))
+            .collect();
+        for id in holders {
+            self.close_client(id, CloseReason::NotReading);
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Lanes of one client's own: for a value that is too large to be kept for it, in either direction.
+//!
+//! Only such a lane ever pauses, for nobody else waits on it. A read goes there when its turn has come: a client that
+//! held a lane for a later reply could wait for the lane of an earlier one, and that for this one. A body goes there when
+//! nothing of its client for its key is under way on another lane. A client that waits for one is not read, and holds
+//! nothing that others wait for.
+
+use std::time::Duration;
+
+use super::buffer::Input;
+use super::client::{Large, Reading, Stall};
+use super::failure::Failure;
+use super::input::Taken;
+use super::large::STREAM_BYTES;
+use super::upstream::node::Waiting;
+use super::upstream::{Asked, Entry, Role, key_of};
+use super::{ClientId, Core, NodeId, UpstreamId};
+use crate::metrics::{NodeState, Reason, Wait};
+use crate::protocol::request::Store;
+use crate::routing::Topology;
+use crate::time::Tick;
+
+/// Most own lanes per node and worker; further large values wait. With the lane that large values share, and a node's
+/// shared lanes, it makes all of a worker's connections to a node.
+pub(super) const MAX_OWN: usize = 3;
+/// A lane for large values without work is kept this long.
+const IDLE: Duration = Duration::from_secs(1);
+
+impl Core {
+    // === waiting for one ===
+
+    /// A client waits for an own lane of a node: for its large body, or for the key that it asks for again.
+    fn await_own(&mut self, id: ClientId, node: NodeId, body: bool) {
+        let Self { clients, nodes, shared, .. } = self;
+        let (Some(client), Some(entry)) = (clients.get_mut(id.0), nodes.get_mut(node.0)) else { return };
+        if body {
+            client.stall = Stall::OwnLane;
+        }
+        if entry.own.busy >= MAX_OWN {
+            shared.cells().waits(Wait::Bulk);
+        }
+        entry.own.waiting.push_back(Waiting { client: id, since_at: shared.now, body });
+        shared.ask_for_tick();
+        self.grant(node);
+    }
+
+    /// A key that a client asks for again has its turn.
+    pub(super) fn ask_again(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get(id.0) else { return };
+        let next = client.again.iter().find(|again| again.waits(again.node)).map(|again| again.node);
+        if let Some(node) = next {
+            self.await_own(id, node, false);
+        }
+    }
+
+    /// The ring has changed: bodies that have not begun go to where their keys live now.
+    pub(super) fn reroute_bodies(&mut self, node: NodeId) {
+        let Some(entry) = self.nodes.get_mut(node.0) else { return };
+        for waiting in std::mem::take(&mut entry.own.waiting) {
+            let Some(client) = self.clients.get(waiting.client.0) else { continue };
+            // Reads stay: a part of a reply is asked where it was asked first.
+            let key = client.awaiting_key().filter(|_| waiting.body);
+            let to = key.map_or(node, |(hash, line)| self.owner(hash, || key_of(line)));
+            if let Some(entry) = self.nodes.get_mut(to.0) {
+                entry.own.waiting.push_back(waiting);
+            }
+        }
+    }
+
+    /// Gives free lanes to those that wait; where the node is down, answers them.
+    pub(super) fn grant(&mut self, node: NodeId) {
+        loop {
+            let Some(entry) = self.nodes.get_mut(node.0) else {
+                return;
+            };
+            let down = matches!(entry.state, NodeState::Down | NodeState::Probing);
+            if entry.own.busy >= MAX_OWN && !down {
+                return;
+            }
+            let Some(Waiting { client: owner, body, .. }) = entry.own.waiting.pop_front() else {
+                return;
+            };
+            if self.clients.get(owner.0).is_none() {
+                continue;
+            }
+            if down {
+                self.refuse_own(owner, node, body, Reason::Down);
+                continue;
+            }
+            entry.own.busy += 1;
+            entry.own.granted_at = self.shared.now;
+            let lane = match entry.own.idle.pop() {
+                Some(id) => id,
+                None => self.open_upstream(node, Role::Own { owner }),
+            };
+            if let Some(up) = self.upstreams.get_mut(lane.0) {
+                up.role = Role::Own { owner };
+            }
+            self.begin_own(owner, lane, node, body);
+        }
+    }
+
+    /// A client does not get the own lane it waits for: its large value is not read, or not stored.
+    fn refuse_own(&mut self, id: ClientId, node: NodeId, body: bool, reason: Reason) {
+        let text = match reason {
+            Reason::Down => self.down_text(node),
+            _ => format!("SERVER_ERROR proxy: node {} has no free connection for the value\r\n", self.node_name(node)),
+        };
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else { return };
+        let again = client.again.iter().position(|again| again.waits(node)).filter(|_| !body);
+        if let Some(at) = again {
+            let again = client.again.swap_remove(at);
+            shared.cells().soft(again.verb.into(), reason, 1, shared.misses());
+            client.replies.asked(again.seq, again.place);
+            if !shared.misses() {
+                client.replies.fail(again.seq, text.as_bytes(), &mut shared.pool);
+            }
+            client.replies.miss(again.seq, again.place, &mut shared.pool);
+            client.replies.part_done(again.seq, &mut shared.pool);
+        } else if let Some(large) = body.then(|| client.refuse_stream()).flatten() {
+            let Large { quiet, command, .. } = *large;
+            client.stall = Stall::Granted;
+            shared.resume.push_back(id);
+            shared.cells().soft(command, reason, 1, false);
+            self.answer(id, command.into(), text.as_bytes(), quiet);
+        }
+        self.settle_client(id);
+        self.forget_departed(node);
+    }
+
+    /// Ends the waits in which nothing has moved for the queue time-out: no lane was given to anybody, and none of those
+    /// who hold one has moved a good piece. Returns whether others wait.
+    pub(super) fn check_own_waits(&mut self) -> bool {
+        let (now, patience) = (self.shared.now, self.shared.settings.queue_timeout);
+        let awaited: Vec<NodeId> =
+            self.nodes.iter().filter(|(_, n)| !n.own.waiting.is_empty()).map(|(key, _)| NodeId(key)).collect();
+        for node in &awaited {
+            let own = self.upstreams.iter().filter(|(_, up)| up.node == *node && up.is_own());
+            let moved_at = own.map(|(_, up)| up.moved_at).max().unwrap_or_default();
+            let Some(entry) = self.nodes.get_mut(node.0) else { continue };
+            let moved_at = moved_at.max(entry.own.granted_at);
+            let over = |since: Tick| since.max(moved_at).after(patience) <= now;
+            let (given_up, kept) = entry.own.waiting.drain(..).partition::<Vec<_>, _>(|waiting| over(waiting.since_at));
+            entry.own.waiting.extend(kept);
+            for Waiting { client, body, .. } in given_up {
+                self.refuse_own(client, *node, body, Reason::Queue);
+            }
+        }
+        !awaited.is_empty()
+    }
+
+    // === having one ===
+
+    fn begin_own(&mut self, owner: ClientId, lane: UpstreamId, node: NodeId, body: bool) {
+        let Self { clients, upstreams, shared, groups, .. } = self;
+        let (Some(client), Some(up)) = (clients.get_mut(owner.0), upstreams.get_mut(lane.0)) else { return };
+        client.last_read_at = shared.now;
+        client.in_flight += 1;
+        shared.cells().bulk_transfers.add(1);
+        let again = client.again.iter().position(|again| again.waits(node)).filter(|_| !body);
+        if let Some(again) = again.and_then(|at| client.again.get_mut(at)) {
+            again.lane = Some(lane);
+            let (seq, place, hash) = (again.seq, again.place, Topology::hash(&again.key));
+            let mut group = groups.take(again.verb);
+            group.join(owner, seq);
+            group.add(&again.key, hash, place);
+            client.replies.asked(seq, place);
+            client.note_elsewhere(lane, node, Some(seq), (hash, 0), true);
+            up.push_group(group, shared);
+            up.close_group(shared);
+        } else if let Some((large, seq)) = body.then(|| client.begin_stream(lane, shared.now)).flatten() {
+            // It goes on in its turn, with its body.
+            client.stall = Stall::Granted;
+            shared.resume.push_back(owner);
+            client.note_elsewhere(lane, node, seq, (large.hash, 0), true);
+            let asked = Asked::new(large.hash, &large.header, &shared.settings);
+            let entry = Entry::Single { client: owner, seq, command: large.command, asked, expired: false };
+            up.push(&large.header, entry, shared);
+        } else {
+            // It has gone on otherwise meanwhile.
+            client.in_flight -= 1;
+        }
+        up.touch(lane, shared);
+        self.settle_client(owner);
+        self.release_lane(lane);
+    }
+
+    /// Whether the owner of a lane has so much waiting that the node is to be read later.
+    pub(super) fn reader_is_behind(&mut self, id: UpstreamId) -> bool {
+        let Some(Role::Own { owner }) = self.upstreams.get(id.0).map(|up| up.role) else { return false };
+        let Some(client) = self.clients.get_mut(owner.0) else { return false };
+        if client.replies.out.len() < STREAM_BYTES {
+            return false;
+        }
+        if !client.paused.contains(&id) {
+            client.paused.push(id);
+        }
+        true
+    }
+
+    /// Something on a lane is over: closes it, or keeps it for the next, when nobody needs it any more.
+    pub(super) fn release_lane(&mut self, id: UpstreamId) {
+        let Some(up) = self.upstreams.get_mut(id.0) else {
+            return;
+        };
+        let Role::Own { owner } = up.role else {
+            if up.is_draining() && up.fifo.is_empty() {
+                self.drop_upstream(id, Failure::NONE);
+            } else if up.role == Role::Large {
+                up.used_at = self.shared.now;
+            }
+            return;
+        };
+        if owner == ClientId::NONE {
+            return;
+        }
+        let node = up.node;
+        let streams = self.clients.get(owner.0).is_some_and(|client| client.streams_through(id));
+        let pends = |entry: &Entry| !matches!(entry, Entry::Version) && !entry.is_expired();
+        if streams || up.fifo.iter().any(pends) {
+            return;
+        }
+        let pending = up.fifo.iter().any(Entry::is_expired);
+        // Where only what nobody waits for is still to come, and where the node is elsewhere, nobody can use it.
+        if pending || up.moved || self.nodes.get(node.0).is_none_or(|entry| entry.departed) {
+            return self.drop_upstream(id, Failure::NONE);
+        }
+        up.role = Role::Own { owner: ClientId::NONE };
+        up.used_at = self.shared.now;
+        if let Some(entry) = self.nodes.get_mut(node.0) {
+            entry.own.busy = entry.own.busy.saturating_sub(1);
+            entry.own.idle.push(id);
+        }
+        self.shared.ask_for_tick();
+        self.grant(node);
+    }
+
+    /// A lane is gone.
+    pub(super) fn lane_lost(&mut self, id: UpstreamId, node: NodeId, role: Role) {
+        if let Some(entry) = self.nodes.get_mut(node.0) {
+            match role {
+                Role::Own { owner: ClientId::NONE } => entry.own.idle.retain(|idle| *idle != id),
+                Role::Own { owner } => {
+                    entry.own.busy = entry.own.busy.saturating_sub(1);
+                    if let Some(client) = self.clients.get_mut(owner.0)
+                        && client.streams_through(id)
+                    {
+                        client.stream_lost();
+                    }
+                    self.grant(node);
+                }
+                Role::Shared | Role::Large => {}
+            }
+        }
+        self.forget_departed(node);
+    }
+
+    /// A client has gone: a lane that worked for it alone is closed, whatever it was doing.
+    pub(super) fn drop_lanes_of(&mut self, owner: ClientId, lanes: &[UpstreamId]) {
+        for id in lanes {
+            if self.upstreams.get(id.0).is_some_and(|up| up.role == Role::Own { owner }) {
+                self.drop_upstream(*id, Failure::NONE);
+            }
+        }
+    }
+
+    /// Closes the lanes of a node that nobody has.
+    pub(super) fn close_idle_of(&mut self, node: NodeId) {
+        let idle = self.nodes.get_mut(node.0).map(|entry| std::mem::take(&mut entry.own.idle));
+        for id in idle.unwrap_or_default() {
+            self.drop_upstream(id, Failure::NONE);
+        }
+    }
+
+    /// Closes lanes for large values that nobody needed for a while. Returns whether others wait to be.
+    pub(super) fn close_idle(&mut self) -> bool {
+        let now = self.shared.now;
+        let all: Vec<(UpstreamId, Tick)> = self
+            .upstreams
+            .iter()
+            .filter(|(_, up)| up.is_idle() || up.role == Role::Large && up.fifo.is_empty())
+            .map(|(key, up)| (UpstreamId(key), up.used_at.after(IDLE)))
+            .collect();
+        for (id, _) in all.iter().filter(|(_, until)| *until <= now) {
+            self.drop_upstream(*id, Failure::NONE);
+        }
+        all.iter().any(|(_, until)| *until > now)
+    }
+
+    // === large bodies ===
+
+    /// A large value: it is not stored here but streamed, once nothing else of its client for its key is in flight on
+    /// another lane, through an own lane.
+    pub(super) fn store_large(&mut self, id: ClientId, store: &Store<'_>) -> Taken {
+        let total = store.len as u64 + 2;
+        let hash = Topology::hash(store.key);
+        let node = self.owner(hash, || store.key);
+        let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
+        let lane = self.lane(node, client.lane);
+        if lane.is_some() && (self.changes_lanes(id, node, hash) || self.waits_for_large(id, node, hash)) {
+            return Taken::Stalled;
+        }
+        self.shared.large_keys.remember(hash, store.len);
+        self.shared.sample(store.key, hash);
+        self.shared.cells().command(store.verb.into());
+        if lane.is_none() {
+            self.answer_down(id, node, store.quiet, store.verb.into());
+            if let Some(client) = self.clients.get_mut(id.0) {
+                client.reading = Reading::Swallow(total);
+            }
+            return Taken::Yes(0);
+        }
+        let mut header = Vec::new();
+        store.write(&mut header);
+        let large = Large { header, hash, quiet: store.quiet, command: store.verb.into(), total };
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.reading = Reading::AwaitLane(Box::new(large));
+        }
+        self.await_own(id, node, true);
+        Taken::Yes(0)
+    }
+
+    /// Whether a client's read of a key is under way on the lane that large values share; then it waits.
+    fn waits_for_large(&mut self, id: ClientId, node: NodeId, hash: u64) -> bool {
+        let Some(client) = self.clients.get_mut(id.0) else { return false };
+        let waits = client.is_elsewhere(node, UpstreamId::NONE, Some(hash));
+        if waits {
+            client.stall = Stall::LaneChange;
+        }
+        waits
+    }
+
+    /// Moves a piece of a large value to its lane. `None`: not now.
+    pub(super) fn stream(&mut self, id: ClientId, rest: Input<'_>) -> Option<usize> {
+        let Self { clients, upstreams, shared, .. } = self;
+        let client = clients.get_mut(id.0)?;
+        let Reading::Stream { lane, left, seq } = &mut client.reading else {
+            return None;
+        };
+        let (lane, seq) = (*lane, *seq);
+        let Some(up) = upstreams.get_mut(lane.0) else {
+            client.reading = Reading::Swallow(*left);
+            return Some(0);
+        };
+        if up.out.len() >= STREAM_BYTES {
+            client.stall = Stall::Lane;
+            up.waiters.push_back(id);
+            return None;
+        }
+        // The last two bytes go only when they are what they must be.
+        let used = if *left > 2 {
+            let used = usize::try_from(*left - 2).unwrap_or(usize::MAX).min(rest.bytes.len());
+            up.out.take(rest.part(0..used), &mut shared.pool);
+            *left -= used as u64;
+            used
+        } else {
+            let end = rest.bytes.get(..usize::try_from(*left).ok()?)?;
+            if end != b"\r\n" {
+                client.reading = Reading::Line;
+                self.refuse_stream(id, lane, seq);
+                return Some(end.len());
+            }
+            up.out.append(end, &mut shared.pool);
+            client.reading = Reading::Line;
+            end.len()
+        };
+        up.touch(lane, shared);
+        self.release_lane(lane);
+        Some(used)
+    }
+
+    /// The block of a streamed value does not end as it must: its request is never completed.
+    fn refuse_stream(&mut self, id: ClientId, lane: UpstreamId, seq: Option<u32>) {
+        if let (Some(client), Some(seq)) = (self.clients.get_mut(id.0), seq) {
+            client.replies.deliver(seq, b"CLIENT_ERROR bad data chunk\r\n", &mut self.shared.pool);
+            client.replies.finish(seq, &mut self.shared.pool);
+        }
+        self.drop_upstream(lane, Failure::NONE);
+    }
+}

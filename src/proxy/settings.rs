@@ -1,0 +1,83 @@
+//! What the operator chose, as the core needs it.
+
+use std::time::Duration;
+
+use crate::config::OnNodeDown;
+
+/// What the operator chose.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Largest value, in bytes, that is forwarded.
+    pub max_value: usize,
+    /// Larger values, in bytes, are streamed on connections of their own; at most 1 MiB.
+    pub bulk_above: usize,
+    /// Longest silence of a node that has left the ring before what it still owes is given up.
+    pub drain_timeout: Duration,
+    /// Longest silence of a node that owes a reply.
+    pub request_timeout: Duration,
+    /// Longest wait of a request that its lane does not take.
+    pub queue_timeout: Duration,
+    /// Most bytes for everything that waits, all workers together.
+    pub buffer_limit: usize,
+    /// Shared connections per node, at least 1.
+    pub lanes: usize,
+    /// Refuse `flush_all`.
+    pub deny_flush_all: bool,
+    /// Concurrent single gets of one round travel as one multi-key get.
+    pub merge_gets: bool,
+    /// See [`OnNodeDown`].
+    pub on_node_down: OnNodeDown,
+    /// Unix time, in seconds, at [`Tick`] 0.
+    pub started_at: u64,
+    /// Count which keys are asked for most.
+    pub hot_keys: bool,
+    /// Tell keys as they are, not by their hash.
+    pub log_keys: bool,
+    /// The placement asks for keys, not for their hash: samples keep them.
+    pub placed_by_key: bool,
+    /// Requests that take at least so long are counted and told of; nothing for none.
+    pub slow_request: Option<Duration>,
+    /// Shown by `stats`.
+    pub pid: u32,
+    /// Most client connections of the process; shown by `stats`.
+    pub max_connections: usize,
+    /// User and system CPU time of the process so far; asked for by `stats` alone.
+    pub cpu_time: fn() -> (Duration, Duration),
+    /// Seed of the reconnect jitter.
+    pub seed: u64,
+}
+
+impl Settings {
+    /// How often what is not an event is looked at, while there is something to look at: often enough
+    /// for a clock to be late by little, rarely enough to cost nothing.
+    pub(super) fn period(&self) -> Duration {
+        (self.request_timeout.min(self.queue_timeout) / 8).clamp(Duration::from_millis(2), Duration::from_millis(100))
+    }
+}
+
+impl Default for Settings {
+    /// What the options are when nobody says anything.
+    fn default() -> Self {
+        Self {
+            max_value: 128 << 20,
+            bulk_above: 1 << 20,
+            drain_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_millis(500),
+            queue_timeout: Duration::from_millis(250),
+            buffer_limit: 64 << 20,
+            lanes: 1,
+            deny_flush_all: false,
+            merge_gets: true,
+            on_node_down: OnNodeDown::Miss,
+            started_at: 0,
+            hot_keys: true,
+            log_keys: false,
+            placed_by_key: false,
+            slow_request: Some(Duration::from_millis(100)),
+            pid: 1,
+            max_connections: 4096,
+            cpu_time: || (Duration::ZERO, Duration::ZERO),
+            seed: 1,
+        }
+    }
+}

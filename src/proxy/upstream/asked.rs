@@ -1,0 +1,44 @@
+//! What is kept of a request on its way, to be told of if it takes long.
+
+use crate::metrics::hot;
+use crate::proxy::settings::Settings;
+
+/// The key of a request on its way: all that is kept of it, and its text only where that may be told.
+#[derive(Debug)]
+pub(in crate::proxy) enum Asked {
+    Hash(u64),
+    Key(Box<[u8]>),
+}
+
+/// The key of a request for one key, as it is sent: its second word.
+pub(in crate::proxy) fn key_of(line: &[u8]) -> &[u8] {
+    let word = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    word.strip_suffix(b"\r\n").unwrap_or(word)
+}
+
+impl Asked {
+    /// `line` is the request as it is sent.
+    #[inline]
+    pub(in crate::proxy) fn new(hash: u64, line: &[u8], settings: &Settings) -> Self {
+        if !settings.log_keys || settings.slow_request.is_none() {
+            return Self::Hash(hash);
+        }
+        Self::Key(key_of(line).into())
+    }
+
+    /// Bytes of memory held apart.
+    pub(in crate::proxy) fn weight(&self) -> usize {
+        match self {
+            Self::Hash(_) => 0,
+            Self::Key(key) => key.len(),
+        }
+    }
+
+    /// How the key is told.
+    pub(in crate::proxy) fn name(&self) -> String {
+        match self {
+            Self::Hash(hash) => hot::name(*hash, None),
+            Self::Key(key) => hot::name(0, Some(key)),
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! A merged get: what several clients asked of one node in one round, as one multi-key read.
+//!
+//! Keys are compared whole, never by a hash; the hash is only a hint where to look. A key that
+//! members of different clients ask for travels once. A client's own repeats travel again, as many
+//! times as it asked: holding back a copy for the second mention would cost memory.
+
+use crate::protocol::{number, request::ReadVerb};
+use crate::proxy::ids::ClientId;
+
+/// A group's line grows no further than this, in bytes. Node latency stays even and one round's
+/// reply stays small.
+const MAX_GROUP_LINE: usize = 8 << 10;
+/// The same for `gat` and `gats`: memcached 1.5.16 closes the connection when a longer one arrives
+/// split.
+const MAX_TOUCH_LINE: usize = 1000;
+/// How many keys of a group are looked through for a key asked for twice.
+const COALESCE_WINDOW: usize = 64;
+/// Most clients that share one travelling key; the next one's travels again. Bounds the search for a
+/// client's own repeats.
+const MAX_WAITERS: u16 = 64;
+/// The index of no member.
+const NOBODY: u32 = u32::MAX;
+/// Groups kept for reuse.
+const KEEP_GROUPS: usize = 64;
+/// A group kept for reuse holds no line buffer above this, in bytes.
+const KEEP_LINE: usize = 16 << 10;
+
+/// One client request, or the part of it that goes to this node.
+#[derive(Debug)]
+pub(in crate::proxy) struct Member {
+    pub(in crate::proxy) client: ClientId,
+    /// The reply slot its values go to.
+    pub(in crate::proxy) seq: u32,
+    /// Keys not answered yet.
+    pub(in crate::proxy) left: u32,
+    /// Its slot is finished (or moved elsewhere).
+    pub(in crate::proxy) done: bool,
+}
+
+/// What is known of a key that travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing.
+    Open,
+    /// Its value has begun to come.
+    Answered,
+    /// A later key of the line was answered: it has no value.
+    PassedOver,
+}
+
+/// Who asked for a key: one of the members, and the key's place among all keys of that client's request.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proxy) struct Asker {
+    /// Index of the member.
+    pub(in crate::proxy) member: usize,
+    pub(in crate::proxy) place: u32,
+}
+
+#[derive(Debug)]
+struct Key {
+    start: u32,
+    len: u16,
+    state: State,
+    member: u32,
+    place: u32,
+    /// Index + 1 of the first further member that waits for it; 0 is none.
+    waiters: u32,
+    waiting: u16,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    member: u32,
+    place: u32,
+    next: u32,
+}
+
+/// Who asked for what in a group.
+#[derive(Clone, Copy, Debug)]
+struct Askers<'a> {
+    keys: &'a [Key],
+    waiters: &'a [Waiter],
+}
+
+impl<'a> Askers<'a> {
+    /// Who asked for a key, the member it travels for first.
+    #[inline]
+    fn of(self, key: usize) -> impl Iterator<Item = Asker> + Clone + 'a {
+        let key = self.keys.get(key);
+        let mut next = key.map_or(0, |key| key.waiters);
+        let first = key.map(|key| Asker { member: key.member as usize, place: key.place });
+        first.into_iter().chain(std::iter::from_fn(move || {
+            let waiter = self.waiters.get((next as usize).checked_sub(1)?)?;
+            next = waiter.next;
+            Some(Asker { member: waiter.member as usize, place: waiter.place })
+        }))
+    }
+}
+
+/// The key that a `VALUE` names.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proxy) struct Found {
+    pub(in crate::proxy) key: usize,
+    /// The keys from here to `key` were not answered by it: where a node answers in the order asked they have no value.
+    pub(in crate::proxy) from: usize,
+    /// It was passed over: the node does not answer in the order asked, and those who asked have gone on.
+    pub(in crate::proxy) late: bool,
+    /// It stands before one that was answered before.
+    pub(in crate::proxy) backwards: bool,
+}
+
+/// A read on its way.
+#[derive(Debug)]
+pub(in crate::proxy) struct Group {
+    pub(in crate::proxy) verb: ReadVerb,
+    /// The request line, closed by CRLF when it is sent; kept until `END`.
+    line: Vec<u8>,
+    keys: Vec<Key>,
+    tags: Vec<u32>,
+    pub(in crate::proxy) members: Vec<Member>,
+    waiters: Vec<Waiter>,
+    /// Where the next `VALUE` is looked for first: nodes answer in the order asked.
+    cursor: usize,
+    /// Bytes of the values that have begun to come.
+    pub(in crate::proxy) bytes: u64,
+    /// It was sent before, by a connection that was lost.
+    pub(in crate::proxy) retried: bool,
+    /// It was answered here: its reply counts for nothing.
+    pub(in crate::proxy) expired: bool,
+    /// Bytes of memory it holds, once its line is closed.
+    pub(in crate::proxy) weight: usize,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a line is at most MAX_GROUP_LINE + one key, so are its counts")]
+impl Group {
+    pub(in crate::proxy) fn new() -> Self {
+        Self {
+            verb: ReadVerb::Get,
+            line: Vec::new(),
+            keys: Vec::new(),
+            tags: Vec::new(),
+            members: Vec::new(),
+            waiters: Vec::new(),
+            cursor: 0,
+            bytes: 0,
+            retried: false,
+            expired: false,
+            weight: 0,
+        }
+    }
+
+    /// Makes a used group ready for another request.
+    pub(in crate::proxy) fn reset(&mut self, verb: ReadVerb) {
+        self.verb = verb;
+        self.line.clear();
+        if self.line.capacity() > KEEP_LINE {
+            self.line = Vec::new();
+        }
+        self.keys.clear();
+        self.tags.clear();
+        self.members.clear();
+        self.waiters.clear();
+        self.cursor = 0;
+        self.bytes = 0;
+        self.retried = false;
+        self.expired = false;
+        self.weight = 0;
+        let exptime = match verb {
+            ReadVerb::Get => {
+                self.line.extend_from_slice(b"get");
+                return;
+            }
+            ReadVerb::Gets => {
+                self.line.extend_from_slice(b"gets");
+                return;
+            }
+            ReadVerb::Gat(exptime) => {
+                self.line.extend_from_slice(b"gat ");
+                exptime
+            }
+            ReadVerb::Gats(exptime) => {
+                self.line.extend_from_slice(b"gats ");
+                exptime
+            }
+        };
+        number::append_signed(&mut self.line, i64::from(exptime));
+    }
+
+    /// Whether a key of this length still fits.
+    pub(in crate::proxy) fn has_room(&self, key: usize) -> bool {
+        let limit = match self.verb {
+            ReadVerb::Get | ReadVerb::Gets => MAX_GROUP_LINE,
+            ReadVerb::Gat(_) | ReadVerb::Gats(_) => MAX_TOUCH_LINE,
+        };
+        self.line.len() + key + 3 <= limit || self.keys.is_empty()
+    }
+
+    /// Adds a member; its keys follow by [`Group::add`].
+    pub(in crate::proxy) fn join(&mut self, client: ClientId, seq: u32) {
+        self.members.push(Member { client, seq, left: 0, done: false });
+    }
+
+    /// Adds a key for the last member, at a place of its request. Returns whether it travels by itself (`false`: another
+    /// client's key is shared).
+    pub(in crate::proxy) fn add(&mut self, key: &[u8], hash: u64, place: u32) -> bool {
+        let tag = hash as u32;
+        let Some(last) = self.members.len().checked_sub(1) else {
+            return false;
+        };
+        let client = self.members.get(last).map(|member| member.client);
+        if let Some(member) = self.members.get_mut(last) {
+            member.left += 1;
+        }
+        let member = last as u32;
+        if last > 0 {
+            let found = self.tags.iter().take(COALESCE_WINDOW).enumerate().find_map(|(i, &other)| {
+                (other == tag && self.key(i) == Some(key) && self.may_share(i, client)).then_some(i)
+            });
+            if let Some(shared) = found.and_then(|i| self.keys.get_mut(i)) {
+                self.waiters.push(Waiter { member, place, next: shared.waiters });
+                shared.waiters = self.waiters.len() as u32;
+                shared.waiting += 1;
+                return false;
+            }
+        }
+        self.line.push(b' ');
+        let start = self.line.len() as u32;
+        self.line.extend_from_slice(key);
+        let len = key.len() as u16;
+        self.keys.push(Key { start, len, state: State::Open, member, place, waiters: 0, waiting: 0 });
+        if self.tags.len() < COALESCE_WINDOW {
+            self.tags.push(tag);
+        }
+        true
+    }
+
+    /// Whether a client may wait for a key that others asked for: not when it asked itself.
+    fn may_share(&self, key: usize, client: Option<ClientId>) -> bool {
+        self.keys.get(key).is_some_and(|key| key.waiting < MAX_WAITERS)
+            && self.askers(key).all(|asker| self.members.get(asker.member).map(|m| m.client) != client)
+    }
+
+    /// Who asked for a key, the member it travels for first.
+    #[inline]
+    fn askers(&self, key: usize) -> impl Iterator<Item = Asker> + '_ {
+        Askers { keys: &self.keys, waiters: &self.waiters }.of(key)
+    }
+
+    /// The members, to be told, those of them who asked for a key, and its text.
+    #[inline]
+    pub(in crate::proxy) fn split(
+        &mut self,
+        key: usize,
+    ) -> (&mut [Member], impl Iterator<Item = Asker> + Clone + '_, &[u8]) {
+        let found = self.keys.get(key).map(|key| key.start as usize..key.start as usize + usize::from(key.len));
+        let text = found.and_then(|range| self.line.get(range)).unwrap_or_default();
+        (&mut self.members, Askers { keys: &self.keys, waiters: &self.waiters }.of(key), text)
+    }
+
+    /// Whether a key of an unsent line is one that others asked for and that this client may share.
+    pub(in crate::proxy) fn travels(&self, key: &[u8], hash: u64, client: ClientId) -> bool {
+        let mut tags = self.tags.iter().take(COALESCE_WINDOW).enumerate();
+        tags.any(|(i, tag)| *tag == hash as u32 && self.key(i) == Some(key) && self.may_share(i, Some(client)))
+    }
+
+    fn key(&self, i: usize) -> Option<&[u8]> {
+        let key = self.keys.get(i)?;
+        self.line.get(key.start as usize..key.start as usize + usize::from(key.len))
+    }
+
+    /// Closes the line; it is sent as it stands now.
+    pub(in crate::proxy) fn close(&mut self) -> &[u8] {
+        if !self.line.ends_with(b"\n") {
+            self.line.extend_from_slice(b"\r\n");
+            self.weight = size_of::<Self>()
+                + self.line.capacity()
+                + self.keys.capacity() * size_of::<Key>()
+                + self.tags.capacity() * size_of::<u32>()
+                + self.members.capacity() * size_of::<Member>()
+                + self.waiters.capacity() * size_of::<Waiter>();
+        }
+        &self.line
+    }
+
+    /// The key a `VALUE` names: the first one asked for and not answered, from where the last was
+    /// found. `None` is doubt.
+    #[inline]
+    pub(in crate::proxy) fn find(&mut self, key: &[u8]) -> Option<Found> {
+        let (count, cursor) = (self.keys.len(), self.cursor);
+        let asked = |group: &Self, i: &usize| {
+            group.keys.get(*i).is_some_and(|k| k.state != State::Answered) && group.key(*i) == Some(key)
+        };
+        let ahead = (cursor..count).find(|i| asked(self, i));
+        let found = match ahead {
+            Some(found) => found,
+            None => (0..cursor.min(count)).find(|i| asked(self, i))?,
+        };
+        let backwards = ahead.is_none();
+        if !backwards {
+            self.cursor = found + 1;
+        }
+        let state = self.keys.get_mut(found).map(|key| std::mem::replace(&mut key.state, State::Answered));
+        let late = state == Some(State::PassedOver);
+        Some(Found { key: found, from: if backwards { found } else { cursor }, late, backwards })
+    }
+
+    /// Notes that a key has no value. Returns whether that is new.
+    #[inline]
+    pub(in crate::proxy) fn pass_over(&mut self, key: usize) -> bool {
+        self.keys.get_mut(key).is_some_and(|key| {
+            let new = key.state == State::Open;
+            if new {
+                key.state = State::PassedOver;
+            }
+            new
+        })
+    }
+
+    /// The value of a key that was passed over is for nobody any more.
+    pub(in crate::proxy) fn forget_askers(&mut self, key: usize) {
+        if let Some(key) = self.keys.get_mut(key) {
+            (key.member, key.waiters) = (NOBODY, 0);
+        }
+    }
+
+    /// A member shall not get the value of a key.
+    pub(in crate::proxy) fn deny(&mut self, key: usize, member: usize) {
+        let Some(key) = self.keys.get_mut(key) else { return };
+        if key.member as usize == member {
+            key.member = NOBODY;
+        }
+        let mut next = key.waiters;
+        while let Some(waiter) = (next as usize).checked_sub(1).and_then(|index| self.waiters.get_mut(index)) {
+            if waiter.member as usize == member {
+                waiter.member = NOBODY;
+            }
+            next = waiter.next;
+        }
+    }
+
+    /// Whether a value of its reply has come.
+    pub(in crate::proxy) const fn is_touched(&self) -> bool {
+        self.cursor > 0
+    }
+
+    /// How many keys have no value, as it is at the end.
+    pub(in crate::proxy) fn missed(&self) -> u64 {
+        self.keys.iter().filter(|key| key.state != State::Answered).count() as u64
+    }
+
+    /// How many keys travel.
+    pub(in crate::proxy) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The whole text of a key by its index.
+    pub(in crate::proxy) fn text(&self, key: usize) -> &[u8] {
+        self.key(key).unwrap_or_default()
+    }
+}
+
+/// Groups that are used again.
+#[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "entries move through the FIFOs: a box keeps them small")]
+pub(in crate::proxy) struct GroupPool(Vec<Box<Group>>);
+
+impl GroupPool {
+    /// An empty group.
+    #[inline]
+    pub(in crate::proxy) fn take(&mut self, verb: ReadVerb) -> Box<Group> {
+        let mut group = self.0.pop().unwrap_or_else(|| Box::new(Group::new()));
+        group.reset(verb);
+        group
+    }
+
+    /// Takes a group back.
+    #[inline]
+    pub(in crate::proxy) fn put(&mut self, group: Box<Group>) {
+        if self.0.len() < KEEP_GROUPS {
+            self.0.push(group);
+        }
+    }
+}

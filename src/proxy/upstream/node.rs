@@ -1,0 +1,104 @@
+//! A node as one worker sees it: its lanes, its health, its version.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::health::Health;
+use crate::metrics::{NodeCells, NodeState};
+use crate::proxy::ids::{ClientId, UpstreamId};
+use crate::routing::Node;
+use crate::time::Tick;
+
+/// One node.
+#[derive(Debug)]
+pub(in crate::proxy) struct NodeEntry {
+    pub(in crate::proxy) node: Arc<Node>,
+    /// Where it counts.
+    pub(in crate::proxy) cells: Arc<NodeCells>,
+    /// The shared lanes, by number.
+    pub(in crate::proxy) lanes: Vec<UpstreamId>,
+    pub(in crate::proxy) health: Health,
+    pub(in crate::proxy) state: NodeState,
+    /// What the node's `VERSION` said last.
+    pub(in crate::proxy) version: Option<Version>,
+    /// No merged group before this moment (a group was answered by an error line).
+    pub(in crate::proxy) no_merge_until: Tick,
+    /// The lane for everyone's reads of values that are known to be large, if there is one.
+    pub(in crate::proxy) large: UpstreamId,
+    pub(in crate::proxy) own: OwnLanes,
+    /// It has answered keys in another order than that of their line: a miss is known at `END` only.
+    pub(in crate::proxy) unordered: bool,
+    /// It is not in the ring any more.
+    pub(in crate::proxy) departed: bool,
+    /// It is down, for what listens there is this process.
+    pub(in crate::proxy) is_itself: bool,
+}
+
+/// The lanes of one node that are one client's own.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct OwnLanes {
+    /// How many are in use.
+    pub(in crate::proxy) busy: usize,
+    /// Who waits for one, in the order they came.
+    pub(in crate::proxy) waiting: VecDeque<Waiting>,
+    /// When one was last given to somebody.
+    pub(in crate::proxy) granted_at: Tick,
+    /// Connected, or about to be, and without work.
+    pub(in crate::proxy) idle: Vec<UpstreamId>,
+}
+
+/// A client that waits for an own lane.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proxy) struct Waiting {
+    pub(in crate::proxy) client: ClientId,
+    pub(in crate::proxy) since_at: Tick,
+    /// For its body; else for a key that it asks for again.
+    pub(in crate::proxy) body: bool,
+}
+
+impl OwnLanes {
+    /// None is used or awaited, and none is kept.
+    pub(in crate::proxy) fn is_unused(&self) -> bool {
+        self.busy == 0 && self.waiting.is_empty() && self.idle.is_empty()
+    }
+}
+
+/// A memcached version: numbers to compare, text to show.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::proxy) struct Version {
+    number: [u32; 3],
+    pub(in crate::proxy) text: String,
+}
+
+impl NodeEntry {
+    pub(in crate::proxy) fn new(node: Arc<Node>, cells: Arc<NodeCells>) -> Self {
+        Self {
+            node,
+            cells,
+            lanes: Vec::new(),
+            health: Health::default(),
+            state: NodeState::Connecting,
+            version: None,
+            no_merge_until: Tick(0),
+            large: UpstreamId::NONE,
+            own: OwnLanes::default(),
+            unordered: false,
+            departed: false,
+            is_itself: false,
+        }
+    }
+}
+
+impl Version {
+    pub(in crate::proxy) fn read(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let mut number = [0; 3];
+        for (place, part) in number.iter_mut().zip(text.split('.')) {
+            let digits = part.split(|c: char| !c.is_ascii_digit()).next()?;
+            *place = digits.parse().ok()?;
+        }
+        // Clients read `X.Y.Z` strictly: a suffix such as `-rc1` or `_beta` is left out.
+        let text = format!("{}.{}.{}", number.first()?, number.get(1)?, number.get(2)?);
+        Some(Self { number, text })
+    }
+}

@@ -1,0 +1,319 @@
+//! HOT: the values of reads, from a lane to the places where they were asked for.
+//!
+//! # Which keys have no value
+//! memcached answers the keys of a line in the order asked, so a key is passed over once a later one is answered, and
+//! its readers go on. A node that has ever answered otherwise (a proxy may) has its misses decided at `END` only; so has
+//! every node where gets are not merged, for there it may be a proxy.
+
+use super::account::Budget;
+use super::answers::Desync;
+use super::buffer::{Input, SHARE, SHARE_COPY};
+use super::client::Client;
+use super::large::NO_MEMORY;
+use super::shared::Shared;
+use super::upstream::group::Found;
+use super::upstream::{Body, Entry, Role, Upstream};
+use super::{ClientId, CloseReason, Core, UpstreamId};
+use crate::metrics::{Outcome, Reason};
+use crate::protocol::command::Command;
+use crate::routing::Topology;
+
+/// A value that flows as fast as it is read is written in pieces of so many bytes: each write wakes its reader.
+const FLOW: usize = 192 << 10;
+
+impl Core {
+    /// A `VALUE` names a key further on, or further back, than the next: what that says of the others.
+    pub(super) fn pass_over(&mut self, id: UpstreamId, found: Found) {
+        if found.backwards {
+            return self.note_disorder(id);
+        }
+        let Self { upstreams, clients, shared, .. } = self;
+        let Some(Upstream { in_order: true, fifo, .. }) = upstreams.get_mut(id.0) else { return };
+        let Some(Entry::Group(group)) = fifo.front_mut() else { return };
+        let command = Command::from(group.verb);
+        let early = group.members.len() > 1;
+        let mut denied = Vec::new();
+        for key in found.from..found.key {
+            if !group.pass_over(key) {
+                continue;
+            }
+            let (members, askers, text) = group.split(key);
+            for asker in askers {
+                let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
+                member.left = member.left.saturating_sub(1);
+                let Some(client) = clients.get_mut(member.client.0) else { continue };
+                if client.asks_again(text) {
+                    denied.push((key, (member.client, member.seq, asker.place)));
+                    continue;
+                }
+                member.done = early && member.left == 0;
+                shared.cells().request(command, Outcome::Miss, 1);
+                client.saw_value(0);
+                client.replies.miss(member.seq, asker.place, &mut shared.pool);
+                if member.done {
+                    client.replies.part_done(member.seq, &mut shared.pool);
+                }
+                client.settle(member.client, shared);
+            }
+        }
+        self.pass_by_all(id, &denied);
+    }
+
+    /// Readers that ask for a key again for an earlier place do so for the later one, too.
+    fn pass_by_all(&mut self, id: UpstreamId, denied: &[(usize, (ClientId, u32, u32))]) {
+        for (key, reader) in denied {
+            let head = self.upstreams.get(id.0).and_then(|up| up.fifo.front());
+            let Some(Entry::Group(group)) = head else { return };
+            let (verb, text) = (group.verb, group.text(*key).to_vec());
+            self.pass_by(id, verb, &text, &[*reader]);
+        }
+    }
+
+    /// A node does not answer in the order asked: from now on only `END` says what has no value.
+    #[cold]
+    fn note_disorder(&mut self, id: UpstreamId) {
+        let Some(node) = self.upstreams.get(id.0).map(|up| up.node) else { return };
+        if let Some(entry) = self.nodes.get_mut(node.0) {
+            entry.unordered = true;
+        }
+        for up in self.upstreams.values_mut().filter(|up| up.node == node) {
+            up.in_order = false;
+        }
+    }
+
+    /// A value of `len` bytes, its `VALUE` line being `raw`. Returns how much of what is `behind` the line is its block,
+    /// where all of that is there and little: else it comes by pieces.
+    #[inline]
+    pub(super) fn value(
+        &mut self,
+        id: UpstreamId,
+        key: usize,
+        raw: &[u8],
+        len: u64,
+        behind: Input<'_>,
+    ) -> Result<usize, Desync> {
+        let size = usize::try_from(len).ok().filter(|len| *len < SHARE);
+        let Some((len, block)) = size.and_then(|len| Some((len, behind.bytes.get(..len + 2)?))) else {
+            self.begin_value(id, key, raw, len);
+            return Ok(0);
+        };
+        if !block.ends_with(b"\r\n") {
+            return Err(Desync);
+        }
+        let Self { upstreams, clients, shared, .. } = self;
+        let Some(Upstream { fifo, role, .. }) = upstreams.get_mut(id.0) else { return Err(Desync) };
+        let Some(Entry::Group(group)) = fifo.front_mut() else { return Err(Desync) };
+        let own = matches!(role, Role::Own { .. });
+        if *role != Role::Shared {
+            shared.large_keys.forget(Topology::hash(group.text(key)));
+        }
+        let command = Command::from(group.verb);
+        // A group of one passes its node's last word on, whatever it is; others need not wait.
+        let early = group.members.len() > 1;
+        let mut denied = Vec::new();
+        let (members, askers, text) = group.split(key);
+        for asker in askers {
+            // Of one that was answered meanwhile the value is eaten.
+            let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
+            member.left = member.left.saturating_sub(1);
+            let Some(client) = clients.get_mut(member.client.0) else { continue };
+            if !own && client.asks_again(text) {
+                denied.push((key, (member.client, member.seq, asker.place)));
+                continue;
+            }
+            member.done = early && member.left == 0;
+            let fits = || shared.budget.has_room(len) && client.held + client.arriving + len <= shared.budget.share();
+            if Budget::passes(len, client.held) || fits() {
+                shared.cells().request(command, Outcome::Hit, 1);
+                client.saw_value(len as u64);
+                client.replies.value(member.seq, asker.place, raw, block, &mut shared.pool);
+            } else {
+                go_without(client, member.seq, asker.place, command, shared);
+            }
+            if member.done {
+                client.replies.part_done(member.seq, &mut shared.pool);
+            }
+            client.settle(member.client, shared);
+        }
+        if !denied.is_empty() {
+            self.pass_by_all(id, &denied);
+        }
+        Ok(block.len())
+    }
+
+    /// A value begins that comes by pieces: decides towards whom. It is given to a reader only if there is room for all
+    /// of it, which is kept from now on; one copy is shared by all.
+    fn begin_value(&mut self, id: UpstreamId, key: usize, raw: &[u8], len: u64) {
+        let Self { upstreams, clients, shared, .. } = self;
+        let Some(Upstream { fifo, role, body, .. }) = upstreams.get_mut(id.0) else { return };
+        let Some(Entry::Group(group)) = fifo.front_mut() else { return };
+        let block = usize::try_from(len).unwrap_or(usize::MAX).saturating_add(2);
+        let large = len > shared.settings.bulk_above as u64;
+        let hash = Topology::hash(group.text(key));
+        if large {
+            shared.large_keys.remember(hash, block - 2);
+        } else {
+            shared.large_keys.forget(hash);
+        }
+        shared.budget.pieces = shared.pool.pieces();
+        let command = Command::from(group.verb);
+        let own = matches!(role, Role::Own { .. });
+        let (mut accepted, mut denied) = (0, Vec::new());
+        let (members, askers, text) = group.split(key);
+        for asker in askers {
+            let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
+            let Some(client) = clients.get_mut(member.client.0) else { continue };
+            if *role == Role::Large {
+                // What was kept when it was asked for is taken anew, as much as it is.
+                let reserved = client.take_reserved(id, member.seq, hash);
+                client.unreserve(reserved);
+                shared.budget.arriving -= reserved;
+            }
+            let copy = if accepted > 0 && block >= SHARE { 0 } else { block };
+            let fits = || shared.budget.has_room(copy) && client.charged() + block <= shared.budget.share();
+            if own || !client.asks_again(text) && (Budget::passes(block, client.held) || fits()) {
+                accepted += 1;
+                if !own {
+                    client.reserve(block);
+                    shared.budget.arriving += copy;
+                }
+                shared.cells().request(command, Outcome::Hit, 1);
+                client.saw_value(len);
+                client.replies.begin(member.seq, asker.place, raw, &mut shared.pool);
+                client.settle(member.client, shared);
+            } else {
+                member.left = member.left.saturating_sub(1);
+                denied.push((asker.member, large || client.asks_again(text), (member.client, member.seq, asker.place)));
+                if !large && !client.asks_again(text) {
+                    go_without(client, member.seq, asker.place, command, shared);
+                    client.settle(member.client, shared);
+                }
+            }
+        }
+        let copies = if own {
+            0
+        } else if block >= SHARE {
+            accepted.min(1)
+        } else {
+            accepted
+        };
+        *body = Some(Body { key, left: block as u64, copies });
+        if large {
+            shared.cells().bulk_transfers.add(1);
+        }
+        if denied.is_empty() {
+            return;
+        }
+        for (member, ..) in &denied {
+            group.deny(key, *member);
+        }
+        let (verb, text) = (group.verb, group.text(key).to_vec());
+        let again = denied.into_iter().filter(|(_, again, _)| *again).map(|(.., reader)| reader);
+        self.pass_by(id, verb, &text, &again.collect::<Vec<_>>());
+    }
+
+    /// A piece of a value, for those towards whom it has begun. Returns how much of `input` it was.
+    pub(super) fn value_piece(&mut self, id: UpstreamId, input: Input<'_>) -> Result<usize, Desync> {
+        let Self { upstreams, clients, shared, .. } = self;
+        let Upstream { fifo, role, body: place, .. } = upstreams.get_mut(id.0).ok_or(Desync)?;
+        let Some(body) = place.as_mut() else { return Ok(0) };
+        let Some(Entry::Group(group)) = fifo.front_mut() else { return Err(Desync) };
+        let used = usize::try_from(body.left).unwrap_or(usize::MAX).min(input.bytes.len());
+        let piece = input.part(0..used);
+        check_end(body.left, piece.bytes)?;
+        body.left -= used as u64;
+        shared.budget.arriving -= used * body.copies;
+        let (key, ended) = (body.key, body.left == 0);
+        let early = group.members.len() > 1;
+        let own = matches!(role, Role::Own { .. });
+        let (members, askers, _) = group.split(key);
+        let readers = askers.clone().filter(|asker| asker.member < members.len()).take(2).count();
+        let slice = (readers > 1 && used >= SHARE_COPY).then(|| shared.pool.share(piece));
+        for asker in askers {
+            // Of one that was answered meanwhile the rest is eaten.
+            let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
+            if ended {
+                member.left = member.left.saturating_sub(1);
+                member.done = early && member.left == 0;
+            }
+            let Some(client) = clients.get_mut(member.client.0) else { continue };
+            if !own {
+                client.unreserve(used);
+            }
+            match &slice {
+                Some(slice) => client.replies.shared_piece(member.seq, asker.place, slice, &mut shared.pool),
+                None => client.replies.piece(member.seq, asker.place, piece, &mut shared.pool),
+            }
+            if ended {
+                client.replies.end(member.seq, asker.place, &mut shared.pool);
+            }
+            if member.done {
+                client.replies.part_done(member.seq, &mut shared.pool);
+            }
+            if shared.more_to_read && !ended && client.replies.out.len() < FLOW {
+                client.recharge(shared);
+                shared.held_back.push(member.client);
+            } else {
+                client.settle(member.client, shared);
+            }
+        }
+        if let Some(slice) = slice {
+            shared.pool.release(slice);
+        }
+        if ended {
+            *place = None;
+        }
+        Ok(used)
+    }
+
+    /// The rest of a value never comes, or not in time. Where a part of it has been sent it cannot be taken back: the
+    /// only honest end is to close the reader. For the others it is a miss, as if it had not begun.
+    pub(super) fn cut_off_value(&mut self, id: UpstreamId, reason: Reason, text: &[u8]) {
+        let Self { upstreams, clients, shared, .. } = self;
+        let Some(Upstream { fifo, role, body: Some(body), .. }) = upstreams.get_mut(id.0) else { return };
+        let Some(Entry::Group(group)) = fifo.front_mut() else { return };
+        let (key, left) = (body.key, usize::try_from(body.left).unwrap_or(usize::MAX));
+        shared.budget.arriving -= body.expected();
+        body.copies = 0;
+        let own = matches!(role, Role::Own { .. });
+        let command = Command::from(group.verb);
+        let (members, askers, _) = group.split(key);
+        for asker in askers {
+            let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
+            let Some(client) = clients.get_mut(member.client.0) else { continue };
+            if !own {
+                client.unreserve(left);
+            }
+            if client.replies.cut_off(member.seq, asker.place, &mut shared.pool) {
+                shared.finished.push((member.client, CloseReason::ValueLost));
+                continue;
+            }
+            member.left = member.left.saturating_sub(1);
+            shared.cells().soft(command, reason, 1, shared.misses());
+            if !shared.misses() {
+                client.replies.fail(member.seq, text, &mut shared.pool);
+            }
+            client.replies.miss(member.seq, asker.place, &mut shared.pool);
+            client.settle(member.client, shared);
+        }
+    }
+}
+
+/// There is no room for a value of a reader: a miss, or an error where errors are asked for.
+pub(super) fn go_without(client: &mut Client, seq: u32, place: u32, command: Command, shared: &mut Shared) {
+    shared.cells().soft(command, Reason::Memory, 1, shared.misses());
+    if !shared.misses() {
+        client.replies.fail(seq, NO_MEMORY, &mut shared.pool);
+    }
+    client.replies.miss(seq, place, &mut shared.pool);
+}
+
+/// The last two bytes of a data block are CRLF, else the lengths do not mean what we think.
+/// `left` counts from the beginning of `piece` to the block's end.
+fn check_end(left: u64, piece: &[u8]) -> Result<(), Desync> {
+    let from_end = |n: u64| left.checked_sub(n).and_then(|at| usize::try_from(at).ok()).and_then(|at| piece.get(at));
+    match (from_end(2), from_end(1)) {
+        (None | Some(b'\r'), None | Some(b'\n')) => Ok(()),
+        _ => Err(Desync),
+    }
+}
