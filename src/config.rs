@@ -66,7 +66,7 @@ pub struct Config {
     pub connections_per_node: usize,
     /// Largest value a client may store, in bytes, 1 KiB to 1 GiB.
     pub max_value: usize,
-    /// Larger values are streamed on connections of their own, in bytes, 16 KiB to 1 MiB.
+    /// Larger values travel on connections apart from small ones, in bytes, 16 KiB to 1 MiB.
     pub bulk_above: usize,
     /// Whether `flush_all` is refused.
     pub deny_flush_all: bool,

@@ -263,7 +263,7 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_MAX_VALUE", value_name = "SIZE", default_value = "128MiB", value_parser = parse_max_value)]
     pub(super) max_value: u64,
 
-    /// Larger values are streamed on connections of their own, 16KiB to 1MiB
+    /// Larger values travel on connections apart from small ones, 16KiB to 1MiB
     #[arg(long, env = "SLIPRING_BULK_ABOVE", value_name = "SIZE", default_value = "1MiB", value_parser = parse_bulk_above)]
     pub(super) bulk_above: u64,
 

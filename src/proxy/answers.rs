@@ -4,26 +4,20 @@
 use std::time::Duration;
 
 use super::buffer::{Input, READ_BYTES, ReadBuffer};
-use super::client::Client;
 use super::failure::FailReason;
-use super::shared::Shared;
-use super::table::Table;
-use super::upstream::group::Group;
 use super::upstream::node::Version;
 use super::upstream::{Entry, Role};
+use super::values::{Desync, miss_open_keys};
 use super::{ClientId, Core, UpstreamId};
 use crate::metrics::{NodeOutcome, NodeState, Outcome, Reason};
 use crate::protocol::command::Command;
 use crate::protocol::reply::{self, Line, MAX_REPLY_LINE};
+use crate::routing::Topology;
 use crate::time::Tick;
 
 /// After an error line in a merged group the node gets no merged group for this long, so that a
 /// lasting error shows itself as what it is.
 const NO_MERGE: Duration = Duration::from_secs(1);
-
-/// The connection is out of step (invariant C).
-#[derive(Debug)]
-pub(super) struct Desync;
 
 impl Command {
     /// Whether a reply line has the shape of this command's answers, which are one line.
@@ -251,6 +245,10 @@ impl Core {
             let outcome = if failed.is_some() { NodeOutcome::Error } else { NodeOutcome::Ok };
             took = Some(up.answered(times, outcome, shared.now));
             let own = up.is_own();
+            if up.role != Role::Shared && failed.is_none() {
+                // What is gone is not large.
+                group.for_each_open(|key| shared.large_keys.forget(Topology::hash(key)));
+            }
             let denied = miss_open_keys(&mut group, clients, shared, own);
             for (key, (reader, seq, place)) in denied {
                 let text = group.text(key).to_vec();
@@ -316,32 +314,4 @@ impl Core {
         }
         client.settle(id, shared);
     }
-}
-
-/// What a group's keys have no value of, as it is at the end: those who asked go on. Returns those who ask for one of
-/// them again for an earlier place, and so do not; nobody where the lane is one client's `own`, for there it does.
-pub(super) fn miss_open_keys(
-    group: &mut Group,
-    clients: &mut Table<Client>,
-    shared: &mut Shared,
-    own: bool,
-) -> Vec<(usize, (ClientId, u32, u32))> {
-    let mut denied = Vec::new();
-    for key in 0..group.len() {
-        if !group.pass_over(key) {
-            continue;
-        }
-        let (members, askers, text) = group.split(key);
-        for asker in askers {
-            let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
-            let Some(client) = clients.get_mut(member.client.0) else { continue };
-            if !own && client.asks_again(text) {
-                member.left = member.left.saturating_sub(1);
-                denied.push((key, (member.client, member.seq, asker.place)));
-            } else {
-                client.replies.miss(member.seq, asker.place, &mut shared.pool);
-            }
-        }
-    }
-    denied
 }

@@ -1,9 +1,9 @@
 //! What becomes of a connection that failed, and of what waited on it.
 
-use super::answers::miss_open_keys;
 use super::effect::Effect;
 use super::upstream::group::Group;
 use super::upstream::{Entry, Role};
+use super::values::miss_open_keys;
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::{NodeOutcome, NodeState, Reason};
 use crate::protocol::command::Command;

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::answers::Desync;
+use super::client::Taken;
 use super::client::gather::{Gather, Gathering};
 use super::client::replies::Stamp;
-use super::input::Taken;
 use super::stats::Sidecar;
 use super::upstream::Entry;
+use super::values::Desync;
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::{Kind, NodeOutcome, NodeState, Outcome};
 use crate::protocol::command::Command;

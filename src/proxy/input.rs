@@ -4,9 +4,9 @@
 //! block has arrived and ends as it must. `requests.rs` acts on them.
 
 use super::buffer::{Input, OutBuf, ReadBuffer};
-use super::client::{self, Client, FEW, Reading, Stall};
+use super::client::{self, Client, FEW, Reading, Stall, Taken};
 use super::effect::Effect;
-use super::large::STREAM_BYTES;
+use super::upstream::STREAM_BYTES;
 use super::{ClientId, CloseReason, Core, UpstreamId};
 use crate::metrics::Wait;
 use crate::protocol::request::{self, Refusal};
@@ -15,14 +15,6 @@ use crate::time::Tick;
 
 /// A line that grows beyond this is refused when memory is spent, in bytes.
 const LONG_LINE: usize = 64 << 10;
-
-/// What became of a request.
-pub(super) enum Taken {
-    /// Acted on; so many bytes behind its line belonged to it.
-    Yes(usize),
-    /// Not now: the client's stall says why, and the line is read again afterwards.
-    Stalled,
-}
 
 impl Core {
     /// A client has connected.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::client::{Client, Stall};
-use super::own_lanes::MAX_OWN;
+use super::upstream::node::MAX_OWN;
 use super::upstream::{Body, Entry, Role};
 use super::{ClientId, Core, NodeId};
 

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::buffer::OutBuf;
 use super::effect::Effect;
-use super::large::STREAM_BYTES;
-use super::upstream::{Role, Upstream};
+use super::upstream::{Role, STREAM_BYTES, Upstream};
 use super::{Core, NodeId, UpstreamId};
 use crate::metrics::DURATIONS;
 use crate::routing::Node;

@@ -20,12 +20,6 @@ use crate::metrics::Wait;
 use crate::protocol::request::{Keys, ReadVerb};
 use crate::routing::Topology;
 
-/// Most bytes of a streamed value that wait on a lane of its own, in either direction.
-pub(super) const STREAM_BYTES: usize = 256 << 10;
-
-/// What a reader is told when there is no room for a value, where errors are asked for.
-pub(super) const NO_MEMORY: &[u8] = b"SERVER_ERROR proxy: out of memory for the value\r\n";
-
 impl Core {
     /// Whether a read has to wait: a key of it changes lanes while something of its client is under way on the other, or
     /// there is no room for its large values. Else the room is kept.

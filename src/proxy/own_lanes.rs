@@ -8,21 +8,16 @@
 use std::time::Duration;
 
 use super::buffer::Input;
-use super::client::{Large, Reading, Stall};
+use super::client::{Large, Reading, Stall, Taken};
 use super::failure::Failure;
-use super::input::Taken;
-use super::large::STREAM_BYTES;
-use super::upstream::node::Waiting;
-use super::upstream::{Asked, Entry, Role, key_of};
+use super::upstream::node::{MAX_OWN, Waiting};
+use super::upstream::{Asked, Entry, Role, STREAM_BYTES, key_of};
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::{NodeState, Reason, Wait};
 use crate::protocol::request::Store;
 use crate::routing::Topology;
 use crate::time::Tick;
 
-/// Most own lanes per node and worker; further large values wait. With the lane that large values share, and a node's
-/// shared lanes, it makes all of a worker's connections to a node.
-pub(super) const MAX_OWN: usize = 3;
 /// A lane for large values without work is kept this long.
 const IDLE: Duration = Duration::from_secs(1);
 

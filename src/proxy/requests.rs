@@ -4,8 +4,7 @@
 
 use super::buffer::{Input, OutBuf};
 use super::client::replies::Stamp;
-use super::client::{self, Body, Reading, Stall, Target};
-use super::input::Taken;
+use super::client::{self, Body, Reading, Stall, Taken, Target};
 use super::upstream::{Asked, Entry, key_of};
 use super::{ClientId, Core, ITSELF, NodeId, UpstreamId};
 use crate::config::OnNodeDown;

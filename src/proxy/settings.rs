@@ -9,7 +9,7 @@ use crate::config::OnNodeDown;
 pub struct Settings {
     /// Largest value, in bytes, that is forwarded.
     pub max_value: usize,
-    /// Larger values, in bytes, are streamed on connections of their own; at most 1 MiB.
+    /// Larger values, in bytes, travel on lanes apart; at most 1 MiB.
     pub bulk_above: usize,
     /// Longest silence of a node that has left the ring before what it still owes is given up.
     pub drain_timeout: Duration,

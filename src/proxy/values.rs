@@ -6,20 +6,25 @@
 //! every node where gets are not merged, for there it may be a proxy.
 
 use super::account::Budget;
-use super::answers::Desync;
 use super::buffer::{Input, SHARE, SHARE_COPY};
 use super::client::Client;
-use super::large::NO_MEMORY;
 use super::shared::Shared;
-use super::upstream::group::Found;
+use super::table::Table;
+use super::upstream::group::{Found, Group};
 use super::upstream::{Body, Entry, Role, Upstream};
 use super::{ClientId, CloseReason, Core, UpstreamId};
 use crate::metrics::{Outcome, Reason};
 use crate::protocol::command::Command;
 use crate::routing::Topology;
 
+/// What a reader is told when there is no room for a value, where errors are asked for.
+const NO_MEMORY: &[u8] = b"SERVER_ERROR proxy: out of memory for the value\r\n";
 /// A value that flows as fast as it is read is written in pieces of so many bytes: each write wakes its reader.
 const FLOW: usize = 192 << 10;
+
+/// The connection is out of step (invariant C).
+#[derive(Debug)]
+pub(super) struct Desync;
 
 impl Core {
     /// A `VALUE` names a key further on, or further back, than the next: what that says of the others.
@@ -27,36 +32,44 @@ impl Core {
         if found.backwards {
             return self.note_disorder(id);
         }
+        for key in found.from..found.key {
+            // One after the other: a read must know of what it asks again before its last key ends it.
+            let denied = self.pass_over_key(id, key);
+            self.pass_by_all(id, &denied);
+        }
+    }
+
+    /// A key of the group at a lane's head has no value. Returns those who ask for it again for an earlier place.
+    #[inline]
+    fn pass_over_key(&mut self, id: UpstreamId, key: usize) -> Vec<(usize, (ClientId, u32, u32))> {
         let Self { upstreams, clients, shared, .. } = self;
-        let Some(Upstream { in_order: true, fifo, .. }) = upstreams.get_mut(id.0) else { return };
-        let Some(Entry::Group(group)) = fifo.front_mut() else { return };
+        let mut denied = Vec::new();
+        let Some(Upstream { in_order: true, fifo, .. }) = upstreams.get_mut(id.0) else { return denied };
+        let Some(Entry::Group(group)) = fifo.front_mut() else { return denied };
+        if !group.pass_over(key) {
+            return denied;
+        }
         let command = Command::from(group.verb);
         let early = group.members.len() > 1;
-        let mut denied = Vec::new();
-        for key in found.from..found.key {
-            if !group.pass_over(key) {
+        let (members, askers, text) = group.split(key);
+        for asker in askers {
+            let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
+            member.left = member.left.saturating_sub(1);
+            let Some(client) = clients.get_mut(member.client.0) else { continue };
+            if client.asks_again(text) {
+                denied.push((key, (member.client, member.seq, asker.place)));
                 continue;
             }
-            let (members, askers, text) = group.split(key);
-            for asker in askers {
-                let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
-                member.left = member.left.saturating_sub(1);
-                let Some(client) = clients.get_mut(member.client.0) else { continue };
-                if client.asks_again(text) {
-                    denied.push((key, (member.client, member.seq, asker.place)));
-                    continue;
-                }
-                member.done = early && member.left == 0;
-                shared.cells().request(command, Outcome::Miss, 1);
-                client.saw_value(0);
-                client.replies.miss(member.seq, asker.place, &mut shared.pool);
-                if member.done {
-                    client.replies.part_done(member.seq, &mut shared.pool);
-                }
-                client.settle(member.client, shared);
+            member.done = early && member.left == 0;
+            shared.cells().request(command, Outcome::Miss, 1);
+            client.saw_value(0);
+            client.replies.miss(member.seq, asker.place, &mut shared.pool);
+            if member.done {
+                client.replies.part_done(member.seq, &mut shared.pool);
             }
+            client.settle(member.client, shared);
         }
-        self.pass_by_all(id, &denied);
+        denied
     }
 
     /// Readers that ask for a key again for an earlier place do so for the later one, too.
@@ -306,6 +319,34 @@ pub(super) fn go_without(client: &mut Client, seq: u32, place: u32, command: Com
         client.replies.fail(seq, NO_MEMORY, &mut shared.pool);
     }
     client.replies.miss(seq, place, &mut shared.pool);
+}
+
+/// What a group's keys have no value of, as it is at the end: those who asked go on. Returns those who ask for one of
+/// them again for an earlier place, and so do not; nobody where the lane is one client's `own`, for there it does.
+pub(super) fn miss_open_keys(
+    group: &mut Group,
+    clients: &mut Table<Client>,
+    shared: &mut Shared,
+    own: bool,
+) -> Vec<(usize, (ClientId, u32, u32))> {
+    let mut denied = Vec::new();
+    for key in 0..group.len() {
+        if !group.pass_over(key) {
+            continue;
+        }
+        let (members, askers, text) = group.split(key);
+        for asker in askers {
+            let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
+            let Some(client) = clients.get_mut(member.client.0) else { continue };
+            if !own && client.asks_again(text) {
+                member.left = member.left.saturating_sub(1);
+                denied.push((key, (member.client, member.seq, asker.place)));
+            } else {
+                client.replies.miss(member.seq, asker.place, &mut shared.pool);
+            }
+        }
+    }
+    denied
 }
 
 /// The last two bytes of a data block are CRLF, else the lengths do not mean what we think.

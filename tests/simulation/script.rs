@@ -1110,6 +1110,61 @@ fn a_read_with_a_write_of_its_client_behind_it_is_not_asked_again() {
 }
 
 #[test]
+fn slow_readers_of_their_own_lanes_let_nobody_wait_for_ever() {
+    let mut rig = Rig::new(1);
+    let reply = value("big", HUGE);
+    let holders: Vec<ClientId> = (0..3).map(|_| rig.client()).collect();
+    for (n, &holder) in holders.iter().enumerate() {
+        rig.send(holder, "get big\r\n");
+        if n == 0 {
+            rig.sent(0);
+            rig.try_reply(0, &[&*reply, b"END\r\n"].concat());
+        }
+        let own = rig.newest(0);
+        assert_eq!((own, rig.sent(own)), (n + 1, "get big\r\n".into()));
+        assert!(!rig.try_reply(own, &reply).is_empty(), "it waits for its reader");
+    }
+    let waiting = rig.client();
+    rig.send(waiting, "get big\r\n");
+    for _ in 0..10 {
+        // A drip: each takes a little, and nothing is read for it.
+        for &holder in &holders {
+            let now = rig.now();
+            rig.core.client_written(holder, 100, now);
+            rig.apply();
+        }
+        rig.pass(100);
+    }
+    assert_eq!(rig.got(waiting), "END\r\n");
+    assert_eq!(rig.closed, []);
+}
+
+#[test]
+fn a_key_that_was_large_and_is_not_any_more_is_asked_for_as_any_other() {
+    for what in ["small", "gone", "deleted"] {
+        let mut rig = Rig::new(1);
+        let client = rig.client();
+        let large = [value("k", LARGE), b"END\r\n".to_vec()].concat();
+        rig.send(client, "get k\r\n");
+        rig.sent(0);
+        rig.reply(0, &large);
+        rig.got_bytes(client);
+        if what == "deleted" {
+            rig.send(client, "delete k\r\n");
+            assert_eq!(rig.sent(0), "delete k\r\n");
+            rig.reply(0, "DELETED\r\n");
+        } else {
+            rig.send(client, "get k\r\n");
+            let lane = rig.newest(0);
+            assert_eq!((lane, rig.sent(lane)), (1, "get k\r\n".into()), "{what}");
+            rig.reply(lane, if what == "small" { "VALUE k 0 1\r\nx\r\nEND\r\n" } else { "END\r\n" });
+        }
+        rig.send(client, "get k\r\n");
+        assert_eq!(rig.sent(0), "get k\r\n", "{what}");
+    }
+}
+
+#[test]
 fn what_is_asked_twice_and_finds_no_room_is_answered_in_order() {
     let mut rig = Rig::new(1);
     let client = rig.client();

@@ -136,6 +136,15 @@ pub(in crate::proxy) enum Stall {
     Granted,
 }
 
+/// What became of a request.
+#[derive(Debug)]
+pub(in crate::proxy) enum Taken {
+    /// Acted on; so many bytes behind its line belonged to it.
+    Yes(usize),
+    /// Not now: the client's stall says why, and the line is read again afterwards.
+    Stalled,
+}
+
 /// Whether more will come from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proxy) enum Input {

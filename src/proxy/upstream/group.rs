@@ -348,6 +348,13 @@ impl Group {
         self.keys.iter().filter(|key| key.state != State::Answered).count() as u64
     }
 
+    /// Shows each key of which nothing has come.
+    pub(in crate::proxy) fn for_each_open(&self, mut show: impl FnMut(&[u8])) {
+        for index in (0..self.keys.len()).filter(|i| self.keys.get(*i).is_some_and(|key| key.state == State::Open)) {
+            show(self.text(index));
+        }
+    }
+
     /// How many keys travel.
     pub(in crate::proxy) fn len(&self) -> usize {
         self.keys.len()

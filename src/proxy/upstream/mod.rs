@@ -38,6 +38,8 @@ use marks::Mark;
 const LANE_BYTES: usize = 2 << 20;
 /// Nor while so many requests wait for their reply.
 const LANE_REQUESTS: usize = 16 << 10;
+/// Most bytes of a streamed value that wait on a lane of its own, in either direction.
+pub(in crate::proxy) const STREAM_BYTES: usize = 256 << 10;
 /// So many bytes of a reply are progress; a drip is not.
 const PROGRESS: usize = 16 << 10;
 

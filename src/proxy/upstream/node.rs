@@ -9,6 +9,10 @@ use crate::proxy::ids::{ClientId, UpstreamId};
 use crate::routing::Node;
 use crate::time::Tick;
 
+/// Most own lanes per node and worker; further large values wait. With the lane that large values share, and a node's
+/// shared lanes, it makes all of a worker's connections to a node.
+pub(in crate::proxy) const MAX_OWN: usize = 3;
+
 /// One node.
 #[derive(Debug)]
 pub(in crate::proxy) struct NodeEntry {
