@@ -99,6 +99,8 @@ pub struct RingReport {
     pub instance: Option<String>,
     /// Equal on two sidecars when they place all keys alike; 8 hexadecimal digits.
     pub fingerprint: String,
+    /// `--placement`
+    pub placement: String,
     /// Counts the rings since the start.
     pub version: u64,
     /// Where the nodes come from.
@@ -317,6 +319,7 @@ mod tests {
                 since: 1_700_000_000,
                 instance: Some("shop/app-1".into()),
                 fingerprint: "0000001f".into(),
+                placement: "ring".into(),
                 version: 3,
                 source: "list".into(),
                 last_error: None,
@@ -379,7 +382,7 @@ mod tests {
             get(admin.addr, "/ring").await,
             pair(
                 "200",
-                "{\"status\":\"healthy\",\"since\":1700000000,\"instance\":\"shop/app-1\",\"fingerprint\":\"0000001f\",\"version\":3,\"source\":\"list\",\"nodes\":[{\"name\":\
+                "{\"status\":\"healthy\",\"since\":1700000000,\"instance\":\"shop/app-1\",\"fingerprint\":\"0000001f\",\"placement\":\"ring\",\"version\":3,\"source\":\"list\",\"nodes\":[{\"name\":\
                  \"we\\\"ird\\\\\\n:1\",\"address\":\"10.0.0.2:11211\",\"weight\":2,\"share\":0.25,\
                  \"state\":\"up\",\"since\":1700000001}],\"pending\":[\"a is missing\"],\"changes\":[],\"arcs\":[0,0]}"
             )

@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod cli;
+mod command;
 
 use std::{
     collections::HashSet,
@@ -13,6 +14,7 @@ use std::{
     fmt::{self, Display, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,9 +27,10 @@ use serde::Serialize;
 use tracing_subscriber::filter::Targets;
 
 use crate::discovery::{self, Source, parse_nodes, parse_server};
-use crate::routing::Node;
+use crate::routing::{Node, Placement, Topology};
 use cgroup::Limits;
-use cli::{Cli, CliCommand, CommonArgs, LocateArgs, ServeArgs};
+use cli::{Cli, CliCommand, CommonArgs, DetectArgs, LocateArgs, PlanArgs, ServeArgs};
+pub use command::{Command, Detect};
 
 /// Exit code for a wrong option or a wrong variable (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -117,13 +120,6 @@ pub struct Given {
     pub from: String,
 }
 
-/// Where keys live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Placement {
-    /// The ring of `routing`.
-    Ring,
-}
-
 /// How lines are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -131,40 +127,6 @@ pub enum LogFormat {
     Text,
     /// For programs: an object a line.
     Json,
-}
-
-/// What to run.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Command {
-    /// The sidecar.
-    Serve {
-        /// Who the nodes are.
-        source: Source,
-    },
-    /// Checks each node and ends.
-    Check {
-        /// Where the nodes come from.
-        source: Source,
-    },
-    /// Tells where keys live and ends.
-    Locate {
-        /// Where the nodes come from.
-        source: Source,
-        /// The keys, at least one.
-        keys: Vec<String>,
-    },
-    /// Sends SIGHUP to a running sidecar and ends.
-    Reload {
-        /// Its process id, at least 1.
-        pid: i32,
-    },
-    /// The sidecar in front of embedded nodes.
-    Dev {
-        /// Number of embedded nodes, 1 to 20.
-        nodes: usize,
-        /// Memory for values of each, in bytes, 1 MiB to 64 GiB.
-        node_memory: u64,
-    },
 }
 
 /// Where clients connect.
@@ -262,28 +224,38 @@ fn parse_within(
             refuse_itself(&source, &serve.common.listen, &from_env)?;
             let command = Command::Serve { source };
             let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
-            Ok(config.with_discovery(serve))
+            config.with_discovery(serve, &from_env)
         }
         CliCommand::Check(serve) => {
             let command = Command::Check { source: node_source(&serve, &from_env)? };
             let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
-            Ok(config.with_discovery(serve))
+            config.with_discovery(serve, &from_env)
         }
-        CliCommand::Locate(LocateArgs { keys, serve }) => {
-            let command = Command::Locate { source: node_source(&serve, &from_env)?, keys };
+        CliCommand::Locate(LocateArgs { keys, json, serve }) => {
+            let command = Command::Locate { source: node_source(&serve, &from_env)?, keys, json };
             let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
-            Ok(config.with_discovery(serve))
+            config.with_discovery(serve, &from_env)
         }
+        CliCommand::Detect(DetectArgs { keys, verify, min, limit, time, serve }) => {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let how = Detect { keys, verify, min, limit, time };
+            let command = Command::Detect { source: node_source(&serve, &from_env)?, how };
+            let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
+            config.with_discovery(serve, &from_env)
+        }
+        CliCommand::Plan(PlanArgs { from, to, keys, placement, to_placement, node_name_format, node_port }) => {
+            let list = |option: &str, entries: &[String]| {
+                let nodes = parse_nodes(&entries.join(","), node_port);
+                nodes.map_err(|error| Exit::usage(&format!("--{option}: {error}")))
+            };
+            let to_placement = to_placement.map(|to| to.with_names(node_name_format.clone()));
+            let command = Command::Plan { from: list("from", &from)?, to: list("to", &to)?, to_placement, keys };
+            let config = Config::plain(command, rust_log, limits, warnings, &from_env)?;
+            Ok(Config { placement: placement.with_names(node_name_format), ..config })
+        }
+        CliCommand::Placements => Config::plain(Command::Placements, rust_log, limits, warnings, &from_env),
         CliCommand::Reload(reload) => {
-            let command = Command::Reload { pid: reload.pid };
-            Config::new(
-                command,
-                &CommonArgs::defaults().map_err(|error| Exit::from_clap(&error, &[]))?,
-                rust_log,
-                limits,
-                warnings,
-                &from_env,
-            )
+            Config::plain(Command::Reload { pid: reload.pid }, rust_log, limits, warnings, &from_env)
         }
         CliCommand::Dev(dev) => {
             let command = Command::Dev { nodes: dev.nodes.into(), node_memory: dev.node_memory };
@@ -336,7 +308,7 @@ impl Config {
         let automatic = if limits.cpus.is_some_and(|limit| limit >= 2.0) { 2 } else { 1 };
         Ok(Self {
             command,
-            placement: common.placement,
+            placement: common.placement.clone().with_names(common.node_name_format.clone()),
             listen: listen(&common.listen, from_env)?,
             instance: common.instance.clone(),
             unix_mode: common.unix_mode,
@@ -367,6 +339,18 @@ impl Config {
         })
     }
 
+    /// A command that has few options of its own.
+    fn plain(
+        command: Command,
+        rust_log: Option<String>,
+        limits: Limits,
+        warnings: Vec<String>,
+        from_env: &FromEnvironment,
+    ) -> Result<Self, Exit> {
+        let defaults = CommonArgs::defaults().map_err(|error| Exit::from_clap(&error, &[]))?;
+        Self::new(command, &defaults, rust_log, limits, warnings, from_env)
+    }
+
     /// `/config`: every option as it was given, what `auto` came to, and what is logged (`RUST_LOG` wins).
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -380,27 +364,36 @@ impl Config {
         .to_string()
     }
 
-    fn with_discovery(self, serve: ServeArgs) -> Self {
+    fn with_discovery(mut self, serve: ServeArgs, from_env: &FromEnvironment) -> Result<Self, Exit> {
+        let pinned = node_order(&serve, from_env)?;
+        let (nodes, option) = match self.command.source() {
+            Some(Source::Static(nodes)) => (nodes.as_slice(), "nodes"),
+            Some(Source::Endpoint { first, .. }) => (first.as_slice(), "nodes"),
+            Some(Source::Dns { .. } | Source::Srv { .. }) if self.placement.counts_order() && pinned.is_empty() => {
+                self.warnings.push(format!(
+                    "placement {} counts the nodes in an order that DNS does not have: pin it with --node-order",
+                    self.placement.preset()
+                ));
+                (&[][..], "")
+            }
+            _ => (&[][..], ""),
+        };
+        // Rather now than when the ring is built.
+        let members = nodes.iter().cloned().map(Arc::new).collect();
+        if let (Some(_), Err(error)) = (nodes.first(), Topology::placed(0, members, &Arc::new(self.placement.clone())))
+        {
+            return Err(Exit::usage(&format!("{}: {error}", source(option, from_env))));
+        }
         let discovery = discovery::Options {
+            keep_order: self.placement.counts_order(),
+            pinned,
             interval: serve.discovery_interval,
             removal_hold: serve.removal_hold,
             node_port: serve.node_port,
             state_dir: serve.state_dir,
             ..self.discovery
         };
-        Self { discovery, ready_timeout: serve.ready_timeout, drain_timeout: serve.drain_timeout, ..self }
-    }
-}
-
-// === impl Placement ===
-
-impl Placement {
-    /// As it is written.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Ring => "ring",
-        }
+        Ok(Self { discovery, ready_timeout: serve.ready_timeout, drain_timeout: serve.drain_timeout, ..self })
     }
 }
 
@@ -526,9 +519,9 @@ fn given(declared: &clap::Command, matches: &ArgMatches, from_env: &FromEnvironm
     options.filter_map(given).collect()
 }
 
-/// Whether a flag of `serve` names a source: it silences those from the environment.
+/// Whether a flag names a source: it silences those from the environment.
 fn has_source_flag(matches: &ArgMatches) -> bool {
-    let Some((SERVE, matches)) = matches.subcommand() else { return false };
+    let Some((SERVE | "check" | "locate" | "detect", matches)) = matches.subcommand() else { return false };
     let given = |long: &str| matches.value_source(&long.replace('-', "_")) == Some(ValueSource::CommandLine);
     cli::SOURCES.iter().any(|long| given(long))
 }
@@ -563,6 +556,19 @@ fn node_source(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Source, 
             let names: Vec<String> = several.iter().map(|long| source(long, from_env)).collect();
             Err(Exit::usage(&format!("{}: only one may say who the nodes are", names.join(" and "))))
         }
+    }
+}
+
+/// The nodes whose order is pinned.
+fn node_order(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Vec<Node>, Exit> {
+    if serve.node_order.is_empty() {
+        return Ok(Vec::new());
+    }
+    let refuse = |problem: &dyn Display| Exit::usage(&format!("{}: {problem}", source("node-order", from_env)));
+    let pinned = parse_nodes(&serve.node_order.join(","), serve.node_port).map_err(|error| refuse(&error))?;
+    match pinned.iter().find(|node| node.weight != 1) {
+        Some(node) => Err(refuse(&format!("{node} has a weight, which belongs into the list of nodes"))),
+        None => Ok(pinned),
     }
 }
 

@@ -653,11 +653,12 @@ impl Cells {
         self.workers.iter().map(of).sum()
     }
 
-    /// The keys asked for most, all workers together; `owner` is the node of a hash.
-    pub fn hot_keys<'a>(&'a self, now: Tick, owner: impl Fn(u64) -> String) -> HotKeys {
+    /// The keys asked for most, all workers together, told as they are with `told`; `owner` is the node of a hash and,
+    /// where it was kept, its key.
+    pub fn hot_keys<'a>(&'a self, now: Tick, told: bool, owner: impl Fn(u64, Option<&[u8]>) -> String) -> HotKeys {
         let locked = |cells: &'a WorkerCells| cells.hot.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sketches: Vec<_> = self.workers.iter().map(locked).collect();
-        hot::report(sketches.iter_mut().map(|sketch| &mut **sketch), now, owner)
+        hot::report(sketches.iter_mut().map(|sketch| &mut **sketch), now, told, owner)
     }
 
     /// The worst state any worker sees a node in.

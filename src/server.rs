@@ -76,7 +76,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
         Command::Serve { source } => source.clone(),
         Command::Dev { nodes, node_memory } => Source::Static(start_embedded(*nodes, *node_memory)?),
         // These end before a server is thought of.
-        Command::Check { .. } | Command::Locate { .. } | Command::Reload { .. } => return Ok(()),
+        _ => return Ok(()),
     };
     let result = runtime.block_on(serve(config, source, bound, signals, started));
     // The resolution of a name may last; nobody waits for it any more.
@@ -131,7 +131,8 @@ async fn serve(
         tasks.spawn(admin::serve(TcpListener::from_std(listener)?, Arc::new(state), stop.clone()));
     }
     // The first ring is there before the first worker asks, where its source has it at once.
-    let follow = follow::follow(views, Arc::clone(&ring), Arc::clone(&ready), history);
+    let placement = Arc::new(config.placement.clone());
+    let follow = follow::follow(views, Arc::clone(&ring), placement, Arc::clone(&ready), history);
     tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
     tokio::task::yield_now().await;
     tasks.spawn(stop.clone().run_until_cancelled_owned(be_ready_after(config.ready_timeout, ready)));
@@ -271,6 +272,7 @@ fn settings(config: &Config) -> Settings {
         bulk_above: config.bulk_above,
         hot_keys: config.hot_keys,
         log_keys: config.log_keys,
+        placed_by_key: !config.placement.is_by_hash(),
         slow_request: (!config.slow_request.is_zero()).then_some(config.slow_request),
         lanes: config.connections_per_node,
         drain_timeout: config.drain_timeout,

@@ -28,6 +28,11 @@ fn readme_holds_the_option_table_as_declared() {
 }
 
 #[test]
+fn readme_holds_the_placements_as_declared() {
+    holds("placements", &slipring::commands::placements::markdown());
+}
+
+#[test]
 fn readme_holds_the_metric_table_as_declared() {
     holds("metrics", &slipring::metrics::metric_table());
 }

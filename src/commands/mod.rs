@@ -1,14 +1,34 @@
-//! What the operator runs beside the sidecar: `check`, `locate`, `reload`. Each prints and ends.
+//! What the operator runs beside the sidecar: `check`, `locate`, `placements`, `detect`, `plan`, `reload`. Each prints
+//! and ends.
 
 pub mod check;
+pub mod detect;
+pub mod dump;
+mod keys;
 pub mod locate;
+pub mod placements;
+pub mod plan;
 pub mod reload;
 
-use std::io;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use crate::config::{Command, Config};
+use tokio::time::Instant;
+
+use crate::config::{Command, Config, Detect};
 use crate::discovery::{self, Options, Source};
-use crate::routing::{Node, Topology, TopologyError};
+use crate::routing::{Node, NodeIndex, Placement, Plan, Topology, TopologyError};
+use detect::Findings;
+use dump::{Bounds, Held};
+
+/// Between two lines about progress on a terminal.
+const PROGRESS: Duration = Duration::from_millis(200);
+
+/// Most keys that are read from a file.
+const MAX_KEYS: usize = 10_000_000;
 
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -30,22 +50,54 @@ pub enum CommandError {
     /// The signal could not be sent.
     #[error(transparent)]
     Reload(#[from] reload::ReloadError),
+    /// Neither arguments nor a file nor a pipe.
+    #[error("no keys: name some, or give them on standard input, one a line")]
+    NoKeys,
+    /// A key that no client could store, and why.
+    #[error("{0:?}: {1}")]
+    Key(String, String),
+    /// The same of a line, by its number.
+    #[error("line {0}: {1}")]
+    Line(u64, String),
+    /// A file, and what is wrong with it.
+    #[error("{0}: {1}")]
+    File(String, String),
+    /// The nodes told of no key.
+    #[error("the nodes told of no key: nothing can be detected (--keys FILE asks for those in a file)")]
+    NothingHeld,
+    /// Another placement than the one that was to be verified.
+    #[error("placement {0} put {1} of the keys where they are, less than {2}")]
+    Unverified(String, String, String),
     /// No runtime, or nobody to print to.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Runs the command of `config`, printing to `out`. `None` when it is the server that is to run.
+/// Runs the command of `config`, printing to `out`. `None` when it is the server that is to run. That nobody reads on is
+/// no error.
 ///
 /// # Errors
 /// When the command fails: it has said why, or the error does.
 pub fn run(config: &Config, out: &mut impl io::Write) -> Option<Result<(), CommandError>> {
-    match &config.command {
-        Command::Serve { .. } | Command::Dev { .. } => None,
-        Command::Check { source } => Some(check(source, &config.discovery, out)),
-        Command::Locate { source, keys } => Some(locate(source, &config.discovery, keys, out)),
-        Command::Reload { pid } => Some(reload::run(*pid).map_err(CommandError::from)),
-    }
+    let options = &config.discovery;
+    let done = match &config.command {
+        Command::Serve { .. } | Command::Dev { .. } => return None,
+        Command::Check { source } => check(source, options, out),
+        Command::Locate { source, keys, json } => {
+            topology(source, options, &config.placement).and_then(|topology| locate::run(&topology, keys, *json, out))
+        }
+        Command::Placements => out.write_all(placements::table().as_bytes()).map_err(CommandError::from),
+        Command::Detect { source, how } => detect(source, options, &config.placement, how, out),
+        Command::Plan { from, to, to_placement, keys } => {
+            let to_placement = to_placement.as_ref().unwrap_or(&config.placement);
+            plan((from, &config.placement), (to, to_placement), keys.as_deref(), out)
+        }
+        Command::Reload { pid } => reload::run(*pid).map_err(CommandError::from),
+    };
+    Some(match done {
+        Err(CommandError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    })
 }
 
 fn check(source: &Source, options: &Options, out: &mut impl io::Write) -> Result<(), CommandError> {
@@ -60,16 +112,96 @@ fn check(source: &Source, options: &Options, out: &mut impl io::Write) -> Result
     }
 }
 
-fn locate(source: &Source, options: &Options, keys: &[String], out: &mut impl io::Write) -> Result<(), CommandError> {
+fn topology(source: &Source, options: &Options, placement: &Placement) -> Result<Topology, CommandError> {
     let nodes = runtime()?.block_on(nodes(source, options))?;
-    let topology = Topology::new(1, nodes.into_iter().map(Into::into).collect())?;
-    Ok(out.write_all(locate::table(&topology, keys).as_bytes())?)
+    Ok(Topology::placed(1, nodes.into_iter().map(Into::into).collect(), &Arc::new(placement.clone()))?)
+}
+
+fn plan(
+    (from, before): (&[Node], &Placement),
+    (to, after): (&[Node], &Placement),
+    keys: Option<&Path>,
+    out: &mut impl io::Write,
+) -> Result<(), CommandError> {
+    let built = |nodes: &[Node], placement: &Placement| {
+        Topology::placed(1, nodes.iter().cloned().map(Arc::new).collect(), &Arc::new(placement.clone()))
+    };
+    let (old, new) = (built(from, before)?, built(to, after)?);
+    let plan = match keys {
+        Some(path) => Plan::of_keys(&old, &new, keys::file(path, MAX_KEYS)?.into_iter()),
+        None => Plan::between(&old, &new, plan::SAMPLES),
+    };
+    Ok(out.write_all(plan::report(&plan, before, after).as_bytes())?)
+}
+
+fn detect(
+    source: &Source,
+    options: &Options,
+    placement: &Placement,
+    how: &Detect,
+    out: &mut impl io::Write,
+) -> Result<(), CommandError> {
+    let known = how.keys.as_deref().map(|path| keys::file(path, MAX_KEYS)).transpose()?.unwrap_or_default();
+    let runtime = runtime()?;
+    let nodes: Vec<Arc<Node>> = runtime.block_on(nodes(source, options))?.into_iter().map(Arc::new).collect();
+    let bounds = Bounds {
+        keys: how.limit,
+        until: runtime.block_on(async { Instant::now() }) + how.time,
+        known: Arc::new(known),
+        progress: Arc::default(),
+    };
+    let reads = runtime.block_on(read_all(&nodes, &bounds));
+    out.write_all(detect::readings(&reads).as_bytes())?;
+    let of_node =
+        |(read, index): (dump::Read, u16)| read.keys.into_iter().map(move |key| Held { key, node: NodeIndex(index) });
+    let held: Vec<Held> = reads.into_iter().zip(0..).flat_map(of_node).collect();
+    if held.is_empty() {
+        return Err(CommandError::NothingHeld);
+    }
+    let verify = how.verify.as_ref().map(|verify| verify.clone().with_names_of(placement));
+    let named: Vec<&Placement> = verify.iter().chain((!placement.is_by_hash()).then_some(placement)).collect();
+    let findings = Findings::of(&held, &nodes, &named, placement);
+    write!(out, "\n{}", findings.report(nodes.len()))?;
+    let Some(verify) = verify else { return Ok(()) };
+    let share = findings.of_placement(&verify, &held, &nodes);
+    if share >= how.min {
+        return Ok(writeln!(out, "verified: {verify} {}", detect::percent(share))?);
+    }
+    Err(CommandError::Unverified(verify.to_string(), detect::percent(share), detect::percent(how.min)))
+}
+
+/// Reads all nodes at once, and tells on a terminal how far it is.
+async fn read_all(nodes: &[Arc<Node>], bounds: &Bounds) -> Vec<dump::Read> {
+    let tasks: Vec<_> = nodes.iter().map(|node| tokio::spawn(dump::read(Arc::clone(node), bounds.clone()))).collect();
+    let told = tokio::spawn(tell_progress(bounds.clone()));
+    let mut reads = Vec::with_capacity(tasks.len());
+    for (task, node) in tasks.into_iter().zip(nodes) {
+        let failed = |error: tokio::task::JoinError| dump::Read {
+            node: node.name.to_string(),
+            keys: Vec::new(),
+            remark: Some(error.to_string()),
+        };
+        reads.push(task.await.unwrap_or_else(failed));
+    }
+    told.abort();
+    if io::stderr().is_terminal() {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+    reads
+}
+
+async fn tell_progress(bounds: Bounds) {
+    if !io::stderr().is_terminal() {
+        return;
+    }
+    loop {
+        tokio::time::sleep(PROGRESS).await;
+        let read = bounds.progress.load(Ordering::Relaxed);
+        let _ = write!(io::stderr(), "\r{} keys read", plan::grouped(read as u64));
+    }
 }
 
 async fn nodes(source: &Source, options: &Options) -> Result<Vec<Node>, CommandError> {
-    if let Source::Static(nodes) = source {
-        return Ok(nodes.clone());
-    }
     let read = discovery::read_once(source, options).await;
     read.map_err(|problem| CommandError::Source { source_name: source.to_string(), problem })
 }

@@ -6,7 +6,8 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, builder::Resettable};
 
-use super::{ListenAddress, LogFormat, OnNodeDown, Placement};
+use super::{ListenAddress, LogFormat, OnNodeDown};
+use crate::routing::{NameFormat, Placement};
 
 /// A memcached sidecar proxy: one local port, a hash ring of nodes behind it.
 #[derive(Debug, Parser)]
@@ -37,6 +38,12 @@ pub(super) enum CliCommand {
     Check(ServeArgs),
     /// Which node owns each key
     Locate(LocateArgs),
+    /// Where another client may have put the keys: the placements there are, what each matches, its limits
+    Placements,
+    /// Which placement put the keys where the nodes hold them now; reads only
+    Detect(DetectArgs),
+    /// What a change of nodes or of the placement would move
+    Plan(PlanArgs),
     /// Have a running sidecar read its source of nodes again (sends SIGHUP)
     Reload(ReloadArgs),
     /// Try it: the same proxy in front of in-memory nodes of its own, nothing to install
@@ -46,7 +53,7 @@ pub(super) enum CliCommand {
 #[derive(Debug, Args)]
 #[command(next_line_help = true)]
 pub(super) struct ServeArgs {
-    /// Nodes to spread the keys over, `host[:port][=weight]`, comma separated; weight 1 to 1000, 1 if not given
+    /// Nodes to spread the keys over, `host[:port][/name][=weight]`, comma separated; weight 1 to 1000, 1 if not given; a name is hashed in place of the address
     #[arg(long, env = "MEMCACHED_NODES", value_name = "LIST")]
     pub(super) nodes: Vec<String>,
 
@@ -90,6 +97,10 @@ pub(super) struct ServeArgs {
     #[arg(long, env = NODE_PORT, value_name = "PORT", default_value_t = 11211, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) node_port: u16,
 
+    /// Order of the nodes, for placements that count them: those listed here, `host[:port][/name]`, come first, whatever the source says; the others follow as they came to be known
+    #[arg(long, env = "SLIPRING_NODE_ORDER", value_name = "LIST")]
+    pub(super) node_order: Vec<String>,
+
     #[command(flatten)]
     pub(super) common: CommonArgs,
 }
@@ -97,12 +108,75 @@ pub(super) struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_line_help = true)]
 pub(super) struct LocateArgs {
-    /// The keys
-    #[arg(value_name = "KEY", required = true)]
+    /// The keys; read from standard input, one a line, when there are none
+    #[arg(value_name = "KEY")]
     pub(super) keys: Vec<String>,
+
+    /// An object a line with `key` and `node`, the address
+    #[arg(long)]
+    pub(super) json: bool,
 
     #[command(flatten)]
     pub(super) serve: ServeArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_line_help = true)]
+pub(super) struct DetectArgs {
+    /// File with keys, one a line, asked for where nodes do not list theirs
+    #[arg(long, value_name = "FILE")]
+    pub(super) keys: Option<PathBuf>,
+
+    /// Exit with 1 unless this placement has put at least `--min` of the keys where they are
+    #[arg(long, value_name = "NAME", value_parser = str::parse::<Placement>)]
+    pub(super) verify: Option<Placement>,
+
+    /// The share of keys that `--verify` asks for, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.99, value_parser = parse_share)]
+    pub(super) min: f64,
+
+    /// Most keys read from each node, 1 to 10000000
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(super) limit: u32,
+
+    /// Longest time for reading them, 1s to 60m
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_discovery_interval)]
+    pub(super) time: Duration,
+
+    #[command(flatten)]
+    pub(super) serve: ServeArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_line_help = true)]
+pub(super) struct PlanArgs {
+    /// The nodes before, as for `--nodes`
+    #[arg(long, value_name = "LIST", required = true)]
+    pub(super) from: Vec<String>,
+
+    /// The nodes after
+    #[arg(long, value_name = "LIST", required = true)]
+    pub(super) to: Vec<String>,
+
+    /// File with keys, one a line: what moves is counted with them
+    #[arg(long, value_name = "FILE")]
+    pub(super) keys: Option<PathBuf>,
+
+    /// The placement before, and after unless `--to-placement` says otherwise
+    #[arg(long, env = "SLIPRING_PLACEMENT", value_name = "NAME", default_value = "ring", value_parser = str::parse::<Placement>)]
+    pub(super) placement: Placement,
+
+    /// The placement after
+    #[arg(long, value_name = "NAME", value_parser = str::parse::<Placement>)]
+    pub(super) to_placement: Option<Placement>,
+
+    /// What a placement hashes of a node
+    #[arg(long, env = "SLIPRING_NODE_NAME_FORMAT", value_name = "TEXT", value_parser = str::parse::<NameFormat>)]
+    pub(super) node_name_format: Option<NameFormat>,
+
+    /// Port of nodes named without one
+    #[arg(long, env = NODE_PORT, value_name = "PORT", default_value_t = 11211, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) node_port: u16,
 }
 
 #[derive(Debug, Args)]
@@ -129,16 +203,13 @@ pub(super) struct DevArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct CommonArgs {
-    /// Where a key lives: `ring`, points of XXH3 by node name and weight; placements of other clients are to come
-    #[arg(
-        long,
-        env = "SLIPRING_PLACEMENT",
-        value_name = "NAME",
-        default_value = "ring",
-        value_enum,
-        hide_possible_values = true
-    )]
+    /// Where a key lives: `ring`, our own, or where another client put it, `NAME[,option=value…]`; `slipring placements` lists them
+    #[arg(long, env = "SLIPRING_PLACEMENT", value_name = "NAME", default_value = "ring", value_parser = str::parse::<Placement>)]
     pub(super) placement: Placement,
+
+    /// What a placement hashes of a node, if not what its client does: a text with `{host}`, `{port}`, `{ip}` (what is dialled), `{server}` (host, and port unless 11211)
+    #[arg(long, env = "SLIPRING_NODE_NAME_FORMAT", value_name = "TEXT", value_parser = str::parse::<NameFormat>)]
+    pub(super) node_name_format: Option<NameFormat>,
 
     /// Where clients connect: `IP:port` or `unix:/path`, comma separated; `localhost` is `127.0.0.1:11211` and, if there is one, `[::1]:11211`
     #[arg(long, env = "SLIPRING_LISTEN", value_name = "ADDRESS", default_value = "localhost", value_delimiter = ',', value_parser = parse_listen)]
@@ -359,6 +430,11 @@ fn parse_workers(text: &str) -> Result<Workers, String> {
     }
     let number = text.parse().ok().filter(|number| (1..=64).contains(number));
     number.map(|number| Workers(Some(number))).ok_or_else(|| "expected 1 to 64, or auto".to_owned())
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a share from 0 to 1, such as 0.99".to_owned())
 }
 
 fn parse_switch(text: &str) -> Result<bool, String> {

@@ -42,7 +42,7 @@ fn defaults() {
     let config = parsed("serve --nodes a", &[]);
     let expected = Config {
         command: Command::Serve { source: Source::Static(vec![Node::new("a", 11211, 1)]) },
-        placement: Placement::Ring,
+        placement: Placement::default(),
         listen: vec![ListenAddress::Localhost],
         instance: None,
         unix_mode: 0o700,
@@ -141,8 +141,8 @@ fn what_was_given_is_shown_with_where_it_came_from() {
     assert_eq!(
         all.join(" "),
         "nodes nodes-file discovery discovery-port dns discovery-interval removal-hold state-dir ready-timeout \
-         drain-timeout node-port placement listen instance unix-mode admin-listen workers connections-per-node connect-timeout \
-         request-timeout queue-timeout buffer-limit max-connections drain-timeout-on-exit max-value bulk-above \
+         drain-timeout node-port node-order placement node-name-format listen instance unix-mode admin-listen workers \
+         connections-per-node connect-timeout request-timeout queue-timeout buffer-limit max-connections drain-timeout-on-exit max-value bulk-above \
          merge-gets on-node-down deny-flush-all slow-request hot-keys log-keys log-level log-format"
     );
     let json: serde_json::Value = serde_json::from_str(&config.to_json()).unwrap();

@@ -12,6 +12,7 @@ use super::dns::{Dns, Question};
 use super::endpoint::{Endpoint, Versions};
 use super::file::ListFile;
 use super::names::Names;
+use super::order::arranged;
 use super::probe::Probes;
 use super::snapshot::Snapshot;
 use super::{Authority, Observation, Options, Origin, Source, Status, Triggers, View};
@@ -74,7 +75,7 @@ impl Reader {
     }
 
     pub(super) async fn read(&mut self, operator: bool, options: &Options) -> Result<Observation, String> {
-        match self {
+        let read = match self {
             Self::Static(nodes) => Ok(Observation {
                 nodes: nodes.clone(),
                 authority: Authority::Operator,
@@ -84,7 +85,8 @@ impl Reader {
             Self::File(file) => file.read(operator).await,
             Self::Endpoint(endpoint) => endpoint.read(operator, options.timeout).await,
             Self::Dns(dns) => dns.read(operator).await,
-        }
+        };
+        read.map(|read| Observation { nodes: arranged(read.nodes, &options.pinned), ..read })
     }
 
     /// Whether somebody wrote the nodes down: their host names are for us to resolve.
@@ -130,7 +132,7 @@ impl Control {
             reader: Reader::new(&source, &options),
             names: Names::new(&options),
             probes: Probes::new(options.probe_timeout),
-            damping: Damping::new(options.removal_hold),
+            damping: Damping::new(options.removal_hold).ordered(options.keep_order, options.pinned.clone()),
             options,
             triggers,
             generation: 0,
@@ -158,6 +160,7 @@ impl Control {
         if nodes.is_empty() {
             return;
         }
+        let nodes = arranged(nodes, &self.options.pinned);
         if let (Reader::Endpoint(endpoint), Origin::FirstList) = (&mut self.reader, origin) {
             endpoint.bridging = true;
         }

@@ -7,6 +7,8 @@
 //! - The ring never falls below half of its largest size of the last ten minutes, unless an operator, or a higher
 //!   version together with failed probes, says so.
 //! - The ring is never emptied (invariant E).
+//! - Where the placement counts nodes, discovery appends what is new and keeps the order it knows: two answers may list
+//!   the same nodes in two orders. An operator's order counts.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::order::rank;
 use crate::routing::Node;
 
 /// How long the ring's size is remembered for the floor of half of it.
@@ -54,6 +57,10 @@ pub struct Damping {
     ring: Vec<Node>,
     /// The order of the last list: the ring takes it once nothing is pending.
     listed: Vec<Node>,
+    /// Only an operator changes the order.
+    keep_order: bool,
+    /// Nodes that come first, in this order.
+    pinned: Vec<Node>,
     missing: BTreeMap<Arc<str>, Missing>,
     /// Until when the ring had which size; later ones are smaller, for a smaller one before a larger one never counts.
     sizes: VecDeque<(Instant, usize)>,
@@ -101,7 +108,21 @@ impl Damping {
     /// A ring without nodes; `hold` is how long a missing node is kept.
     #[must_use]
     pub fn new(hold: Duration) -> Self {
-        Self { hold, ring: Vec::new(), listed: Vec::new(), missing: BTreeMap::new(), sizes: VecDeque::new() }
+        Self {
+            hold,
+            ring: Vec::new(),
+            listed: Vec::new(),
+            keep_order: false,
+            pinned: Vec::new(),
+            missing: BTreeMap::new(),
+            sizes: VecDeque::new(),
+        }
+    }
+
+    /// The same, with the order of its nodes kept when `keep` is said, but for those that are pinned.
+    #[must_use]
+    pub fn ordered(self, keep: bool, pinned: Vec<Node>) -> Self {
+        Self { keep_order: keep, pinned, ..self }
     }
 
     /// The ring; empty only before the first list.
@@ -188,9 +209,11 @@ impl Damping {
         } else {
             self.drop_due(now, &mut parts);
         }
-        if self.missing.is_empty() && !self.listed.is_empty() {
+        let takes_order = authority == Authority::Operator || !self.keep_order;
+        if takes_order && self.missing.is_empty() && !self.listed.is_empty() {
             self.ring.clone_from(&self.listed);
         }
+        self.ring.sort_by_key(|node| rank(node, &self.pinned));
         self.remember(now);
         if self.ring == before {
             return None;

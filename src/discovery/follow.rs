@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::View;
-use crate::routing::{Published, Topology};
+use crate::routing::{Placement, Published, Topology};
 
 /// So many changes are remembered.
 const REMEMBERED: usize = 10;
@@ -98,11 +98,12 @@ impl History {
     }
 }
 
-/// Publishes each new ring, and says in the log and in `history` what changed and why. `ready` is set
+/// Publishes each new ring in this placement, and says in the log and in `history` what changed and why. `ready` is set
 /// with the first. Ends when the source does.
 pub async fn follow(
     mut views: watch::Receiver<Arc<View>>,
     ring: Arc<Published>,
+    placement: Arc<Placement>,
     ready: Arc<AtomicBool>,
     history: Arc<History>,
 ) {
@@ -111,8 +112,9 @@ pub async fn follow(
         let view = Arc::clone(&views.borrow_and_update());
         if generation != Some(view.generation) && !view.nodes.is_empty() {
             generation = Some(view.generation);
-            publish(&view, &ring, &history);
-            ready.store(true, Ordering::Relaxed);
+            if publish(&view, &ring, &placement, &history) {
+                ready.store(true, Ordering::Relaxed);
+            }
         }
         if views.changed().await.is_err() {
             return;
@@ -120,10 +122,10 @@ pub async fn follow(
     }
 }
 
-/// Builds the ring on the control thread: a hundred nodes take some milliseconds, none of a worker's.
-fn publish(view: &View, ring: &Published, history: &History) {
+/// Builds the ring, if the nodes make one, on the control thread: a hundred nodes take some milliseconds, none of a worker's.
+fn publish(view: &View, ring: &Published, placement: &Arc<Placement>, history: &History) -> bool {
     let old = ring.load();
-    match Topology::new(old.version() + 1, view.nodes.iter().cloned().map(Arc::new).collect()) {
+    match Topology::placed(old.version() + 1, view.nodes.iter().cloned().map(Arc::new).collect(), placement) {
         Ok(new) => {
             // With the first ring no key moves: it had no place before.
             let change = (!old.nodes().is_empty()).then(|| Change::between(&old, &new));
@@ -140,8 +142,12 @@ fn publish(view: &View, ring: &Published, history: &History) {
             let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             history.note(Turn { at, version: new.version(), reason: view.reason.clone(), moved }, change);
             ring.publish(new);
+            true
         }
-        Err(error) => tracing::error!(%error, reason = %view.reason, "the ring stays as it is"),
+        Err(error) => {
+            tracing::error!(%error, reason = %view.reason, "the ring stays as it is");
+            false
+        }
     }
 }
 

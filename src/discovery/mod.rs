@@ -11,6 +11,7 @@ mod file;
 pub mod follow;
 mod names;
 mod nodes;
+mod order;
 pub mod probe;
 pub mod snapshot;
 
@@ -81,6 +82,10 @@ pub struct Options {
     pub resolve_interval: Duration,
     /// Name servers; those of the system when empty.
     pub name_servers: Vec<SocketAddr>,
+    /// Nodes that come first, in this order and under these names, whoever lists them.
+    pub pinned: Vec<Node>,
+    /// Whether discovery keeps the order in which nodes came to be known: the placement counts them.
+    pub keep_order: bool,
 }
 
 /// What others may ask of the discovery, from any thread.
@@ -224,6 +229,8 @@ impl Default for Options {
             file_confirm: Duration::from_millis(200),
             resolve_interval: Duration::from_secs(30),
             name_servers: Vec::new(),
+            pinned: Vec::new(),
+            keep_order: false,
         }
     }
 }

@@ -23,8 +23,11 @@ pub enum NodeListError {
     #[error("node {0:?}: not an IPv4 address, [IPv6] address or host name")]
     BadHost(String),
     /// More than one colon, but not an IPv6 address.
-    #[error("node {0:?}: expected host, host:port or [IPv6]:port, and a weight after '='")]
+    #[error("node {0:?}: expected host, host:port or [IPv6]:port, a name after '/', and a weight after '='")]
     BadForm(String),
+    /// A name with characters that no list or protocol could carry.
+    #[error("node {0:?}: a name has 1 to 253 letters, digits and ._:-")]
+    BadName(String),
     /// The port is no number from 1 to 65535.
     #[error("node {0:?}: the port must be a number from 1 to 65535")]
     BadPort(String),
@@ -36,8 +39,9 @@ pub enum NodeListError {
     Duplicate(String),
 }
 
-/// Reads a list of nodes: `host`, `host:port`, `IPv6`, `[IPv6]` or `[IPv6]:port`, each with an optional `=weight`,
-/// separated by commas, semicolons and white space. Nodes without a port get `default_port`, without a weight 1.
+/// Reads a list of nodes: `host`, `host:port`, `IPv6`, `[IPv6]` or `[IPv6]:port`, each with an optional `/name` and an
+/// optional `=weight`, separated by commas, semicolons and white space. Nodes without a port get `default_port`,
+/// without a weight 1.
 ///
 /// # Errors
 /// [`NodeListError`], at the first entry that is wrong.
@@ -49,7 +53,8 @@ pub fn parse_nodes(text: &str, default_port: u16) -> Result<Vec<Node>, NodeListE
             return Err(NodeListError::TooMany);
         }
         let node = parse_node(entry, default_port)?;
-        if !seen.insert(node.name.clone()) {
+        let address = node.address();
+        if !seen.insert(node.name.to_string()) || (node.named && !seen.insert(address)) {
             return Err(NodeListError::Duplicate(quote(entry)));
         }
         nodes.push(node);
@@ -65,6 +70,7 @@ pub(super) fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeLis
         }
         None => (entry, 1),
     };
+    let (address, name) = address.split_once('/').map_or((address, None), |(address, name)| (address, Some(name)));
     let (host, port) = split_port(address).ok_or_else(|| NodeListError::BadForm(quote(entry)))?;
     let port = match port {
         Some(port) => number(port)
@@ -76,7 +82,12 @@ pub(super) fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeLis
     if !is_host(host) {
         return Err(NodeListError::BadHost(quote(entry)));
     }
-    Ok(Node::new(host, port, weight))
+    let node = Node::new(host, port, weight);
+    match name {
+        None => Ok(node),
+        Some(name) if is_name(name) => Ok(node.named(name)),
+        Some(_) => Err(NodeListError::BadName(quote(entry))),
+    }
 }
 
 /// Reads `host`, `host:port` and `[IPv6]:port` of a server that is asked who the nodes are.
@@ -84,7 +95,7 @@ pub(super) fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeLis
 /// # Errors
 /// [`NodeListError`], when it is none of these.
 pub fn parse_server(text: &str, default_port: u16) -> Result<(String, u16), NodeListError> {
-    if text.contains('=') {
+    if text.contains(['=', '/']) {
         return Err(NodeListError::BadHost(quote(text)));
     }
     parse_node(text, default_port).map(|node| (node.host.to_string(), node.port))
@@ -102,6 +113,12 @@ fn split_port(address: &str) -> Option<(&str, Option<&str>)> {
         Some((_, rest)) if rest.contains(':') => address.parse::<Ipv6Addr>().is_ok().then_some((address, None)),
         Some((host, port)) => Some((host, Some(port))),
     }
+}
+
+/// What twemproxy and others take for a server's name.
+pub(super) fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-');
+    (1..=MAX_HOST).contains(&name.len()) && name.bytes().all(fits)
 }
 
 /// Underscores are no letters of host names, but Docker Compose and others use them.
@@ -161,6 +178,9 @@ mod tests {
             ("[::1]:1", "[::1]:1=1"),
             ("[FD00::A]:1=7", "[fd00::a]:1=7"),
             ("::ffff:10.0.0.1", "[::ffff:10.0.0.1]:11211=1"),
+            ("10.0.0.2:11211/cache-a", "cache-a=1"),
+            ("10.0.0.2/Server_1=3", "Server_1=3"),
+            ("[::1]:1/10.0.0.9:11211", "10.0.0.9:11211=1"),
             ("localhost", "localhost:11211=1"),
             ("Cache-0.Example.COM.", "cache-0.example.com:11211=1"),
             ("my_cache.svc:11213", "my_cache.svc:11213=1"),
@@ -189,7 +209,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        const FORM: &str = "expected host, host:port or [IPv6]:port, and a weight after '='";
+        const FORM: &str = "expected host, host:port or [IPv6]:port, a name after '/', and a weight after '='";
+        const NAME: &str = "a name has 1 to 253 letters, digits and ._:-";
         const HOST: &str = "not an IPv4 address, [IPv6] address or host name";
         const PORT: &str = "the port must be a number from 1 to 65535";
         const WEIGHT: &str = "the weight must be a number from 1 to 1000";
@@ -201,14 +222,17 @@ mod tests {
             ("[10.0.0.1]:1", FORM),
             ("[localhost]:1", FORM),
             ("fe80::1%eth0", FORM),
-            ("tcp://10.0.0.9:11211", FORM),
+            ("tcp://10.0.0.9:11211", PORT),
+            ("10.0.0.2:11211/", NAME),
+            ("10.0.0.2/a/b", NAME),
+            ("10.0.0.2/ä", NAME),
             ("10.0.0.256", HOST),
             ("10.0.0", HOST),
             ("12345", HOST),
             (":11211", HOST),
             ("a..b", HOST),
             (".", HOST),
-            ("a/b", HOST),
+            ("/b", HOST),
             ("späti", HOST),
             ("a\u{7}b", HOST),
             ("=2", HOST),
@@ -253,6 +277,10 @@ mod tests {
             ("a,a:11211", "a:11211"),
             ("a=2,a=3", "a=3"),
             ("::1,[0:0::1]:11211", "[0:0::1]:11211"),
+            ("a/x,b/x", "b/x"),
+            ("a/x,a/y", "a/y"),
+            ("a,a/y", "a/y"),
+            ("a/b:11211,b", "b"),
         ] {
             assert_eq!(listed(text), Err(format!("node {second:?} is listed twice")));
         }

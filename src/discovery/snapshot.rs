@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dns::may_be_a_node;
 use super::file::read_regular;
-use super::nodes::{is_host, parse_node};
+use super::nodes::{is_host, is_name, parse_node};
 use crate::routing::{MAX_NODES, MAX_WEIGHT, Node};
 
 /// Name of the file in the directory.
@@ -45,6 +45,9 @@ struct StoredNode {
     host: String,
     port: u16,
     weight: u32,
+    /// Absent in those of earlier versions.
+    #[serde(default)]
+    named: bool,
 }
 
 // === impl Snapshot ===
@@ -69,6 +72,7 @@ impl Snapshot {
         }
         let node = |node: StoredNode| Node {
             name: node.name.into(),
+            named: node.named,
             host: node.host.into(),
             port: node.port,
             weight: node.weight,
@@ -88,6 +92,7 @@ impl Snapshot {
             host: node.host.to_string(),
             port: node.port,
             weight: node.weight,
+            named: node.named,
         };
         let stored =
             Stored { source: self.source.clone(), version: self.version, nodes: self.nodes.iter().map(node).collect() };
@@ -99,9 +104,11 @@ impl Snapshot {
 // === impl StoredNode ===
 
 impl StoredNode {
-    /// Whether a source could have given it: its name is that of a node in a list, as it is written here.
+    /// Whether a source could have given it: its name is that of a node in a list, as it is written here, or one that a
+    /// list gives it.
     fn is_sound(&self) -> bool {
-        let named = parse_node(&self.name, 0).is_ok_and(|node| *node.name == *self.name && node.port == self.port);
+        let listed = || parse_node(&self.name, 0).is_ok_and(|node| *node.name == *self.name && node.port == self.port);
+        let named = if self.named { is_name(&self.name) } else { listed() };
         let dialled = is_host(&self.host) && self.host.parse::<IpAddr>().ok().is_none_or(may_be_a_node);
         self.port != 0 && named && dialled && (1..=MAX_WEIGHT).contains(&self.weight)
     }
@@ -153,7 +160,8 @@ mod tests {
     }
 
     fn snapshot() -> Snapshot {
-        let nodes = vec![Node::new("a", 1, 7).dialled_at("10.0.0.1"), Node::new("::1", 2, 1)];
+        let a = Node::new("a", 1, 7).dialled_at("10.0.0.1");
+        let nodes = vec![a, Node::new("::1", 2, 1), Node::new("b", 3, 1).named("Server_1")];
         Snapshot { source: "dns x:1".to_owned(), version: Some(9), nodes }
     }
 
@@ -175,14 +183,22 @@ mod tests {
     fn a_node_that_no_source_could_give_is_refused() {
         let Directory(directory) = &Directory::new("names");
         fs::create_dir_all(directory).unwrap();
-        let load = |name: &str, host: &str, port: u16, weight: u32| {
-            let node = serde_json::json!({"name": name, "host": host, "port": port, "weight": weight});
+        let load_one = |node: serde_json::Value| {
             let good = serde_json::json!({"name": "good:1", "host": "good", "port": 1, "weight": 1});
             let stored = serde_json::json!({"source": "s", "version": null, "nodes": [good, node]});
             fs::write(path(directory), stored.to_string()).unwrap();
             Snapshot::load(directory)
         };
+        let load = |name: &str, host: &str, port: u16, weight: u32| {
+            load_one(serde_json::json!({"name": name, "host": host, "port": port, "weight": weight}))
+        };
+        let load_named = |name: &str, host: &str, port: u16| {
+            load_one(serde_json::json!({"name": name, "host": host, "port": port, "weight": 1, "named": true}))
+        };
         load("a:1", "10.0.0.1", 1, 1000).unwrap();
+        for name in ["x", "Server_1", "a:2"] {
+            load_named(name, "a", 1).unwrap();
+        }
         for (name, host, port, weight) in [
             ("a:1\r\nEND", "a", 1, 1),
             ("a:1\r\nEND:1", "a", 1, 1),
@@ -201,6 +217,20 @@ mod tests {
             ("a:1", "a", 1, 1001),
         ] {
             let error = load(name, host, port, weight).unwrap_err().to_string();
+            assert!(error.contains("no valid list"), "{name:?} {host:?}: {error}");
+        }
+        for (name, host, port) in [
+            ("", "a", 1),
+            ("x y", "a", 1),
+            ("x\r\nEND", "a", 1),
+            ("a:1/x", "a", 1),
+            ("x=2", "a", 1),
+            ("good:1", "a", 1),
+            ("x", "", 1),
+            ("x", "0.0.0.0", 1),
+            ("x", "a", 0),
+        ] {
+            let error = load_named(name, host, port).unwrap_err().to_string();
             assert!(error.contains("no valid list"), "{name:?} {host:?}: {error}");
         }
     }

@@ -33,7 +33,7 @@ pub struct Sources {
     /// The ring's number.
     pub version: u64,
     /// How keys are placed.
-    pub placement: &'static str,
+    pub placement: String,
     /// Rings after the first, by what happened to the list of nodes.
     pub changes: Vec<(&'static str, u64)>,
     /// Unix time of the last change, in seconds; 0 before the first.
@@ -355,7 +355,7 @@ impl Workers {
         }
         page.show("slipring_ring_nodes", &[], sources.nodes.len() as f64);
         let version = sources.version.to_string();
-        page.show("slipring_ring_info", &[&sources.fingerprint, &version, sources.placement], 1.0);
+        page.show("slipring_ring_info", &[&sources.fingerprint, &version, &sources.placement], 1.0);
         for (reason, count) in &sources.changes {
             page.count("slipring_ring_changes_total", &[reason], *count);
         }

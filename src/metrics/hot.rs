@@ -35,13 +35,15 @@ pub fn name(hash: u64, key: Option<&[u8]>) -> String {
     }
 }
 
+type Kept = Option<Box<[u8]>>;
+
 #[derive(Debug)]
 struct Entry {
     count: u64,
     /// Of those, how many may be of keys that were here before.
     error: u64,
-    /// Only where keys may be told.
-    key: Option<Box<[u8]>>,
+    /// Only where keys may be told, or the placement needs them.
+    key: Kept,
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +91,7 @@ pub struct Sketch {
 }
 
 impl Sketch {
-    /// Counts a sample; `key` only where keys may be told.
+    /// Counts a sample; `key` only where keys may be told, or the placement needs them.
     pub fn add(&mut self, hash: u64, key: Option<&[u8]>, now: Tick) {
         self.turn(now);
         self.now.add(hash, key);
@@ -137,13 +139,15 @@ pub struct HotKey {
     pub node: String,
 }
 
-/// What the workers counted, as one; `owner` is the node of a hash.
+/// What the workers counted, as one. Keys that were kept are told with `told` alone; `owner` is the node of a hash and,
+/// where it was kept, its key.
 pub(super) fn report<'a>(
     sketches: impl Iterator<Item = &'a mut Sketch>,
     now: Tick,
-    owner: impl Fn(u64) -> String,
+    told: bool,
+    owner: impl Fn(u64, Option<&[u8]>) -> String,
 ) -> HotKeys {
-    let mut found: HashMap<u64, (u64, String)> = HashMap::new();
+    let mut found: HashMap<u64, (u64, Kept)> = HashMap::new();
     let (mut sampled, mut start) = (0, now);
     for sketch in sketches {
         sketch.turn(now);
@@ -153,21 +157,21 @@ pub(super) fn report<'a>(
             }
             sampled += window.total;
             for (hash, entry) in window.hashes.iter().zip(&window.entries) {
-                let sum = found.entry(*hash).or_insert_with(|| (0, name(*hash, entry.key.as_deref())));
+                let sum = found.entry(*hash).or_insert_with(|| (0, entry.key.clone()));
                 sum.0 += entry.count - entry.error;
             }
         }
     }
-    let mut found: Vec<(u64, u64, String)> = found.into_iter().map(|(hash, (n, name))| (n, hash, name)).collect();
+    let mut found: Vec<(u64, u64, Kept)> = found.into_iter().map(|(hash, (n, key))| (n, hash, key)).collect();
     found.retain(|(samples, ..)| *samples >= LEAST);
     found.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
     found.truncate(SHOWN);
     let seconds = now.0.saturating_sub(start.0) as f64 / 1e6;
-    let key = |(samples, hash, key): (u64, u64, String)| HotKey {
-        key,
+    let key = |(samples, hash, key): (u64, u64, Kept)| HotKey {
+        key: name(hash, key.as_deref().filter(|_| told)),
         share: samples as f64 / sampled as f64,
         rate: samples as f64 * f64::from(EVERY) / seconds.max(1.0),
-        node: owner(hash),
+        node: owner(hash, key.as_deref()),
     };
     HotKeys { enabled: true, sampled, every: EVERY, seconds, keys: found.into_iter().map(key).collect() }
 }
@@ -181,7 +185,7 @@ mod tests {
     }
 
     fn reported(sketch: &mut Sketch, now: Tick) -> HotKeys {
-        report([sketch].into_iter(), now, |_| "a:1".to_owned())
+        report([sketch].into_iter(), now, true, |_, _| "a:1".to_owned())
     }
 
     #[test]
@@ -235,10 +239,19 @@ mod tests {
                 sketch.add(8, None, at(1));
             }
         }
-        let report = report(sketches.iter_mut(), at(2), |hash| format!("node {hash}"));
+        let report = report(sketches.iter_mut(), at(2), true, |hash, _| format!("node {hash}"));
         let [key] = report.keys.as_slice() else { panic!("{report:?}") };
         assert_eq!((key.key.as_str(), key.node.as_str()), ("#0000000000000007", "node 7"));
         assert_eq!((key.share, key.rate), (10.0 / 18.0, 10.0 * f64::from(EVERY) / 2.0));
+    }
+
+    #[test]
+    fn a_key_that_is_kept_for_its_placement_is_not_told() {
+        let mut sketch = Sketch::default();
+        (0..LEAST).for_each(|_| sketch.add(7, Some(b"secret"), at(1)));
+        let owner = |_, key: Option<&[u8]>| String::from_utf8_lossy(key.unwrap()).to_uppercase();
+        let report = report([&mut sketch].into_iter(), at(2), false, owner);
+        assert_eq!((report.keys[0].key.as_str(), report.keys[0].node.as_str()), ("#0000000000000007", "SECRET"));
     }
 
     #[test]

@@ -128,9 +128,10 @@ impl Core {
     fn ring_lines(&self) -> String {
         let topology = &self.topology;
         let mut text = format!(
-            "STAT ring_fingerprint {}\r\nSTAT ring_version {}\r\nSTAT ring_nodes {}\r\n",
+            "STAT ring_fingerprint {}\r\nSTAT ring_version {}\r\nSTAT ring_placement {}\r\nSTAT ring_nodes {}\r\n",
             topology.name(),
             topology.version(),
+            topology.placement(),
             topology.nodes().len(),
         );
         for (node, index) in topology.nodes().iter().zip(0..) {

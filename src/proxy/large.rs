@@ -13,7 +13,7 @@
 //!   again, for it would see that write: it is a miss.
 
 use super::client::{Again, Stall};
-use super::upstream::{Entry, Role, Upstream};
+use super::upstream::{Entry, Role, Upstream, key_of};
 use super::values::go_without;
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::Wait;
@@ -27,7 +27,7 @@ impl Core {
         let mut needed = 0;
         for key in keys {
             let hash = Topology::hash(key);
-            let node = self.owner(hash);
+            let node = self.owner(hash, || key);
             match self.shared.large_keys.size(hash) {
                 Some(size) => {
                     if self.changes_lanes(id, node, hash) {
@@ -36,7 +36,7 @@ impl Core {
                     let travels = self.travels(id, node, verb, key, hash);
                     needed += if travels { 0 } else { size + 2 };
                 }
-                None if self.stalls_elsewhere(id, hash) => return true,
+                None if self.stalls_elsewhere(id, key, hash) => return true,
                 None => {}
             }
         }
@@ -191,7 +191,7 @@ impl Core {
         }
         for (reader, seq, place) in readers {
             let Some(client) = self.clients.get(reader.0) else { continue };
-            let storing = client.storing_key().is_some_and(|hash| self.owner(hash) == node);
+            let storing = client.storing_key().is_some_and(|(hash, line)| self.owner(hash, || key_of(line)) == node);
             if client.writes_behind || storing {
                 self.no_room_for(*reader, *seq, *place, verb);
             } else {

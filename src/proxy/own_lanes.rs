@@ -11,7 +11,7 @@ use super::buffer::Input;
 use super::client::{Client, Large, Pace, Reading, Stall, Taken};
 use super::failure::Failure;
 use super::upstream::node::{MAX_OWN, Waiting};
-use super::upstream::{Asked, Entry, Role, STREAM_BYTES};
+use super::upstream::{Asked, Entry, Role, STREAM_BYTES, key_of};
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::{NodeState, Reason, Wait};
 use crate::protocol::request::Store;
@@ -55,7 +55,7 @@ impl Core {
             let Some(client) = self.clients.get(waiting.client.0) else { continue };
             // Reads stay: a part of a reply is asked where it was asked first.
             let key = client.awaiting_key().filter(|_| waiting.body);
-            let to = key.map_or(node, |hash| self.owner(hash));
+            let to = key.map_or(node, |(hash, line)| self.owner(hash, || key_of(line)));
             if let Some(entry) = self.nodes.get_mut(to.0) {
                 entry.own.waiting.push_back(waiting);
             }
@@ -303,7 +303,7 @@ impl Core {
     pub(super) fn store_large(&mut self, id: ClientId, store: &Store<'_>) -> Taken {
         let total = store.len as u64 + 2;
         let hash = Topology::hash(store.key);
-        let node = self.owner(hash);
+        let node = self.owner(hash, || store.key);
         let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
         let lane = self.lane(node, client.lane);
         if lane.is_some() && (self.changes_lanes(id, node, hash) || self.waits_for_large(id, node, hash)) {

@@ -5,7 +5,7 @@
 use super::buffer::{Input, OutBuf};
 use super::client::replies::Stamp;
 use super::client::{self, Body, Reading, Stall, Taken, Target};
-use super::upstream::{Asked, Entry};
+use super::upstream::{Asked, Entry, key_of};
 use super::{ClientId, Core, ITSELF, NodeId, UpstreamId};
 use crate::config::OnNodeDown;
 use crate::metrics::{Kind, Outcome, Reason, SIZES, Wait};
@@ -36,7 +36,7 @@ impl Core {
                 }
             }
             Err(refusal) => {
-                if refusal.stale.is_some_and(|key| self.stalls_on(id, Topology::hash(key))) {
+                if refusal.stale.is_some_and(|key| self.stalls_on(id, key, Topology::hash(key))) {
                     return Taken::Stalled;
                 }
                 self.refuse(id, refusal);
@@ -98,7 +98,7 @@ impl Core {
     /// Puts a read's keys on their nodes' lanes: one slot, and one group per lane (more where a line
     /// would become too long).
     fn read(&mut self, id: ClientId, verb: ReadVerb, keys: Keys<'_>) -> Taken {
-        if self.shared.full_lanes > 0 && keys.into_iter().any(|key| self.stalls_on_full(id, Topology::hash(key))) {
+        if self.shared.full_lanes > 0 && keys.into_iter().any(|key| self.stalls_on_full(id, key, Topology::hash(key))) {
             // Who waits holds nothing that others wait for.
             if let Some(client) = self.clients.get_mut(id.0).filter(|client| client.promised > 0) {
                 client.break_promise(&mut self.shared);
@@ -122,7 +122,7 @@ impl Core {
             count = place + 1;
             let hash = Topology::hash(key);
             self.shared.sample(key, hash);
-            let node = self.owner(hash);
+            let node = self.owner(hash, || key);
             if !plain && self.read_large(id, seq, place, node, verb, key, hash) {
                 continue;
             }
@@ -207,7 +207,7 @@ impl Core {
         }
         let hash = Topology::hash(store.key);
         let total = store.len + 2;
-        if self.stalls_on(id, hash) || (after.bytes.len() < total && !self.reserve_body(id, total)) {
+        if self.stalls_on(id, store.key, hash) || (after.bytes.len() < total && !self.reserve_body(id, total)) {
             return Taken::Stalled;
         }
         if store.verb == StoreVerb::Set {
@@ -309,7 +309,7 @@ impl Core {
 
     fn change(&mut self, id: ClientId, change: Change, key: &[u8], quiet: bool) -> Taken {
         let hash = Topology::hash(key);
-        if self.stalls_on(id, hash) {
+        if self.stalls_on(id, key, hash) {
             return Taken::Stalled;
         }
         self.shared.sample(key, hash);
@@ -334,7 +334,7 @@ impl Core {
 
     /// Puts a request for one node on its lane and owes its reply, or answers that the node is down.
     fn enqueue(&mut self, id: ClientId, hash: u64, quiet: bool, line: &[u8], command: Command) -> Option<UpstreamId> {
-        let node = self.owner(hash);
+        let node = self.owner(hash, || key_of(line));
         let lane = self.clients.get(id.0)?.lane;
         let Some(up_id) = self.lane(node, lane) else {
             self.answer_down(id, node, quiet, command);
@@ -398,14 +398,14 @@ impl Core {
 
     /// Whether the client of a request for a key has to wait: its lane is at its limit, or something of the client for
     /// this key is under way on another lane of the node.
-    pub(super) fn stalls_on(&mut self, id: ClientId, hash: u64) -> bool {
-        self.stalls_on_full(id, hash) || self.stalls_elsewhere(id, hash)
+    pub(super) fn stalls_on(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
+        self.stalls_on_full(id, key, hash) || self.stalls_elsewhere(id, key, hash)
     }
 
     /// Whether something of a client for a key is under way on another lane than the shared one; then it waits.
-    pub(super) fn stalls_elsewhere(&mut self, id: ClientId, hash: u64) -> bool {
+    pub(super) fn stalls_elsewhere(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
         let Some(client) = self.clients.get(id.0).filter(|client| !client.elsewhere.is_empty()) else { return false };
-        let node = self.owner(hash);
+        let node = self.owner(hash, || key);
         let waits = self.lane(node, client.lane).is_some_and(|lane| client.is_elsewhere(node, lane, Some(hash)));
         if let (true, Some(client)) = (waits, self.clients.get_mut(id.0)) {
             client.stall = Stall::LaneChange;
@@ -414,11 +414,11 @@ impl Core {
     }
 
     /// Whether the lane a key needs is at its limit; then the client waits for it.
-    fn stalls_on_full(&mut self, id: ClientId, hash: u64) -> bool {
+    fn stalls_on_full(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
         if self.shared.full_lanes == 0 {
             return false;
         }
-        let node = self.owner(hash);
+        let node = self.owner(hash, || key);
         let Some(lane) = self.clients.get(id.0).and_then(|client| self.lane(node, client.lane)) else {
             return false;
         };

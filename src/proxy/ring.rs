@@ -21,10 +21,10 @@ use crate::routing::{Node, Topology};
 use crate::time::Tick;
 
 impl Core {
-    /// The node a key with this hash lives on.
+    /// The node a key with this hash lives on; the key itself is asked for only where the placement needs it.
     #[inline]
-    pub(super) fn owner(&self, hash: u64) -> NodeId {
-        let index = self.topology.route_hash(hash);
+    pub(super) fn owner<'key>(&self, hash: u64, key: impl FnOnce() -> &'key [u8]) -> NodeId {
+        let index = self.topology.route_with(hash, key);
         self.ring.get(usize::from(index.0)).copied().unwrap_or(NodeId::NONE)
     }
 

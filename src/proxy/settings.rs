@@ -33,6 +33,8 @@ pub struct Settings {
     pub hot_keys: bool,
     /// Tell keys as they are, not by their hash.
     pub log_keys: bool,
+    /// The placement asks for keys, not for their hash: samples keep them.
+    pub placed_by_key: bool,
     /// Requests that take at least so long are counted and told of; nothing for none.
     pub slow_request: Option<Duration>,
     /// Shown by `stats`.
@@ -70,6 +72,7 @@ impl Default for Settings {
             started_at: 0,
             hot_keys: true,
             log_keys: false,
+            placed_by_key: false,
             slow_request: Some(Duration::from_millis(100)),
             pid: 1,
             max_connections: 4096,

@@ -118,7 +118,8 @@ impl Shared {
         let skip = u32::try_from(self.random() % u64::from(2 * hot::EVERY - 1)).unwrap_or_default();
         self.unsampled = if self.settings.hot_keys { skip } else { u32::MAX };
         if self.settings.hot_keys {
-            self.cells().sampled(hash, self.settings.log_keys.then_some(key), self.now);
+            let keeps = self.settings.log_keys || self.settings.placed_by_key;
+            self.cells().sampled(hash, keeps.then_some(key), self.now);
         }
     }
 

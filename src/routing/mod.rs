@@ -1,14 +1,36 @@
 //! Key → node. A [`Topology`] is immutable: a change of nodes builds a new one and swaps it in.
+//!
+//! What a user has is a [`Preset`] (`presets.rs`), which with its options is a [`Placement`] (`placement.rs`); built for
+//! nodes it is a `Scheme` (`scheme.rs`) of one of the families, each a file of its own.
 
+mod bmemcached;
+mod dalli;
+mod emcache;
+mod hashes;
+mod jump;
+mod ketama;
+mod mcrouter;
+mod modulo;
+mod perl_fast;
+mod php_memcache;
+mod placement;
+mod plan;
+mod presets;
+mod pymemcache;
+mod rendezvous;
 mod ring;
+mod scheme;
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use twox_hash::XxHash3_64;
 
-use ring::Ring;
+pub use placement::{NameFormat, NameFormatError, Placement, PlacementError};
+pub use plan::{Basis, Plan, Row};
+pub use presets::{PRESETS, Preset};
+use scheme::{Map, Member, Scheme};
 
 /// Largest number of nodes in a topology. Every worker keeps a connection to each, and a ring entry has ten bits for
 /// the node.
@@ -17,12 +39,17 @@ pub const MAX_NODES: usize = 1024;
 /// Largest weight of a node; the smallest is 1.
 pub const MAX_WEIGHT: u32 = 1000;
 
+/// Longest key of memcached, in bytes.
+pub const MAX_KEY: usize = 250;
+
 /// One memcached server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// Identity, which is what the ring hashes: `host:port`, host in lower case without trailing dot, IPv6 addresses
-    /// in brackets and in their shortest form.
+    /// in brackets and in their shortest form; or the name that the user gave.
     pub name: Arc<str>,
+    /// Whether the user gave the name.
+    pub named: bool,
     /// Host name or address to connect to; IPv6 without brackets.
     pub host: Arc<str>,
     /// TCP port, never 0 when it comes from a list.
@@ -33,11 +60,11 @@ pub struct Node {
 }
 
 /// Position of a node in [`Topology::nodes`]; means nothing in another topology.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeIndex(pub u16);
 
 /// Why nodes make no topology.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {
     /// A ring without nodes would lose every key (invariant E).
     #[error("a ring needs at least one node")]
@@ -45,6 +72,17 @@ pub enum TopologyError {
     /// More than [`MAX_NODES`].
     #[error("a ring has room for {MAX_NODES} nodes, not for {0}")]
     TooMany(usize),
+    /// A node with a weight in a placement that has none: its client would have ignored or refused it.
+    #[error("placement {placement} has no weights, but {node} has one")]
+    Weighted {
+        /// The preset.
+        placement: &'static str,
+        /// The first such node.
+        node: Arc<str>,
+    },
+    /// Two nodes that the placement cannot tell apart.
+    #[error("two nodes are both {0:?} to the placement: see --node-name-format")]
+    SameName(String),
 }
 
 /// A set of nodes and the placement of all keys on them.
@@ -52,8 +90,9 @@ pub enum TopologyError {
 pub struct Topology {
     version: u64,
     fingerprint: u64,
+    placement: Arc<Placement>,
     nodes: Box<[Arc<Node>]>,
-    ring: Ring,
+    scheme: Scheme,
 }
 
 /// The topology in use, for whoever asks, and its announcement to the workers. Readers never lock.
@@ -107,11 +146,25 @@ impl Node {
                 (host, name)
             }
         };
-        Self { name: name.into(), host: host.into(), port, weight }
+        Self { name: name.into(), named: false, host: host.into(), port, weight }
     }
-}
 
-impl Node {
+    /// The same node under a name that the user gave: what every placement hashes.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        Self { name: name.into(), named: true, ..self }
+    }
+
+    /// The host as it was listed, whatever is dialled: that part of the identity. IPv6 without brackets.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        if self.named {
+            return &self.host;
+        }
+        let host = self.name.rsplit_once(':').map_or(&*self.name, |(host, _)| host);
+        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+    }
+
     /// What is dialled: host and port, an IPv6 address in brackets.
     #[must_use]
     pub fn address(&self) -> String {
@@ -120,6 +173,12 @@ impl Node {
         } else {
             format!("{}:{}", self.host, self.port)
         }
+    }
+
+    /// As it is written in a list: host, port, and the name that the user gave.
+    #[must_use]
+    pub fn listed(&self) -> String {
+        if self.named { format!("{}/{}", self.address(), self.name) } else { self.name.to_string() }
     }
 
     /// The same node, connected to at another host: its identity, and so its keys, stay.
@@ -139,7 +198,7 @@ impl fmt::Display for Node {
 // === impl Topology ===
 
 impl Topology {
-    /// Builds the ring. `version` counts the changes of this process; it is not part of the placement.
+    /// Builds the default ring. `version` counts the changes of this process; it is not part of the placement.
     ///
     /// Names are expected to be distinct: of two nodes with one name, one gets no keys. Takes about a millisecond
     /// for three nodes, so it belongs on the control thread.
@@ -147,23 +206,46 @@ impl Topology {
     /// # Errors
     /// Without nodes, and with more than [`MAX_NODES`].
     pub fn new(version: u64, nodes: Vec<Arc<Node>>) -> Result<Self, TopologyError> {
+        Self::placed(version, nodes, &Arc::default())
+    }
+
+    /// The same with another placement.
+    ///
+    /// # Errors
+    /// Also with weights where the placement has none, and with nodes that it cannot tell apart.
+    pub fn placed(version: u64, nodes: Vec<Arc<Node>>, placement: &Arc<Placement>) -> Result<Self, TopologyError> {
         match nodes.len() {
-            0 => Err(TopologyError::Empty),
-            1..=MAX_NODES => {
-                let ring = Ring::new(&nodes);
-                Ok(Self { version, fingerprint: fingerprint(&nodes), nodes: nodes.into(), ring })
-            }
-            many => Err(TopologyError::TooMany(many)),
+            0 => return Err(TopologyError::Empty),
+            1..=MAX_NODES => {}
+            many => return Err(TopologyError::TooMany(many)),
         }
+        let weighted = nodes.iter().find(|node| node.weight > 1).filter(|_| !placement.has_weights());
+        if let Some(node) = weighted {
+            return Err(TopologyError::Weighted { placement: placement.preset(), node: Arc::clone(&node.name) });
+        }
+        let member =
+            |node: &Arc<Node>| Member { label: placement.label(node), weight: node.weight.clamp(1, MAX_WEIGHT) };
+        let members: Vec<Member> = nodes.iter().map(member).collect();
+        if !placement.counts_order() && !placement.is_by_hash() {
+            let mut seen = HashSet::new();
+            if let Some(twice) = members.iter().find(|member| !seen.insert(&member.label)) {
+                return Err(TopologyError::SameName(twice.label.clone()));
+            }
+        }
+        let scheme = Scheme::new(placement.family(), placement.portion(), &members);
+        let fingerprint = fingerprint(placement, &nodes, &members, &scheme);
+        Ok(Self { version, fingerprint, scheme, placement: Arc::clone(placement), nodes: nodes.into() })
     }
 
     /// What is known before the first ring: version 0, no nodes. Requests are answered as if their node were down.
     #[must_use]
     pub fn unknown() -> Self {
-        Self { version: 0, fingerprint: 0, nodes: Box::default(), ring: Ring::new(&[]) }
+        let (placement, scheme) = (Arc::default(), Scheme::unknown());
+        Self { version: 0, fingerprint: 0, placement, nodes: Box::default(), scheme }
     }
 
-    /// The hash every placement starts from; kept by callers that need it twice.
+    /// The hash of a key that every request has: of hot keys, of keys that are asked for together, and of the default
+    /// placement.
     #[inline]
     #[must_use]
     pub fn hash(key: &[u8]) -> u64 {
@@ -174,20 +256,29 @@ impl Topology {
     #[inline]
     #[must_use]
     pub fn route(&self, key: &[u8]) -> NodeIndex {
-        self.route_hash(Self::hash(key))
+        self.route_with(Self::hash(key), || key)
     }
 
-    /// The node that owns the key with this [`hash`](Self::hash).
+    /// The node that owns the key with this [`hash`](Self::hash). The default placement does not ask for the key.
     #[inline]
     #[must_use]
-    pub fn route_hash(&self, hash: u64) -> NodeIndex {
-        self.ring.locate(hash)
+    pub fn route_with<'key>(&self, hash: u64, key: impl FnOnce() -> &'key [u8]) -> NodeIndex {
+        match &self.scheme {
+            Scheme::Ring(ring) => ring.locate(hash),
+            Scheme::Keyed(keyed) => keyed.locate(key()),
+        }
     }
 
-    /// The node that owns the key with this [`hash`](Self::hash); none only before the first ring is known.
+    /// The node that owns a key; none only before the first ring is known.
     #[must_use]
-    pub fn owner(&self, hash: u64) -> Option<&Arc<Node>> {
-        self.nodes.get(usize::from(self.route_hash(hash).0))
+    pub fn owner(&self, key: &[u8]) -> Option<&Arc<Node>> {
+        self.nodes.get(usize::from(self.route(key).0))
+    }
+
+    /// How keys are placed.
+    #[must_use]
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// The nodes in the order in which they were given; none only before the first ring is known.
@@ -215,35 +306,63 @@ impl Topology {
         format!("{:08x}", self.fingerprint >> 32)
     }
 
-    /// The exact share of all keys that a node owns, 0 to 1; 0 for an index of another topology.
+    /// The exact share of all keys that a node owns, 0 to 1, as far as the placement's hash is even; 0 for an index of
+    /// another topology.
     #[must_use]
     pub fn share(&self, node: NodeIndex) -> f64 {
-        self.ring.share(node)
+        self.scheme.share(node)
     }
 
-    /// The share of the key space, 0 to 1, whose owner is another in `other`; by 65,536 evenly spread samples.
+    /// Who owns each of so many equal slices of the key space, where the slice begins.
+    #[must_use]
+    pub fn slices(&self, count: u32) -> Vec<NodeIndex> {
+        self.scheme.slices(count)
+    }
+
+    /// The share of the key space, 0 to 1, whose owner is another in `other`: exact where both can be written down, else
+    /// by samples, few enough for the control thread.
     #[must_use]
     pub fn moved(&self, other: &Self) -> f64 {
-        const SAMPLES: u32 = 1 << 16;
-        let moved = (0..SAMPLES).filter(|sample| {
-            let hash = (u64::from(*sample) << 48) | (1 << 47);
-            self.owner(hash).map(|node| &node.name) != other.owner(hash).map(|node| &node.name)
-        });
-        moved.count() as f64 / f64::from(SAMPLES)
+        const SAMPLES: u32 = 1 << 14;
+        Plan::between(self, other, SAMPLES).moved
     }
 
     /// What the placement occupies on the heap, in bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.ring.heap_bytes()
+        self.scheme.heap_bytes()
     }
 }
 
-fn fingerprint(nodes: &[Arc<Node>]) -> u64 {
-    let mut lines: Vec<String> = nodes.iter().map(|node| format!("{}={}\n", node.name, node.weight)).collect();
-    lines.sort_unstable();
-    lines.insert(0, "ring\n".to_owned());
-    XxHash3_64::oneshot(lines.concat().as_bytes())
+/// Made of what decides: where all hashes are, if that can be written down, else the algorithm and what it hashes.
+///
+/// The names of [`KeyHash`](hashes::KeyHash) and of the other parts are in it: renaming one changes the fingerprints that
+/// sidecars of two versions compare.
+fn fingerprint(placement: &Placement, nodes: &[Arc<Node>], members: &[Member], scheme: &Scheme) -> u64 {
+    let name = |index: NodeIndex| nodes.get(usize::from(index.0)).map_or("", |node| &*node.name);
+    let mut text;
+    match scheme.map().filter(|_| !placement.is_by_hash()) {
+        Some(Map::Circle(hash, portion, points)) => {
+            text = format!("circle {hash:?} {portion:?}\n");
+            points.iter().for_each(|(point, node)| text.push_str(&format!("{point:08x} {}\n", name(*node))));
+        }
+        Some(Map::Remainders(hash, portion, owners)) => {
+            text = format!("remainders {hash:?} {portion:?}\n");
+            owners.iter().for_each(|node| text.push_str(&format!("{}\n", name(*node))));
+        }
+        None => {
+            let line = |(node, member): (&Arc<Node>, &Member)| match *member.label == *node.name {
+                true => format!("{}={}\n", node.name, node.weight),
+                false => format!("{}|{}={}\n", node.name, member.label, node.weight),
+            };
+            let mut lines: Vec<String> = nodes.iter().zip(members).map(line).collect();
+            if !placement.counts_order() {
+                lines.sort_unstable();
+            }
+            text = format!("{}\n{}", placement.canonical(), lines.concat());
+        }
+    }
+    XxHash3_64::oneshot(text.as_bytes())
 }
 
 #[cfg(test)]
@@ -300,7 +419,8 @@ mod tests {
         let topology = topology(&[("a", 1), ("b", 1), ("c", 1)]);
         for i in 0..1000 {
             let key = format!("key:{i}");
-            assert_eq!(topology.route(key.as_bytes()), topology.route_hash(Topology::hash(key.as_bytes())));
+            let hash = Topology::hash(key.as_bytes());
+            assert_eq!(topology.route(key.as_bytes()), topology.route_with(hash, || key.as_bytes()));
         }
     }
 }

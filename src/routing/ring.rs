@@ -4,11 +4,12 @@
 //! it, and past the last point to the first. A node's points depend on nothing but its name and its number of
 //! points, so a node that comes or goes moves only the keys it gains or gives up.
 
-use std::{fmt, io::Write as _, sync::Arc};
+use std::{fmt, io::Write as _};
 
 use twox_hash::XxHash3_64;
 
-use super::{MAX_NODES, MAX_WEIGHT, Node, NodeIndex};
+use super::scheme::Member;
+use super::{MAX_NODES, MAX_WEIGHT, NodeIndex};
 
 /// Points of a node per unit of weight.
 ///
@@ -46,8 +47,10 @@ pub(super) struct Ring {
     starts: Box<[u32]>,
     /// How far a point is shifted down to give its bucket.
     shift: u32,
-    /// Length of the arcs of each node, out of [`CIRCLE`].
+    /// Length of the arcs of each node, out of `length`.
     arcs: Box<[u64]>,
+    /// Up to where there are hashes: [`CIRCLE`], or less.
+    length: u64,
 }
 
 // === impl Ring ===
@@ -55,40 +58,61 @@ pub(super) struct Ring {
 impl Ring {
     /// Builds the ring of up to [`MAX_NODES`] nodes; the caller has checked the number. Without nodes every hash has
     /// the index of a first node that is not there.
-    pub(super) fn new(nodes: &[Arc<Node>]) -> Self {
+    pub(super) fn new(nodes: &[Member]) -> Self {
         debug_assert!(nodes.len() <= MAX_NODES, "the topology checks the number of nodes");
-        let points = sorted_points(nodes);
+        Self::of(&sorted_points(nodes), nodes.len(), CIRCLE)
+    }
+
+    /// A ring of points that others have made, in any order; of equal ones the first counts. Hashes are below
+    /// `range`, all 32 bits of them without one.
+    pub(super) fn from_points(mut points: Vec<(u32, NodeIndex)>, nodes: usize, range: Option<u64>) -> Self {
+        points.sort_by_key(|(point, _)| *point);
+        points.dedup_by_key(|(point, _)| *point);
+        Self::of(&points, nodes, range.unwrap_or(CIRCLE).min(CIRCLE))
+    }
+
+    /// `points` in order, without equal ones.
+    fn of(points: &[(u32, NodeIndex)], nodes: usize, length: u64) -> Self {
         let bits = points.len().max(2).ilog2().saturating_sub(1).clamp(NODE_BITS, 20);
         let shift = u32::BITS - bits;
 
         let mut starts = Vec::with_capacity((1 << bits) + 1);
         let mut entries = Vec::with_capacity(points.len() + WINDOW);
-        let mut arcs = vec![0; nodes.len()];
-        let mut previous = points.last().map_or(0, |&(point, _)| u64::from(point));
-        for &(point, node) in &points {
+        let mut arcs = vec![0; nodes];
+        // Where the arc of a point begins: behind the point before it.
+        let mut begin = 0;
+        for &(point, node) in points {
             while starts.len() <= (point >> shift) as usize {
                 starts.push(len_u32(&entries));
             }
             entries.push(point << NODE_BITS | u32::from(node.0));
-            let arc = (CIRCLE + u64::from(point) - previous) % CIRCLE;
+            let end = (u64::from(point) + 1).min(length);
             if let Some(sum) = arcs.get_mut(usize::from(node.0)) {
-                // A lone point owns the circle, not an arc of length nought.
-                *sum += if points.len() == 1 { CIRCLE } else { arc };
+                *sum += end - begin;
             }
-            previous = u64::from(point);
+            begin = end;
+        }
+        // What is past the last point belongs to the first.
+        if let Some(sum) = points.first().and_then(|(_, node)| arcs.get_mut(usize::from(node.0))) {
+            *sum += length - begin;
         }
         while starts.len() <= 1 << bits {
             starts.push(len_u32(&entries));
         }
         let first = entries.first().copied().unwrap_or(0);
         entries.resize(entries.len() + WINDOW, first);
-        Self { entries: entries.into(), starts: starts.into(), shift, arcs: arcs.into() }
+        Self { entries: entries.into(), starts: starts.into(), shift, arcs: arcs.into(), length }
     }
 
-    /// The owner of a hash.
+    /// The owner of a hash, by its upper half.
     #[inline]
     pub(super) fn locate(&self, hash: u64) -> NodeIndex {
-        let point = upper_half(hash);
+        self.at(upper_half(hash))
+    }
+
+    /// The owner of a place on the circle: that of the first point at or above it.
+    #[inline]
+    pub(super) fn at(&self, point: u32) -> NodeIndex {
         let bucket = (point >> self.shift) as usize;
         let needle = point << NODE_BITS;
         let Some(&[start, end]) = self.starts.get(bucket..bucket + 2) else {
@@ -111,7 +135,20 @@ impl Ring {
 
     /// The exact share of all hashes that a node owns, 0 to 1.
     pub(super) fn share(&self, node: NodeIndex) -> f64 {
-        self.arcs.get(usize::from(node.0)).map_or(0.0, |&arc| arc as f64 / CIRCLE as f64)
+        self.arcs.get(usize::from(node.0)).map_or(0.0, |&arc| arc as f64 / self.length as f64)
+    }
+
+    /// All points in order, each with its owner.
+    pub(super) fn points(&self) -> Vec<(u32, NodeIndex)> {
+        let mut points = Vec::new();
+        for (bucket, ends) in (0_u32..).zip(self.starts.windows(2)) {
+            let &[start, end] = ends else { continue };
+            // The bits of a point that its entry lacks are the upper ones of its bucket.
+            let upper = bucket << self.shift & !(u32::MAX >> NODE_BITS);
+            let entries = self.entries.get(start as usize..end as usize).unwrap_or_default();
+            points.extend(entries.iter().map(|e| (upper | e >> NODE_BITS, NodeIndex((e & NODE_MASK) as u16))));
+        }
+        points
     }
 
     /// What the ring occupies on the heap, in bytes.
@@ -129,14 +166,14 @@ impl fmt::Debug for Ring {
 
 /// All points in order, each with its owner. Of nodes that share a point the one whose name sorts first owns it, so
 /// that the order in which nodes are listed decides nothing.
-fn sorted_points(nodes: &[Arc<Node>]) -> Vec<(u32, NodeIndex)> {
+fn sorted_points(nodes: &[Member]) -> Vec<(u32, NodeIndex)> {
     let mut by_name: Vec<NodeIndex> = (0..nodes.len()).filter_map(|i| u16::try_from(i).ok()).map(NodeIndex).collect();
-    by_name.sort_by_key(|index| nodes.get(usize::from(index.0)).map(|node| &node.name));
+    by_name.sort_by_key(|index| nodes.get(usize::from(index.0)).map(|node| &node.label));
 
     let per_weight = points_per_weight(nodes.iter().map(|node| u64::from(weight(node))).sum());
     let mut ranked = Vec::new();
     for (rank, node) in by_name.iter().filter_map(|index| nodes.get(usize::from(index.0))).enumerate() {
-        for_each_point(&node.name, per_weight * u64::from(weight(node)), |point| {
+        for_each_point(&node.label, per_weight * u64::from(weight(node)), |point| {
             ranked.push((point, rank));
         });
     }
@@ -169,7 +206,7 @@ fn points_per_weight(total_weight: u64) -> u64 {
 }
 
 /// The weight the ring works with: whoever makes nodes by hand may not starve one or exhaust the memory.
-fn weight(node: &Node) -> u32 {
+fn weight(node: &Member) -> u32 {
     node.weight.clamp(1, MAX_WEIGHT)
 }
 

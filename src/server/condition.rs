@@ -28,8 +28,10 @@ pub(super) struct Condition {
     /// `--max-connections` and `--buffer-limit`.
     limits: (usize, usize),
     hot_keys: bool,
+    /// `--log-keys`
+    log_keys: bool,
     /// `--placement`
-    placement: &'static str,
+    placement: String,
     /// `--instance`
     instance: Option<String>,
     /// The zero of the workers' time.
@@ -62,7 +64,8 @@ impl Condition {
             history,
             limits: (config.max_connections, config.buffer_limit),
             hot_keys: config.hot_keys,
-            placement: config.placement.word(),
+            log_keys: config.log_keys,
+            placement: config.placement.to_string(),
             instance: config.instance.clone(),
             started,
             now: Mutex::new(Now { status: (UNHEALTHY, unix_seconds(SystemTime::now())), nodes: HashMap::new() }),
@@ -82,7 +85,7 @@ impl Condition {
             nodes: nodes.map(|(node, index)| (node.name.to_string(), topology.share(NodeIndex(index)))).collect(),
             fingerprint: topology.name(),
             version: topology.version(),
-            placement: self.placement,
+            placement: self.placement.clone(),
             changes: self.history.counts().to_vec(),
             changed_at: last.as_ref().map_or(0, |turn| turn.at),
             moved: last.map_or(0.0, |turn| turn.moved),
@@ -159,6 +162,7 @@ impl Condition {
             since: seen.status.1,
             instance: self.instance.clone(),
             fingerprint: topology.name(),
+            placement: self.placement.clone(),
             version: topology.version(),
             source: view.source.source.clone(),
             last_error: view.source.last_error.clone(),
@@ -173,7 +177,7 @@ impl Condition {
     pub(super) fn place(&self, key: &[u8]) -> Option<Place> {
         let topology = self.ring.load();
         let hash = Topology::hash(key);
-        let node = topology.owner(hash)?;
+        let node = topology.owner(key)?;
         Some(Place {
             key: hot::name(hash, Some(key)),
             hash: hot::name(hash, None),
@@ -189,8 +193,11 @@ impl Condition {
             return HotKeys::default();
         }
         let topology = self.ring.load();
-        let name = |hash| topology.owner(hash).map(|node| node.name.to_string()).unwrap_or_default();
-        self.cells.hot_keys(Tick::default().after(self.started.elapsed()), name)
+        let name = |hash, key: Option<&[u8]>| {
+            let index = topology.route_with(hash, || key.unwrap_or_default());
+            topology.nodes().get(usize::from(index.0)).map(|node| node.name.to_string()).unwrap_or_default()
+        };
+        self.cells.hot_keys(Tick::default().after(self.started.elapsed()), self.log_keys, name)
     }
 }
 
@@ -209,9 +216,9 @@ fn tell(node: &str, state: NodeState, problem: Option<&str>) {
 
 /// Who owns each of 360 equal slices of the key space, where the slice begins: an index into the nodes.
 fn arcs(topology: &Topology) -> Vec<u16> {
-    const SLICES: u64 = 360;
-    let slices = (0..SLICES).filter(|_| !topology.nodes().is_empty());
-    slices.map(|slice| topology.route_hash(u64::MAX / SLICES * slice).0).collect()
+    const SLICES: u32 = 360;
+    let known = !topology.nodes().is_empty();
+    known.then(|| topology.slices(SLICES)).into_iter().flatten().map(|node| node.0).collect()
 }
 
 fn unix_seconds(time: SystemTime) -> u64 {

@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import scene
+from pymemcache import serde
+from pymemcache.client.hash import HashClient
 from processes import binary, eventually, free_port, memcached, running
 
 ITEMS = range(600)  # asked for by the test, each once at a time
@@ -123,6 +125,21 @@ def test_without_the_sidecar_the_app_answers_from_the_database(example, capsys):
         with capsys.disabled():
             seen = users.report()
         assert {answer.status for answers in seen.values() for answer in answers} == {200}
+
+
+def test_the_app_moves_warm_with_the_placement_of_its_old_client():
+    """What it wrote while it hashed by itself is there when it no longer does; and what it writes now, if it moves back."""
+    with scene.started(SLIPRING_PLACEMENT="pymemcache") as example:
+        nodes = [(host, int(port)) for host, port in (node.split(":") for node in example.nodes)]
+        before = HashClient(nodes, serde=serde.pickle_serde, timeout=20)
+        for item in ITEMS:
+            assert before.set(f"item:{item}", {"id": item, "name": f"Item {item}"}, expire=300, noreply=False)
+        example.until_all_are_up()
+        assert example.from_database(ITEMS) == set(), "not one is missing"
+        assert example.from_database(LOAD) == set(LOAD)
+        found = before.get_many([f"item:{item}" for item in LOAD])
+        assert found == {f"item:{item}": {"id": item, "name": f"Item {item}"} for item in LOAD}
+        before.close()
 
 
 def refused(path=None, **arguments):

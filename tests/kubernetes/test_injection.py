@@ -251,8 +251,8 @@ SETTINGS = {
         "memcached-config",
     ),
     "placement": (
-        {"slipring/placement": "ring"},
-        {"env": [FILE, DRAIN, *WHO, {"name": "SLIPRING_PLACEMENT", "value": "ring"}]},
+        {"slipring/placement": "twemproxy,hash=md5"},
+        {"env": [FILE, DRAIN, *WHO, {"name": "SLIPRING_PLACEMENT", "value": "twemproxy,hash=md5"}]},
         "memcached-config",
     ),
     "on-node-down": (
@@ -317,8 +317,8 @@ def refusals():
         yield {"slipring/memory": value}, "annotation slipring/memory: 32Mi to 16Gi"
     for value in ["", "9m", "50", "0", "-1", "half"]:
         yield {"slipring/cpu": value}, "annotation slipring/cpu: 10m to 16"
-    for value in ["", "Ring", "ketchup"]:
-        yield {"slipring/placement": value}, "annotation slipring/placement: ring"
+    for value in ["", "Ring", "ketchup", "dalli,", "dalli,x", "dalli, strip-prefix=a", "ring,"]:
+        yield {"slipring/placement": value}, "annotation slipring/placement: NAME.*ring, pymemcache, "
     for value in ["", "Miss", "fail"]:
         yield {"slipring/on-node-down": value}, "annotation slipring/on-node-down: miss or error"
     for value in ["", "verbose", "INFO"]:

@@ -17,6 +17,9 @@ from manifests import DEPLOY, EXPECTED, containers, slipring_containers
 from processes import PATIENCE, binary, eventually, free_port, memcached, running
 
 
+CHECK = (DEPLOY / "inject" / "check.yaml").read_text()
+
+
 @pytest.fixture(scope="module")
 def help_text():
     return subprocess.run([binary(), "serve", "--help"], check=True, capture_output=True, text=True).stdout
@@ -170,17 +173,18 @@ def unready(port):
         return error.code == 503
 
 
+PLACEMENTS = re.findall(r"'([a-z0-9-]+)'", re.search(r"name: placements\n.*?\[(.*?)\]", CHECK, re.DOTALL)[1])
 VALUES = {
     "MEMCACHED_DISCOVERY_HOST": ["10.0.0.9", "10.0.0.9:11212", "cache.example", "a-b.c_d.example:1", "[fd00::1]:11211"],
     "SLIPRING_DNS": ["memcached", "memcached.cache.svc.cluster.local:11211", "srv:_memcache._tcp.memcached.cache.svc."],
-    "SLIPRING_PLACEMENT": ["ring"],
+    "SLIPRING_PLACEMENT": [*PLACEMENTS, "twemproxy,distribution=modula,hash=md5,hash-tag={}", "dalli,strip_prefix=a:"],
     "SLIPRING_ON_NODE_DOWN": ["miss", "error"],
     "SLIPRING_LOG_LEVEL": ["off", "error", "warn", "info", "debug", "trace"],
 }
 WRONG = {
     "MEMCACHED_DISCOVERY_HOST": ["host:port", "host:0", "a b"],
     "SLIPRING_DNS": ["srv:name:11211", "srv:", "name:x"],
-    "SLIPRING_PLACEMENT": ["Ring", "ketchup"],
+    "SLIPRING_PLACEMENT": ["Ring", "ketchup", "dalli,", "dalli,hash=md5"],
     "SLIPRING_ON_NODE_DOWN": ["Miss", "fail"],
     "SLIPRING_LOG_LEVEL": ["verbose"],
 }
@@ -196,6 +200,11 @@ def test_every_option_of_the_policy_is_tried(help_text):
     options = options_of_the_policy()
     assert options.keys() == VALUES.keys() == WRONG.keys()
     assert all(f"[env: {variable}]" in help_text for variable in options)
+
+
+def test_the_check_knows_the_placements_of_the_program():
+    listed = subprocess.run([binary(), "placements"], check=True, capture_output=True, text=True).stdout
+    assert [line.split(" ")[0] for line in listed.splitlines()[2:] if re.match(r"[a-z]", line)] == PLACEMENTS
 
 
 @pytest.mark.parametrize(("variable", "value"), [(n, v) for n, values in VALUES.items() for v in values])

@@ -255,3 +255,17 @@ proptest! {
         prop_assert_eq!(names(bench.damping.ring()), listed);
     }
 }
+
+#[test]
+fn the_order_is_kept_where_it_counts_and_pinned_nodes_come_first() {
+    let mut bench = Bench::new();
+    bench.damping = Damping::new(HOLD).ordered(true, crate::discovery::parse_nodes("p", 1).unwrap());
+    bench.observe(0, "c a b", Authority::Version);
+    assert_eq!(bench.observe(10, "a b c", Authority::Hearsay), "c a b", "the same nodes in another order");
+    assert_eq!(bench.observe(20, "d a b c", Authority::Version), "c a b d", "a new one is appended");
+    assert_eq!(bench.observe(30, "d p a b c", Authority::Version), "p c a b d", "but a pinned one has its place");
+    bench.observe(40, "d p b c", Authority::Version);
+    assert_eq!(bench.probed(41, "a", false), "p c b d");
+    assert_eq!(bench.observe(50, "p b c d", Authority::Operator), "p b c d", "an operator's order counts");
+    assert_eq!(bench.observe(60, "p d c b", Authority::Hearsay), "p b c d");
+}

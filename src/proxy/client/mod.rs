@@ -503,18 +503,18 @@ impl Client {
         }
     }
 
-    /// The hash of the key whose large value waits for a lane.
-    pub(in crate::proxy) fn awaiting_key(&self) -> Option<u64> {
+    /// The hash of the key whose large value waits for a lane, and the line that names it.
+    pub(in crate::proxy) fn awaiting_key(&self) -> Option<(u64, &[u8])> {
         match &self.reading {
-            Reading::AwaitLane(large) => Some(large.hash),
+            Reading::AwaitLane(large) => Some((large.hash, &large.header)),
             _ => None,
         }
     }
 
-    /// The hash of the key whose value is on its way from the client.
-    pub(in crate::proxy) fn storing_key(&self) -> Option<u64> {
+    /// The hash of the key whose value is on its way from the client, and the line that names it.
+    pub(in crate::proxy) fn storing_key(&self) -> Option<(u64, &[u8])> {
         match &self.reading {
-            Reading::Body(body) => Some(body.target.hash),
+            Reading::Body(body) => Some((body.target.hash, &body.header)),
             _ => self.awaiting_key(),
         }
     }

@@ -10,15 +10,20 @@ pub(in crate::proxy) enum Asked {
     Key(Box<[u8]>),
 }
 
+/// The key of a request for one key, as it is sent: its second word.
+pub(in crate::proxy) fn key_of(line: &[u8]) -> &[u8] {
+    let word = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    word.strip_suffix(b"\r\n").unwrap_or(word)
+}
+
 impl Asked {
-    /// `line` is the request as it is sent: its second word is the key.
+    /// `line` is the request as it is sent.
     #[inline]
     pub(in crate::proxy) fn new(hash: u64, line: &[u8], settings: &Settings) -> Self {
         if !settings.log_keys || settings.slow_request.is_none() {
             return Self::Hash(hash);
         }
-        let word = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-        Self::Key(word.strip_suffix(b"\r\n").unwrap_or(word).into())
+        Self::Key(key_of(line).into())
     }
 
     /// Bytes of memory held apart.

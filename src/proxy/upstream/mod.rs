@@ -29,7 +29,7 @@ use crate::metrics::{DURATIONS, NodeCells, NodeOutcome};
 use crate::protocol::command::Command;
 use crate::protocol::reply::End;
 use crate::time::Tick;
-pub(in crate::proxy) use asked::Asked;
+pub(in crate::proxy) use asked::{Asked, key_of};
 use fifo::{Fifo, Times};
 use group::{Group, Member};
 use marks::Mark;

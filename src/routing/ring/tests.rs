@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn nodes(names: &[(String, u32)]) -> Vec<Arc<Node>> {
-    names.iter().map(|(host, weight)| Arc::new(Node::new(host, 11211, *weight))).collect()
+fn nodes(names: &[(String, u32)]) -> Vec<Member> {
+    names.iter().map(|(host, weight)| Member { label: format!("{host}:11211"), weight: *weight }).collect()
 }
 
 /// The owner by the definition: the first point at or above the hash, else the first point of all.
@@ -86,7 +86,7 @@ fn a_ring_has_the_shares_of_its_points() {
                 for_each_point(name, POINTS_PER_WEIGHT, |point| points.push((point, node)));
             }
             points.sort_unstable();
-            let of = |name: &String| Arc::new(Node { name: name.as_str().into(), host: "".into(), port: 1, weight: 1 });
+            let of = |name: &String| Member { label: name.clone(), weight: 1 };
             let ring = Ring::new(&names.iter().map(of).collect::<Vec<_>>());
             for (node, share) in shares(&points, n).into_iter().enumerate() {
                 // They differ by the tie-break of a shared point at most: arcs of a few 2^-32.
