@@ -11,10 +11,11 @@ pub enum Effect {
     WakeClient(ClientId),
     /// Read from this node again.
     WakeUpstream(UpstreamId),
-    /// Connect to [`Core::upstream_node`] after a wait, and again if that is at another address
-    /// meanwhile, then call [`Core::upstream_connected`] or [`Core::upstream_failed`].
+    /// Connect to [`Core::upstream_node`](super::Core::upstream_node) after a wait, and again if that is at another
+    /// address meanwhile, then call [`Core::upstream_connected`](super::Core::upstream_connected) or
+    /// [`Core::upstream_failed`](super::Core::upstream_failed).
     Connect(UpstreamId, Duration),
-    /// Call [`Core::tick`] after this while, and again when it says. Asked for only while nobody
+    /// Call [`Core::tick`](super::Core::tick) after this while, and again when it says. Asked for only while nobody
     /// does.
     Tick(Duration),
     /// Close this upstream connection; the core has forgotten it.

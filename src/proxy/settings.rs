@@ -27,7 +27,7 @@ pub struct Settings {
     pub merge_gets: bool,
     /// See [`OnNodeDown`].
     pub on_node_down: OnNodeDown,
-    /// Unix time, in seconds, at [`Tick`] 0.
+    /// Unix time, in seconds, at [`Tick`](crate::time::Tick) 0.
     pub started_at: u64,
     /// Count which keys are asked for most.
     pub hot_keys: bool,
