@@ -245,7 +245,7 @@ impl Core {
                     }
                     self.grant(node);
                 }
-                Role::Shared | Role::Large => {}
+                Role::Shared | Role::Large | Role::Probe => {}
             }
         }
         self.forget_departed(node);
