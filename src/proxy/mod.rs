@@ -11,7 +11,7 @@
 //!   but their ids.
 //! - Below both: `shared`, `account` (the memory), `buffer`, `sizes`, `settings`, `effect`, `ids`, `table`.
 //! - The other files join the two, and only they are `impl Core`: `input` and `requests` (a request on its way down),
-//!   `answers` and `values` (a reply on its way up), `large` and `own_lanes` (large values), `fan_out`, `lanes`, `failure`, `ring`
+//!   `answers` and `values` (a reply on its way up), `large` and `own_lanes` (large values), `fan_out`, `lanes`, `routes` (which lane is whose), `failure`, `ring`
 //!   (nodes and rings that change), `clocks`, `memory`, `slow`, `invariants`.
 //!
 //! # The way of a request
@@ -39,6 +39,7 @@ mod memory;
 mod own_lanes;
 mod requests;
 mod ring;
+mod routes;
 mod settings;
 mod shared;
 mod sizes;

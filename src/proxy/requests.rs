@@ -246,10 +246,15 @@ impl Core {
 
     /// Takes what came of a value that is stored here first. Returns how much of `rest` it was.
     pub(super) fn take_body(&mut self, id: ClientId, rest: Input<'_>) -> usize {
+        let Some(client) = self.clients.get(id.0) else { return rest.bytes.len() };
+        let Reading::Body(body) = &client.reading else { return 0 };
+        // It goes on its way with its last byte: that is left where it is as long as it must not.
+        let (hash, ends) = (body.target.hash, body.left() <= rest.bytes.len());
+        let early = usize::from(ends && self.stalls_behind(id, hash));
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return rest.bytes.len() };
         let Reading::Body(body) = &mut client.reading else { return 0 };
-        let used = body.left().min(rest.bytes.len());
+        let used = body.left().min(rest.bytes.len()) - early;
         let piece = rest.part(0..used);
         for byte in piece.bytes.get(used.saturating_sub(2)..).unwrap_or_default() {
             body.end = [body.end[1], *byte];
@@ -378,10 +383,15 @@ impl Core {
             client.stall = Stall::LaneChange;
             return true;
         }
-        if self.shared.full_lanes == 0 {
-            return false;
+        let lane = client.lane;
+        for index in 0..self.ring.len() {
+            let node = self.ring.get(index).copied().filter(|node| self.lane(*node, lane).is_some());
+            if node.is_some_and(|node| self.waits_for_lost_write(id, node)) {
+                return true;
+            }
         }
-        let lanes = self.ring.iter().filter_map(|node| self.nodes.get(node.0)?.lanes.get(client.lane));
+        let Some(client) = self.clients.get_mut(id.0).filter(|_| self.shared.full_lanes > 0) else { return false };
+        let lanes = self.ring.iter().filter_map(|node| self.nodes.get(node.0)?.routes.get(lane));
         for lane in lanes {
             if let Some(up) = self.upstreams.get_mut(lane.0).filter(|up| up.is_full()) {
                 client.stall = Stall::Lane;
@@ -396,7 +406,17 @@ impl Core {
     /// Whether the client of a request for a key has to wait: its lane is at its limit, or something of the client for
     /// this key is under way on another lane of the node.
     pub(super) fn stalls_on(&mut self, id: ClientId, hash: u64) -> bool {
-        self.stalls_on_full(id, hash) || self.stalls_elsewhere(id, hash)
+        self.stalls_on_full(id, hash) || self.stalls_behind(id, hash)
+    }
+
+    /// Whether a write has to wait for something of its client that is, or may be, under way elsewhere.
+    fn stalls_behind(&mut self, id: ClientId, hash: u64) -> bool {
+        if self.stalls_elsewhere(id, hash) {
+            return true;
+        }
+        let Some(client) = self.clients.get(id.0) else { return false };
+        let node = self.owner(hash);
+        self.lane(node, client.lane).is_some() && self.waits_for_lost_write(id, node)
     }
 
     /// Whether something of a client for a key is under way on another lane than the shared one; then it waits.

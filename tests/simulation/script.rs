@@ -15,6 +15,7 @@ use crate::Rng;
 
 mod health;
 mod memory;
+mod routes;
 
 /// A value that is streamed.
 const LARGE: usize = (1 << 20) + 1;
