@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::client::Client;
+use super::client::key_list::WINDOW;
+use super::client::{Client, Reading};
 use super::own_lanes::MAX_OWN;
 use super::upstream::{Body, Entry, Role};
 use super::{ClientId, Core, NodeId};
@@ -32,6 +33,9 @@ impl Core {
             let replies = &client.replies;
             debug_assert!(!replies.is_empty() || replies.bytes() == replies.out.len(), "parked without a slot");
             replies.check();
+            if let Reading::Keys(list) = &client.reading {
+                debug_assert!(replies.places(list.seq) <= WINDOW, "places of {key:?}");
+            }
         }
         let clients = self.clients.iter().map(|(_, client)| (client.held, client.weight()));
         let lanes = self.upstreams.iter().map(|(_, up)| (up.held, up.weight()));

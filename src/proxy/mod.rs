@@ -10,8 +10,8 @@
 //! - `upstream/` is what a lane is: queue, FIFO, groups, clocks, health, the node's state. It knows nothing of clients
 //!   but their ids.
 //! - Below both: `shared`, `account` (the memory), `buffer`, `sizes`, `settings`, `effect`, `ids`, `table`.
-//! - The other files join the two, and only they are `impl Core`: `input` and `requests` (a request on its way down),
-//!   `answers` and `values` (a reply on its way up), `large` and `own_lanes` (large values), `fan_out`, `lanes`, `failure`, `ring`
+//! - The other files join the two, and only they are `impl Core`: `input`, `requests` and `key_lists` (a request on its
+//!   way down), `answers` and `values` (a reply on its way up), `large` and `own_lanes` (large values), `fan_out`, `lanes`, `failure`, `ring`
 //!   (nodes and rings that change), `clocks`, `memory`, `slow`, `invariants`.
 //!
 //! # The way of a request
@@ -33,6 +33,7 @@ mod fan_out;
 mod ids;
 mod input;
 mod invariants;
+mod key_lists;
 mod lanes;
 mod large;
 mod memory;

@@ -2,6 +2,7 @@
 
 pub(in crate::proxy) mod elsewhere;
 pub(in crate::proxy) mod gather;
+pub(in crate::proxy) mod key_list;
 mod order;
 pub(in crate::proxy) mod replies;
 
@@ -16,6 +17,7 @@ use crate::protocol::command::Command;
 use crate::protocol::request::ReadVerb;
 use crate::time::Tick;
 use elsewhere::Elsewhere;
+use key_list::KeyList;
 use replies::{Replies, Stamp};
 
 /// Most requests of one client that wait for their reply; what lies behind stays unparsed.
@@ -34,6 +36,8 @@ const FIRST_GUESS: usize = 64 << 10;
 pub(in crate::proxy) enum Reading {
     /// A command line.
     Line,
+    /// A long line of keys, of which some have been asked for.
+    Keys(Box<KeyList>),
     /// The data block of a stored value.
     Body(Box<Body>),
     /// The block of a refused line: bytes to drop.
@@ -110,6 +114,10 @@ pub(in crate::proxy) enum Stall {
     Output,
     /// Until few replies wait: its next request costs more than others.
     Few,
+    /// Until enough keys of its long line are answered.
+    Keys,
+    /// Until others had their turn: what it asks for is too much work for one step.
+    Turn,
     /// A lane it needs is full.
     Lane,
     /// Something of it for the same key is under way on another lane of the node.
@@ -262,7 +270,7 @@ impl Client {
     /// How many of the next bytes have room kept for them, or need little: they belong to a block.
     pub(in crate::proxy) fn room(&self) -> usize {
         match &self.reading {
-            Reading::Line | Reading::AwaitLane(_) => 0,
+            Reading::Line | Reading::Keys(_) | Reading::AwaitLane(_) => 0,
             Reading::Body(body) => body.left(),
             Reading::Swallow(left) | Reading::Stream { left, .. } => usize::try_from(*left).unwrap_or(usize::MAX),
         }
@@ -280,6 +288,7 @@ impl Client {
     pub(in crate::proxy) fn weight(&self) -> usize {
         let body = match &self.reading {
             Reading::Body(body) => body.block.held() + body.header.capacity(),
+            Reading::Keys(list) => list.weight(),
             _ => 0,
         };
         let kernel = if self.blocked { account::KERNEL } else { 0 };
@@ -333,6 +342,7 @@ impl Client {
             Stall::Output if self.has_room(spent) => shared.resume.push_back(id),
             Stall::Few if self.replies.len() < FEW => shared.resume.push_back(id),
             Stall::Again if self.again.is_empty() => shared.resume.push_back(id),
+            Stall::Keys if self.goes_on(&shared.budget) => shared.resume.push_back(id),
             _ => {}
         }
         if !self.again.is_empty() {
