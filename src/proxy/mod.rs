@@ -144,6 +144,9 @@ impl Core {
             | self.check_own_waits()
             | self.close_idle()
             | self.close_silent();
+        for up in self.upstreams.values_mut() {
+            up.rest(&mut self.shared);
+        }
         self.show_lanes();
         self.finish_round();
         self.shared.ticking = waiting;
