@@ -79,5 +79,6 @@ def test_the_table_of_annotations():
     for name, (default, allowed) in table.items():
         if default != "–":
             assert f"[?'{name}'].orValue('{default}')" in check, name
-        message = re.search(rf"'annotation {name}: ([^']*), not", check)[1]
+        # What is allowed ends the text, or is followed by a list.
+        message = re.search(rf"'annotation {name}: ([^']*?)(?:, not|' \+)", check)[1]
         assert set(re.findall(r"\w+", message)) <= set(re.findall(r"\w+", allowed)), name
