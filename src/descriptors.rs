@@ -3,13 +3,15 @@
 //! Clients must not take the last ones: without one for a node that comes back its keys would be gone, and without one
 //! for a probe the kubelet would kill a sidecar that works.
 
+use std::{ffi::OsStr, fs};
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The process itself: standard streams, the control runtime with its signals, listening sockets, a file that is read;
 /// a handful of connections of probes, and of clients that are told a last word.
 const OWN: u64 = 24;
-/// With fewer there is nobody who could say what is wrong: tokio's signals panic without theirs.
-pub const LEAST: u64 = 8;
+/// With fewer left there is nobody who could say what is wrong: tokio's signals panic without theirs.
+const LEAST: u64 = 5;
 /// A worker's runtime.
 const PER_WORKER: u64 = 4;
 /// Connections of a worker to a node that come and go with large values.
@@ -31,6 +33,16 @@ pub fn raise() -> u64 {
         return maximum.unwrap_or(u64::MAX);
     }
     current.unwrap_or(u64::MAX)
+}
+
+/// Whether so many leave too few to start with, beside those that are open (some may be inherited).
+#[must_use]
+pub fn too_few(limit: u64) -> bool {
+    let below = |name: &OsStr| name.to_str().and_then(|name| name.parse().ok()).is_some_and(|fd: u64| fd < limit);
+    // Without procfs: the standard streams, and the directory that would have been read.
+    let open = fs::read_dir("/proc/self/fd")
+        .map_or(4, |open| open.flatten().filter(|entry| below(&entry.file_name())).count() as u64);
+    limit.saturating_add(1).saturating_sub(open) < LEAST
 }
 
 /// How many clients there is room for beside everything else, at least one.

@@ -61,7 +61,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     #[expect(clippy::disallowed_methods, reason = "the zero of the core's time")]
     let started = Instant::now();
     let files = descriptors::raise();
-    if files < descriptors::LEAST {
+    if descriptors::too_few(files) {
         return Err(RunError::Files(files));
     }
     let runtime = Builder::new_current_thread().enable_all().build()?;
