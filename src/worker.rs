@@ -74,8 +74,6 @@ pub struct Parts {
     pub settings: Settings,
     /// Where it counts.
     pub cells: Arc<Cells>,
-    /// Longest time to open a connection to a node.
-    pub connect_timeout: Duration,
     /// Every connection to a node, for who accepts clients.
     pub itself: Arc<Itself>,
     /// The zero of the core's time.
@@ -397,7 +395,7 @@ impl Rim {
         }
         let (node, connected) = loop {
             let Some(node) = self.core.borrow().upstream_node(id) else { return };
-            let connected = timeout(self.parts.connect_timeout, connect(&node, &self.parts)).await;
+            let connected = timeout(self.parts.settings.connect_timeout, connect(&node, &self.parts)).await;
             let Some(current) = self.core.borrow().upstream_node(id) else { return };
             // Whatever came of it, at an address the node has left meanwhile it counts for nothing.
             if (&current.host, current.port) == (&node.host, node.port) {

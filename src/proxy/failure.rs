@@ -122,6 +122,10 @@ impl Core {
         match role {
             Role::Shared if !draining => self.replace_failed(id, reason),
             Role::Large if reason == FailReason::Closed => self.replace_large(id),
+            // What was asked of the node before has reached it: it is not that it "cannot be reached".
+            Role::Probe if !draining => {
+                self.node_down(node, if reason == FailReason::Itself { reason } else { FailReason::Silent });
+            }
             _ => {}
         }
         self.drop_upstream(id, failure);
@@ -154,10 +158,26 @@ impl Core {
         }
     }
 
-    /// A node has been silent too often.
+    /// A node has let a request time out and answered nothing meanwhile: it is asked whether it still answers at all.
+    pub(super) fn open_probe(&mut self, node: NodeId) {
+        self.close_probe(node);
+        let probe = self.open_upstream(node, Role::Probe);
+        if let Some(entry) = self.nodes.get_mut(node.0) {
+            entry.probe = probe;
+        }
+    }
+
+    /// A node need not be asked whether it still answers.
+    pub(super) fn close_probe(&mut self, node: NodeId) {
+        let probe = self.nodes.get_mut(node.0).map(|entry| std::mem::replace(&mut entry.probe, UpstreamId::NONE));
+        self.drop_upstream(probe.unwrap_or(UpstreamId::NONE), Failure::NONE);
+    }
+
+    /// A node is silent.
     pub(super) fn node_down(&mut self, node: NodeId, reason: FailReason) {
         let (random, now) = (self.shared.random(), self.shared.now);
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
+        entry.cells.probes[1].add(1);
         let wait = entry.health.failed(false, now, random).max(entry.health.take_token(now));
         self.begin_outage(node, wait, reason);
     }
@@ -175,7 +195,9 @@ impl Core {
         entry.is_itself = reason == FailReason::Itself;
         entry.cells.set_itself(entry.is_itself);
         let large = std::mem::replace(&mut entry.large, UpstreamId::NONE);
-        let lanes: Vec<UpstreamId> = entry.lanes.iter().copied().chain([large]).collect();
+        entry.health.trusted();
+        let asked = std::mem::replace(&mut entry.probe, UpstreamId::NONE);
+        let lanes: Vec<UpstreamId> = entry.lanes.iter().copied().chain([large, asked]).collect();
         if let Some(first) = entry.lanes.first_mut() {
             *first = probe;
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::client::{Client, Reading, Stall};
 use super::upstream::node::MAX_OWN;
 use super::upstream::{Body, Entry, Role};
-use super::{ClientId, Core, NodeId};
+use super::{ClientId, Core, NodeId, UpstreamId};
 
 impl Core {
     /// Checks what must hold between steps; called after each in debug builds.
@@ -81,6 +81,8 @@ impl Core {
             debug_assert_eq!(own, entry.own.busy + entry.own.idle.len(), "own lanes");
             debug_assert!(own <= MAX_OWN, "too many own lanes");
             debug_assert!(lanes().filter(|up| up.role == Role::Large && !up.is_draining()).count() <= 1, "large lanes");
+            let probes = all().filter(|up| up.role == Role::Probe).count();
+            debug_assert_eq!(probes, usize::from(entry.probe != UpstreamId::NONE), "probes");
             let shared = lanes().filter(|up| up.role == Role::Shared && !up.is_draining()).count();
             debug_assert!(shared <= self.shared.settings.lanes.max(1), "shared lanes");
         }

@@ -170,7 +170,8 @@ impl Core {
     /// waits is written: a later tick judges. Every clock of the core is looked at in a tick, and knows it by this.
     fn stood_still(&mut self) -> bool {
         let shared = &mut self.shared;
-        let late = shared.due.after(shared.settings.request_timeout / 2) < shared.now;
+        let shortest = shared.settings.request_timeout.min(shared.settings.connect_timeout);
+        let late = shared.due.after(shortest / 2) < shared.now;
         // Where each comes late the machine is merely slow, and they judge.
         !std::mem::replace(&mut shared.frozen, late) && late
     }

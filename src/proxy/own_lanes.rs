@@ -258,7 +258,7 @@ impl Core {
                     }
                     self.grant(node);
                 }
-                Role::Shared | Role::Large => {}
+                Role::Shared | Role::Large | Role::Probe => {}
             }
         }
         self.forget_departed(node);

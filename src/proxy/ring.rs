@@ -80,7 +80,9 @@ impl Core {
             // What went wrong at the old address says nothing of the new one.
             entry.health = Health::default();
             state = NodeState::Connecting;
+            self.close_probe(id);
         }
+        let Some(entry) = self.nodes.get_mut(id.0) else { return id };
         let (mut lanes, mut health) = (std::mem::take(&mut entry.lanes), std::mem::take(&mut entry.health));
         let now = self.shared.now;
         for (index, lane) in lanes.iter_mut().enumerate() {
@@ -169,7 +171,9 @@ impl Core {
     fn depart(&mut self, id: NodeId) {
         let Some(entry) = self.nodes.get_mut(id.0) else { return };
         entry.departed = true;
+        entry.health.trusted();
         let lanes = entry.lanes.clone();
+        self.close_probe(id);
         for lane in lanes {
             // Those that wait for room here have another node now.
             self.release_waiters(lane);

@@ -88,8 +88,10 @@ pub(crate) struct World {
     /// Nodes are slow, but do not fail.
     moody: bool,
     moods: Vec<Mood>,
-    /// How often each node's silence was counted since it last answered.
-    strikes: Vec<usize>,
+    /// Whether a node was silent for a time-out since it last answered.
+    silent: Vec<bool>,
+    /// Microseconds.
+    connect_timeout: u64,
     /// The clocks are those of real life.
     hasty: bool,
     /// Most microseconds of a step, and of a jump.
@@ -128,6 +130,8 @@ pub(crate) struct Tally {
     pub(crate) late: u64,
     pub(crate) strikes: u64,
     pub(crate) outages: u64,
+    /// Outages among them that the node did not answer a question in.
+    pub(crate) probed: u64,
     pub(crate) retries: u64,
 }
 
@@ -145,6 +149,7 @@ impl World {
         let pick = |rng: &mut Rng, from: [u64; 3]| if hasty { from[rng.below(3)] * 1000 } else { 3_600_000_000 };
         let request_timeout = pick(&mut rng, [50, 500, 2_000]);
         let queue_timeout = pick(&mut rng, [20, 250, 1_000]);
+        let connect_timeout = pick(&mut rng, [20, 250, 1_000]);
         let large = rng.one_in(2);
         let bulk_above = if large { [1 << 20, 16 << 10][rng.below(2)] } else { 1 << 20 };
         let settings = Settings {
@@ -157,6 +162,7 @@ impl World {
             on_node_down: if reads_fail { OnNodeDown::Error } else { OnNodeDown::Miss },
             started_at: 1_700_000_000,
             // Where nothing expires, no failure is without a fault.
+            connect_timeout: Duration::from_micros(connect_timeout),
             request_timeout: Duration::from_micros(request_timeout),
             queue_timeout: Duration::from_micros(queue_timeout),
             seed,
@@ -218,7 +224,8 @@ impl World {
             stormy,
             moody: rng.one_in(2),
             moods: vec![Mood::default(); count],
-            strikes: vec![0; count],
+            silent: vec![false; count],
+            connect_timeout,
             hasty,
             pace: if hasty { [2_000, 200][rng.below(2)] } else { 2_000 },
             leap: if hasty { [30_000, 300_000, 5_000_000][rng.below(3)] } else { 3_000_000 },
@@ -379,7 +386,9 @@ impl World {
         if late && !departed && !self.large && self.state(link.node) < NodeState::Probing {
             assert!(self.is_hopeless(id, &link), "given up too early: {link:?} at {}", self.facts.now);
         }
-        let given_up = late || silent && departed;
+        // Or all of its node's were.
+        let down = !departed && self.state(link.node) >= NodeState::Probing;
+        let given_up = late || silent && departed || down;
         if given_up {
             self.fault(link.node);
         }
@@ -460,7 +469,7 @@ impl World {
                 self.facts.last_late[link.node] = Some(now);
             }
             if link.is_struck(self.facts.request_timeout, now) {
-                self.strikes[link.node] += 1;
+                self.silent[link.node] = true;
             }
             if link.is_stuck(self.facts.queue_timeout, now) {
                 self.facts.last_stuck[link.node] = Some(now);
@@ -468,14 +477,18 @@ impl World {
         }
     }
 
-    /// A clock makes a node down only when it was silent too often, or cannot be connected to.
+    /// A clock makes a node down only when it was silent for a time-out and then did not answer on a connection of its
+    /// own, or cannot be connected to.
     fn look_for_outages(&mut self) {
         let now = self.facts.now;
         for node in 0..self.up.len() {
             if !self.recovering[node] && self.state(node) >= NodeState::Probing {
-                let mut late = self.links.iter().filter(|(_, link)| link.node == node && link.was_late(now));
-                let cause = self.strikes[node] >= 3 || late.any(|(id, link)| self.is_hopeless(*id, link));
-                assert!(cause, "node {node} is down without a cause: silent {} times", self.strikes[node]);
+                let links = || self.links.iter().filter(|(_, link)| link.node == node);
+                let asked = links().any(|(_, link)| link.is_unwelcome(self.connect_timeout, now));
+                let mut late = links().filter(|(_, link)| link.was_late(now));
+                let cause = self.silent[node] && asked || late.any(|(id, link)| self.is_hopeless(*id, link));
+                assert!(cause, "node {node} is down without a cause: silent {}", self.silent[node]);
+                self.tally.probed += u64::from(asked);
                 self.tally.outages += 1;
                 self.fault(node);
             }
@@ -717,7 +730,7 @@ impl World {
             if let Some(link) = self.links.get_mut(&conn.id)
                 && link.read(bytes.len(), &mut conn.session.answers, now.0)
             {
-                self.strikes[conn.node] = 0;
+                self.silent[conn.node] = false;
             }
             if self.rng.one_in(2) {
                 self.buffer.space()[..piece].copy_from_slice(&bytes);

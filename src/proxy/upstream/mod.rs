@@ -50,6 +50,8 @@ pub(in crate::proxy) enum Role {
     Shared,
     /// For everyone's reads of values that are known to be large.
     Large,
+    /// For nobody: it asks a node that has let a request time out whether it still answers at all.
+    Probe,
     /// For one large value of one client: the only lane that may pause, for it alone waits there.
     Own {
         /// [`ClientId::NONE`] while nobody needs it.
@@ -360,15 +362,17 @@ impl Upstream {
         }
     }
 
-    /// So many bytes have come, and so many replies were completed by them.
-    pub(in crate::proxy) fn note_progress(&mut self, bytes: usize, replies: usize, now: Tick) {
+    /// So many bytes have come, and so many replies were completed by them. Returns whether that is progress.
+    pub(in crate::proxy) fn note_progress(&mut self, bytes: usize, replies: usize, now: Tick) -> bool {
         self.last_read_at = now;
         self.silent_timeouts = 0;
         self.bytes_since_progress += bytes;
-        if replies > 0 || self.bytes_since_progress >= PROGRESS {
+        let progress = replies > 0 || self.bytes_since_progress >= PROGRESS;
+        if progress {
             self.bytes_since_progress = 0;
             (self.progress_at, self.moved_at) = (now, now);
         }
+        progress
     }
 
     /// The kernel has taken so many bytes. On an own lane a good piece of a body is progress: nobody else's request is

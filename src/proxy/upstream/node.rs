@@ -30,6 +30,8 @@ pub(in crate::proxy) struct NodeEntry {
     /// The lane for everyone's reads of values that are known to be large, if there is one.
     pub(in crate::proxy) large: UpstreamId,
     pub(in crate::proxy) own: OwnLanes,
+    /// The connection that asks whether it still answers, while there is one.
+    pub(in crate::proxy) probe: UpstreamId,
     /// It has answered keys in another order than that of their line: a miss is known at `END` only.
     pub(in crate::proxy) unordered: bool,
     /// It is not in the ring any more.
@@ -88,6 +90,7 @@ impl NodeEntry {
             no_merge_until: Tick(0),
             large: UpstreamId::NONE,
             own: OwnLanes::default(),
+            probe: UpstreamId::NONE,
             unordered: false,
             departed: false,
             is_itself: false,
