@@ -234,10 +234,11 @@ impl Core {
         let back = entry.state == NodeState::Probing;
         entry.health.succeeded(now);
         self.close_probe(node);
-        self.set_node_state(node, NodeState::Up);
         if back {
             self.fill_lanes(node);
         }
+        self.show_serving(node);
+        self.reroute(node);
     }
 
     /// The read at the head is over: `END`, or an error line.

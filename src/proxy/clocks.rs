@@ -32,7 +32,8 @@ impl Core {
         }
         self.check_probes();
         self.send_probes();
-        let waits = self.upstreams.iter().any(|(_, up)| !up.fifo.is_empty());
+        let lost = self.forget_lost_writes();
+        let waits = lost || self.upstreams.iter().any(|(_, up)| !up.fifo.is_empty());
         waits || self.nodes.iter().any(|(_, entry)| entry.health.probe_at.is_some())
     }
 

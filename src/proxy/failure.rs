@@ -136,8 +136,10 @@ impl Core {
     fn replace_failed(&mut self, id: UpstreamId, reason: FailReason) {
         let (random, now) = (self.shared.random(), self.shared.now);
         let Self { upstreams, nodes, .. } = self;
-        let Some(up) = upstreams.get(id.0) else { return };
+        let Some(up) = upstreams.get_mut(id.0) else { return };
         let (node, ready) = (up.node, up.is_greeted());
+        // Nobody goes by it any more.
+        up.drain();
         let Some(entry) = nodes.get_mut(node.0) else { return };
         let others = entry
             .lanes
@@ -148,13 +150,21 @@ impl Core {
         if reason == FailReason::Itself || (!wait.is_zero() && !others) {
             return self.begin_outage(node, wait, reason);
         }
-        if !others {
+        let next = self.open_lane(node, Role::Shared, wait);
+        if let Some(up) = self.upstreams.get_mut(next.0) {
+            up.after_failure = !wait.is_zero();
+            // Its clients go by the others until it is ready.
+            up.eager &= !others;
+        }
+        let index = self.replace_lane(node, id, next);
+        self.reroute(node);
+        if others {
+            self.show_serving(node);
+        } else {
             self.set_node_state(node, NodeState::Connecting);
         }
-        let next = self.open_lane(node, Role::Shared, wait);
-        self.replace_lane(node, id, next);
-        if reason == FailReason::Closed && wait.is_zero() {
-            self.retry_reads(id, next);
+        if let (FailReason::Closed, Some(lane)) = (reason, index.and_then(|index| self.lane(node, index))) {
+            self.retry_reads(id, lane);
         }
     }
 
@@ -201,11 +211,15 @@ impl Core {
         if let Some(first) = entry.lanes.first_mut() {
             *first = probe;
         }
+        if let Some(up) = self.upstreams.get_mut(probe.0) {
+            up.eager = false;
+        }
         self.set_node_state(node, NodeState::Down);
         for lane in lanes {
             let text = self.failure_text(lane, reason.text());
             self.drop_upstream(lane, Failure { text: text.as_bytes(), reason: reason.reason() });
         }
+        self.reroute(node);
         self.grant(node);
     }
 
@@ -214,7 +228,7 @@ impl Core {
         let now = self.shared.now;
         let Some(up) = self.upstreams.get(id.0).filter(|up| up.is_greeted() && !up.is_draining()) else { return };
         let node = up.node;
-        let Some(entry) = self.nodes.get_mut(node.0).filter(|entry| entry.state == NodeState::Up) else { return };
+        let Some(entry) = self.nodes.get_mut(node.0).filter(|entry| entry.state.is_serving()) else { return };
         if entry.large != id || !entry.health.take_token(now).is_zero() {
             return;
         }
@@ -263,6 +277,9 @@ impl Core {
 
     /// Forgets a connection; whatever still waits on it is answered as failed.
     pub(super) fn drop_upstream(&mut self, id: UpstreamId, failure: Failure<'_>) {
+        if matches!(failure.reason, Reason::Timeout | Reason::Desync) {
+            self.note_lost_writes(id);
+        }
         self.cut_off_value(id, failure.reason, failure.text);
         let Some(mut up) = self.upstreams.remove(id.0) else { return };
         self.shared.effects.push(Effect::CloseUpstream(id));

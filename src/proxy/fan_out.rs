@@ -10,7 +10,7 @@ use super::stats::Sidecar;
 use super::upstream::Entry;
 use super::values::Desync;
 use super::{ClientId, Core, NodeId, UpstreamId};
-use crate::metrics::{Kind, NodeOutcome, NodeState, Outcome};
+use crate::metrics::{Kind, NodeOutcome, Outcome};
 use crate::protocol::command::Command;
 use crate::protocol::number;
 use crate::protocol::reply::{End, Line};
@@ -94,7 +94,7 @@ impl Core {
             // Before the first connection there is nothing to wait for either; the next lane of a
             // node that answers is only a moment away.
             let answers = |up: &UpstreamId| self.upstreams.get(up.0).is_some_and(|up| up.is_greeted());
-            let ready = up.filter(|up| entry.state == NodeState::Up || answers(up));
+            let ready = up.filter(|up| entry.state.is_serving() || answers(up));
             match ready {
                 Some(up) => asked.push((up, gather.expect(&entry.node.name))),
                 None => {

@@ -33,7 +33,11 @@ impl Core {
             debug_assert!(!replies.is_empty() || replies.bytes() == replies.out.len(), "parked without a slot");
             replies.check();
             debug_assert!(client.promised == 0 || client.stall != Stall::None, "room that nobody asks for");
-            let holds = client.reserved > 0 || client.promised > 0 || matches!(client.reading, Reading::Body(_));
+            // A body waits before its end only for what has a short clock.
+            let ends =
+                matches!((&client.reading, client.stall), (Reading::Body(_), Stall::LaneChange | Stall::LostWrite));
+            let body = matches!(client.reading, Reading::Body(_)) && !ends;
+            let holds = client.reserved > 0 && !ends || client.promised > 0 || body;
             debug_assert!(!client.is_waiting() || !holds, "{key:?} waits for {:?} and holds room", client.stall);
         }
         let clients = self.clients.iter().map(|(_, client)| (client.held, client.weight()));

@@ -11,8 +11,9 @@
 //!   but their ids.
 //! - Below both: `shared`, `account` (the memory), `buffer`, `sizes`, `settings`, `effect`, `ids`, `table`.
 //! - The other files join the two, and only they are `impl Core`: `input` and `requests` (a request on its way down),
-//!   `answers` and `values` (a reply on its way up), `large` and `own_lanes` (large values), `fan_out`, `lanes`, `failure`, `ring`
-//!   (nodes and rings that change), `clocks`, `memory`, `waits`, `slow`, `invariants`.
+//!   `answers` and `values` (a reply on its way up), `large` and `own_lanes` (large values), `fan_out`, `lanes`, `routes`
+//!   (which lane is whose), `failure`, `ring` (nodes and rings that change), `clocks`, `memory`, `waits`, `slow`,
+//!   `invariants`.
 //!
 //! # The way of a request
 //! `input` cuts a client's bytes into requests; `requests` routes each and puts it on a lane: a line in the
@@ -51,6 +52,7 @@ mod memory;
 mod own_lanes;
 mod requests;
 mod ring;
+mod routes;
 mod settings;
 mod shared;
 mod sizes;

@@ -123,6 +123,9 @@ impl Core {
 
     /// Whether somebody waits for the answer to a client's next request.
     fn next_is_awaited(&self, client: &Client) -> bool {
+        if let Reading::Body(body) = &client.reading {
+            return !body.target.quiet;
+        }
         let line = memchr::memchr(b'\n', &client.unparsed).and_then(|end| client.unparsed.get(..end));
         match line.map(|line| request::parse(request::trim(line), self.shared.settings.max_value)) {
             Some(Ok(Request::Store(store))) => !store.quiet,
@@ -149,7 +152,8 @@ impl Core {
         client.settle(id, shared);
     }
 
-    /// A client's next request does not get what it waits for: it is answered here, and the client goes on behind it.
+    /// A client's next request, or the body it has sent, does not get what it waits for: it is answered here, and the
+    /// client goes on behind it.
     pub(super) fn refuse_next(&mut self, id: ClientId, reason: Reason, text: &str) {
         let Self { clients, shared, upstreams, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return };
@@ -160,6 +164,15 @@ impl Core {
         }
         client.stall = Stall::Granted;
         shared.resume.push_back(id);
+        match client.reading {
+            Reading::Line => {}
+            Reading::Body(_) => {
+                self.refuse_body(id, reason, text);
+                return self.settle_client(id);
+            }
+            // What it waits with has its answer already.
+            Reading::Swallow(_) | Reading::AwaitLane(_) | Reading::Stream { .. } => return,
+        }
         let mut kept = std::mem::take(&mut client.unparsed);
         if let Some(end) = memchr::memchr(b'\n', &kept) {
             client.scanned = 0;

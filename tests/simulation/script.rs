@@ -15,6 +15,7 @@ use crate::Rng;
 
 mod health;
 mod memory;
+mod routes;
 mod waits;
 
 /// A value that is streamed.

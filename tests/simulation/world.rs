@@ -149,7 +149,7 @@ impl World {
         let pick = |rng: &mut Rng, from: [u64; 3]| if hasty { from[rng.below(3)] * 1000 } else { 3_600_000_000 };
         let request_timeout = pick(&mut rng, [50, 500, 2_000]);
         let queue_timeout = pick(&mut rng, [20, 250, 1_000]);
-        let connect_timeout = pick(&mut rng, [20, 250, 1_000]);
+        let connect_timeout = [20, 250, 1_000][rng.below(3)] * 1000;
         let large = rng.one_in(2);
         let bulk_above = if large { [1 << 20, 16 << 10][rng.below(2)] } else { 1 << 20 };
         let settings = Settings {

@@ -119,7 +119,8 @@ impl Again {
 /// |---|---|---|---|
 /// | `Output`, `Few` | its own replies: to come, and to be taken | its replies | to come: the clocks of their lanes (`clocks.rs`). To be taken: it is its own time, until the memory is tight; then it is closed after 1 s without a byte (`memory.rs`) |
 /// | `Lane` | room on a lane | nothing; in the middle of a streamed body its own lane | the lane's clocks. While the lane moves nothing for the queue time-out: the request is not carried out, unless nobody waits for its answer. A streamed body: see below |
-/// | `LaneChange` | replies to what it asked for the same key on another lane | nothing | that lane's clocks. While that lane moves nothing for the request and the queue time-out: the request is not carried out, unless nobody waits for its answer |
+/// | `LaneChange` | replies to what it asked for the same key on another lane | nothing, or the body that is to be sent | that lane's clocks. While that lane moves nothing for the request and the queue time-out: the request is not carried out, unless nobody waits for its answer |
+/// | `LostWrite` | the time in which a write of it that was lost on a lane we gave up may still be carried out | nothing, or the body that is to be sent | the connect time-out; then it goes on (`routes.rs`) |
 /// | `OwnLane` | a lane of its own for a large body | nothing | the queue time-out, while no lane is given to anybody and no holder moves 16 KiB: not carried out (`own_lanes.rs`) |
 /// | `Again` | values that found no room, each by a lane of its own | values behind them in order | the same: the value is a miss |
 /// | `Memory`, a body | room for it | nothing | 5 s in which nobody got room: not carried out (`memory.rs`) |
@@ -142,6 +143,8 @@ pub(in crate::proxy) enum Stall {
     Lane,
     /// Something of it for the same key is under way on another lane of the node.
     LaneChange,
+    /// A write of it on a connection that was given up may still be carried out.
+    LostWrite,
     /// Until it gets a lane of its own for a body.
     OwnLane,
     /// Until its values that found no room have been asked for again.

@@ -127,6 +127,8 @@ pub(in crate::proxy) struct Upstream {
     drained_at_stage: Stage,
     /// It is expected to be ready in a moment: requests are put on it meanwhile.
     pub(in crate::proxy) eager: bool,
+    /// It takes the place of one that could not be made, or was lost again and again.
+    pub(in crate::proxy) after_failure: bool,
     /// It is connected to an address its node is no longer at: it finishes what is in flight.
     pub(in crate::proxy) moved: bool,
     /// The node answers keys in the order of their line: see `values.rs`.
@@ -183,6 +185,7 @@ impl Upstream {
             stage: Stage::Dialling,
             drained_at_stage: Stage::Dialling,
             eager: true,
+            after_failure: false,
             moved: false,
             in_order: true,
             out,
