@@ -141,13 +141,19 @@ impl Core {
         // Nobody goes by it any more.
         up.drain();
         let Some(entry) = nodes.get_mut(node.0) else { return };
-        let others = entry
-            .lanes
-            .iter()
-            .any(|lane| *lane != id && upstreams.get(lane.0).is_some_and(|up| up.takes_requests() && up.is_greeted()));
+        let mut others = false;
+        // One that is connected right now may be all that the node gives us.
+        let mut pending = Vec::new();
+        for lane in entry.lanes.iter().filter(|lane| **lane != id) {
+            match upstreams.get(lane.0) {
+                Some(up) if up.is_greeted() => others |= up.takes_requests(),
+                Some(up) if !up.after_failure => pending.push(*lane),
+                _ => {}
+            }
+        }
         // One that is lost again and again is down, however long each connection lasted.
         let wait = entry.health.failed(ready, now, random).max(entry.health.take_token(now));
-        if reason == FailReason::Itself || (!wait.is_zero() && !others) {
+        if reason == FailReason::Itself || (!wait.is_zero() && !others && pending.is_empty()) {
             return self.begin_outage(node, wait, reason);
         }
         let next = self.open_lane(node, Role::Shared, wait);
@@ -155,6 +161,11 @@ impl Core {
             up.after_failure = !wait.is_zero();
             // Its clients go by the others until it is ready.
             up.eager &= !others;
+        }
+        for lane in pending.into_iter().filter(|_| !others) {
+            if let Some(up) = self.upstreams.get_mut(lane.0) {
+                up.eager = true;
+            }
         }
         let index = self.replace_lane(node, id, next);
         self.reroute(node);

@@ -59,6 +59,20 @@ fn a_lane_that_is_refused_again_and_again_concerns_nobody() {
 }
 
 #[test]
+fn a_lane_that_is_refused_before_another_has_answered_is_no_outage() {
+    let (mut rig, client) = two();
+    rig.fail(0, FailReason::Closed);
+    let first = rig.newest(0);
+    rig.fail(1, FailReason::Closed);
+    rig.fail(rig.newest(0), FailReason::Connect);
+    assert_eq!(rig.state(0), "connecting", "the first may be all that it gives us");
+    rig.send(client, "delete a\r\n");
+    rig.sent(first);
+    rig.reply(first, "VERSION 1.6.18\r\nDELETED\r\n");
+    assert_eq!((rig.state(0), rig.got(client)), ("degraded", "DELETED\r\n".to_owned()));
+}
+
+#[test]
 fn reads_of_a_lost_lane_are_asked_again_on_another_that_is_ready() {
     let (mut rig, client) = two();
     rig.send(client, "get a\r\nset b 0 0 1\r\nx\r\n");
