@@ -347,9 +347,14 @@ impl Rim {
             self.core.borrow_mut().client_writable(id);
             self.apply();
         }
-        let mut full = false;
+        let (mut full, mut had_turn) = (false, false);
         loop {
             if !self.core.borrow().client_may_read(id) {
+                if !had_turn && self.core.borrow_mut().client_turn(id, self.now()) {
+                    had_turn = true;
+                    self.apply();
+                    continue;
+                }
                 return if self.core.borrow().has_client(id) { Poll::Pending } else { Poll::Ready(()) };
             }
             if full {

@@ -87,6 +87,11 @@ impl Budget {
         self.here() + self.others
     }
 
+    /// Whether so many bytes more are within the limit.
+    pub(super) const fn fits(&self, len: usize) -> bool {
+        self.total() + len <= self.limit
+    }
+
     /// For all workers, in bytes.
     pub(super) const fn limit(&self) -> usize {
         self.limit

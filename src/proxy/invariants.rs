@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::client::key_list::WINDOW;
 use super::client::{Client, Reading, Stall};
 use super::upstream::node::MAX_OWN;
 use super::upstream::{Body, Entry, Role};
@@ -39,6 +40,9 @@ impl Core {
             let body = matches!(client.reading, Reading::Body(_)) && !ends;
             let holds = client.reserved > 0 && !ends || client.promised > 0 || body;
             debug_assert!(!client.is_waiting() || !holds, "{key:?} waits for {:?} and holds room", client.stall);
+            if let Reading::Keys(list) = &client.reading {
+                debug_assert!(replies.places(list.seq) <= WINDOW, "places of {key:?}");
+            }
         }
         let clients = self.clients.iter().map(|(_, client)| (client.held, client.weight()));
         let lanes = self.upstreams.iter().map(|(_, up)| (up.held, up.weight()));

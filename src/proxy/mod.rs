@@ -10,10 +10,10 @@
 //! - `upstream/` is what a lane is: queue, FIFO, groups, clocks, health, the node's state. It knows nothing of clients
 //!   but their ids.
 //! - Below both: `shared`, `account` (the memory), `buffer`, `sizes`, `settings`, `effect`, `ids`, `table`.
-//! - The other files join the two, and only they are `impl Core`: `input` and `requests` (a request on its way down),
-//!   `answers` and `values` (a reply on its way up), `large` and `own_lanes` (large values), `fan_out`, `lanes`, `routes`
-//!   (which lane is whose), `failure`, `ring` (nodes and rings that change), `clocks`, `memory`, `waits`, `slow`,
-//!   `invariants`.
+//! - The other files join the two, and only they are `impl Core`: `input`, `requests` and `key_lists` (a request on its
+//!   way down), `answers` and `values` (a reply on its way up), `large` and `own_lanes` (large values), `fan_out`,
+//!   `lanes`, `routes` (which lane is whose), `failure`, `ring` (nodes and rings that change), `clocks`, `memory`,
+//!   `waits`, `slow`, `invariants`.
 //!
 //! # The way of a request
 //! `input` cuts a client's bytes into requests; `requests` routes each and puts it on a lane: a line in the
@@ -46,6 +46,7 @@ mod fan_out;
 mod ids;
 mod input;
 mod invariants;
+mod key_lists;
 mod lanes;
 mod large;
 mod memory;

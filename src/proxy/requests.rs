@@ -123,29 +123,15 @@ impl Core {
             let hash = Topology::hash(key);
             self.shared.sample(key, hash);
             let node = self.owner(hash, || key);
-            if !plain && self.read_large(id, seq, place, node, verb, key, hash) {
-                continue;
-            }
-            match self.lane(node, lane) {
-                Some(up) => {
-                    self.ask(id, up, seq, place, verb, key, hash);
-                }
-                None => {
-                    missed += 1;
-                    lost = Some(node);
-                    if let Some(client) = self.clients.get_mut(id.0) {
-                        client.replies.miss(seq, place, &mut self.shared.pool);
-                    }
-                }
+            if self.read_key(id, seq, place, node, verb, key, hash, lane, plain).is_err() {
+                missed += 1;
+                lost = Some(node);
             }
         }
         let cells = self.shared.cells();
         cells.command(verb.into());
         cells.multigets.record(u64::from(count), &SIZES);
-        let error = lost.and_then(|node| {
-            cells.soft(verb.into(), self.down_reason(node), missed, self.shared.misses());
-            (self.shared.settings.on_node_down == OnNodeDown::Error).then(|| self.down_text(node))
-        });
+        let error = lost.and_then(|node| self.count_lost(verb, node, missed));
         let Self { clients, shared, .. } = self;
         if let Some(client) = clients.get_mut(id.0) {
             if let Some(text) = error {
@@ -157,6 +143,40 @@ impl Core {
             }
         }
         Taken::Yes(0)
+    }
+
+    /// Asks for one key of a read where it lives. Returns the shared lane, where it begins a line there. An error: its
+    /// node cannot be asked.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "who asks, where, for what, and where the answer goes")]
+    pub(super) fn read_key(
+        &mut self,
+        id: ClientId,
+        seq: u32,
+        place: u32,
+        node: NodeId,
+        verb: ReadVerb,
+        key: &[u8],
+        hash: u64,
+        lane: usize,
+        plain: bool,
+    ) -> Result<Option<UpstreamId>, ()> {
+        if !plain && self.read_large(id, seq, place, node, verb, key, hash) {
+            return Ok(None);
+        }
+        if let Some(up) = self.lane(node, lane) {
+            return Ok(self.ask(id, up, seq, place, verb, key, hash).then_some(up));
+        }
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.replies.miss(seq, place, &mut self.shared.pool);
+        }
+        Err(())
+    }
+
+    /// Counts keys of a read whose node cannot be asked. Returns the error line, where errors are asked for.
+    pub(super) fn count_lost(&self, verb: ReadVerb, node: NodeId, missed: u64) -> Option<String> {
+        self.shared.cells().soft(verb.into(), self.down_reason(node), missed, self.shared.misses());
+        (self.shared.settings.on_node_down == OnNodeDown::Error).then(|| self.down_text(node))
     }
 
     /// Asks for one key of a read on a lane: its value goes to a place of a slot.
@@ -467,7 +487,7 @@ impl Core {
     }
 
     /// Whether the lane a key needs is at its limit; then the client waits for it.
-    fn stalls_on_full(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
+    pub(super) fn stalls_on_full(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
         if self.shared.full_lanes == 0 {
             return false;
         }

@@ -93,8 +93,9 @@ impl Core {
             // What is under way ends by the clocks of its lane, and the client is answered.
             let under_way = client.in_flight > client.orphans || !client.again.is_empty();
             let over = match client.stall {
-                Stall::Output | Stall::Few | Stall::LaneChange | Stall::Again if under_way => false,
-                Stall::Output | Stall::Few => since.max(client.last_write_at).after(queue) <= now,
+                Stall::Output | Stall::Few | Stall::Keys | Stall::LaneChange | Stall::Again if under_way => false,
+                Stall::Turn => false,
+                Stall::Output | Stall::Few | Stall::Keys => since.max(client.last_write_at).after(queue) <= now,
                 // In `own_lanes.rs`.
                 Stall::OwnLane => false,
                 _ => since.after(queue) <= now,
@@ -123,8 +124,10 @@ impl Core {
 
     /// Whether somebody waits for the answer to a client's next request.
     fn next_is_awaited(&self, client: &Client) -> bool {
-        if let Reading::Body(body) = &client.reading {
-            return !body.target.quiet;
+        match &client.reading {
+            Reading::Body(body) => return !body.target.quiet,
+            Reading::Keys(_) => return true,
+            _ => {}
         }
         let line = memchr::memchr(b'\n', &client.unparsed).and_then(|end| client.unparsed.get(..end));
         match line.map(|line| request::parse(request::trim(line), self.shared.settings.max_value)) {
@@ -168,6 +171,13 @@ impl Core {
             Reading::Line => {}
             Reading::Body(_) => {
                 self.refuse_body(id, reason, text);
+                return self.settle_client(id);
+            }
+            Reading::Keys(_) => {
+                let len = self.give_up_keys(id, reason, text);
+                if let Some(client) = self.clients.get_mut(id.0) {
+                    client.unparsed.drain(..len.min(client.unparsed.len()));
+                }
                 return self.settle_client(id);
             }
             // What it waits with has its answer already.

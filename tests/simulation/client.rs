@@ -59,6 +59,8 @@ pub(crate) struct Facts {
     /// Large values that may still be written, and asked for.
     pub(crate) large_writes: usize,
     pub(crate) large_reads: usize,
+    /// Reads with a long line that may still be made.
+    pub(crate) long_reads: usize,
     pub(crate) flushes: bool,
     /// Clients that the core closed for not reading.
     pub(crate) too_slow: bool,
@@ -364,10 +366,20 @@ impl Client {
                     1 => 2 + rng.below(60),
                     _ => 1,
                 };
+                let long = facts.long_reads > 0 && rng.one_in(20);
+                let count = if long { [300, 5_000][rng.below(2)] + rng.below(1_000) } else { count };
+                facts.long_reads -= usize::from(long);
                 let keys: Vec<Vec<u8>> = (0..count)
                     .map(|_| match drops {
                         // Only what nobody is sure of.
                         true => b"hot".to_vec(),
+                        false if long && count < 2_000 => {
+                            format!("{}{LONG}{LONG}.{}", if rng.one_in(2) { "nobody" } else { "s.1" }, rng.below(9))
+                                .into()
+                        }
+                        false if long && !rng.one_in(50) => {
+                            [&b"hot"[..], b"none", b"s.1", b"s.2", b"s.3"][rng.below(5)].to_vec()
+                        }
                         false => self.key(facts, rng),
                     })
                     .collect();

@@ -14,6 +14,7 @@ use slipring::time::Tick;
 use crate::Rng;
 
 mod health;
+mod key_lists;
 mod memory;
 mod routes;
 mod waits;
@@ -51,6 +52,8 @@ pub(crate) struct Rig {
     mute: bool,
     /// Lanes that are woken.
     woken: Vec<UpstreamId>,
+    /// How often a client went on after others had their turn.
+    turns: usize,
 }
 
 impl Rig {
@@ -72,6 +75,7 @@ impl Rig {
             next: None,
             mute: false,
             woken: Vec::new(),
+            turns: 0,
         };
         rig.apply();
         rig
@@ -86,6 +90,12 @@ impl Rig {
     }
 
     fn apply(&mut self) {
+        while self.core.has_effects() {
+            self.apply_once();
+        }
+    }
+
+    fn apply_once(&mut self) {
         let mut effects = Vec::new();
         self.core.take_effects(&mut effects);
         for effect in effects {
@@ -116,7 +126,7 @@ impl Rig {
                     self.ticks += 1;
                     assert_eq!(self.next.replace(self.now().after(wait)), None, "a second tick");
                 }
-                Effect::WakeClient(_) => {}
+                Effect::WakeClient(id) => self.turns += usize::from(self.core.client_turn(id, Tick(self.now))),
             }
         }
     }

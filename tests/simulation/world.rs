@@ -204,6 +204,7 @@ impl World {
             next_serial: 0,
             large_writes: if large { 1 + rng.below(10) } else { 0 },
             large_reads: if large { 30 * (1 << 20) / bulk_above.max(100 << 10) } else { 0 },
+            long_reads: if rng.one_in(4) { 1 + rng.below(6) } else { 0 },
             flushes: rng.one_in(3),
             too_slow: false,
         };
@@ -571,7 +572,7 @@ impl World {
             return;
         }
         if !self.core.client_may_read(client.id) {
-            client.parked = true;
+            client.parked = !self.core.client_turn(client.id, now);
         } else if piece > 0 {
             let bytes: Vec<u8> = client.outbox.drain(..piece).collect();
             self.moved += 1;
