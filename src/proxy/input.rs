@@ -18,6 +18,9 @@ const LONG_LINE: usize = 64 << 10;
 /// A read whose line is longer than this is sent by windows, in bytes.
 const SHORT_READ: usize = 16 << 10;
 
+/// A client goes on in its next poll when its requests to every node have put so many entries on lanes.
+const STEP_ENTRIES: usize = 4096;
+
 impl Core {
     /// A client has connected.
     pub fn client_connected(&mut self) -> ClientId {
@@ -41,6 +44,19 @@ impl Core {
         let waits = client.replies.len() >= FEW;
         if waits {
             client.stall = Stall::Few;
+        }
+        waits
+    }
+
+    /// Whether a client has asked every node so often that others have their turn first.
+    pub(super) fn waits_for_others(&mut self, id: ClientId) -> bool {
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else { return false };
+        let waits = client.fanned >= STEP_ENTRIES;
+        if waits {
+            client.fanned = 0;
+            client.stall = Stall::Turn;
+            shared.effects.push(Effect::WakeClient(id));
         }
         waits
     }
@@ -212,6 +228,7 @@ impl Core {
             Stall::Output if !client.has_room(self.shared.budget.is_spent()) => return,
             Stall::Few if client.replies.len() >= FEW => return,
             Stall::Again if !client.again.is_empty() => return,
+            Stall::All if !client.may_ask_all(&self.shared.budget) => return,
             Stall::Keys if !client.goes_on(&self.shared.budget) => return,
             Stall::OwnLane | Stall::None | Stall::Memory { .. } | Stall::Turn => return,
             _ => {}

@@ -160,6 +160,9 @@ impl Core {
         self.shared.now = now;
         let stood_still = self.stood_still();
         let waiting = stood_still || self.check_all();
+        for up in self.upstreams.values_mut() {
+            up.rest(&mut self.shared);
+        }
         self.show_lanes();
         self.finish_round();
         self.shared.ticking = waiting;

@@ -355,7 +355,7 @@ impl Core {
             client.reading = Reading::Swallow(*left);
             return Some(0);
         };
-        if up.out.len() >= STREAM_BYTES {
+        if up.out.len() >= STREAM_BYTES || !up.out.is_empty() && shared.budget.is_spent() {
             client.stall = Stall::Lane;
             up.waiters.push_back(id);
             return None;

@@ -93,9 +93,15 @@ impl Core {
             // What is under way ends by the clocks of its lane, and the client is answered.
             let under_way = client.in_flight > client.orphans || !client.again.is_empty();
             let over = match client.stall {
-                Stall::Output | Stall::Few | Stall::Keys | Stall::LaneChange | Stall::Again if under_way => false,
+                Stall::Output | Stall::Few | Stall::All | Stall::Keys | Stall::LaneChange | Stall::Again
+                    if under_way =>
+                {
+                    false
+                }
                 Stall::Turn => false,
-                Stall::Output | Stall::Few | Stall::Keys => since.max(client.last_write_at).after(queue) <= now,
+                Stall::Output | Stall::Few | Stall::All | Stall::Keys => {
+                    since.max(client.last_write_at).after(queue) <= now
+                }
                 // In `own_lanes.rs`.
                 Stall::OwnLane => false,
                 _ => since.after(queue) <= now,

@@ -20,6 +20,9 @@ use crate::client::{Client, Ending, Facts, LARGE_KEYS, number_of, owner};
 use crate::link::Link;
 use crate::node::{Node, Session};
 
+/// What a client may hold beyond what all may: a read, what is kept of one, and what the kernel holds for it, in bytes.
+const SLACK: usize = 2 * (64 << 10) + (96 << 10);
+
 /// A connection to a node, seen from the rim.
 #[derive(Debug)]
 struct Conn {
@@ -118,6 +121,9 @@ pub(crate) struct World {
     looked_at: u64,
     /// There are large values: their connections are given up sooner.
     large: bool,
+    /// There are clients who only store, a lot.
+    loaded: bool,
+    buffer_limit: usize,
 }
 
 /// What has happened in a run, to see that the weather is not too mild.
@@ -140,6 +146,9 @@ impl World {
         let mut rng = Rng::new(seed);
         let turning = rng.one_in(2);
         let count = if turning { 2 + rng.below(3) } else { 1 + rng.below(3) };
+        // Many nodes, and clients who only store, a lot: more than there is memory for.
+        let loaded = rng.one_in(6);
+        let count = if loaded { count + 9 } else { count };
         let first = if turning { 1 + rng.below(count) } else { count };
         let topology = ring(1, &(0..first).map(|node| (node, 1)).collect::<Vec<_>>());
         let drain_timeout = [0, 200, 1000, 5000][rng.below(4)];
@@ -150,12 +159,12 @@ impl World {
         let request_timeout = pick(&mut rng, [50, 500, 2_000]);
         let queue_timeout = pick(&mut rng, [20, 250, 1_000]);
         let connect_timeout = [20, 250, 1_000][rng.below(3)] * 1000;
-        let large = rng.one_in(2);
+        let large = rng.one_in(2) && !loaded;
         let bulk_above = if large { [1 << 20, 16 << 10][rng.below(2)] } else { 1 << 20 };
         let settings = Settings {
             max_value: 128 << 20,
             bulk_above,
-            buffer_limit: [2 << 20, 3 << 20, 8 << 20, 64 << 20, 64 << 20][rng.below(5)],
+            buffer_limit: [2 << 20, 3 << 20, 8 << 20, 64 << 20, 64 << 20][rng.below(if loaded { 2 } else { 5 })],
             drain_timeout: Duration::from_millis(drain_timeout),
             lanes,
             merge_gets: !rng.one_in(4),
@@ -204,6 +213,7 @@ impl World {
             next_serial: 0,
             large_writes: if large { 1 + rng.below(10) } else { 0 },
             large_reads: if large { 30 * (1 << 20) / bulk_above.max(100 << 10) } else { 0 },
+            loaded: Vec::new(),
             long_reads: if rng.one_in(4) { 1 + rng.below(6) } else { 0 },
             flushes: rng.one_in(3),
             too_slow: false,
@@ -243,6 +253,8 @@ impl World {
             buffer: ReadBuffer::default(),
             looked_at: 0,
             large,
+            loaded,
+            buffer_limit: settings.buffer_limit,
             rng,
         }
     }
@@ -375,6 +387,14 @@ impl World {
         self.effects = effects;
         assert!(!self.core.has_effects());
         self.core.check_invariants();
+        self.check_memory();
+    }
+
+    /// What waits stays within the limit, but for one read of each client, and what the kernel holds for it.
+    fn check_memory(&self) {
+        let held = self.cells.sum(|cells| &cells.buffered) as usize;
+        let slack = (self.clients.len() + 1) * SLACK;
+        assert!(self.large || held <= self.buffer_limit + slack, "{held} bytes wait, of {}", self.buffer_limit);
     }
 
     /// The core closes a connection. Returns whether it was silent for too long.
@@ -552,7 +572,10 @@ impl World {
     fn connect_client(&mut self) {
         let id = self.core.client_connected();
         self.next_client += 1;
-        let client = Client::new(id, self.next_client, &mut self.rng);
+        let mut client = Client::new(id, self.next_client, &mut self.rng);
+        if self.loaded && self.rng.one_in(3) {
+            client.loads();
+        }
         self.clients.push(client);
     }
 
@@ -1020,6 +1043,10 @@ impl World {
             assert_eq!(left, 0, "stuck: {}\n{}", client.describe(), self.describe());
             let must_end = client.ended || client.ending == Ending::Quits && client.left == 0;
             assert!(!must_end, "not closed: {}", client.describe());
+        }
+        if !self.stormy && !self.hasty && !self.turning {
+            let reached = |serial: &&u64| !self.facts.reached.contains(serial);
+            assert_eq!(self.facts.loaded.iter().find(reached), None, "lost, though its node was up");
         }
         let desyncs = self.cells.sum(|c| &c.desyncs);
         assert!(desyncs <= self.injected, "{desyncs} desyncs, {} injected", self.injected);

@@ -122,6 +122,7 @@ impl Again {
 /// | state | waits for | may hold | what ends it, and what the client is told |
 /// |---|---|---|---|
 /// | `Output`, `Few` | its own replies: to come, and to be taken | its replies | to come: the clocks of their lanes (`clocks.rs`). To be taken: it is its own time, until the memory is tight; then it is closed after 1 s without a byte (`memory.rs`) |
+/// | `All` | memory for a request to every node, or that nothing of it is on lanes | its replies | the clocks of the lanes |
 /// | `Keys` | replies to keys of its long line | the line, and replies to earlier keys of it | as `Output` |
 /// | `Turn` | nothing: others have their turn first | what it held before | the next round of the worker |
 /// | `Lane` | room on a lane | nothing; in the middle of a streamed body its own lane | the lane's clocks. While the lane moves nothing for the queue time-out: the request is not carried out, unless nobody waits for its answer. A streamed body: see below |
@@ -145,6 +146,8 @@ pub(in crate::proxy) enum Stall {
     Output,
     /// Until few replies wait: its next request costs more than others.
     Few,
+    /// Until there is room for a request to every node.
+    All,
     /// Until enough keys of its long line are answered.
     Keys,
     /// Until others had their turn: what it asks for is too much work for one step.
@@ -257,6 +260,8 @@ pub(in crate::proxy) struct Client {
     /// It could not be given the value at hand, and has a write behind it: set and cleared in one step of `large.rs`.
     pub(in crate::proxy) denied: bool,
     pub(in crate::proxy) writes_behind: bool,
+    /// Entries that its requests to every node have put on lanes since others last had their turn.
+    pub(in crate::proxy) fanned: usize,
 }
 
 impl Client {
@@ -290,13 +295,15 @@ impl Client {
             pace: Pace::default(),
             denied: false,
             writes_behind: false,
+            fanned: 0,
         }
     }
 
     /// Whether it must take replies before it may ask for more.
     pub(in crate::proxy) fn is_behind(&self, spent: bool) -> bool {
         let slots = self.replies.len();
-        spent && slots > 0
+        // What nobody is told of waits, too.
+        spent && (slots > 0 || self.in_flight > 0)
             || slots >= MAX_PIPELINE
             || self.replies.bytes() >= CLIENT_BYTES
             || (slots >= MIN_PIPELINE && slots * self.average >= CLIENT_BYTES)
@@ -304,10 +311,16 @@ impl Client {
 
     pub(in crate::proxy) fn has_room(&self, spent: bool) -> bool {
         let slots = self.replies.len();
-        (!spent || slots == 0)
+        (!spent || slots == 0 && self.in_flight == 0)
             && slots <= MAX_PIPELINE / 2
             && self.replies.bytes() <= CLIENT_BYTES / 2
             && (slots <= MIN_PIPELINE / 2 || slots * self.average <= CLIENT_BYTES / 2)
+    }
+
+    /// Whether there is room for a request of it to every node: all lanes may grow by one at the same time, each by a
+    /// quarter. While nothing of it is in flight one may go.
+    pub(in crate::proxy) fn may_ask_all(&self, budget: &account::Budget) -> bool {
+        self.in_flight == 0 || budget.fits(budget.limit() / 4)
     }
 
     /// An entry of it on a lane is over; `expired`: one that it had the answer to. `seq` is its slot.
@@ -427,6 +440,7 @@ impl Client {
             Stall::Output if self.has_room(spent) => shared.resume.push_back(id),
             Stall::Few if self.replies.len() < FEW => shared.resume.push_back(id),
             Stall::Again if self.again.is_empty() => shared.resume.push_back(id),
+            Stall::All if self.may_ask_all(&shared.budget) => shared.resume.push_back(id),
             Stall::Keys if self.goes_on(&shared.budget) => shared.resume.push_back(id),
             _ => {}
         }

@@ -120,7 +120,7 @@ pub(in crate::proxy) struct Replies {
     /// Bytes parked behind the head, or before their turn, and the memory they hold.
     parked: usize,
     parked_held: usize,
-    /// Bytes gathered from nodes for replies that are made of several.
+    /// Bytes of memory of what is gathered from nodes for replies that are made of several.
     gathered: usize,
     /// A whole reply is in `out`: it is not held back for the parts of the next.
     whole: bool,
@@ -161,7 +161,7 @@ impl Replies {
         debug_assert_eq!((self.parked, self.parked_held), (bytes, held), "what is parked");
     }
 
-    /// So many bytes of a node's part were added to a gathered reply.
+    /// A gathered reply takes so many bytes more.
     pub(in crate::proxy) fn gathered(&mut self, bytes: usize) {
         self.gathered += bytes;
     }
@@ -193,6 +193,7 @@ impl Replies {
     /// Owes one reply that several nodes contribute to.
     pub(in crate::proxy) fn push_gather(&mut self, gather: Box<Gather>, stamp: Stamp, pool: &mut BufferPool) -> u32 {
         let seq = self.push(stamp);
+        self.gathered += gather.bytes();
         self.change(seq, |slot, _| slot.extra(pool).gather = Some(gather));
         seq
     }

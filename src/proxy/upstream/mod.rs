@@ -421,6 +421,13 @@ impl Upstream {
         shared.budget.recharge(&mut self.held, now);
     }
 
+    /// Gives memory back that a load has left.
+    pub(in crate::proxy) fn rest(&mut self, shared: &mut Shared) {
+        if self.fifo.rest() {
+            self.recharge(shared);
+        }
+    }
+
     /// Bytes of memory held, those of slices apart.
     pub(in crate::proxy) fn weight(&self) -> usize {
         self.out.held() + self.partial.capacity() + self.fifo.held()
@@ -430,7 +437,7 @@ impl Upstream {
     pub(in crate::proxy) fn is_over(&self, by: usize) -> bool {
         self.out.len() >= LANE_BYTES / by
             || self.fifo.len() >= LANE_REQUESTS / by
-            || self.fifo.held() >= LANE_BYTES / by
+            || self.fifo.load() >= LANE_BYTES / by
     }
 
     pub(in crate::proxy) const fn is_full(&self) -> bool {
