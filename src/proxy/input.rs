@@ -295,9 +295,11 @@ impl Core {
                 return input.bytes.len();
             }
             if client.stall == Stall::None && matches!(client.reading, Reading::Line) {
+                // Who was given room does not wait for it, though it was the last.
+                let spent = self.shared.budget.is_spent() && client.reserved + client.promised == 0;
                 if !client.again.is_empty() {
                     client.stall = Stall::Again;
-                } else if client.is_behind(self.shared.budget.is_spent()) {
+                } else if client.is_behind(spent) {
                     client.stall = Stall::Output;
                     self.shared.cells().waits(Wait::Output);
                 }

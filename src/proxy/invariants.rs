@@ -68,6 +68,29 @@ impl Core {
         debug_assert_eq!(full, self.shared.full_lanes, "full lanes");
     }
 
+    /// What every client and every lane is at, a line each: for tests that fail.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let clients = self.clients.iter().map(|(key, client)| {
+            let (stall, input, since) = (client.stall, client.input, client.stalled_at);
+            format!(
+                "{key:?}: {stall:?} since {since:?}, {input:?}, {:?}, {} unparsed, {} replies, {} in flight, {} reserved\n",
+                client.reading,
+                client.unparsed.len(),
+                client.replies.len(),
+                client.in_flight,
+                client.reserved + client.promised,
+            )
+        });
+        let lanes = self.upstreams.iter().map(|(key, up)| {
+            format!("{key:?}: {:?}, {} entries, {} bytes to send\n", up.role, up.fifo.len(), up.out.len())
+        });
+        let budget = &self.shared.budget;
+        let memory =
+            format!("{} bytes of {}, {} wait for room\n", budget.total(), budget.limit(), budget.waiting.len());
+        clients.chain(lanes).chain([memory]).collect()
+    }
+
     /// What clients have elsewhere is there.
     fn check_elsewhere(&self) {
         for (key, client) in self.clients.iter() {

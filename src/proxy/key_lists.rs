@@ -148,7 +148,8 @@ impl Core {
             return None;
         }
         let over = up.fifo.pushed().saturating_sub(up.fifo.len() as u64);
-        list.has_two_lines(up_id, over).then_some(Stop::Lines)
+        // What was cut out of the queue has gone, too: then its client has fewer entries.
+        (client.in_flight > 0 && list.has_two_lines(up_id, over)).then_some(Stop::Lines)
     }
 
     /// A key of a long line has begun a line on a lane.

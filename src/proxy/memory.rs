@@ -170,7 +170,8 @@ impl Core {
         }
     }
 
-    /// Bodies that have waited for room while nobody got any are not stored.
+    /// Bodies that have waited for room while nobody got any are not stored, unless nobody waits for their answer: those
+    /// are slowed down rather than lost.
     fn refuse_bodies(&mut self) {
         let Self { clients, shared, .. } = self;
         if !shared.budget.waiting.is_empty() {
@@ -183,7 +184,9 @@ impl Core {
         };
         let over: Vec<ClientId> = shared.budget.waiting.iter().copied().filter(over).collect();
         for id in over {
-            self.refuse_next(id, Reason::Memory, NO_ROOM);
+            if self.clients.get(id.0).is_some_and(|client| self.next_is_awaited(client)) {
+                self.refuse_next(id, Reason::Memory, NO_ROOM);
+            }
         }
     }
 

@@ -194,7 +194,11 @@ impl Core {
 
     /// Ends every public step: resumes clients whose turn has come, forgets those that are done.
     fn finish_round(&mut self) {
+        // Each turn ends a wait, so there are not many: two that begin each other would never end.
+        let mut turns = 0_u32;
         loop {
+            turns += 1;
+            debug_assert!(turns < 1 << 20, "waits that never end:\n{}", self.describe());
             if let Some(id) = self.shared.due_again.pop_front() {
                 self.ask_again(id);
             } else if let Some(id) = self.shared.resume.pop_front() {

@@ -129,7 +129,7 @@ impl Core {
     }
 
     /// Whether somebody waits for the answer to a client's next request.
-    fn next_is_awaited(&self, client: &Client) -> bool {
+    pub(super) fn next_is_awaited(&self, client: &Client) -> bool {
         match &client.reading {
             Reading::Body(body) => return !body.target.quiet,
             Reading::Keys(_) => return true,
@@ -138,7 +138,9 @@ impl Core {
         let line = memchr::memchr(b'\n', &client.unparsed).and_then(|end| client.unparsed.get(..end));
         match line.map(|line| request::parse(request::trim(line), self.shared.settings.max_value)) {
             Some(Ok(Request::Store(store))) => !store.quiet,
-            Some(Ok(Request::Change { quiet, .. } | Request::FlushAll { quiet, .. })) => !quiet,
+            Some(Ok(
+                Request::Change { quiet, .. } | Request::FlushAll { quiet, .. } | Request::Verbosity { quiet },
+            )) => !quiet,
             Some(Err(refusal)) => !refusal.quiet,
             line => line.is_some(),
         }
@@ -240,7 +242,14 @@ impl Core {
             }
             // It only waited for what it would have made of an old value.
             Err(refusal) => self.refuse(id, Refusal { stale: None, ..refusal }),
-            Ok(_) => {
+            // These need nobody else: they only waited behind what did.
+            Ok(Request::Verbosity { quiet: true } | Request::Quit) => {}
+            Ok(Request::Verbosity { .. } | Request::Version | Request::MetaNoop) => {
+                self.shared.cells().command(Command::Other);
+                self.shared.cells().soft(Command::Other, reason, 1, false);
+                self.answer(id, Command::Other.into(), text.as_bytes(), false);
+            }
+            Ok(Request::Stats(_)) => {
                 self.shared.cells().command(Command::Stats);
                 self.shared.cells().soft(Command::Stats, reason, 1, false);
                 self.answer(id, Command::Stats.into(), text.as_bytes(), false);

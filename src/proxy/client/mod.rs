@@ -130,7 +130,7 @@ impl Again {
 /// | `LostWrite` | the time in which a write of it that was lost on a lane we gave up may still be carried out | nothing, or the body that is to be sent | the connect time-out; then it goes on (`routes.rs`) |
 /// | `OwnLane` | a lane of its own for a large body | nothing | the queue time-out, while no lane is given to anybody and no holder moves 16 KiB: not carried out (`own_lanes.rs`) |
 /// | `Again` | values that found no room, each by a lane of its own | values behind them in order | the same: the value is a miss |
-/// | `Memory`, a body | room for it | nothing | 5 s in which nobody got room: not carried out (`memory.rs`) |
+/// | `Memory`, a body | room for it | nothing | 5 s in which nobody got room: not carried out, unless nobody waits for its answer (`memory.rs`) |
 /// | `Memory`, a read | room for its values | nothing | the queue time-out in which nobody got room: goes on, and asks for each by a lane of its own |
 ///
 /// A client that has sent its end waits no longer than the queue time-out for anything: then its request is not carried
