@@ -184,11 +184,13 @@ pub enum Wait {
     Bulk,
     /// There is no room for its body.
     Memory,
+    /// No ring is known yet.
+    Ring,
 }
 
 impl Wait {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Output, Self::Lane, Self::Bulk, Self::Memory];
+    pub const ALL: [Self; 5] = [Self::Output, Self::Lane, Self::Bulk, Self::Memory, Self::Ring];
 
     /// The label.
     #[must_use]
@@ -198,6 +200,7 @@ impl Wait {
             Self::Lane => "lane",
             Self::Bulk => "bulk",
             Self::Memory => "memory",
+            Self::Ring => "ring",
         }
     }
 }
@@ -309,7 +312,7 @@ pub enum CloseReason {
     Done,
     /// The connection broke.
     Reset,
-    /// The extent of what the client sent cannot be known.
+    /// The extent of what the client sent cannot be known, or it speaks another protocol.
     Protocol,
     /// It did not read its replies.
     NotReading,
@@ -464,7 +467,7 @@ pub struct WorkerCells {
     /// Storage requests refused here because of their size.
     pub stores_too_large: Counter,
     /// Times that a client was not read, by [`Wait`].
-    waits: [Counter; 4],
+    waits: [Counter; 5],
     /// What was answered without its node, by command and reason; keys of reads, else requests.
     soft: [[Counter; Reason::ALL.len()]; Command::ALL.len()],
     /// Requests in the queue to their node, in microseconds.

@@ -1,10 +1,11 @@
 //! memcached's classic text protocol: what a line means, borrowed and pure.
 //!
 //! Nothing here owns bytes, reads a clock or knows a socket. [`request`] reads what clients send,
-//! [`reply`] what nodes answer, [`number`] the integers of both. The reference is memcached 1.6.18
+//! [`reply`] what nodes answer, [`number`] the integers of both, and [`dialect`] what a client speaks at all. The reference is memcached 1.6.18
 //! (`doc/protocol.txt` and `proto_text.c`); where the proxy is stricter, the comment says why.
 
 pub mod command;
+pub mod dialect;
 pub mod number;
 pub mod reply;
 pub mod request;

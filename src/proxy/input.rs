@@ -3,13 +3,16 @@
 //! A request is acted on only when its line is whole and valid, and a stored value only when its
 //! block has arrived and ends as it must. `requests.rs` acts on them.
 
+use std::sync::Once;
+
 use super::buffer::{Input, OutBuf, ReadBuffer};
 use super::client::{self, Client, FEW, Reading, Stall, Taken};
 use super::effect::Effect;
 use super::upstream::STREAM_BYTES;
 use super::{ClientId, CloseReason, Core, UpstreamId};
 use crate::metrics::Wait;
-use crate::protocol::request::{self, Refusal};
+use crate::protocol::dialect::Dialect;
+use crate::protocol::request::{self, Refusal, Request};
 use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
 use crate::time::Tick;
 
@@ -312,6 +315,10 @@ impl Core {
             }
             let rest = input.after(at);
             at += match &mut client.reading {
+                Reading::Opening => {
+                    self.open_dialect(id, rest.bytes);
+                    0
+                }
                 Reading::Line => match self.parse_line(id, rest) {
                     Some(used) => used,
                     None => return at,
@@ -337,6 +344,23 @@ impl Core {
             };
         }
         at
+    }
+
+    /// The first bytes of a client: a protocol that is not spoken here is not waited for until the client gives up.
+    fn open_dialect(&mut self, id: ClientId, bytes: &[u8]) {
+        static TOLD: [Once; 2] = [Once::new(), Once::new()];
+        let (Some(client), Some(first)) = (self.clients.get_mut(id.0), bytes.first()) else { return };
+        client.reading = Reading::Line;
+        let (told, what) = match Dialect::of(*first) {
+            Dialect::Text => return,
+            Dialect::Binary => {
+                (&TOLD[0], "a client speaks memcached's binary protocol; have it speak the text protocol")
+            }
+            Dialect::Tls => (&TOLD[1], "a client speaks TLS; have it connect to the sidecar without"),
+        };
+        client.input = client::Input::Refused;
+        // Clients come again at once: the metric counts them.
+        told.call_once(|| tracing::warn!("{what}; such clients are closed"));
     }
 
     /// Acts on one line and what belongs to it. `None`: not whole, or not now.
@@ -385,6 +409,9 @@ impl Core {
         }
         match request::parse_key_list(line) {
             Ok((verb, keys)) => {
+                if self.ring.is_empty() && self.stalls_on_ring(id, &Ok(Request::Read { verb, keys })) {
+                    return None;
+                }
                 self.begin_keys(id, verb, keys, line.len(), end + 1);
                 Some(0)
             }

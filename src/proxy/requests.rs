@@ -15,7 +15,11 @@ use crate::routing::Topology;
 
 impl Core {
     pub(super) fn act(&mut self, id: ClientId, line: &[u8], after: Input<'_>) -> Taken {
-        match request::parse(line, self.shared.settings.max_value) {
+        let request = request::parse(line, self.shared.settings.max_value);
+        if self.ring.is_empty() && self.stalls_on_ring(id, &request) {
+            return Taken::Stalled;
+        }
+        match request {
             Ok(Request::Read { verb, keys }) => return self.read(id, verb, keys),
             Ok(Request::Store(store)) => return self.store(id, &store, after),
             Ok(Request::Change { change, key, quiet }) => {

@@ -11,12 +11,14 @@
 
 use std::sync::Arc;
 
+use super::client::{Client, Stall};
 use super::failure::Failure;
 use super::upstream::health::{Health, PROBE_GAP};
 use super::upstream::node::NodeEntry;
 use super::upstream::{Entry, Role};
 use super::{ClientId, Core, NodeId, UpstreamId};
-use crate::metrics::{NodeState, Reason};
+use crate::metrics::{NodeState, Reason, Wait};
+use crate::protocol::request::{Refusal, Request, Stats};
 use crate::routing::{Node, Topology};
 use crate::time::Tick;
 
@@ -32,6 +34,9 @@ impl Core {
     pub fn set_topology(&mut self, topology: Arc<Topology>, now: Tick) {
         self.shared.now = now;
         self.topology = topology;
+        if self.ring.is_empty() {
+            self.end_ring_waits(|_| true);
+        }
         self.join_nodes();
         let known: Vec<(NodeId, bool)> = self
             .nodes
@@ -49,6 +54,35 @@ impl Core {
             self.forget_departed(id);
         }
         self.finish_round();
+    }
+
+    /// Whether a request has to wait for the first ring, which is not known yet: clients that connect while their sidecar
+    /// starts shall not be told that every write has failed.
+    #[cold]
+    pub(super) fn stalls_on_ring(&mut self, id: ClientId, request: &Result<Request<'_>, Refusal<'_>>) -> bool {
+        let needs = match request {
+            Ok(Request::FlushAll { .. }) => !self.shared.settings.deny_flush_all,
+            Ok(Request::Read { .. } | Request::Store(_) | Request::Change { .. } | Request::Stats(Stats::Reset)) => {
+                true
+            }
+            Err(refusal) => refusal.stale.is_some(),
+            Ok(_) => false,
+        };
+        let Some(client) = self.clients.get_mut(id.0).filter(|client| needs && !client.no_ring) else { return false };
+        client.stall = Stall::Ring;
+        self.shared.cells().waits(Wait::Ring);
+        true
+    }
+
+    /// Lets those go on who wait for the first ring, and of whom `over` holds.
+    pub(super) fn end_ring_waits(&mut self, over: impl Fn(&mut Client) -> bool) {
+        let Self { clients, shared, .. } = self;
+        for (key, client) in clients.iter_mut() {
+            if client.stall == Stall::Ring && over(client) {
+                client.stall = Stall::Granted;
+                shared.resume.push_back(ClientId(key));
+            }
+        }
     }
 
     /// The ring in use.

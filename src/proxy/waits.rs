@@ -52,6 +52,13 @@ impl Core {
 
     /// Ends the waits whose clocks have run out. Returns whether others wait.
     pub(super) fn check_waits(&mut self) -> bool {
+        if self.ring.is_empty() {
+            let (now, queue) = (self.shared.now, self.shared.settings.queue_timeout);
+            self.end_ring_waits(|client| {
+                client.no_ring = client.stalled_at.is_some_and(|at| at.after(queue) <= now);
+                client.no_ring
+            });
+        }
         let mut waits = false;
         let mut over = Vec::new();
         for (key, client) in self.clients.iter() {
@@ -104,6 +111,8 @@ impl Core {
                 }
                 // In `own_lanes.rs`.
                 Stall::OwnLane => false,
+                // Nobody waits longer for it.
+                Stall::Ring => false,
                 _ => since.after(queue) <= now,
             };
             return over.then_some(Over::Left);
@@ -176,7 +185,7 @@ impl Core {
         client.stall = Stall::Granted;
         shared.resume.push_back(id);
         match client.reading {
-            Reading::Line => {}
+            Reading::Opening | Reading::Line => {}
             Reading::Body(_) => {
                 self.refuse_body(id, reason, text);
                 return self.settle_client(id);

@@ -69,7 +69,7 @@ METRICS = {
     "slipring_discarded_replies_total": {},
     "slipring_buffer_bytes": {},
     "slipring_buffer_limit_bytes": {},
-    "slipring_backpressure_waits_total": {"reason": "output lane bulk memory"},
+    "slipring_backpressure_waits_total": {"reason": "output lane bulk memory ring"},
     "slipring_slow_requests_total": {},
     "slipring_log_lines_dropped_total": {},
 }

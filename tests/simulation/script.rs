@@ -60,7 +60,8 @@ impl Rig {
     fn with(nodes: usize, change: impl FnOnce(&mut Settings)) -> Self {
         let nodes: Vec<Arc<Node>> = (0..nodes).map(|i| Arc::new(Node::new(&format!("node-{i}"), 11211, 1))).collect();
         let cells = Arc::new(Cells::new(1));
-        let topology = Arc::new(Topology::new(1, nodes).unwrap());
+        // With none it is as before the first ring.
+        let topology = Arc::new(Topology::new(1, nodes).unwrap_or_else(|_| Topology::unknown()));
         let mut settings = Settings { started_at: 1_700_000_000, ..Settings::default() };
         change(&mut settings);
         let mut rig = Self {

@@ -50,6 +50,29 @@ fn the_block_behind_a_refused_storage_line_is_never_executed() {
 }
 
 #[test]
+fn who_speaks_tls_or_the_binary_protocol_is_closed_at_once_and_told_of_once() {
+    let (_node, slipring) = one_node();
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\nget k\r\n";
+    let version = b"\x80\x0b\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    for opening in [&hello[..], version, b"\x16", b"\x80"] {
+        let mut client = slipring.client();
+        client.send(opening);
+        assert_eq!(client.rest(), b"", "closed without a word");
+    }
+    for what in ["a client speaks TLS", "a client speaks memcached's binary protocol"] {
+        slipring.wait_for_output(what);
+        assert_eq!(slipring.output().matches(what).count(), 1, "{}", slipring.output());
+    }
+    let (_, metrics) = slipring.admin("/metrics");
+    let count = "\nslipring_client_connections_closed_total{reason=\"protocol\"} 4\n";
+    assert!(metrics.contains(count), "{metrics}");
+    // Only the first byte of a connection is looked at.
+    let mut client = slipring.client();
+    client.ask("x\r\n", "ERROR\r\n").ask("\x16\x03\x01\r\n", "ERROR\r\n").send(b"\x80\x0b\r\n").expect("ERROR\r\n");
+    client.in_step();
+}
+
+#[test]
 fn a_storage_line_of_unknown_length_is_answered_and_the_connection_closed() {
     let (node, slipring) = one_node();
     slipring.client().set("witness", "here");

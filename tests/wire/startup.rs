@@ -1,7 +1,10 @@
 //! How it starts, and the one clear line when it does not.
 use crate::support::{Memcached, Slipring, TextClient, eventually, free_port, run_to_end};
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Output;
+use std::sync::mpsc;
+use std::thread;
 
 fn one_line(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -206,7 +209,7 @@ fn discovery_that_never_answers_keeps_nobody_from_starting() {
     let endpoint = silent.local_addr().unwrap().to_string();
     // TEST-NET-1: nobody ever answers from there.
     for source in [["--discovery", &endpoint], ["--discovery", "192.0.2.1"], ["--dns", "nobody.invalid"]] {
-        let mut arguments = vec!["serve", "--ready-timeout", "2s"];
+        let mut arguments = vec!["serve", "--ready-timeout", "2s", "--queue-timeout", "50ms"];
         arguments.extend(source);
         let slipring = Slipring::command(&arguments, &[]);
         assert_eq!(slipring.admin("/healthz").0, 200, "{source:?}");
@@ -214,6 +217,41 @@ fn discovery_that_never_answers_keeps_nobody_from_starting() {
         assert!(slipring.client().ask_line("set k 0 0 1\r\nv\r\n").starts_with("SERVER_ERROR proxy"));
         eventually("it is ready without a ring", || slipring.admin("/readyz").0 == 200);
     }
+}
+
+#[test]
+fn who_comes_before_discovery_has_answered_is_served_when_it_has() {
+    let node = Memcached::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    let (answer, go_on) = mpsc::channel::<()>();
+    let port = node.address().port();
+    thread::spawn(move || {
+        // It takes connections, and says nothing before it may.
+        let _ = go_on.recv();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let nodes = format!("1\nlocalhost|127.0.0.1|{port}\n");
+                while let Ok(1..) = stream.read(&mut [0; 128]) {
+                    let _ = write!(stream, "CONFIG cluster 0 {}\r\n{nodes}\r\nEND\r\n", nodes.len());
+                }
+            });
+        }
+    });
+    let slipring = Slipring::command(&["serve", "--discovery", &endpoint, "--discovery-interval", "1s"], &[]);
+    let (mut writer, mut other) = (slipring.client(), slipring.client());
+    writer.send("set k 0 0 1\r\nv\r\nget k\r\n");
+    other.in_step();
+    let waits = || {
+        let (_, metrics) = slipring.admin("/metrics");
+        metrics.contains("slipring_backpressure_waits_total{reason=\"ring\"} 1\n")
+    };
+    eventually("it waits for the ring", waits);
+    answer.send(()).unwrap();
+    writer.expect("STORED\r\nVALUE k 0 1\r\nv\r\nEND\r\n").in_step();
+    let (_, metrics) = slipring.admin("/metrics");
+    assert!(!metrics.contains("reason=\"no_ring\""), "{metrics}");
 }
 
 #[test]

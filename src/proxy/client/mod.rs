@@ -34,6 +34,8 @@ const FIRST_GUESS: usize = 64 << 10;
 /// What the next bytes of a client are.
 #[derive(Debug)]
 pub(in crate::proxy) enum Reading {
+    /// The first byte of the connection, which tells what the client speaks.
+    Opening,
     /// A command line.
     Line,
     /// A long line of keys, of which some have been asked for.
@@ -125,6 +127,7 @@ impl Again {
 /// | `All` | memory for a request to every node, or that nothing of it is on lanes | its replies | the clocks of the lanes |
 /// | `Keys` | replies to keys of its long line | the line, and replies to earlier keys of it | as `Output` |
 /// | `Turn` | nothing: others have their turn first | what it held before | the next round of the worker |
+/// | `Ring` | the first ring | nothing | it has come; or the queue time-out, once for each client: goes on, and is answered as where a node is down |
 /// | `Lane` | room on a lane | nothing; in the middle of a streamed body its own lane | the lane's clocks. While the lane moves nothing for the queue time-out: the request is not carried out, unless nobody waits for its answer. A streamed body: see below |
 /// | `LaneChange` | replies to what it asked for the same key on another lane | nothing, or the body that is to be sent | that lane's clocks. While that lane moves nothing for the request and the queue time-out: the request is not carried out, unless nobody waits for its answer |
 /// | `LostWrite` | the time in which a write of it that was lost on a lane we gave up may still be carried out | nothing, or the body that is to be sent | the connect time-out; then it goes on (`routes.rs`) |
@@ -152,6 +155,8 @@ pub(in crate::proxy) enum Stall {
     Keys,
     /// Until others had their turn: what it asks for is too much work for one step.
     Turn,
+    /// No ring is known yet.
+    Ring,
     /// A lane it needs is full.
     Lane,
     /// Something of it for the same key is under way on another lane of the node.
@@ -205,7 +210,8 @@ pub(in crate::proxy) enum Input {
     Ended,
     /// `quit`: nothing further is looked at.
     Quit,
-    /// A refused line of unknown extent: nothing further is looked at, and more may be on its way.
+    /// A refused line of unknown extent, or a protocol that is not spoken: nothing further is looked at, and more may be
+    /// on its way.
     Refused,
 }
 
@@ -250,6 +256,8 @@ pub(in crate::proxy) struct Client {
     pub(in crate::proxy) promised: usize,
     /// It has waited long enough for room for the large values that it asks for next: they go by a lane of its own.
     pub(in crate::proxy) no_room: bool,
+    /// It has waited long enough for the first ring: it is answered without.
+    pub(in crate::proxy) no_ring: bool,
     /// The kernel took less than there was.
     pub(in crate::proxy) blocked: bool,
     /// When it last took a byte.
@@ -269,7 +277,7 @@ impl Client {
         Self {
             unparsed: Vec::new(),
             scanned: 0,
-            reading: Reading::Line,
+            reading: Reading::Opening,
             replies: Replies::default(),
             in_flight: 0,
             orphans: 0,
@@ -289,6 +297,7 @@ impl Client {
             reserved: 0,
             promised: 0,
             no_room: false,
+            no_ring: false,
             blocked: false,
             last_write_at: Tick(0),
             last_read_at: Tick(0),
@@ -350,7 +359,7 @@ impl Client {
     /// How many of the next bytes have room kept for them, or need little: they belong to a block.
     pub(in crate::proxy) fn room(&self) -> usize {
         match &self.reading {
-            Reading::Line | Reading::Keys(_) | Reading::AwaitLane(_) => 0,
+            Reading::Opening | Reading::Line | Reading::Keys(_) | Reading::AwaitLane(_) => 0,
             Reading::Body(body) => body.left(),
             Reading::Swallow(left) | Reading::Stream { left, .. } => usize::try_from(*left).unwrap_or(usize::MAX),
         }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use slipring::protocol::dialect::Dialect;
 use slipring::protocol::request::{self, Block, Change, ReadVerb, Refusal, Request, Stats, StoreVerb};
 use slipring::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
 use slipring::proxy::{ClientId, Settings};
@@ -40,7 +41,9 @@ enum Kind {
 
 #[derive(Debug, Default)]
 enum Reading {
+    /// What the first byte says.
     #[default]
+    Opening,
     Line,
     /// The line of a storage request whose block is to come, with the block's length and CRLF.
     Block {
@@ -98,7 +101,7 @@ impl Client {
             reads: true,
             strict: false,
             hits: 0,
-            reading: Reading::Line,
+            reading: Reading::Opening,
             bytes: Vec::new(),
             received: Vec::new(),
             expected: VecDeque::new(),
@@ -143,6 +146,11 @@ impl Client {
     fn read(&mut self, bytes: &[u8], settings: &Settings, truth: &mut Truth) -> Option<usize> {
         match &mut self.reading {
             _ if bytes.is_empty() => None,
+            Reading::Opening => {
+                let is_text = Dialect::of(*bytes.first()?) == Dialect::Text;
+                self.reading = if is_text { Reading::Line } else { Reading::Over };
+                Some(0)
+            }
             Reading::Over => Some(bytes.len()),
             Reading::Swallow(left) => {
                 let used = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());

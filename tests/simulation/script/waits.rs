@@ -1,9 +1,11 @@
 //! Clients that are not read: what they wait for ends, and whether they are still there is seen.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use slipring::metrics::Reason;
 use slipring::proxy::{ClientId, CloseReason};
+use slipring::routing::{Node, Topology};
 
 use super::{LARGE, Rig, set};
 
@@ -40,6 +42,13 @@ impl Rig {
         let mut unread = Vec::new();
         self.core.unread_clients(&mut unread);
         unread
+    }
+
+    /// The first ring is known: one node.
+    fn first_ring(&mut self) {
+        self.topology = Arc::new(Topology::new(1, vec![Arc::new(Node::new("node-0", 11211, 1))]).unwrap());
+        self.core.set_topology(Arc::clone(&self.topology), self.now());
+        self.apply();
     }
 
     fn hangs_up(&mut self, client: ClientId) {
@@ -176,4 +185,69 @@ fn after_this_process_stood_still_nobody_is_blamed() {
     assert_eq!(rig.closed, [] as [ClientId; 0]);
     rig.pass(6_000);
     assert_eq!(rig.closed.len(), 4, "but the clocks run on");
+}
+
+const NO_NODE: &str = "SERVER_ERROR proxy: no node is known yet\r\n";
+
+#[test]
+fn before_the_first_ring_clients_wait_for_it() {
+    let mut rig = Rig::new(0);
+    let (one, other) = (rig.client(), rig.client());
+    rig.send(one, "mn\r\nstats ring\r\nverbosity 1\r\nget a\r\nversion\r\n");
+    assert!(rig.got(one).starts_with("MN\r\nSTAT "), "what needs no ring does not wait");
+    rig.send(other, &set("b", LARGE)[..100]);
+    rig.pass(200);
+    assert_eq!((rig.got(one), rig.got(other)), (String::new(), String::new()));
+    assert_eq!(rig.unread(), [one, other]);
+    rig.first_ring();
+    rig.send(other, "");
+    assert_eq!(rig.unread(), []);
+    assert!(rig.sent(0).contains("get a\r\n"));
+    rig.reply(0, "END\r\n");
+    assert!(rig.got(one).starts_with("END\r\nVERSION 1.6."));
+    assert!(rig.sent(rig.lanes() - 1).starts_with("set b 0 0 "));
+    rig.pass(1_000);
+    assert_eq!(rig.cells.soft_sum(|_, reason| reason == Reason::NoRing), 0);
+}
+
+#[test]
+fn where_the_first_ring_does_not_come_each_client_waits_once() {
+    let mut rig = Rig::new(0);
+    let early = rig.client();
+    rig.send(early, "get a b\r\nset c 0 0 1\r\nx\r\nset d 0 0 1 noreply\r\nx\r\n");
+    rig.pass(200);
+    let late = rig.client();
+    rig.send(late, "touch a 0\r\nflush_all\r\n");
+    assert_eq!(rig.got(early), "");
+    rig.pass(100);
+    assert_eq!(rig.got(early), format!("END\r\n{NO_NODE}"));
+    assert_eq!(rig.cells.soft_sum(|_, reason| reason == Reason::NoRing), 4);
+    rig.send(early, "incr a 1\r\n");
+    assert_eq!(rig.got(early), NO_NODE, "it has waited");
+    assert_eq!(rig.unread(), [late], "it has not");
+    rig.pass(200);
+    assert_eq!(rig.got(late), format!("NOT_FOUND\r\n{NO_NODE}"));
+    rig.first_ring();
+    rig.send(early, "get a\r\n");
+    assert_eq!(rig.sent(0), "get a\r\n");
+}
+
+#[test]
+fn who_leaves_before_the_first_ring_is_let_go_and_who_ended_is_answered() {
+    let mut rig = Rig::new(0);
+    let (gone, ended, served) = (rig.client(), rig.client(), rig.client());
+    for client in [gone, ended, served] {
+        rig.send(client, "get a\r\nset b 0 0 1 noreply\r\nx\r\n");
+    }
+    rig.core.client_gone(gone);
+    rig.hangs_up(ended);
+    rig.hangs_up(served);
+    assert_eq!(rig.unread(), [ended, served]);
+    rig.core.client_ended(ended);
+    rig.pass(300);
+    assert_eq!(rig.got(ended), "END\r\n");
+    assert_eq!(rig.closed, [gone, ended]);
+    assert_eq!(rig.got(served), "END\r\n");
+    rig.first_ring();
+    assert_eq!(rig.sent(0), "");
 }
