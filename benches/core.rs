@@ -94,7 +94,7 @@ fn connect(core: &mut Core) -> (Vec<UpstreamId>, usize) {
                 core.upstream_input(id, b"VERSION 1.6.18\r\n", NOW);
                 lanes.push(id);
             }
-            Effect::CloseUpstream(_) => closed += 1,
+            Effect::CloseUpstream(_) | Effect::ResetUpstream(_) => closed += 1,
             _ => {}
         }
     }

@@ -248,10 +248,14 @@ impl Rim {
             // Dropping the writing half sends our end; the task drops the rest.
             Effect::CloseClient(id) => remove(&self.clients, id.index(), |s| s.id == id),
             Effect::ResetClient(id) => {
-                reset(&self.clients, id);
+                reset(&self.clients, id.index(), |s| s.id == id);
                 remove(&self.clients, id.index(), |s| s.id == id);
             }
             Effect::CloseUpstream(id) => remove(&self.upstreams, id.index(), |s| s.id == id),
+            Effect::ResetUpstream(id) => {
+                reset(&self.upstreams, id.index(), |s| s.id == id);
+                remove(&self.upstreams, id.index(), |s| s.id == id);
+            }
         }
     }
 
@@ -637,9 +641,9 @@ fn remove<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket<Id>) -> b
 }
 
 /// The socket's end will be a reset, so that the kernel drops what it holds for it.
-fn reset(sockets: &Sockets<ClientId>, id: ClientId) {
-    if let Some(Some(socket)) = sockets.borrow().get(id.index())
-        && socket.id == id
+fn reset<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket<Id>) -> bool) {
+    if let Some(Some(socket)) = sockets.borrow().get(index)
+        && is(socket)
         && let Err(error) = socket.write.end_by_reset()
     {
         tracing::debug!(%error, "cannot have a connection reset");

@@ -20,6 +20,10 @@ pub enum Effect {
     Tick(Duration),
     /// Close this upstream connection; the core has forgotten it.
     CloseUpstream(UpstreamId),
+    /// Close this upstream connection by a reset; the core has forgotten it, and has answered for what was sent and is
+    /// not answered. What the kernel still holds must not reach the node later: it could overtake what goes through the
+    /// next connection.
+    ResetUpstream(UpstreamId),
     /// Close this client connection; the core has forgotten it. The client may still be sending: a
     /// close with unread input would reset the connection and could destroy the last answer on its
     /// way, so the rim sends our end and drops what comes for a moment.

@@ -293,7 +293,8 @@ impl Core {
         }
         self.cut_off_value(id, failure.reason, failure.text);
         let Some(mut up) = self.upstreams.remove(id.0) else { return };
-        self.shared.effects.push(Effect::CloseUpstream(id));
+        let owes = up.fifo.iter().any(|entry| !matches!(entry, Entry::Version));
+        self.shared.effects.push(if owes { Effect::ResetUpstream(id) } else { Effect::CloseUpstream(id) });
         if up.full {
             self.shared.full_lanes = self.shared.full_lanes.saturating_sub(1);
         }

@@ -26,6 +26,7 @@ mod lanes;
 mod left;
 mod lies;
 mod order;
+mod overtaking;
 mod queue;
 mod retry;
 mod values;

@@ -116,7 +116,7 @@ impl Rig {
                     self.lanes[lane].sent = all.strip_prefix(b"version\r\n").unwrap().to_vec();
                     self.reply(lane, b"VERSION 1.6.18\r\n");
                 }
-                Effect::CloseUpstream(id) => {
+                Effect::CloseUpstream(id) | Effect::ResetUpstream(id) => {
                     for lane in self.lanes.iter_mut().filter(|lane| lane.id == id) {
                         lane.open = false;
                     }

@@ -368,7 +368,7 @@ impl World {
                     let at = self.now().after(wait).0;
                     self.timers.push((at, Timer::Tick));
                 }
-                Effect::CloseUpstream(id) => {
+                Effect::CloseUpstream(id) | Effect::ResetUpstream(id) => {
                     let given_up = self.unlink(id);
                     if let Some(conn) = self.conns.iter_mut().find(|c| c.id == id) {
                         conn.closed = true;

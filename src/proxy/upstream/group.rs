@@ -20,8 +20,10 @@ const COALESCE_WINDOW: usize = 64;
 const MAX_WAITERS: u16 = 64;
 /// The index of no member.
 const NOBODY: u32 = u32::MAX;
-/// Groups kept for reuse.
+/// Groups kept for reuse, and the memory of all of them, in bytes: one whose line is full of keys of one byte holds more
+/// than 100 KiB, one that as many clients share 400.
 const KEEP_GROUPS: usize = 64;
+const KEEP_BYTES: usize = 1 << 20;
 /// A group kept for reuse holds no line buffer above this, in bytes.
 const KEEP_LINE: usize = 16 << 10;
 
@@ -277,14 +279,19 @@ impl Group {
     pub(in crate::proxy) fn close(&mut self) -> &[u8] {
         if !self.line.ends_with(b"\n") {
             self.line.extend_from_slice(b"\r\n");
-            self.weight = size_of::<Self>()
-                + self.line.capacity()
-                + self.keys.capacity() * size_of::<Key>()
-                + self.tags.capacity() * size_of::<u32>()
-                + self.members.capacity() * size_of::<Member>()
-                + self.waiters.capacity() * size_of::<Waiter>();
+            self.weight = self.held();
         }
         &self.line
+    }
+
+    /// Bytes of memory it holds.
+    fn held(&self) -> usize {
+        size_of::<Self>()
+            + self.line.capacity()
+            + self.keys.capacity() * size_of::<Key>()
+            + self.tags.capacity() * size_of::<u32>()
+            + self.members.capacity() * size_of::<Member>()
+            + self.waiters.capacity() * size_of::<Waiter>()
     }
 
     /// The key a `VALUE` names: the first one asked for and not answered, from where the last was
@@ -374,13 +381,23 @@ impl Group {
 /// Groups that are used again.
 #[derive(Debug, Default)]
 #[expect(clippy::vec_box, reason = "entries move through the FIFOs: a box keeps them small")]
-pub(in crate::proxy) struct GroupPool(Vec<Box<Group>>);
+pub(in crate::proxy) struct GroupPool {
+    groups: Vec<Box<Group>>,
+    /// Bytes of memory that they hold.
+    held: usize,
+}
 
 impl GroupPool {
     /// An empty group.
     #[inline]
     pub(in crate::proxy) fn take(&mut self, verb: ReadVerb) -> Box<Group> {
-        let mut group = self.0.pop().unwrap_or_else(|| Box::new(Group::new()));
+        let mut group = match self.groups.pop() {
+            Some(group) => {
+                self.held -= group.held();
+                group
+            }
+            None => Box::new(Group::new()),
+        };
         group.reset(verb);
         group
     }
@@ -388,8 +405,38 @@ impl GroupPool {
     /// Takes a group back.
     #[inline]
     pub(in crate::proxy) fn put(&mut self, group: Box<Group>) {
-        if self.0.len() < KEEP_GROUPS {
-            self.0.push(group);
+        let held = group.held();
+        if self.groups.len() < KEEP_GROUPS && self.held + held <= KEEP_BYTES {
+            self.held += held;
+            self.groups.push(group);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_that_are_kept_hold_little_however_large_they_were() {
+        let mut pool = GroupPool::default();
+        for keys in [1, 4_000] {
+            let mut groups: Vec<Box<Group>> = (0..2 * KEEP_GROUPS).map(|_| pool.take(ReadVerb::Get)).collect();
+            for group in &mut groups {
+                for place in 0..keys {
+                    group.join(ClientId::NONE, place);
+                    group.add(b"k", 1, place);
+                }
+                group.close();
+            }
+            groups.into_iter().for_each(|group| pool.put(group));
+            assert_eq!(pool.held, pool.groups.iter().map(|group| group.held()).sum::<usize>());
+            assert!(pool.held <= KEEP_BYTES, "{} KiB", pool.held >> 10);
+            assert!(!pool.groups.is_empty() && pool.groups.len() <= KEEP_GROUPS);
+        }
+        while !pool.groups.is_empty() {
+            pool.take(ReadVerb::Gat(1));
+        }
+        assert_eq!(pool.held, 0);
     }
 }

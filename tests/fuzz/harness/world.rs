@@ -292,7 +292,7 @@ impl<'a> World<'a> {
                     let at = self.now().after(wait).0;
                     self.timers.push((at, Timer::Tick));
                 }
-                Effect::CloseUpstream(id) => {
+                Effect::CloseUpstream(id) | Effect::ResetUpstream(id) => {
                     if let Some(i) = self.conns.iter().position(|c| c.id == id) {
                         self.close_conn(i);
                     }
