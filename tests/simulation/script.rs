@@ -14,6 +14,7 @@ use slipring::time::Tick;
 use crate::Rng;
 
 mod memory;
+mod placements;
 mod waits;
 
 /// A value that is streamed.
