@@ -365,8 +365,9 @@ fn observe(c: &mut Criterion) {
             worker.request(Command::Get, Outcome::Hit, 1);
             worker.took(Kind::Get, Duration::from_micros(took));
         });
+        // In here: a filter may leave this one out.
+        assert!(cells.requests(|_, outcome| outcome == Outcome::Hit) > 0);
     });
-    assert!(cells.requests(|_, outcome| outcome == Outcome::Hit) > 0);
     let mut hash = 1_u64;
     group.bench_function("sample of a key, all different", |b| {
         b.iter(|| {
