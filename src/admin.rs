@@ -129,7 +129,7 @@ pub struct RingNode {
     pub weight: u32,
     /// Share of the key space, 0 to 1.
     pub share: f64,
-    /// `up`, `connecting`, `probing` or `down`.
+    /// `up`, `degraded`, `connecting`, `probing` or `down`.
     pub state: &'static str,
     /// Since when, in seconds of Unix time.
     pub since: u64,

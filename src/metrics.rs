@@ -343,6 +343,8 @@ impl CloseReason {
 pub enum NodeState {
     /// Answers.
     Up,
+    /// Answers, but not on all the connections it should have: some could not be made. Requests go by the others.
+    Degraded,
     /// The first connection is on its way; requests wait for it.
     #[default]
     Connecting,
@@ -354,13 +356,20 @@ pub enum NodeState {
 
 impl NodeState {
     /// All of them, from the best to the worst.
-    pub const ALL: [Self; 4] = [Self::Up, Self::Connecting, Self::Probing, Self::Down];
+    pub const ALL: [Self; 5] = [Self::Up, Self::Degraded, Self::Connecting, Self::Probing, Self::Down];
+
+    /// Whether requests are sent to it that it answers.
+    #[must_use]
+    pub const fn is_serving(self) -> bool {
+        matches!(self, Self::Up | Self::Degraded)
+    }
 
     /// The word shown to people and programs.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::Degraded => "degraded",
             Self::Connecting => "connecting",
             Self::Probing => "probing",
             Self::Down => "down",

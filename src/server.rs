@@ -141,7 +141,6 @@ async fn serve(
         node_failed: Arc::clone(&triggers.resolve),
         settings: settings(&config),
         cells: Arc::clone(&cells),
-        connect_timeout: config.connect_timeout,
         itself: Arc::default(),
         started,
     };
@@ -276,6 +275,7 @@ fn settings(config: &Config) -> Settings {
         slow_request: (!config.slow_request.is_zero()).then_some(config.slow_request),
         lanes: config.connections_per_node,
         drain_timeout: config.drain_timeout,
+        connect_timeout: config.connect_timeout,
         request_timeout: config.request_timeout,
         queue_timeout: config.queue_timeout,
         buffer_limit: config.buffer_limit,

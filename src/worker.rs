@@ -74,8 +74,6 @@ pub struct Parts {
     pub settings: Settings,
     /// Where it counts.
     pub cells: Arc<Cells>,
-    /// Longest time to open a connection to a node.
-    pub connect_timeout: Duration,
     /// Every connection to a node, for who accepts clients.
     pub itself: Arc<Itself>,
     /// The zero of the core's time.
@@ -349,9 +347,14 @@ impl Rim {
             self.core.borrow_mut().client_writable(id);
             self.apply();
         }
-        let mut full = false;
+        let (mut full, mut had_turn) = (false, false);
         loop {
             if !self.core.borrow().client_may_read(id) {
+                if !had_turn && self.core.borrow_mut().client_turn(id, self.now()) {
+                    had_turn = true;
+                    self.apply();
+                    continue;
+                }
                 return if self.core.borrow().has_client(id) { Poll::Pending } else { Poll::Ready(()) };
             }
             if full {
@@ -397,7 +400,7 @@ impl Rim {
         }
         let (node, connected) = loop {
             let Some(node) = self.core.borrow().upstream_node(id) else { return };
-            let connected = timeout(self.parts.connect_timeout, connect(&node, &self.parts)).await;
+            let connected = timeout(self.parts.settings.connect_timeout, connect(&node, &self.parts)).await;
             let Some(current) = self.core.borrow().upstream_node(id) else { return };
             // Whatever came of it, at an address the node has left meanwhile it counts for nothing.
             if (&current.host, current.port) == (&node.host, node.port) {

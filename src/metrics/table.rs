@@ -73,7 +73,7 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("slipring_upstream_desyncs_total", &["node"], "Connections closed because a reply could not be the answer"),
     gauge("slipring_node_state", &["node", "state"], "1 for the worst state that a worker sees the node in"),
     counter("slipring_node_ejections_total", &["node", "reason"], "Times that the node went down, once per worker"),
-    counter("slipring_node_probes_total", &["node", "result"], "Probes of the node while it was down"),
+    counter("slipring_node_probes_total", &["node", "result"], "Probes of the node while it was silent or down"),
     gauge("slipring_node_ring_share_ratio", &["node"], "Share of the key space, 0 to 1"),
     gauge("slipring_ring_nodes", &[], "Nodes in the ring"),
     gauge(

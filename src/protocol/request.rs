@@ -265,6 +265,43 @@ const TOO_LARGE: Refusal<'static> = Refusal::new("SERVER_ERROR object too large 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keys<'a>(&'a [u8]);
 
+impl<'a> Keys<'a> {
+    /// Those of a part of a line that was checked.
+    #[must_use]
+    pub const fn new(checked: &'a [u8]) -> Self {
+        Self(checked)
+    }
+
+    /// What is left of the line.
+    #[must_use]
+    pub const fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The first `count` of them.
+    #[must_use]
+    pub fn first(self, count: usize) -> Self {
+        let mut behind = self;
+        if let Some(last) = count.checked_sub(1) {
+            behind.nth(last);
+        } else {
+            return Self(&[]);
+        }
+        Self(self.0.get(..self.0.len() - behind.0.len()).unwrap_or_default())
+    }
+
+    /// Whether none is too long: one step a byte, however short they are.
+    fn are_valid(self) -> bool {
+        let mut longest = 0;
+        self.0.iter().fold(0_usize, |run, byte| {
+            let run = if *byte == b' ' { 0 } else { run + 1 };
+            longest = longest.max(run);
+            run
+        });
+        longest <= MAX_KEY
+    }
+}
+
 impl<'a> Iterator for Keys<'a> {
     type Item = &'a [u8];
 
@@ -355,6 +392,31 @@ fn read<'a>(verb: ReadVerb, keys: Keys<'a>) -> Result<Request<'a>, Refusal<'a>> 
         // `gat <exptime>` alone is an empty read in 1.6: `END`.
         ReadVerb::Get | ReadVerb::Gets if count == 0 => Err(ERROR),
         _ => Ok(Request::Read { verb, keys }),
+    }
+}
+
+/// The same for a long line of keys ([`is_key_line`](super::is_key_line)), in a time that goes by its bytes and not by its
+/// keys.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_key_list(line: &[u8]) -> Result<(ReadVerb, Keys<'_>), Refusal<'_>> {
+    let mut keys = Keys(line);
+    let verb = match keys.next() {
+        Some(b"get" | b"bget") => ReadVerb::Get,
+        Some(b"gets") => ReadVerb::Gets,
+        Some(word @ (b"gat" | b"gats")) => {
+            let exptime = exptime(keys.next().ok_or(ERROR)?).ok_or(BAD_EXPTIME)?;
+            if word == b"gat" { ReadVerb::Gat(exptime) } else { ReadVerb::Gats(exptime) }
+        }
+        _ => return Err(ERROR),
+    };
+    if !keys.are_valid() {
+        return Err(BAD_FORMAT);
+    }
+    match verb {
+        ReadVerb::Get | ReadVerb::Gets if Iterator::count(keys.first(1)) == 0 => Err(ERROR),
+        _ => Ok((verb, keys)),
     }
 }
 

@@ -8,7 +8,8 @@
 //!   `large.rs`: the lane is never paused for it.
 //! - A *body* from a client is stored only when there is room for all of it; until then it is not read. So is a read of a
 //!   value that is known to be large.
-//! - A *request* waits, unread, while its client has others waiting and the memory is spent.
+//! - A *request* waits, unread, while its client has others waiting, answered or quiet, and the memory is spent. So a
+//!   client brings at most one more: what is held stays within the limit and one read of 64 KiB a client.
 //! - What is *read* of a client before it is known what it is, is little while memory is tight: a thousand clients
 //!   whose bodies have to wait would else each have left a whole read here.
 
@@ -87,6 +88,11 @@ impl Budget {
         self.here() + self.others
     }
 
+    /// Whether so many bytes more are within the limit.
+    pub(super) const fn fits(&self, len: usize) -> bool {
+        self.total() + len <= self.limit
+    }
+
     /// For all workers, in bytes.
     pub(super) const fn limit(&self) -> usize {
         self.limit
@@ -125,10 +131,11 @@ impl Budget {
         self.total().saturating_add(len) <= self.tight()
     }
 
-    /// Whether a body of so many bytes may be stored. One always may: else nothing would move.
+    /// Whether a body of so many bytes may be stored. One may while anything is left: else nothing would move. When all
+    /// is spent others hold it, and their clocks end that.
     pub(super) fn takes_body(&self, len: usize) -> bool {
         let room = self.bodies + len <= self.limit / 2 && self.has_room(len);
-        room || self.bodies == 0
+        room || self.bodies == 0 && !self.is_spent()
     }
 
     /// Most bytes to read at once of a client that has `room` kept for what it sends.

@@ -70,10 +70,13 @@ impl Core {
         } else {
             if let Some(up) = self.upstreams.get_mut(id.0) {
                 let replies = before.saturating_sub(up.fifo.len());
-                up.note_progress(input.bytes.len(), replies, now);
+                let progress = up.note_progress(input.bytes.len(), replies, now) && !up.moved;
                 up.cells.received_bytes.add(input.bytes.len() as u64);
-                if let (true, Some(entry)) = (replies > 0, self.nodes.get_mut(up.node.0)) {
-                    entry.health.answered();
+                let node = up.node;
+                if let (true, Some(entry)) = (progress, self.nodes.get_mut(node.0))
+                    && entry.health.answered(now)
+                {
+                    self.close_probe(node);
                 }
             }
             self.relieve(id);
@@ -209,6 +212,12 @@ impl Core {
         if !up.moved {
             entry.version = Version::read(text);
         }
+        if up.role == Role::Probe {
+            // It still answers: that is all there was to ask.
+            up.cells.probes[0].add(1);
+            entry.health.answered(now);
+            return self.close_probe(node);
+        }
         if !tells || entry.departed {
             // A node that comes back while this lane drains is known by it.
             return up.greeted();
@@ -224,10 +233,12 @@ impl Core {
         up.greeted();
         let back = entry.state == NodeState::Probing;
         entry.health.succeeded(now);
-        self.set_node_state(node, NodeState::Up);
+        self.close_probe(node);
         if back {
             self.fill_lanes(node);
         }
+        self.show_serving(node);
+        self.reroute(node);
     }
 
     /// The read at the head is over: `END`, or an error line.

@@ -4,7 +4,8 @@
 //! What the mark of a time-out ago had seen has waited that long. A clock is late by at most two
 //! ticks, never early.
 //!
-//! - *connect*: the rim's; what waits on the connection fails with it.
+//! - *connect*: the rim's; what waits on the connection fails with it. A connection that asks whether a node still answers
+//!   has it for its first answer, too.
 //! - *queue*, of what is wholly unsent, while the lane moves nothing: it is cut out of the queue, for a
 //!   `set` answered as failed must not be sent later. `noreply` has no such clock: nobody waits, and
 //!   a bulk load is slowed down rather than lost. Where a node takes nothing any more, the kernel's
@@ -14,7 +15,7 @@
 
 use super::failure::{FailReason, Failure};
 use super::upstream::{Entry, Role};
-use super::{Core, UpstreamId};
+use super::{Core, NodeId, UpstreamId};
 use crate::metrics::{NodeOutcome, NodeState, Reason};
 
 /// A lane that owes a reply and shows no byte is given up after so many time-outs.
@@ -29,8 +30,10 @@ impl Core {
         for id in lanes {
             self.check_lane(id);
         }
+        self.check_probes();
         self.send_probes();
-        let waits = self.upstreams.iter().any(|(_, up)| !up.fifo.is_empty());
+        let lost = self.forget_lost_writes();
+        let waits = lost || self.upstreams.iter().any(|(_, up)| !up.fifo.is_empty());
         waits || self.nodes.iter().any(|(_, entry)| entry.health.probe_at.is_some())
     }
 
@@ -38,7 +41,7 @@ impl Core {
         let (now, settings) = (self.shared.now, self.shared.settings);
         let (request, queue) = (settings.request_timeout, settings.queue_timeout);
         let Some(up) = self.upstreams.get_mut(id.0) else { return };
-        if !up.is_connected() || up.fifo.is_empty() {
+        if !up.is_connected() || up.fifo.is_empty() || up.role == Role::Probe {
             up.clear_marks();
             return;
         }
@@ -96,15 +99,16 @@ impl Core {
 
     /// A lane was silent for a time-out. Returns whether that was the end of it.
     fn strike(&mut self, id: UpstreamId) -> bool {
+        let (now, timeout) = (self.shared.now, self.shared.settings.request_timeout);
         let Some(up) = self.upstreams.get_mut(id.0) else { return true };
-        up.silence_counted_at = self.shared.now;
+        up.silence_counted_at = now;
         up.silent_timeouts += 1;
         let (node, strikes, moved) = (up.node, up.silent_timeouts, up.moved);
         up.cells.timeouts.add(1);
         // Of an address that a node has left, and of a node that has left, nothing follows.
         let entry = self.nodes.get_mut(node.0).filter(|entry| !moved && !entry.departed);
-        if entry.is_some_and(|entry| entry.health.timed_out()) {
-            self.node_down(node, FailReason::Silent);
+        if entry.is_some_and(|entry| entry.health.timed_out(now, timeout)) {
+            self.open_probe(node);
         }
         if strikes >= STRIKES {
             self.fail_upstream(id, FailReason::Silent);
@@ -173,6 +177,16 @@ impl Core {
             if let Some(gauge) = cells.connections.get(state) {
                 gauge.add(1);
             }
+        }
+    }
+
+    /// Finds the nodes down that were asked whether they still answer, and have not.
+    fn check_probes(&mut self) {
+        let (now, patience) = (self.shared.now, self.shared.settings.connect_timeout);
+        let silent = self.nodes.iter().filter(|(_, entry)| entry.health.is_silent(now, patience));
+        let silent: Vec<NodeId> = silent.map(|(key, _)| NodeId(key)).collect();
+        for node in silent {
+            self.node_down(node, FailReason::Silent);
         }
     }
 

@@ -122,6 +122,10 @@ impl Core {
         match role {
             Role::Shared if !draining => self.replace_failed(id, reason),
             Role::Large if reason == FailReason::Closed => self.replace_large(id),
+            // What was asked of the node before has reached it: it is not that it "cannot be reached".
+            Role::Probe if !draining => {
+                self.node_down(node, if reason == FailReason::Itself { reason } else { FailReason::Silent });
+            }
             _ => {}
         }
         self.drop_upstream(id, failure);
@@ -132,32 +136,69 @@ impl Core {
     fn replace_failed(&mut self, id: UpstreamId, reason: FailReason) {
         let (random, now) = (self.shared.random(), self.shared.now);
         let Self { upstreams, nodes, .. } = self;
-        let Some(up) = upstreams.get(id.0) else { return };
+        let Some(up) = upstreams.get_mut(id.0) else { return };
         let (node, ready) = (up.node, up.is_greeted());
+        // Nobody goes by it any more.
+        up.drain();
         let Some(entry) = nodes.get_mut(node.0) else { return };
-        let others = entry
-            .lanes
-            .iter()
-            .any(|lane| *lane != id && upstreams.get(lane.0).is_some_and(|up| up.takes_requests() && up.is_greeted()));
+        let mut others = false;
+        // One that is connected right now may be all that the node gives us.
+        let mut pending = Vec::new();
+        for lane in entry.lanes.iter().filter(|lane| **lane != id) {
+            match upstreams.get(lane.0) {
+                Some(up) if up.is_greeted() => others |= up.takes_requests(),
+                Some(up) if !up.after_failure => pending.push(*lane),
+                _ => {}
+            }
+        }
         // One that is lost again and again is down, however long each connection lasted.
         let wait = entry.health.failed(ready, now, random).max(entry.health.take_token(now));
-        if reason == FailReason::Itself || (!wait.is_zero() && !others) {
+        if reason == FailReason::Itself || (!wait.is_zero() && !others && pending.is_empty()) {
             return self.begin_outage(node, wait, reason);
         }
-        if !others {
+        let next = self.open_lane(node, Role::Shared, wait);
+        if let Some(up) = self.upstreams.get_mut(next.0) {
+            up.after_failure = !wait.is_zero();
+            // Its clients go by the others until it is ready.
+            up.eager &= !others;
+        }
+        for lane in pending.into_iter().filter(|_| !others) {
+            if let Some(up) = self.upstreams.get_mut(lane.0) {
+                up.eager = true;
+            }
+        }
+        let index = self.replace_lane(node, id, next);
+        self.reroute(node);
+        if others {
+            self.show_serving(node);
+        } else {
             self.set_node_state(node, NodeState::Connecting);
         }
-        let next = self.open_lane(node, Role::Shared, wait);
-        self.replace_lane(node, id, next);
-        if reason == FailReason::Closed && wait.is_zero() {
-            self.retry_reads(id, next);
+        if let (FailReason::Closed, Some(lane)) = (reason, index.and_then(|index| self.lane(node, index))) {
+            self.retry_reads(id, lane);
         }
     }
 
-    /// A node has been silent too often.
+    /// A node has let a request time out and answered nothing meanwhile: it is asked whether it still answers at all.
+    pub(super) fn open_probe(&mut self, node: NodeId) {
+        self.close_probe(node);
+        let probe = self.open_upstream(node, Role::Probe);
+        if let Some(entry) = self.nodes.get_mut(node.0) {
+            entry.probe = probe;
+        }
+    }
+
+    /// A node need not be asked whether it still answers.
+    pub(super) fn close_probe(&mut self, node: NodeId) {
+        let probe = self.nodes.get_mut(node.0).map(|entry| std::mem::replace(&mut entry.probe, UpstreamId::NONE));
+        self.drop_upstream(probe.unwrap_or(UpstreamId::NONE), Failure::NONE);
+    }
+
+    /// A node is silent.
     pub(super) fn node_down(&mut self, node: NodeId, reason: FailReason) {
         let (random, now) = (self.shared.random(), self.shared.now);
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
+        entry.cells.probes[1].add(1);
         let wait = entry.health.failed(false, now, random).max(entry.health.take_token(now));
         self.begin_outage(node, wait, reason);
     }
@@ -175,15 +216,21 @@ impl Core {
         entry.is_itself = reason == FailReason::Itself;
         entry.cells.set_itself(entry.is_itself);
         let large = std::mem::replace(&mut entry.large, UpstreamId::NONE);
-        let lanes: Vec<UpstreamId> = entry.lanes.iter().copied().chain([large]).collect();
+        entry.health.trusted();
+        let asked = std::mem::replace(&mut entry.probe, UpstreamId::NONE);
+        let lanes: Vec<UpstreamId> = entry.lanes.iter().copied().chain([large, asked]).collect();
         if let Some(first) = entry.lanes.first_mut() {
             *first = probe;
+        }
+        if let Some(up) = self.upstreams.get_mut(probe.0) {
+            up.eager = false;
         }
         self.set_node_state(node, NodeState::Down);
         for lane in lanes {
             let text = self.failure_text(lane, reason.text());
             self.drop_upstream(lane, Failure { text: text.as_bytes(), reason: reason.reason() });
         }
+        self.reroute(node);
         self.grant(node);
     }
 
@@ -192,7 +239,7 @@ impl Core {
         let now = self.shared.now;
         let Some(up) = self.upstreams.get(id.0).filter(|up| up.is_greeted() && !up.is_draining()) else { return };
         let node = up.node;
-        let Some(entry) = self.nodes.get_mut(node.0).filter(|entry| entry.state == NodeState::Up) else { return };
+        let Some(entry) = self.nodes.get_mut(node.0).filter(|entry| entry.state.is_serving()) else { return };
         if entry.large != id || !entry.health.take_token(now).is_zero() {
             return;
         }
@@ -241,6 +288,9 @@ impl Core {
 
     /// Forgets a connection; whatever still waits on it is answered as failed.
     pub(super) fn drop_upstream(&mut self, id: UpstreamId, failure: Failure<'_>) {
+        if matches!(failure.reason, Reason::Timeout | Reason::Desync) {
+            self.note_lost_writes(id);
+        }
         self.cut_off_value(id, failure.reason, failure.text);
         let Some(mut up) = self.upstreams.remove(id.0) else { return };
         self.shared.effects.push(Effect::CloseUpstream(id));

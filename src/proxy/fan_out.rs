@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::client::Taken;
 use super::client::gather::{Gather, Gathering};
 use super::client::replies::Stamp;
+use super::client::{Stall, Taken};
 use super::stats::Sidecar;
 use super::upstream::Entry;
 use super::values::Desync;
 use super::{ClientId, Core, NodeId, UpstreamId};
-use crate::metrics::{Kind, NodeOutcome, NodeState, Outcome};
+use crate::metrics::{Kind, NodeOutcome, Outcome, Wait};
 use crate::protocol::command::Command;
 use crate::protocol::number;
 use crate::protocol::reply::{End, Line};
@@ -29,7 +29,11 @@ fn gathered(text: &[u8]) -> Outcome {
 
 impl Core {
     pub(super) fn flush_all(&mut self, id: ClientId, delay: Option<i32>, quiet: bool) -> Taken {
-        if self.stalls_on_any(id) {
+        // An answer is made of every node's, and takes memory for each.
+        if self.waits_for_others(id) || self.stalls_on_any(id) || self.finds_no_room(id) {
+            return Taken::Stalled;
+        }
+        if !quiet && self.waits_for_replies(id) {
             return Taken::Stalled;
         }
         self.shared.cells().command(Command::FlushAll);
@@ -50,7 +54,7 @@ impl Core {
 
     pub(super) fn stats(&mut self, id: ClientId, what: Stats) -> Taken {
         // What nodes tell is kept until the last has: a few at a time are enough for anyone.
-        if self.stalls_on_any(id) || self.waits_for_replies(id) {
+        if self.waits_for_others(id) || self.stalls_on_any(id) || self.finds_no_room(id) || self.waits_for_replies(id) {
             return Taken::Stalled;
         }
         self.shared.cells().command(Command::Stats);
@@ -76,6 +80,18 @@ impl Core {
         Taken::Yes(0)
     }
 
+    /// Whether a client waits with a request to every node.
+    fn finds_no_room(&mut self, id: ClientId) -> bool {
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else { return false };
+        let waits = !client.may_ask_all(&shared.budget);
+        if waits {
+            client.stall = Stall::All;
+            shared.cells().waits(Wait::Output);
+        }
+        waits
+    }
+
     /// Asks every node the same and answers once.
     pub(super) fn fan_out(&mut self, id: ClientId, what: Gathering, line: &[u8], quiet: bool) {
         let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else {
@@ -94,9 +110,10 @@ impl Core {
             // Before the first connection there is nothing to wait for either; the next lane of a
             // node that answers is only a moment away.
             let answers = |up: &UpstreamId| self.upstreams.get(up.0).is_some_and(|up| up.is_greeted());
-            let ready = up.filter(|up| entry.state == NodeState::Up || answers(up));
+            let ready = up.filter(|up| entry.state.is_serving() || answers(up));
             match ready {
-                Some(up) => asked.push((up, gather.expect(&entry.node.name))),
+                // Nobody sees who was asked without an answer.
+                Some(up) => asked.push((up, gather.expect(if quiet { "" } else { &entry.node.name }))),
                 None => {
                     gather.unreachable(&entry.node.name, entry.state.word(), self.down_text(node).as_bytes());
                 }
@@ -112,6 +129,7 @@ impl Core {
         }
         let Self { clients, upstreams, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return };
+        client.fanned += asked.len();
         let stamp = Stamp { kind: Kind::Other, at: shared.now };
         let seq = (!quiet).then(|| client.replies.push_gather(gather, stamp, &mut shared.pool));
         for (up_id, part) in asked {
@@ -119,6 +137,7 @@ impl Core {
                 continue;
             };
             client.in_flight += 1;
+            up.fifo.grow();
             up.push(line, Entry::Gather { client: id, seq, part, end, command, expired: false }, shared);
             up.touch(up_id, shared);
         }
@@ -204,8 +223,10 @@ impl Core {
                 let waiting = self.clients.get_mut(client.0).filter(|_| !expired);
                 let Some((waiting, seq)) = waiting.zip(seq) else { return Ok(()) };
                 let Some(gather) = waiting.replies.gather(seq) else { return Ok(()) };
+                let before = gather.bytes();
                 let fits = gather.line(part, raw);
-                waiting.replies.gathered(raw.len());
+                let more = gather.bytes() - before;
+                waiting.replies.gathered(more);
                 waiting.recharge(&mut self.shared);
                 return fits.then_some(()).ok_or(Desync);
             }

@@ -13,8 +13,13 @@ use crate::protocol::request::{self, Refusal};
 use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
 use crate::time::Tick;
 
-/// A line that grows beyond this is refused when memory is spent, in bytes.
+/// A line that grows beyond this is refused when memory is spent, in bytes; what is kept grows by quarters from there on.
 const LONG_LINE: usize = 64 << 10;
+/// A read whose line is longer than this is sent by windows, in bytes.
+const SHORT_READ: usize = 16 << 10;
+
+/// A client goes on in its next poll when its requests to every node have put so many entries on lanes.
+const STEP_ENTRIES: usize = 4096;
 
 impl Core {
     /// A client has connected.
@@ -39,6 +44,19 @@ impl Core {
         let waits = client.replies.len() >= FEW;
         if waits {
             client.stall = Stall::Few;
+        }
+        waits
+    }
+
+    /// Whether a client has asked every node so often that others have their turn first.
+    pub(super) fn waits_for_others(&mut self, id: ClientId) -> bool {
+        let Self { clients, shared, .. } = self;
+        let Some(client) = clients.get_mut(id.0) else { return false };
+        let waits = client.fanned >= STEP_ENTRIES;
+        if waits {
+            client.fanned = 0;
+            client.stall = Stall::Turn;
+            shared.effects.push(Effect::WakeClient(id));
         }
         waits
     }
@@ -75,10 +93,10 @@ impl Core {
                 if client.unparsed.capacity() == 0 {
                     client.unparsed = shared.pool.take();
                 }
-                client.unparsed.extend_from_slice(rest);
+                keep(&mut client.unparsed, rest);
             }
         } else {
-            client.unparsed.extend_from_slice(input.bytes);
+            keep(&mut client.unparsed, input.bytes);
             self.parse_kept(id);
         }
         self.settle_client(id);
@@ -210,10 +228,23 @@ impl Core {
             Stall::Output if !client.has_room(self.shared.budget.is_spent()) => return,
             Stall::Few if client.replies.len() >= FEW => return,
             Stall::Again if !client.again.is_empty() => return,
-            Stall::OwnLane | Stall::None | Stall::Memory { .. } => return,
+            Stall::All if !client.may_ask_all(&self.shared.budget) => return,
+            Stall::Keys if !client.goes_on(&self.shared.budget) => return,
+            Stall::OwnLane | Stall::None | Stall::Memory { .. } | Stall::Turn => return,
             _ => {}
         }
         self.unstall(id);
+    }
+
+    /// A client was woken: it goes on, if it waited until others had their turn. Returns whether it did.
+    pub fn client_turn(&mut self, id: ClientId, now: Tick) -> bool {
+        let waits = self.clients.get(id.0).is_some_and(|client| client.stall == Stall::Turn);
+        if waits {
+            self.shared.now = now;
+            self.unstall(id);
+            self.finish_round();
+        }
+        waits
     }
 
     /// Goes on with what a client has sent.
@@ -241,7 +272,12 @@ impl Core {
         let Self { clients, shared, .. } = self;
         match clients.get_mut(id.0) {
             Some(client) if used < kept.len() => {
-                kept.drain(..used);
+                if kept.capacity() > LONG_LINE && (kept.len() - used) * 4 < kept.capacity() {
+                    // A long line has gone: what is behind it needs little.
+                    kept = kept.split_off(used);
+                } else {
+                    kept.drain(..used);
+                }
                 client.unparsed = kept;
             }
             _ => shared.pool.put(kept),
@@ -286,6 +322,10 @@ impl Core {
                     }
                     used
                 }
+                Reading::Keys(_) => match self.send_keys(id, rest.bytes) {
+                    Some(used) => used,
+                    None => return at,
+                },
                 Reading::Body(_) => self.take_body(id, rest),
                 Reading::Stream { .. } => match self.stream(id, rest) {
                     Some(used) => used,
@@ -304,13 +344,8 @@ impl Core {
         let known = client.scanned.min(rest.len());
         let end = memchr::memchr(b'\n', rest.get(known..)?).map(|end| known + end);
         let len = end.unwrap_or(rest.len());
-        if len > MAX_LINE && (len > MAX_KEY_LINE || !is_key_line(rest)) {
-            self.refuse(id, Refusal::line_too_long());
-            return Some(rest.len());
-        }
-        if end.is_none() && len > LONG_LINE && self.shared.budget.is_spent() {
-            self.refuse(id, Refusal::no_memory());
-            return Some(rest.len());
+        if len > MAX_LINE {
+            return self.parse_long_line(id, input, end);
         }
         let Some(end) = end else {
             client.scanned = rest.len();
@@ -323,4 +358,47 @@ impl Core {
             Taken::Stalled => None,
         }
     }
+
+    /// The same for a line that is too long for all but a read; `end` is where its LF is.
+    fn parse_long_line(&mut self, id: ClientId, input: Input<'_>, end: Option<usize>) -> Option<usize> {
+        let rest = input.bytes;
+        let len = end.unwrap_or(rest.len());
+        if len > MAX_KEY_LINE || !is_key_line(rest) {
+            self.refuse(id, Refusal::line_too_long());
+            return Some(rest.len());
+        }
+        if end.is_none() && len > LONG_LINE && self.shared.budget.is_spent() {
+            self.refuse(id, Refusal::no_memory());
+            return Some(rest.len());
+        }
+        let client = self.clients.get_mut(id.0)?;
+        client.scanned = if end.is_some() { 0 } else { rest.len() };
+        let end = end?;
+        let line = request::trim(rest.get(..end)?);
+        if line.len() <= SHORT_READ {
+            return match self.act(id, line, input.after(end + 1)) {
+                Taken::Yes(more) => Some(end + 1 + more),
+                Taken::Stalled => None,
+            };
+        }
+        match request::parse_key_list(line) {
+            Ok((verb, keys)) => {
+                self.begin_keys(id, verb, keys, line.len(), end + 1);
+                Some(0)
+            }
+            Err(refusal) => {
+                self.refuse(id, refusal);
+                Some(end + 1)
+            }
+        }
+    }
+}
+
+/// Keeps what cannot be acted on yet. A long line costs little more than its bytes.
+fn keep(unparsed: &mut Vec<u8>, bytes: &[u8]) {
+    let len = unparsed.len() + bytes.len();
+    if len > unparsed.capacity().max(LONG_LINE) {
+        unparsed.reserve_exact(bytes.len().max(unparsed.len() / 4));
+    }
+    unparsed.extend_from_slice(bytes);
 }

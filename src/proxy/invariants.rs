@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use super::client::key_list::WINDOW;
 use super::client::{Client, Reading, Stall};
 use super::upstream::node::MAX_OWN;
 use super::upstream::{Body, Entry, Role};
-use super::{ClientId, Core, NodeId};
+use super::{ClientId, Core, NodeId, UpstreamId};
 
 impl Core {
     /// Checks what must hold between steps; called after each in debug builds.
@@ -33,8 +34,15 @@ impl Core {
             debug_assert!(!replies.is_empty() || replies.bytes() == replies.out.len(), "parked without a slot");
             replies.check();
             debug_assert!(client.promised == 0 || client.stall != Stall::None, "room that nobody asks for");
-            let holds = client.reserved > 0 || client.promised > 0 || matches!(client.reading, Reading::Body(_));
+            // A body waits before its end only for what has a short clock.
+            let ends =
+                matches!((&client.reading, client.stall), (Reading::Body(_), Stall::LaneChange | Stall::LostWrite));
+            let body = matches!(client.reading, Reading::Body(_)) && !ends;
+            let holds = client.reserved > 0 && !ends || client.promised > 0 || body;
             debug_assert!(!client.is_waiting() || !holds, "{key:?} waits for {:?} and holds room", client.stall);
+            if let Reading::Keys(list) = &client.reading {
+                debug_assert!(replies.places(list.seq) <= WINDOW, "places of {key:?}");
+            }
         }
         let clients = self.clients.iter().map(|(_, client)| (client.held, client.weight()));
         let lanes = self.upstreams.iter().map(|(_, up)| (up.held, up.weight()));
@@ -81,6 +89,8 @@ impl Core {
             debug_assert_eq!(own, entry.own.busy + entry.own.idle.len(), "own lanes");
             debug_assert!(own <= MAX_OWN, "too many own lanes");
             debug_assert!(lanes().filter(|up| up.role == Role::Large && !up.is_draining()).count() <= 1, "large lanes");
+            let probes = all().filter(|up| up.role == Role::Probe).count();
+            debug_assert_eq!(probes, usize::from(entry.probe != UpstreamId::NONE), "probes");
             let shared = lanes().filter(|up| up.role == Role::Shared && !up.is_draining()).count();
             debug_assert!(shared <= self.shared.settings.lanes.max(1), "shared lanes");
         }

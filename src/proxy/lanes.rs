@@ -31,10 +31,10 @@ impl Core {
         id
     }
 
-    /// The lane of a node that a client's requests go to, unless the node cannot be asked.
+    /// The lane of a node that the requests of a client of lane `lane` go to, unless the node cannot be asked.
     #[inline]
     pub(super) fn lane(&self, node: NodeId, lane: usize) -> Option<UpstreamId> {
-        let id = *self.nodes.get(node.0)?.lanes.get(lane)?;
+        let id = *self.nodes.get(node.0)?.routes.get(lane)?;
         let up = self.upstreams.get(id.0)?;
         up.takes_requests().then_some(id)
     }
@@ -131,13 +131,11 @@ impl Core {
         !paused
     }
 
-    /// Puts another connection in a lane's place.
-    pub(super) fn replace_lane(&mut self, node: NodeId, old: UpstreamId, new: UpstreamId) {
-        let Some(entry) = self.nodes.get_mut(node.0) else {
-            return;
-        };
-        if let Some(place) = entry.lanes.iter_mut().find(|lane| **lane == old) {
-            *place = new;
-        }
+    /// Puts another connection in a lane's place. Returns which it was.
+    pub(super) fn replace_lane(&mut self, node: NodeId, old: UpstreamId, new: UpstreamId) -> Option<usize> {
+        let entry = self.nodes.get_mut(node.0)?;
+        let (index, place) = entry.lanes.iter_mut().enumerate().find(|(_, lane)| **lane == old)?;
+        *place = new;
+        Some(index)
     }
 }

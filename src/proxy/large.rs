@@ -70,7 +70,7 @@ impl Core {
         let mut waits = client.is_elsewhere(node, large, Some(hash));
         let elsewhere: u32 = client.elsewhere.iter().map(|other| other.entries).sum();
         if !waits && client.in_flight > elsewhere {
-            let lane = self.nodes.get(node.0).and_then(|entry| entry.lanes.get(client.lane)).copied();
+            let lane = self.nodes.get(node.0).and_then(|entry| entry.routes.get(client.lane)).copied();
             let up = lane.and_then(|lane| self.upstreams.get(lane.0).map(|up| (lane, up)));
             let entries =
                 up.map_or(0, |(_, up)| up.fifo.iter().flat_map(Entry::clients).filter(|other| *other == id).count());

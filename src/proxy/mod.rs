@@ -10,9 +10,10 @@
 //! - `upstream/` is what a lane is: queue, FIFO, groups, clocks, health, the node's state. It knows nothing of clients
 //!   but their ids.
 //! - Below both: `shared`, `account` (the memory), `buffer`, `sizes`, `settings`, `effect`, `ids`, `table`.
-//! - The other files join the two, and only they are `impl Core`: `input` and `requests` (a request on its way down),
-//!   `answers` and `values` (a reply on its way up), `large` and `own_lanes` (large values), `fan_out`, `lanes`, `failure`, `ring`
-//!   (nodes and rings that change), `clocks`, `memory`, `waits`, `slow`, `invariants`.
+//! - The other files join the two, and only they are `impl Core`: `input`, `requests` and `key_lists` (a request on its
+//!   way down), `answers` and `values` (a reply on its way up), `large` and `own_lanes` (large values), `fan_out`,
+//!   `lanes`, `routes` (which lane is whose), `failure`, `ring` (nodes and rings that change), `clocks`, `memory`,
+//!   `waits`, `slow`, `invariants`.
 //!
 //! # The way of a request
 //! `input` cuts a client's bytes into requests; `requests` routes each and puts it on a lane: a line in the
@@ -45,12 +46,14 @@ mod fan_out;
 mod ids;
 mod input;
 mod invariants;
+mod key_lists;
 mod lanes;
 mod large;
 mod memory;
 mod own_lanes;
 mod requests;
 mod ring;
+mod routes;
 mod settings;
 mod shared;
 mod sizes;
@@ -157,6 +160,9 @@ impl Core {
         self.shared.now = now;
         let stood_still = self.stood_still();
         let waiting = stood_still || self.check_all();
+        for up in self.upstreams.values_mut() {
+            up.rest(&mut self.shared);
+        }
         self.show_lanes();
         self.finish_round();
         self.shared.ticking = waiting;
@@ -170,7 +176,8 @@ impl Core {
     /// waits is written: a later tick judges. Every clock of the core is looked at in a tick, and knows it by this.
     fn stood_still(&mut self) -> bool {
         let shared = &mut self.shared;
-        let late = shared.due.after(shared.settings.request_timeout / 2) < shared.now;
+        let shortest = shared.settings.request_timeout.min(shared.settings.connect_timeout);
+        let late = shared.due.after(shortest / 2) < shared.now;
         // Where each comes late the machine is merely slow, and they judge.
         !std::mem::replace(&mut shared.frozen, late) && late
     }

@@ -258,7 +258,7 @@ impl Core {
                     }
                     self.grant(node);
                 }
-                Role::Shared | Role::Large => {}
+                Role::Shared | Role::Large | Role::Probe => {}
             }
         }
         self.forget_departed(node);
@@ -306,7 +306,11 @@ impl Core {
         let node = self.owner(hash, || store.key);
         let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
         let lane = self.lane(node, client.lane);
-        if lane.is_some() && (self.changes_lanes(id, node, hash) || self.waits_for_large(id, node, hash)) {
+        if lane.is_some()
+            && (self.waits_for_lost_write(id, node)
+                || self.changes_lanes(id, node, hash)
+                || self.waits_for_large(id, node, hash))
+        {
             return Taken::Stalled;
         }
         self.shared.large_keys.remember(hash, store.len);
@@ -351,7 +355,7 @@ impl Core {
             client.reading = Reading::Swallow(*left);
             return Some(0);
         };
-        if up.out.len() >= STREAM_BYTES {
+        if up.out.len() >= STREAM_BYTES || !up.out.is_empty() && shared.budget.is_spent() {
             client.stall = Stall::Lane;
             up.waiters.push_back(id);
             return None;

@@ -123,29 +123,15 @@ impl Core {
             let hash = Topology::hash(key);
             self.shared.sample(key, hash);
             let node = self.owner(hash, || key);
-            if !plain && self.read_large(id, seq, place, node, verb, key, hash) {
-                continue;
-            }
-            match self.lane(node, lane) {
-                Some(up) => {
-                    self.ask(id, up, seq, place, verb, key, hash);
-                }
-                None => {
-                    missed += 1;
-                    lost = Some(node);
-                    if let Some(client) = self.clients.get_mut(id.0) {
-                        client.replies.miss(seq, place, &mut self.shared.pool);
-                    }
-                }
+            if self.read_key(id, seq, place, node, verb, key, hash, lane, plain).is_err() {
+                missed += 1;
+                lost = Some(node);
             }
         }
         let cells = self.shared.cells();
         cells.command(verb.into());
         cells.multigets.record(u64::from(count), &SIZES);
-        let error = lost.and_then(|node| {
-            cells.soft(verb.into(), self.down_reason(node), missed, self.shared.misses());
-            (self.shared.settings.on_node_down == OnNodeDown::Error).then(|| self.down_text(node))
-        });
+        let error = lost.and_then(|node| self.count_lost(verb, node, missed));
         let Self { clients, shared, .. } = self;
         if let Some(client) = clients.get_mut(id.0) {
             if let Some(text) = error {
@@ -157,6 +143,40 @@ impl Core {
             }
         }
         Taken::Yes(0)
+    }
+
+    /// Asks for one key of a read where it lives. Returns the shared lane, where it begins a line there. An error: its
+    /// node cannot be asked.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "who asks, where, for what, and where the answer goes")]
+    pub(super) fn read_key(
+        &mut self,
+        id: ClientId,
+        seq: u32,
+        place: u32,
+        node: NodeId,
+        verb: ReadVerb,
+        key: &[u8],
+        hash: u64,
+        lane: usize,
+        plain: bool,
+    ) -> Result<Option<UpstreamId>, ()> {
+        if !plain && self.read_large(id, seq, place, node, verb, key, hash) {
+            return Ok(None);
+        }
+        if let Some(up) = self.lane(node, lane) {
+            return Ok(self.ask(id, up, seq, place, verb, key, hash).then_some(up));
+        }
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.replies.miss(seq, place, &mut self.shared.pool);
+        }
+        Err(())
+    }
+
+    /// Counts keys of a read whose node cannot be asked. Returns the error line, where errors are asked for.
+    pub(super) fn count_lost(&self, verb: ReadVerb, node: NodeId, missed: u64) -> Option<String> {
+        self.shared.cells().soft(verb.into(), self.down_reason(node), missed, self.shared.misses());
+        (self.shared.settings.on_node_down == OnNodeDown::Error).then(|| self.down_text(node))
     }
 
     /// Asks for one key of a read on a lane: its value goes to a place of a slot.
@@ -246,10 +266,15 @@ impl Core {
 
     /// Takes what came of a value that is stored here first. Returns how much of `rest` it was.
     pub(super) fn take_body(&mut self, id: ClientId, rest: Input<'_>) -> usize {
+        let Some(client) = self.clients.get(id.0) else { return rest.bytes.len() };
+        let Reading::Body(body) = &client.reading else { return 0 };
+        // It goes on its way with its last byte: that is left where it is as long as it must not.
+        let (hash, ends) = (body.target.hash, body.left() <= rest.bytes.len());
+        let early = usize::from(ends && self.body_stalls(id, hash));
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return rest.bytes.len() };
         let Reading::Body(body) = &mut client.reading else { return 0 };
-        let used = body.left().min(rest.bytes.len());
+        let used = body.left().min(rest.bytes.len()) - early;
         let piece = rest.part(0..used);
         for byte in piece.bytes.get(used.saturating_sub(2)..).unwrap_or_default() {
             body.end = [body.end[1], *byte];
@@ -262,6 +287,38 @@ impl Core {
             self.finish_body(id);
         }
         used
+    }
+
+    /// Whether a body has to wait before its end.
+    fn body_stalls(&mut self, id: ClientId, hash: u64) -> bool {
+        let Some(header) = self.body(id).map(|body| std::mem::take(&mut body.header)) else { return false };
+        let stalls = self.stalls_behind(id, key_of(&header), hash);
+        if let Some(body) = self.body(id) {
+            body.header = header;
+        }
+        stalls
+    }
+
+    /// The body of which a client has sent the beginning.
+    fn body(&mut self, id: ClientId) -> Option<&mut Body> {
+        match &mut self.clients.get_mut(id.0)?.reading {
+            Reading::Body(body) => Some(body),
+            _ => None,
+        }
+    }
+
+    /// A body that waits before its end is not sent: it is answered, and its end dropped.
+    pub(super) fn refuse_body(&mut self, id: ClientId, reason: Reason, text: &str) {
+        let Some(body) = self.body(id) else { return };
+        let (left, target) = (body.left(), body.target);
+        let mut block = std::mem::take(&mut body.block);
+        block.clear(&mut self.shared.pool);
+        self.end_body(id, left);
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.reading = Reading::Swallow(left as u64);
+        }
+        self.shared.cells().soft(target.command, reason, 1, false);
+        self.answer(id, target.command.into(), text.as_bytes(), target.quiet);
     }
 
     /// A stored value is complete: forwards it.
@@ -381,10 +438,15 @@ impl Core {
             client.stall = Stall::LaneChange;
             return true;
         }
-        if self.shared.full_lanes == 0 {
-            return false;
+        let lane = client.lane;
+        for index in 0..self.ring.len() {
+            let node = self.ring.get(index).copied().filter(|node| self.lane(*node, lane).is_some());
+            if node.is_some_and(|node| self.waits_for_lost_write(id, node)) {
+                return true;
+            }
         }
-        let lanes = self.ring.iter().filter_map(|node| self.nodes.get(node.0)?.lanes.get(client.lane));
+        let Some(client) = self.clients.get_mut(id.0).filter(|_| self.shared.full_lanes > 0) else { return false };
+        let lanes = self.ring.iter().filter_map(|node| self.nodes.get(node.0)?.routes.get(lane));
         for lane in lanes {
             if let Some(up) = self.upstreams.get_mut(lane.0).filter(|up| up.is_full()) {
                 client.stall = Stall::Lane;
@@ -399,7 +461,18 @@ impl Core {
     /// Whether the client of a request for a key has to wait: its lane is at its limit, or something of the client for
     /// this key is under way on another lane of the node.
     pub(super) fn stalls_on(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
-        self.stalls_on_full(id, key, hash) || self.stalls_elsewhere(id, key, hash)
+        self.stalls_on_full(id, key, hash) || self.stalls_behind(id, key, hash)
+    }
+
+    /// Whether a write has to wait for something of its client that is, or may be, under way elsewhere.
+    fn stalls_behind(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
+        if self.stalls_elsewhere(id, key, hash) {
+            return true;
+        }
+        let Some(client) = self.clients.get(id.0) else { return false };
+        let lane = client.lane;
+        let node = self.owner(hash, || key);
+        self.lane(node, lane).is_some() && self.waits_for_lost_write(id, node)
     }
 
     /// Whether something of a client for a key is under way on another lane than the shared one; then it waits.
@@ -414,7 +487,7 @@ impl Core {
     }
 
     /// Whether the lane a key needs is at its limit; then the client waits for it.
-    fn stalls_on_full(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
+    pub(super) fn stalls_on_full(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
         if self.shared.full_lanes == 0 {
             return false;
         }

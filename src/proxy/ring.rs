@@ -80,7 +80,9 @@ impl Core {
             // What went wrong at the old address says nothing of the new one.
             entry.health = Health::default();
             state = NodeState::Connecting;
+            self.close_probe(id);
         }
+        let Some(entry) = self.nodes.get_mut(id.0) else { return id };
         let (mut lanes, mut health) = (std::mem::take(&mut entry.lanes), std::mem::take(&mut entry.health));
         let now = self.shared.now;
         for (index, lane) in lanes.iter_mut().enumerate() {
@@ -110,7 +112,12 @@ impl Core {
         if let Some(entry) = self.nodes.get_mut(id.0) {
             (entry.lanes, entry.health) = (lanes, health);
         }
-        self.set_node_state(id, state);
+        if state.is_serving() {
+            self.show_serving(id);
+        } else {
+            self.set_node_state(id, state);
+        }
+        self.reroute(id);
         if moved {
             self.leave_address(id);
         }
@@ -124,6 +131,10 @@ impl Core {
         for lane in &mut lanes {
             if self.upstreams.get(lane.0).is_none() {
                 *lane = self.open_upstream(id, Role::Shared);
+                // The one that has answered serves all until it is ready.
+                if let Some(up) = self.upstreams.get_mut(lane.0) {
+                    up.eager = false;
+                }
             }
         }
         if let Some(entry) = self.nodes.get_mut(id.0) {
@@ -169,7 +180,11 @@ impl Core {
     fn depart(&mut self, id: NodeId) {
         let Some(entry) = self.nodes.get_mut(id.0) else { return };
         entry.departed = true;
+        entry.health.trusted();
+        let lost: Vec<ClientId> = entry.lost_writes.keys().copied().collect();
         let lanes = entry.lanes.clone();
+        self.resume_after_lost_write(lost);
+        self.close_probe(id);
         for lane in lanes {
             // Those that wait for room here have another node now.
             self.release_waiters(lane);
@@ -197,7 +212,11 @@ impl Core {
     pub(super) fn forget_departed(&mut self, id: NodeId) {
         let Some(entry) = self.nodes.get(id.0).filter(|entry| entry.departed) else { return };
         let awaited = || self.clients.iter().any(|(_, client)| client.again.iter().any(|again| again.node == id));
-        if entry.own.is_unused() && !self.upstreams.iter().any(|(_, up)| up.node == id) && !awaited() {
+        if entry.own.is_unused()
+            && entry.lost_writes.is_empty()
+            && !self.upstreams.iter().any(|(_, up)| up.node == id)
+            && !awaited()
+        {
             self.shared.cells().node_left(&entry.node.name);
             self.nodes.remove(id.0);
         }

@@ -13,6 +13,9 @@ pub struct Settings {
     pub bulk_above: usize,
     /// Longest silence of a node that has left the ring before what it still owes is given up.
     pub drain_timeout: Duration,
+    /// Longest time in which a connection to a node is made, which the rim watches; and in which a node that has let a
+    /// request time out answers on a new one, which the core does.
+    pub connect_timeout: Duration,
     /// Longest silence of a node that owes a reply.
     pub request_timeout: Duration,
     /// Longest wait of a request that its lane does not take.
@@ -51,7 +54,8 @@ impl Settings {
     /// How often what is not an event is looked at, while there is something to look at: often enough
     /// for a clock to be late by little, rarely enough to cost nothing.
     pub(super) fn period(&self) -> Duration {
-        (self.request_timeout.min(self.queue_timeout) / 8).clamp(Duration::from_millis(2), Duration::from_millis(100))
+        let shortest = self.request_timeout.min(self.queue_timeout).min(self.connect_timeout);
+        (shortest / 8).clamp(Duration::from_millis(2), Duration::from_millis(100))
     }
 }
 
@@ -62,6 +66,7 @@ impl Default for Settings {
             max_value: 128 << 20,
             bulk_above: 1 << 20,
             drain_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_millis(250),
             request_timeout: Duration::from_millis(500),
             queue_timeout: Duration::from_millis(250),
             buffer_limit: 64 << 20,

@@ -93,8 +93,15 @@ impl Core {
             // What is under way ends by the clocks of its lane, and the client is answered.
             let under_way = client.in_flight > client.orphans || !client.again.is_empty();
             let over = match client.stall {
-                Stall::Output | Stall::Few | Stall::LaneChange | Stall::Again if under_way => false,
-                Stall::Output | Stall::Few => since.max(client.last_write_at).after(queue) <= now,
+                Stall::Output | Stall::Few | Stall::All | Stall::Keys | Stall::LaneChange | Stall::Again
+                    if under_way =>
+                {
+                    false
+                }
+                Stall::Turn => false,
+                Stall::Output | Stall::Few | Stall::All | Stall::Keys => {
+                    since.max(client.last_write_at).after(queue) <= now
+                }
                 // In `own_lanes.rs`.
                 Stall::OwnLane => false,
                 _ => since.after(queue) <= now,
@@ -123,6 +130,11 @@ impl Core {
 
     /// Whether somebody waits for the answer to a client's next request.
     fn next_is_awaited(&self, client: &Client) -> bool {
+        match &client.reading {
+            Reading::Body(body) => return !body.target.quiet,
+            Reading::Keys(_) => return true,
+            _ => {}
+        }
         let line = memchr::memchr(b'\n', &client.unparsed).and_then(|end| client.unparsed.get(..end));
         match line.map(|line| request::parse(request::trim(line), self.shared.settings.max_value)) {
             Some(Ok(Request::Store(store))) => !store.quiet,
@@ -149,7 +161,8 @@ impl Core {
         client.settle(id, shared);
     }
 
-    /// A client's next request does not get what it waits for: it is answered here, and the client goes on behind it.
+    /// A client's next request, or the body it has sent, does not get what it waits for: it is answered here, and the
+    /// client goes on behind it.
     pub(super) fn refuse_next(&mut self, id: ClientId, reason: Reason, text: &str) {
         let Self { clients, shared, upstreams, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return };
@@ -160,6 +173,22 @@ impl Core {
         }
         client.stall = Stall::Granted;
         shared.resume.push_back(id);
+        match client.reading {
+            Reading::Line => {}
+            Reading::Body(_) => {
+                self.refuse_body(id, reason, text);
+                return self.settle_client(id);
+            }
+            Reading::Keys(_) => {
+                let len = self.give_up_keys(id, reason, text);
+                if let Some(client) = self.clients.get_mut(id.0) {
+                    client.unparsed.drain(..len.min(client.unparsed.len()));
+                }
+                return self.settle_client(id);
+            }
+            // What it waits with has its answer already.
+            Reading::Swallow(_) | Reading::AwaitLane(_) | Reading::Stream { .. } => return,
+        }
         let mut kept = std::mem::take(&mut client.unparsed);
         if let Some(end) = memchr::memchr(b'\n', &kept) {
             client.scanned = 0;

@@ -205,6 +205,7 @@ impl Condition {
 fn tell(node: &str, state: NodeState, problem: Option<&str>) {
     match state {
         NodeState::Up => tracing::info!(node, "node is up"),
+        NodeState::Degraded => tracing::warn!(node, "node is degraded: some connections to it cannot be made"),
         NodeState::Connecting => tracing::info!(node, "connecting to node again"),
         NodeState::Probing => tracing::debug!(node, "node answers a probe"),
         NodeState::Down => match problem {
@@ -227,13 +228,14 @@ fn unix_seconds(time: SystemTime) -> u64 {
 
 const UNHEALTHY: &str = "unhealthy";
 
-/// One word for the whole: `unhealthy` when no key can be had, `degraded` when some cannot or the
-/// source of nodes does not answer.
+/// One word for the whole: `unhealthy` when no key can be had; `degraded` when some cannot, a node lacks connections, or
+/// the source of nodes does not answer.
 fn status(nodes: &HashMap<Arc<str>, (NodeState, u64)>, view: &View) -> &'static str {
     let down = nodes.values().filter(|(state, _)| *state >= NodeState::Probing).count();
+    let short = nodes.values().any(|(state, _)| *state == NodeState::Degraded);
     if down == nodes.len() {
         UNHEALTHY
-    } else if down > 0 || view.source.last_error.is_some() || !view.pending.is_empty() {
+    } else if down > 0 || short || view.source.last_error.is_some() || !view.pending.is_empty() {
         "degraded"
     } else {
         "healthy"

@@ -100,7 +100,6 @@ mod tests {
             node_failed: Arc::default(),
             settings: Settings { cpu_time: stuck, ..Settings::default() },
             cells: Arc::new(Cells::new(2)),
-            connect_timeout: Duration::from_secs(1),
             itself: Arc::default(),
             started: std::time::Instant::now(),
         };

@@ -25,7 +25,7 @@ fn each_request_that_expires_gets_the_answer_of_its_kind() {
         expect_answer(client, request, *answer);
         client.in_step();
     }
-    assert_eq!(node.closes(), 0, "one time-out closes no connection");
+    assert_eq!(node.lanes_closed(), 0, "one time-out closes no connection");
     assert_eq!(node.holds(), 1, "the node has answered nothing");
 }
 
@@ -37,7 +37,7 @@ fn with_on_node_down_error_reads_that_expire_are_errors_too() {
         expect_proxy_error(client, request);
         client.in_step();
     }
-    assert_eq!(node.closes(), 0);
+    assert_eq!(node.lanes_closed(), 0);
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn the_pipeline_of_one_client_expires_in_order() {
         client.expect("MN\r\n");
     }
     client.in_step();
-    assert_eq!(node.closes(), 0);
+    assert_eq!(node.lanes_closed(), 0);
 }
 
 #[test]
@@ -79,8 +79,8 @@ fn the_late_reply_of_an_expired_read_is_never_the_answer_to_the_next() {
     // The same key again: request 0 was answered late, and this is request 1.
     node.release();
     client.ask("get slow\r\n", "VALUE slow 0 1\r\n1\r\nEND\r\n").in_step();
-    assert_eq!(node.closes(), 0, "the late reply was eaten where it came");
-    assert_eq!(node.connections(), 1);
+    assert_eq!(node.lanes_closed(), 0, "the late reply was eaten where it came");
+    assert_eq!(node.lanes(), 1);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn the_late_reply_of_an_expired_read_is_eaten_before_the_answer_of_who_waits_beh
     node.release();
     client.expect("1\r\nVALUE slower 0 1\r\n2\r\nEND\r\n").in_step();
     other.ask("get other\r\n", "VALUE other 0 1\r\n3\r\nEND\r\n").in_step();
-    assert_eq!(node.closes(), 0);
+    assert_eq!(node.lanes_closed(), 0);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn late_replies_of_every_kind_are_eaten_in_order() {
     for (other, (request, answer)) in others.iter_mut().zip(ANSWERS) {
         expect_answer(other, request, *answer);
     }
-    assert_eq!(node.closes(), 0);
+    assert_eq!(node.lanes_closed(), 0);
     for _ in 0..2 * ANSWERS.len() {
         node.release();
     }
@@ -133,7 +133,7 @@ fn late_replies_of_every_kind_are_eaten_in_order() {
         other.ask(format!("get key{number}\r\n"), value_of(&format!("key{number}"))).in_step();
     }
     client.ask("delete key\r\n", "DELETED\r\n").in_step();
-    assert_eq!((node.closes(), node.connections()), (0, 1), "all of it on the one connection");
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1), "all of it on the one connection");
 }
 
 #[test]
@@ -152,11 +152,11 @@ fn a_node_that_answers_a_second_late_is_late_for_nobody_else() {
     let mut client = slipring.client();
     let mut other = slipring.client();
     client.ask("get late\r\n", "END\r\n").in_step();
-    assert!(node.requests().len() == 1 && node.closes() == 0, "the node is still silent about it");
+    assert!(node.requests().len() == 1 && node.lanes_closed() == 0, "the node is still silent about it");
     node.wait_for_answers(1);
     other.ask("get other\r\n", value_of("other")).in_step();
     client.ask("get mine\r\n", value_of("mine")).in_step();
-    assert_eq!((node.closes(), node.connections()), (0, 1));
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_node_that_answers_a_write_a_second_late_is_never_said_to_have_done_it() {
     expect_proxy_error(&mut client, "set");
     node.wait_for_answers(1);
     client.ask("delete other\r\n", "DELETED\r\n").in_step();
-    assert_eq!((node.closes(), node.connections()), (0, 1));
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
 }
 
 #[test]
@@ -188,12 +188,12 @@ fn noreply_requests_expire_without_a_word_and_their_late_replies_are_eaten() {
     }
     // Behind them, one that says when the time-out is over.
     client.ask("get slow\r\n", "END\r\n").in_step();
-    assert_eq!((node.holds(), node.closes()), (1, 0));
+    assert_eq!((node.holds(), node.lanes_closed()), (1, 0));
     for _ in 0..ANSWERS.len() {
         node.release();
     }
     client.ask("get k\r\n", value_of("k")).in_step();
-    assert_eq!((node.closes(), node.connections()), (0, 1));
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn a_client_that_leaves_after_its_request_expired_disturbs_nobody() {
     node.release();
     node.release();
     next.ask("get k\r\n", value_of("k")).in_step();
-    assert_eq!((node.closes(), node.connections()), (0, 1));
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn every_member_of_a_merged_get_that_expires_gets_a_miss() {
         client.expect("END\r\n");
         client.in_step();
     }
-    assert_eq!((node.holds(), node.closes()), (1, 0));
+    assert_eq!((node.holds(), node.lanes_closed()), (1, 0));
     assert!(node.requests()[0].keys().len() > 1, "they were merged: {:?}", node.requests());
     for _ in &keys {
         node.release();
@@ -232,7 +232,7 @@ fn every_member_of_a_merged_get_that_expires_gets_a_miss() {
     for (number, client) in clients.iter_mut().enumerate() {
         client.ask(format!("get key{number}\r\n"), value_of(&format!("key{number}"))).in_step();
     }
-    assert_eq!((node.closes(), node.connections()), (0, 1));
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn nothing_expires_while_its_connection_makes_progress() {
     for (number, client) in clients.iter_mut().enumerate() {
         client.expect(value_of(&format!("key{number}")));
     }
-    assert_eq!((node.closes(), node.connections()), (0, 1));
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
 }
 
 #[test]
@@ -309,11 +309,11 @@ fn a_flush_of_all_nodes_that_one_of_them_does_not_answer_is_an_error() {
     expect_proxy_error(&mut client, "flush_all");
     client.in_step();
     assert_eq!(well.wait_for_requests(1)[0].line, "flush_all", "the other was flushed");
-    assert_eq!(deaf.closes(), 0);
+    assert_eq!(deaf.lanes_closed(), 0);
     deaf.release();
     deaf.release();
     client.ask("flush_all\r\n", "OK\r\n").in_step();
-    assert_eq!((deaf.closes(), well.closes()), (0, 0));
+    assert_eq!((deaf.lanes_closed(), well.lanes_closed()), (0, 0));
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn half_a_list_of_statistics_is_not_taken_for_the_whole() {
     assert_eq!(node.holds(), 1);
     node.release();
     client.ask("get k\r\n", value_of("k")).in_step();
-    assert_eq!((node.closes(), node.connections()), (0, 1));
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn a_connection_on_which_only_drips_come_is_given_up_in_the_end() {
     );
     let mut client = slipring.client();
     client.ask(format!("get {key}\r\n"), "END\r\n").in_step();
-    eventually("the connection is given up", || node.connections() > 1);
+    eventually("the connection is given up", || node.lanes_closed() > 0);
     crate::serves_again(&slipring, 1);
     assert_eq!(node.requests().iter().filter(|request| request.line.contains(&key)).count(), 1);
 }
@@ -404,6 +404,6 @@ fn a_client_that_has_said_its_last_is_closed_when_its_last_request_has_expired()
             client.half_close();
         }
         assert_eq!(client.rest(), b"END\r\n");
-        assert_eq!((node.holds(), node.closes()), (1, 0), "{last:?}: closed by the time-out, not later");
+        assert_eq!((node.holds(), node.lanes_closed()), (1, 0), "{last:?}: closed by the time-out, not later");
     }
 }

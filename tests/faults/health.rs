@@ -158,14 +158,14 @@ fn a_hundred_requests_that_expire_together_are_one_failure() {
         client.expect("END\r\n");
     }
     assert!(slipring.ring().contains(r#""state":"up""#), "{}", slipring.ring());
-    assert_eq!(node.closes(), 0);
+    assert_eq!(node.lanes_closed(), 0);
     for _ in &clients {
         node.release();
     }
     for (number, client) in clients.iter_mut().enumerate() {
         client.ask(format!("get key{number}\r\n"), value_of(&format!("key{number}"))).in_step();
     }
-    assert_eq!((node.closes(), node.connections()), (0, 1));
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_node_that_answers_now_and_then_does_not_go_down() {
         client.ask("get k\r\n", value_of("k")).in_step();
         assert!(slipring.ring().contains(r#""state":"up""#), "{}", slipring.ring());
     }
-    assert_eq!((node.closes(), node.connections()), (0, 1));
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Large values of one node while another owes an answer that nobody waits for any more.
 use crate::support::{Memcached, Request, ScriptedNode, Slipring, Step, TextClient, honest};
-use crate::{MEDIUM, one_worker, owned};
+use crate::{MEDIUM, one_worker, owned, value_of};
 use std::time::Duration;
 
 /// Has a connection of its own.
@@ -62,7 +62,7 @@ fn store_and_read(slipring: &Slipring, [lost, kept]: &[String; 2]) {
 fn a_large_value_of_one_node_does_not_wait_for_an_expired_request_to_a_silent_one() {
     let (silent, _well, slipring, keys) = two(|_| vec![Step::Silence]);
     store_and_read(&slipring, &keys);
-    assert_eq!(silent.closes(), 0, "the silent connection was not given up yet");
+    assert_eq!(silent.lanes_closed(), 0, "the silent connection was not given up yet");
 }
 
 #[test]
@@ -95,4 +95,35 @@ fn a_large_value_of_one_node_does_not_wait_for_an_expired_request_to_one_that_is
     store_and_read(&slipring, &keys);
     nodes[0].go_on();
     slipring.wait_for_states("up", 2);
+}
+
+#[test]
+fn a_node_that_refuses_one_of_two_connections_serves_every_client_by_the_other() {
+    let node = ScriptedNode::start(|request| match request.line.as_str() {
+        "delete cut" => vec![Step::Close],
+        _ => honest(request),
+    });
+    let slipring = one_worker(&[&node], &["--connections-per-node", "2", "--request-timeout", "60s"]);
+    let mut clients = [slipring.client(), slipring.client()];
+    for client in &mut clients {
+        client.ask("get k\r\n", value_of("k"));
+    }
+    node.set_version(vec![Step::send("ERROR Too many open connections\r\n"), Step::Close]);
+    clients[1].send("delete cut\r\n");
+    crate::expect_proxy_error(&mut clients[1], "delete");
+    for _ in 0..50 {
+        for client in &mut clients {
+            client.ask("get k\r\n", value_of("k"));
+        }
+    }
+    slipring.wait_for_states("degraded", 1);
+    assert!(slipring.ring().contains(r#""status":"degraded""#), "{}", slipring.ring());
+    for client in &mut clients {
+        client.ask("get k\r\n", value_of("k"));
+    }
+    node.set_version(vec![Step::send("VERSION 1.6.18\r\n")]);
+    slipring.wait_for_states("up", 1);
+    for client in &mut clients {
+        client.ask("get k\r\n", value_of("k")).in_step();
+    }
 }

@@ -64,12 +64,12 @@ fn a_value_that_stalls_closes_its_reader_and_those_behind_it_get_their_answers()
         for other in &mut others {
             other.in_step();
         }
-        assert_eq!((node.holds(), node.closes()), (1, 0), "one time-out closes no connection");
+        assert_eq!((node.holds(), node.lanes_closed()), (1, 0), "one time-out closes no connection");
         // What is left of the value, and the late replies behind it, are nobody's.
         node.release();
         node.wait_for_answers(5);
         others[0].ask("get k\r\n", value_of("k")).in_step();
-        assert_eq!((node.closes(), node.connections()), (0, 1));
+        assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
     }
 }
 
@@ -83,7 +83,7 @@ fn every_reader_of_a_key_asked_for_by_several_is_closed_when_its_value_stalls() 
     for client in &mut clients {
         expect_torn(client, 100_000);
     }
-    assert_eq!((node.holds(), node.closes()), (1, 0));
+    assert_eq!((node.holds(), node.lanes_closed()), (1, 0));
     for _ in 0..5 {
         node.release();
     }
@@ -101,7 +101,7 @@ fn a_client_that_pipelined_behind_a_value_that_stalls_is_closed_and_its_late_rep
     next.in_step();
     node.release();
     next.ask("get b\r\n", value_of("b")).in_step();
-    assert_eq!((node.closes(), node.connections()), (0, 1));
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
 }
 
 #[test]
@@ -141,10 +141,10 @@ fn of_a_merged_get_only_the_readers_of_the_value_that_stalls_are_closed() {
             client.expect("END\r\n").in_step();
         }
     }
-    assert_eq!((node.holds(), node.closes()), (1, 0));
+    assert_eq!((node.holds(), node.lanes_closed()), (1, 0));
     node.release();
     clients[0].ask("get k\r\n", value_of("k")).in_step();
-    assert_eq!((node.closes(), node.connections()), (0, 1));
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_large_value_that_comes_late_is_eaten() {
         );
         let mut client = slipring.client();
         client.ask("get large\r\n", "END\r\n").in_step();
-        assert_eq!((node.holds(), node.closes()), (1, 0));
+        assert_eq!((node.holds(), node.lanes_closed()), (1, 0));
         node.release();
         node.wait_for_answers(1);
         client.ask("get k\r\n", value_of("k")).in_step();
@@ -269,11 +269,11 @@ fn cut_at(reply: &[u8], cut: usize) {
     // A value that came whole may be given with an END, for that is true.
     let block = cut >= reply.len() - b"END\r\n".len();
     assert!(block || given < 3, "cut at {cut} of {}", reply.len());
-    assert_eq!(node.closes(), 0, "one time-out closes no connection");
+    assert_eq!(node.lanes_closed(), 0, "one time-out closes no connection");
     node.release();
     let mut next = slipring.client();
     next.ask("get k\r\n", value_of("k")).in_step();
-    assert_eq!((node.closes(), node.connections()), (0, 1));
+    assert_eq!((node.lanes_closed(), node.lanes()), (0, 1));
 }
 
 #[test]

@@ -42,7 +42,7 @@ METRICS = {
     "slipring_upstream_sent_bytes_total": {"node": NODE},
     "slipring_upstream_timeouts_total": {"node": NODE},
     "slipring_upstream_desyncs_total": {"node": NODE},
-    "slipring_node_state": {"node": NODE, "state": "up connecting probing down"},
+    "slipring_node_state": {"node": NODE, "state": "up degraded connecting probing down"},
     "slipring_node_ejections_total": {"node": NODE, "reason": "timeout refused lost desync itself"},
     "slipring_node_probes_total": {"node": NODE, "result": "ok failed"},
     "slipring_node_ring_share_ratio": {"node": NODE},

@@ -59,6 +59,10 @@ pub(crate) struct Facts {
     /// Large values that may still be written, and asked for.
     pub(crate) large_writes: usize,
     pub(crate) large_reads: usize,
+    /// Reads with a long line that may still be made.
+    pub(crate) long_reads: usize,
+    /// Serial numbers of what was stored without an answer by those who do nothing else.
+    pub(crate) loaded: Vec<u64>,
     pub(crate) flushes: bool,
     /// Clients that the core closed for not reading.
     pub(crate) too_slow: bool,
@@ -262,6 +266,8 @@ pub(crate) struct Client {
     known: HashMap<Vec<u8>, Known>,
     uniques: HashMap<Vec<u8>, u64>,
     depth: usize,
+    /// It only stores, a lot, and asks for no answer.
+    loads: bool,
 }
 
 const LONG: &str = "-long-long-long-long-long-long-long-long-long-long-long-long-long-long-long-long";
@@ -288,6 +294,30 @@ impl Client {
             known: HashMap::new(),
             uniques: HashMap::new(),
             depth: [1, 4, 40][rng.below(3)],
+            loads: false,
+        }
+    }
+
+    /// It only stores, a lot, and asks for no answer.
+    pub(crate) fn loads(&mut self) {
+        (self.loads, self.depth, self.left, self.ending) = (true, usize::MAX, 100, Ending::Stays);
+    }
+
+    fn load(&mut self, facts: &mut Facts, rng: &mut Rng) {
+        self.left -= 1;
+        for _ in 0..20 {
+            facts.next_serial += 1;
+            let serial = facts.next_serial;
+            facts.loaded.push(serial);
+            let key = format!("load.{}", rng.below(300)).into_bytes();
+            let data = segment(&key, serial, 4_000);
+            let (asked, ring) = (facts.now, facts.rings.len() - 1);
+            self.outbox.extend(format!("set {} 0 0 {} noreply\r\n", show(&key), data.len()).as_bytes());
+            self.outbox.extend(&data);
+            self.outbox.extend(b"\r\n");
+            let kind = Kind::Store { verb: "set", key, serial, len: data.len() };
+            let losses = facts.nodes.iter().map(|n| n.ledger.flushes + n.ledger.wipes).sum();
+            self.expected.push_back(Expected { kind, quiet: true, asked, ring, losses, optional: false });
         }
     }
 
@@ -338,6 +368,9 @@ impl Client {
 
     /// Makes one request: its bytes and what is expected.
     pub(crate) fn ask(&mut self, facts: &mut Facts, rng: &mut Rng) {
+        if self.loads {
+            return self.load(facts, rng);
+        }
         self.left -= 1;
         let mut line = Vec::new();
         let mut quiet = false;
@@ -364,10 +397,20 @@ impl Client {
                     1 => 2 + rng.below(60),
                     _ => 1,
                 };
+                let long = facts.long_reads > 0 && rng.one_in(20);
+                let count = if long { [300, 5_000][rng.below(2)] + rng.below(1_000) } else { count };
+                facts.long_reads -= usize::from(long);
                 let keys: Vec<Vec<u8>> = (0..count)
                     .map(|_| match drops {
                         // Only what nobody is sure of.
                         true => b"hot".to_vec(),
+                        false if long && count < 2_000 => {
+                            format!("{}{LONG}{LONG}.{}", if rng.one_in(2) { "nobody" } else { "s.1" }, rng.below(9))
+                                .into()
+                        }
+                        false if long && !rng.one_in(50) => {
+                            [&b"hot"[..], b"none", b"s.1", b"s.2", b"s.3"][rng.below(5)].to_vec()
+                        }
                         false => self.key(facts, rng),
                     })
                     .collect();

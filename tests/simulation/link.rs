@@ -13,6 +13,8 @@ const DRIPS: u64 = 10;
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) node: usize,
+    /// When it was asked for.
+    begun: u64,
     connected: bool,
     /// Its first answer has been read.
     welcome: bool,
@@ -41,6 +43,7 @@ impl Link {
     pub(crate) const fn new(node: usize, now: u64) -> Self {
         Self {
             node,
+            begun: now,
             connected: false,
             welcome: false,
             moved: now,
@@ -119,6 +122,11 @@ impl Link {
             self.struck = Some(now);
         }
         struck
+    }
+
+    /// Whether it was asked for so long ago, and has answered nothing.
+    pub(crate) const fn is_unwelcome(&self, patience: u64, now: u64) -> bool {
+        !self.welcome && self.begun + patience <= now
     }
 
     /// Whether the connection may be given up: it never answered, was silent or dripped for very

@@ -117,6 +117,7 @@ fn every_client_gets_its_own_replies_in_order_for_all_seeds() {
         ("done too late", sum(|t| t.late)),
         ("silences", sum(|t| t.strikes)),
         ("outages by the clock", sum(|t| t.outages)),
+        ("unanswered probes", sum(|t| t.probed)),
         ("reads asked again", sum(|t| t.retries)),
     ];
     println!("{all:?}");

@@ -13,8 +13,11 @@ use slipring::time::Tick;
 
 use crate::Rng;
 
+mod health;
+mod key_lists;
 mod memory;
 mod placements;
+mod routes;
 mod waits;
 
 /// A value that is streamed.
@@ -50,6 +53,8 @@ pub(crate) struct Rig {
     mute: bool,
     /// Lanes that are woken.
     woken: Vec<UpstreamId>,
+    /// How often a client went on after others had their turn.
+    turns: usize,
 }
 
 impl Rig {
@@ -71,6 +76,7 @@ impl Rig {
             next: None,
             mute: false,
             woken: Vec::new(),
+            turns: 0,
         };
         rig.apply();
         rig
@@ -85,6 +91,12 @@ impl Rig {
     }
 
     fn apply(&mut self) {
+        while self.core.has_effects() {
+            self.apply_once();
+        }
+    }
+
+    fn apply_once(&mut self) {
         let mut effects = Vec::new();
         self.core.take_effects(&mut effects);
         for effect in effects {
@@ -115,7 +127,7 @@ impl Rig {
                     self.ticks += 1;
                     assert_eq!(self.next.replace(self.now().after(wait)), None, "a second tick");
                 }
-                Effect::WakeClient(_) => {}
+                Effect::WakeClient(id) => self.turns += usize::from(self.core.client_turn(id, Tick(self.now))),
             }
         }
     }
@@ -750,33 +762,6 @@ fn a_large_value_on_its_way_outlives_what_was_asked_behind_it_and_not_sent() {
     got.extend(rig.got_bytes(client));
     let queued = b"END\r\nSERVER_ERROR proxy: node node-0:11211 takes no requests\r\n";
     assert!(got == [&*most, queued].concat(), "{} bytes", got.len());
-}
-
-#[test]
-fn a_silent_node_is_down_after_three_time_outs_and_back_after_two_answers() {
-    let mut rig = Rig::new(2);
-    let client = rig.client();
-    let key = rig.key(0, "k");
-    for _ in 0..3 {
-        assert!(rig.is_open(0));
-        rig.send(client, format!("get {key}\r\n"));
-        rig.sent(0);
-        rig.pass(600);
-        assert_eq!(rig.got(client), "END\r\n");
-    }
-    assert!(!rig.is_open(0), "silent for three time-outs");
-    let probe = rig.newest(0);
-    assert_eq!(rig.state(0), "probing", "it has answered once");
-    rig.send(client, format!("get {key}\r\nset {key} 0 0 1\r\nx\r\n"));
-    assert_eq!(rig.got(client), "END\r\nSERVER_ERROR proxy: node node-0:11211 is down\r\n");
-    rig.pass(200);
-    assert_eq!(rig.sent(probe), "version\r\n", "no request of a client among them");
-    assert_eq!(rig.state(0), "probing");
-    rig.reply(probe, "VERSION 1.6.18\r\n");
-    assert_eq!(rig.state(0), "up");
-    rig.send(client, format!("get {key}\r\n"));
-    assert_eq!(rig.sent(probe), format!("get {key}\r\n"));
-    assert_eq!(rig.state(1), "up", "nobody else was concerned");
 }
 
 #[test]

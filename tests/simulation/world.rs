@@ -20,6 +20,9 @@ use crate::client::{Client, Ending, Facts, LARGE_KEYS, number_of, owner};
 use crate::link::Link;
 use crate::node::{Node, Session};
 
+/// What a client may hold beyond what all may: a read, what is kept of one, and what the kernel holds for it, in bytes.
+const SLACK: usize = 2 * (64 << 10) + (96 << 10);
+
 /// A connection to a node, seen from the rim.
 #[derive(Debug)]
 struct Conn {
@@ -88,8 +91,10 @@ pub(crate) struct World {
     /// Nodes are slow, but do not fail.
     moody: bool,
     moods: Vec<Mood>,
-    /// How often each node's silence was counted since it last answered.
-    strikes: Vec<usize>,
+    /// Whether a node was silent for a time-out since it last answered.
+    silent: Vec<bool>,
+    /// Microseconds.
+    connect_timeout: u64,
     /// The clocks are those of real life.
     hasty: bool,
     /// Most microseconds of a step, and of a jump.
@@ -117,6 +122,9 @@ pub(crate) struct World {
     looked_at: u64,
     /// There are large values: their connections are given up sooner.
     large: bool,
+    /// There are clients who only store, a lot.
+    loaded: bool,
+    buffer_limit: usize,
 }
 
 /// What has happened in a run, to see that the weather is not too mild.
@@ -129,6 +137,8 @@ pub(crate) struct Tally {
     pub(crate) late: u64,
     pub(crate) strikes: u64,
     pub(crate) outages: u64,
+    /// Outages among them that the node did not answer a question in.
+    pub(crate) probed: u64,
     pub(crate) retries: u64,
 }
 
@@ -140,6 +150,9 @@ impl World {
         let mut rng = Rng::new(seed);
         let turning = rng.one_in(2);
         let count = if turning { 2 + rng.below(3) } else { 1 + rng.below(3) };
+        // Many nodes, and clients who only store, a lot: more than there is memory for.
+        let loaded = rng.one_in(6);
+        let count = if loaded { count + 9 } else { count };
         let first = if turning { 1 + rng.below(count) } else { count };
         // Numbers of their own: the other choices of a seed stay what they are.
         let placement = PLACEMENTS[Rng::new(!seed).below(PLACEMENTS.len())].parse().unwrap();
@@ -152,18 +165,20 @@ impl World {
         let pick = |rng: &mut Rng, from: [u64; 3]| if hasty { from[rng.below(3)] * 1000 } else { 3_600_000_000 };
         let request_timeout = pick(&mut rng, [50, 500, 2_000]);
         let queue_timeout = pick(&mut rng, [20, 250, 1_000]);
-        let large = rng.one_in(2);
+        let connect_timeout = [20, 250, 1_000][rng.below(3)] * 1000;
+        let large = rng.one_in(2) && !loaded;
         let bulk_above = if large { [1 << 20, 16 << 10][rng.below(2)] } else { 1 << 20 };
         let settings = Settings {
             max_value: 128 << 20,
             bulk_above,
-            buffer_limit: [2 << 20, 3 << 20, 8 << 20, 64 << 20, 64 << 20][rng.below(5)],
+            buffer_limit: [2 << 20, 3 << 20, 8 << 20, 64 << 20, 64 << 20][rng.below(if loaded { 2 } else { 5 })],
             drain_timeout: Duration::from_millis(drain_timeout),
             lanes,
             merge_gets: !rng.one_in(4),
             on_node_down: if reads_fail { OnNodeDown::Error } else { OnNodeDown::Miss },
             started_at: 1_700_000_000,
             // Where nothing expires, no failure is without a fault.
+            connect_timeout: Duration::from_micros(connect_timeout),
             request_timeout: Duration::from_micros(request_timeout),
             queue_timeout: Duration::from_micros(queue_timeout),
             seed,
@@ -205,6 +220,8 @@ impl World {
             next_serial: 0,
             large_writes: if large { 1 + rng.below(10) } else { 0 },
             large_reads: if large { 30 * (1 << 20) / bulk_above.max(100 << 10) } else { 0 },
+            loaded: Vec::new(),
+            long_reads: if rng.one_in(4) { 1 + rng.below(6) } else { 0 },
             flushes: rng.one_in(3),
             too_slow: false,
         };
@@ -225,7 +242,8 @@ impl World {
             stormy,
             moody: rng.one_in(2),
             moods: vec![Mood::default(); count],
-            strikes: vec![0; count],
+            silent: vec![false; count],
+            connect_timeout,
             hasty,
             pace: if hasty { [2_000, 200][rng.below(2)] } else { 2_000 },
             leap: if hasty { [30_000, 300_000, 5_000_000][rng.below(3)] } else { 3_000_000 },
@@ -243,6 +261,8 @@ impl World {
             buffer: ReadBuffer::default(),
             looked_at: 0,
             large,
+            loaded,
+            buffer_limit: settings.buffer_limit,
             rng,
         }
     }
@@ -375,6 +395,14 @@ impl World {
         self.effects = effects;
         assert!(!self.core.has_effects());
         self.core.check_invariants();
+        self.check_memory();
+    }
+
+    /// What waits stays within the limit, but for one read of each client, and what the kernel holds for it.
+    fn check_memory(&self) {
+        let held = self.cells.sum(|cells| &cells.buffered) as usize;
+        let slack = (self.clients.len() + 1) * SLACK;
+        assert!(self.large || held <= self.buffer_limit + slack, "{held} bytes wait, of {}", self.buffer_limit);
     }
 
     /// The core closes a connection. Returns whether it was silent for too long.
@@ -387,7 +415,9 @@ impl World {
         if late && !departed && !self.large && self.state(link.node) < NodeState::Probing {
             assert!(self.is_hopeless(id, &link), "given up too early: {link:?} at {}", self.facts.now);
         }
-        let given_up = late || silent && departed;
+        // Or all of its node's were.
+        let down = !departed && self.state(link.node) >= NodeState::Probing;
+        let given_up = late || silent && departed || down;
         if given_up {
             self.fault(link.node);
         }
@@ -468,7 +498,7 @@ impl World {
                 self.facts.last_late[link.node] = Some(now);
             }
             if link.is_struck(self.facts.request_timeout, now) {
-                self.strikes[link.node] += 1;
+                self.silent[link.node] = true;
             }
             if link.is_stuck(self.facts.queue_timeout, now) {
                 self.facts.last_stuck[link.node] = Some(now);
@@ -476,14 +506,18 @@ impl World {
         }
     }
 
-    /// A clock makes a node down only when it was silent too often, or cannot be connected to.
+    /// A clock makes a node down only when it was silent for a time-out and then did not answer on a connection of its
+    /// own, or cannot be connected to.
     fn look_for_outages(&mut self) {
         let now = self.facts.now;
         for node in 0..self.up.len() {
             if !self.recovering[node] && self.state(node) >= NodeState::Probing {
-                let mut late = self.links.iter().filter(|(_, link)| link.node == node && link.was_late(now));
-                let cause = self.strikes[node] >= 3 || late.any(|(id, link)| self.is_hopeless(*id, link));
-                assert!(cause, "node {node} is down without a cause: silent {} times", self.strikes[node]);
+                let links = || self.links.iter().filter(|(_, link)| link.node == node);
+                let asked = links().any(|(_, link)| link.is_unwelcome(self.connect_timeout, now));
+                let mut late = links().filter(|(_, link)| link.was_late(now));
+                let cause = self.silent[node] && asked || late.any(|(id, link)| self.is_hopeless(*id, link));
+                assert!(cause, "node {node} is down without a cause: silent {}", self.silent[node]);
+                self.tally.probed += u64::from(asked);
                 self.tally.outages += 1;
                 self.fault(node);
             }
@@ -546,7 +580,10 @@ impl World {
     fn connect_client(&mut self) {
         let id = self.core.client_connected();
         self.next_client += 1;
-        let client = Client::new(id, self.next_client, &mut self.rng);
+        let mut client = Client::new(id, self.next_client, &mut self.rng);
+        if self.loaded && self.rng.one_in(3) {
+            client.loads();
+        }
         self.clients.push(client);
     }
 
@@ -566,7 +603,7 @@ impl World {
             return;
         }
         if !self.core.client_may_read(client.id) {
-            client.parked = true;
+            client.parked = !self.core.client_turn(client.id, now);
         } else if piece > 0 {
             let bytes: Vec<u8> = client.outbox.drain(..piece).collect();
             self.moved += 1;
@@ -725,7 +762,7 @@ impl World {
             if let Some(link) = self.links.get_mut(&conn.id)
                 && link.read(bytes.len(), &mut conn.session.answers, now.0)
             {
-                self.strikes[conn.node] = 0;
+                self.silent[conn.node] = false;
             }
             if self.rng.one_in(2) {
                 self.buffer.space()[..piece].copy_from_slice(&bytes);
@@ -1014,6 +1051,10 @@ impl World {
             assert_eq!(left, 0, "stuck: {}\n{}", client.describe(), self.describe());
             let must_end = client.ended || client.ending == Ending::Quits && client.left == 0;
             assert!(!must_end, "not closed: {}", client.describe());
+        }
+        if !self.stormy && !self.hasty && !self.turning {
+            let reached = |serial: &&u64| !self.facts.reached.contains(serial);
+            assert_eq!(self.facts.loaded.iter().find(reached), None, "lost, though its node was up");
         }
         let desyncs = self.cells.sum(|c| &c.desyncs);
         assert!(desyncs <= self.injected, "{desyncs} desyncs, {} injected", self.injected);

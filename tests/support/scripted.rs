@@ -114,6 +114,13 @@ struct Shared {
     changed: Condvar,
 }
 
+impl State {
+    /// The connections that were asked more than `version`.
+    fn lanes(&self) -> std::collections::BTreeSet<usize> {
+        self.requests.iter().map(|request| request.connection).collect()
+    }
+}
+
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panicking test must still be able to end its node.
@@ -327,6 +334,18 @@ impl ScriptedNode {
     /// Whether the connection of this number was accepted and has not ended.
     pub fn is_open(&self, connection: usize) -> bool {
         self.shared.state().open.get(connection).is_some_and(Option::is_some)
+    }
+
+    /// How many connections there were that were asked more than `version`: a node that owes an answer for long is asked
+    /// that on a connection of its own.
+    pub fn lanes(&self) -> usize {
+        self.shared.state().lanes().len()
+    }
+
+    /// How many of them have ended.
+    pub fn lanes_closed(&self) -> usize {
+        let state = self.shared.state();
+        state.lanes().into_iter().filter(|lane| state.open.get(*lane).is_some_and(Option::is_none)).count()
     }
 
     /// How many connections have ended.

@@ -199,3 +199,30 @@ proptest! {
         prop_assert_eq!(parse(trim(&out[..out.len() - 1]), MAX), Ok(Request::Store(store)));
     }
 }
+
+proptest! {
+    /// A long line of keys is read as any other, by another way.
+    #[test]
+    fn a_key_list_is_read_as_a_line_is(
+        indent in 0..3_usize,
+        verb in prop::sample::select(vec!["get", "gets", "gat", "gats", "bget"]),
+        words in prop::collection::vec((1..3_usize, prop::sample::select(vec![1_usize, 5, 249, 250, 251]), any::<bool>()), 0..20),
+    ) {
+        let words = words.into_iter().map(|(gap, len, digit)| {
+            " ".repeat(gap) + &(if digit { "1" } else { "k" }).repeat(len)
+        });
+        let line = " ".repeat(indent) + verb + &words.collect::<String>();
+        let as_line = parse(line.as_bytes(), MAX);
+        let as_list = parse_key_list(line.as_bytes()).map(|(verb, keys)| Request::Read { verb, keys });
+        prop_assert_eq!(as_list, as_line);
+    }
+}
+
+#[test]
+fn the_first_keys_of_a_list_are_a_list() {
+    let keys = Keys::new(b" a  bb ccc ");
+    let of = |keys: Keys<'static>| keys.map(<[u8]>::to_vec).collect::<Vec<_>>();
+    for count in 0..5 {
+        assert_eq!(of(keys.first(count)), of(keys)[..count.min(3)]);
+    }
+}

@@ -51,7 +51,7 @@ pub(in crate::proxy) struct Gather {
     /// The first error line, with its CRLF.
     error: Option<Vec<u8>>,
     parts: Vec<NodePart>,
-    /// Bytes of all parts' texts so far.
+    /// Bytes of memory of all parts so far.
     bytes: usize,
 }
 
@@ -73,6 +73,7 @@ impl Gather {
     }
 
     fn add(&mut self, name: &str, state: &'static str) -> usize {
+        self.bytes += size_of::<NodePart>() + name.len();
         self.parts.push(NodePart { name: name.to_owned(), state, text: Vec::new() });
         self.parts.len() - 1
     }
@@ -81,9 +82,10 @@ impl Gather {
     /// [`MAX_PART`]: `false` says that this one has.
     #[must_use]
     pub(in crate::proxy) fn line(&mut self, part: usize, line: &[u8]) -> bool {
-        self.bytes += line.len();
         let Some(part) = self.parts.get_mut(part) else { return true };
+        let before = part.text.capacity();
         part.text.extend_from_slice(line);
+        self.bytes += part.text.capacity() - before;
         part.text.len() <= MAX_PART
     }
 
@@ -100,7 +102,7 @@ impl Gather {
         self.left == 0
     }
 
-    /// Bytes gathered so far.
+    /// Bytes of memory that it holds.
     pub(in crate::proxy) const fn bytes(&self) -> usize {
         self.bytes
     }

@@ -2,6 +2,7 @@
 
 pub(in crate::proxy) mod elsewhere;
 pub(in crate::proxy) mod gather;
+pub(in crate::proxy) mod key_list;
 mod order;
 pub(in crate::proxy) mod replies;
 
@@ -16,6 +17,7 @@ use crate::protocol::command::Command;
 use crate::protocol::request::ReadVerb;
 use crate::time::Tick;
 use elsewhere::Elsewhere;
+use key_list::KeyList;
 use replies::{Replies, Stamp};
 
 /// Most requests of one client that wait for their reply; what lies behind stays unparsed.
@@ -34,6 +36,8 @@ const FIRST_GUESS: usize = 64 << 10;
 pub(in crate::proxy) enum Reading {
     /// A command line.
     Line,
+    /// A long line of keys, of which some have been asked for.
+    Keys(Box<KeyList>),
     /// The data block of a stored value.
     Body(Box<Body>),
     /// The block of a refused line: bytes to drop.
@@ -118,8 +122,12 @@ impl Again {
 /// | state | waits for | may hold | what ends it, and what the client is told |
 /// |---|---|---|---|
 /// | `Output`, `Few` | its own replies: to come, and to be taken | its replies | to come: the clocks of their lanes (`clocks.rs`). To be taken: it is its own time, until the memory is tight; then it is closed after 1 s without a byte (`memory.rs`) |
+/// | `All` | memory for a request to every node, or that nothing of it is on lanes | its replies | the clocks of the lanes |
+/// | `Keys` | replies to keys of its long line | the line, and replies to earlier keys of it | as `Output` |
+/// | `Turn` | nothing: others have their turn first | what it held before | the next round of the worker |
 /// | `Lane` | room on a lane | nothing; in the middle of a streamed body its own lane | the lane's clocks. While the lane moves nothing for the queue time-out: the request is not carried out, unless nobody waits for its answer. A streamed body: see below |
-/// | `LaneChange` | replies to what it asked for the same key on another lane | nothing | that lane's clocks. While that lane moves nothing for the request and the queue time-out: the request is not carried out, unless nobody waits for its answer |
+/// | `LaneChange` | replies to what it asked for the same key on another lane | nothing, or the body that is to be sent | that lane's clocks. While that lane moves nothing for the request and the queue time-out: the request is not carried out, unless nobody waits for its answer |
+/// | `LostWrite` | the time in which a write of it that was lost on a lane we gave up may still be carried out | nothing, or the body that is to be sent | the connect time-out; then it goes on (`routes.rs`) |
 /// | `OwnLane` | a lane of its own for a large body | nothing | the queue time-out, while no lane is given to anybody and no holder moves 16 KiB: not carried out (`own_lanes.rs`) |
 /// | `Again` | values that found no room, each by a lane of its own | values behind them in order | the same: the value is a miss |
 /// | `Memory`, a body | room for it | nothing | 5 s in which nobody got room: not carried out (`memory.rs`) |
@@ -138,10 +146,18 @@ pub(in crate::proxy) enum Stall {
     Output,
     /// Until few replies wait: its next request costs more than others.
     Few,
+    /// Until there is room for a request to every node.
+    All,
+    /// Until enough keys of its long line are answered.
+    Keys,
+    /// Until others had their turn: what it asks for is too much work for one step.
+    Turn,
     /// A lane it needs is full.
     Lane,
     /// Something of it for the same key is under way on another lane of the node.
     LaneChange,
+    /// A write of it on a connection that was given up may still be carried out.
+    LostWrite,
     /// Until it gets a lane of its own for a body.
     OwnLane,
     /// Until its values that found no room have been asked for again.
@@ -244,6 +260,8 @@ pub(in crate::proxy) struct Client {
     /// It could not be given the value at hand, and has a write behind it: set and cleared in one step of `large.rs`.
     pub(in crate::proxy) denied: bool,
     pub(in crate::proxy) writes_behind: bool,
+    /// Entries that its requests to every node have put on lanes since others last had their turn.
+    pub(in crate::proxy) fanned: usize,
 }
 
 impl Client {
@@ -277,13 +295,15 @@ impl Client {
             pace: Pace::default(),
             denied: false,
             writes_behind: false,
+            fanned: 0,
         }
     }
 
     /// Whether it must take replies before it may ask for more.
     pub(in crate::proxy) fn is_behind(&self, spent: bool) -> bool {
         let slots = self.replies.len();
-        spent && slots > 0
+        // What nobody is told of waits, too.
+        spent && (slots > 0 || self.in_flight > 0)
             || slots >= MAX_PIPELINE
             || self.replies.bytes() >= CLIENT_BYTES
             || (slots >= MIN_PIPELINE && slots * self.average >= CLIENT_BYTES)
@@ -291,10 +311,16 @@ impl Client {
 
     pub(in crate::proxy) fn has_room(&self, spent: bool) -> bool {
         let slots = self.replies.len();
-        (!spent || slots == 0)
+        (!spent || slots == 0 && self.in_flight == 0)
             && slots <= MAX_PIPELINE / 2
             && self.replies.bytes() <= CLIENT_BYTES / 2
             && (slots <= MIN_PIPELINE / 2 || slots * self.average <= CLIENT_BYTES / 2)
+    }
+
+    /// Whether there is room for a request of it to every node: all lanes may grow by one at the same time, each by a
+    /// quarter. While nothing of it is in flight one may go.
+    pub(in crate::proxy) fn may_ask_all(&self, budget: &account::Budget) -> bool {
+        self.in_flight == 0 || budget.fits(budget.limit() / 4)
     }
 
     /// An entry of it on a lane is over; `expired`: one that it had the answer to. `seq` is its slot.
@@ -324,7 +350,7 @@ impl Client {
     /// How many of the next bytes have room kept for them, or need little: they belong to a block.
     pub(in crate::proxy) fn room(&self) -> usize {
         match &self.reading {
-            Reading::Line | Reading::AwaitLane(_) => 0,
+            Reading::Line | Reading::Keys(_) | Reading::AwaitLane(_) => 0,
             Reading::Body(body) => body.left(),
             Reading::Swallow(left) | Reading::Stream { left, .. } => usize::try_from(*left).unwrap_or(usize::MAX),
         }
@@ -342,6 +368,7 @@ impl Client {
     pub(in crate::proxy) fn weight(&self) -> usize {
         let body = match &self.reading {
             Reading::Body(body) => body.block.held() + body.header.capacity(),
+            Reading::Keys(list) => list.weight(),
             _ => 0,
         };
         let kernel = if self.blocked { account::KERNEL } else { 0 };
@@ -413,6 +440,8 @@ impl Client {
             Stall::Output if self.has_room(spent) => shared.resume.push_back(id),
             Stall::Few if self.replies.len() < FEW => shared.resume.push_back(id),
             Stall::Again if self.again.is_empty() => shared.resume.push_back(id),
+            Stall::All if self.may_ask_all(&shared.budget) => shared.resume.push_back(id),
+            Stall::Keys if self.goes_on(&shared.budget) => shared.resume.push_back(id),
             _ => {}
         }
         if !self.again.is_empty() {

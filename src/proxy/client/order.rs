@@ -1,4 +1,6 @@
-//! The values of one read that came before their turn: one place for each of its keys.
+//! The values of one read that came before their turn: one place for each of its keys, from the one whose turn it is.
+
+use std::collections::VecDeque;
 
 use crate::proxy::buffer::{BufferPool, OutBuf};
 
@@ -28,8 +30,13 @@ enum Place {
 /// See the module. Exists only for a read of which something came before its turn.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    places: Vec<Place>,
+    /// Those of the keys from `base` on.
+    places: VecDeque<Place>,
+    /// The key whose turn it was when this was last looked at: those before it are over.
+    base: u32,
     side: Vec<u8>,
+    /// How many values are there that are not sent.
+    beside: usize,
     /// Memory of the values that lie apart, in bytes.
     apart: usize,
     /// Bytes that wait.
@@ -48,6 +55,11 @@ pub(super) enum Turn {
 }
 
 impl Order {
+    /// For a read whose keys before `turn` are over.
+    pub(super) fn since(turn: u32) -> Self {
+        Self { base: turn, ..Self::default() }
+    }
+
     /// Bytes of memory held, those of slices apart.
     pub(super) fn held(&self) -> usize {
         self.apart + self.side.capacity() + self.places.capacity() * size_of::<Place>()
@@ -67,14 +79,37 @@ impl Order {
         queues.sum()
     }
 
+    /// Where the place of a key is kept; nowhere for one that is over.
+    fn index(&self, place: u32) -> Option<usize> {
+        place.checked_sub(self.base).map(|index| index as usize)
+    }
+
+    fn place(&mut self, place: u32) -> Option<&mut Place> {
+        let index = self.index(place)?;
+        self.places.get_mut(index)
+    }
+
     fn set(&mut self, place: u32, what: Place) {
-        let index = place as usize;
+        let Some(index) = self.index(place) else { return };
         if self.places.len() <= index {
             self.places.resize_with(index + 1, Place::default);
         }
         if let Some(place) = self.places.get_mut(index) {
             *place = what;
         }
+    }
+
+    /// A key has its turn: nothing is kept of those before.
+    fn move_to(&mut self, turn: u32) {
+        while self.base < turn && self.places.pop_front().is_some() {
+            self.base += 1;
+        }
+        self.base = self.base.max(turn);
+    }
+
+    /// How many places there are.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
     }
 
     /// A key has no value.
@@ -89,7 +124,8 @@ impl Order {
 
     /// Whether a key is to be asked for again.
     pub(super) fn is_again(&self, place: u32) -> bool {
-        matches!(self.places.get(place as usize), Some(Place::Again))
+        let index = self.index(place);
+        index.is_some_and(|index| matches!(self.places.get(index), Some(Place::Again)))
     }
 
     /// A key that is to be asked for again has been.
@@ -110,6 +146,7 @@ impl Order {
             self.side.extend_from_slice(block);
             let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
             let (start, end) = (offset(start), offset(start + len));
+            self.beside += 1;
             self.set(place, Place::Side { start, end });
         } else {
             self.apart += len;
@@ -125,16 +162,17 @@ impl Order {
 
     /// Adds to a value that has begun to come.
     pub(super) fn add(&mut self, place: u32, pool: &mut BufferPool, add: impl FnOnce(&mut OutBuf, &mut BufferPool)) {
-        let Some(Place::Begun(queue)) = self.places.get_mut(place as usize) else { return };
+        let Some(Place::Begun(queue)) = self.place(place) else { return };
         let (len, held) = (queue.len(), queue.held());
         add(queue, pool);
-        self.bytes += queue.len() - len;
-        self.apart += queue.held() - held;
+        let (more, more_held) = (queue.len() - len, queue.held() - held);
+        self.bytes += more;
+        self.apart += more_held;
     }
 
     /// A value that has begun is whole.
     pub(super) fn end(&mut self, place: u32) {
-        if let Some(found) = self.places.get_mut(place as usize) {
+        if let Some(found) = self.place(place) {
             *found = match std::mem::take(found) {
                 Place::Begun(queue) => Place::Whole(queue),
                 other => other,
@@ -144,7 +182,7 @@ impl Order {
 
     /// A value that has begun never ends: what came of it is dropped.
     pub(super) fn cut_off(&mut self, place: u32, pool: &mut BufferPool) {
-        if let Some(found @ Place::Begun(_)) = self.places.get_mut(place as usize)
+        if let Some(found @ Place::Begun(_)) = self.place(place)
             && let Place::Begun(mut queue) = std::mem::take(found)
         {
             self.bytes -= queue.len();
@@ -155,7 +193,8 @@ impl Order {
 
     /// It is a key's turn: what is here of its value goes to `out`; of one that is not whole only where it `may_flow`.
     pub(super) fn turn(&mut self, place: u32, may_flow: bool, out: &mut OutBuf, pool: &mut BufferPool) -> Turn {
-        let Some(found) = self.places.get_mut(place as usize) else { return Turn::Waits };
+        self.move_to(place);
+        let Some(found) = self.places.front_mut() else { return Turn::Waits };
         if matches!(found, Place::Open | Place::Again) || matches!(found, Place::Begun(_)) && !may_flow {
             return Turn::Waits;
         }
@@ -163,6 +202,10 @@ impl Order {
         match std::mem::take(found) {
             Place::Side { start, end } => {
                 out.append(self.side.get(start as usize..end as usize).unwrap_or_default(), pool);
+                self.beside -= 1;
+                if self.beside == 0 {
+                    self.side.clear();
+                }
             }
             Place::Small(bytes) => {
                 self.apart -= bytes.len();
@@ -191,6 +234,6 @@ impl Order {
             }
         }
         pool.put(std::mem::take(&mut self.side));
-        (self.apart, self.bytes) = (0, 0);
+        (self.apart, self.bytes, self.beside) = (0, 0, 0);
     }
 }

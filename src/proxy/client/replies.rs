@@ -79,8 +79,9 @@ impl Slot {
 
     fn extra(&mut self, pool: &mut BufferPool) -> &mut Extra {
         let parked = &mut self.parked;
+        let turn = self.read.map_or(0, |read| read.turn);
         self.extra.get_or_insert_with(|| {
-            let mut extra = Box::<Extra>::default();
+            let mut extra = Box::new(Extra { order: Order::since(turn), ..Extra::default() });
             if parked.capacity() > 0 {
                 extra.queue.append(parked, pool);
                 pool.put(std::mem::take(parked));
@@ -119,7 +120,7 @@ pub(in crate::proxy) struct Replies {
     /// Bytes parked behind the head, or before their turn, and the memory they hold.
     parked: usize,
     parked_held: usize,
-    /// Bytes gathered from nodes for replies that are made of several.
+    /// Bytes of memory of what is gathered from nodes for replies that are made of several.
     gathered: usize,
     /// A whole reply is in `out`: it is not held back for the parts of the next.
     whole: bool,
@@ -160,7 +161,7 @@ impl Replies {
         debug_assert_eq!((self.parked, self.parked_held), (bytes, held), "what is parked");
     }
 
-    /// So many bytes of a node's part were added to a gathered reply.
+    /// A gathered reply takes so many bytes more.
     pub(in crate::proxy) fn gathered(&mut self, bytes: usize) {
         self.gathered += bytes;
     }
@@ -192,6 +193,7 @@ impl Replies {
     /// Owes one reply that several nodes contribute to.
     pub(in crate::proxy) fn push_gather(&mut self, gather: Box<Gather>, stamp: Stamp, pool: &mut BufferPool) -> u32 {
         let seq = self.push(stamp);
+        self.gathered += gather.bytes();
         self.change(seq, |slot, _| slot.extra(pool).gather = Some(gather));
         seq
     }
@@ -229,6 +231,25 @@ impl Replies {
             read.several |= read.parts > 1;
             read.parts += 1;
         }
+    }
+
+    /// Parts of a read follow when others are over: none stands for all of it.
+    pub(in crate::proxy) fn read_by_parts(&mut self, seq: u32) {
+        if let Some((_, Slot { read: Some(read), .. })) = self.slot(seq) {
+            read.several = true;
+        }
+    }
+
+    /// The key of a read whose value is sent next.
+    pub(in crate::proxy) fn turn(&self, seq: u32) -> u32 {
+        let slot = self.slots.get(seq.wrapping_sub(self.base) as usize);
+        slot.and_then(|slot| slot.read).map_or(0, |read| read.turn)
+    }
+
+    /// Places kept for keys of a read.
+    pub(in crate::proxy) fn places(&self, seq: u32) -> usize {
+        let slot = self.slots.get(seq.wrapping_sub(self.base) as usize);
+        slot.and_then(|slot| slot.extra.as_ref()).map_or(0, |extra| extra.order.len())
     }
 
     /// All parts of a read have been added.

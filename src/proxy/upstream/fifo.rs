@@ -6,6 +6,9 @@ use std::collections::VecDeque;
 use super::Entry;
 use crate::time::Tick;
 
+/// Memory for fewer entries than these counts for none: every lane keeps it.
+const FEW: usize = 64;
+
 #[derive(Debug)]
 struct Place {
     start: u64,
@@ -135,10 +138,35 @@ impl Fifo {
         self.apart += self.back().map_or(0, weight);
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory held, those of a few entries apart, which are the lane's own. A capacity that was used is counted
+    /// until it is given back ([`Fifo::rest`]), for a queue that grows doubles.
     #[inline]
     pub(in crate::proxy) fn held(&self) -> usize {
+        self.apart + (self.entries.capacity() & !(FEW - 1)) * size_of::<Place>()
+    }
+
+    /// Bytes of memory that its entries need.
+    #[inline]
+    pub(in crate::proxy) fn load(&self) -> usize {
         self.apart + self.entries.len() * size_of::<Place>()
+    }
+
+    /// Makes room for one more entry by a quarter, not by as much again: for requests that fill many lanes at the same
+    /// time.
+    pub(in crate::proxy) fn grow(&mut self) {
+        let len = self.entries.len();
+        if len >= FEW && len == self.entries.capacity() {
+            self.entries.reserve_exact(len / 4);
+        }
+    }
+
+    /// Gives memory back that was needed by many more entries than there are. Returns whether there was some.
+    pub(in crate::proxy) fn rest(&mut self) -> bool {
+        let before = self.entries.capacity();
+        if before >= FEW && self.entries.len() < before / 4 {
+            self.entries.shrink_to((self.entries.len() * 2).next_power_of_two());
+        }
+        self.entries.capacity() < before
     }
 
     pub(in crate::proxy) fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {

@@ -195,6 +195,11 @@ impl Group {
         self.line.len() + key + 3 <= limit || self.keys.is_empty()
     }
 
+    /// Whether the last who joined is this request of a client.
+    pub(in crate::proxy) fn ends_with(&self, client: ClientId, seq: u32) -> bool {
+        self.members.last().is_some_and(|member| member.client == client && member.seq == seq)
+    }
+
     /// Adds a member; its keys follow by [`Group::add`].
     pub(in crate::proxy) fn join(&mut self, client: ClientId, seq: u32) {
         self.members.push(Member { client, seq, left: 0, done: false });

@@ -1,11 +1,15 @@
 //! Whether a node is asked, and when to connect to it again: a function of events and of time.
 //!
 //! ```text
-//!   Connecting ──── VERSION ───▶ Up ─── 3 time-outs in a row, or a connection that cannot be made ───▶ Down
-//!        └── the first connection fails ──▶ Down                                                  ▲    │
-//!                                                                             failed ─── Probing ◀─┴─── VERSION
-//!                                                         Up ◀── VERSION again, 100 ms later ──┘
+//!   Connecting ──── VERSION ───▶ Up ─── silent, or a connection that cannot be made ───▶ Down
+//!        └── the first connection fails ──▶ Down                                     ▲    │
+//!                                                                failed ─── Probing ◀─┴─── VERSION
+//!                                            Up ◀── VERSION again, 100 ms later ──┘
 //! ```
+//! A node is *silent* when it owed an answer for a time-out, answered nothing meanwhile on any connection, and did not
+//! answer a question of our own, on a connection made for that, within the connect time-out. So a node is judged by how
+//! long it was silent, however many connections there are to it; one that only paused, or is slow to answer one
+//! request, stays.
 
 use std::time::Duration;
 
@@ -23,8 +27,6 @@ const LEAST: Duration = Duration::from_millis(10);
 /// A connection that held so long counts as a success.
 const LASTING: Duration = Duration::from_secs(1);
 
-/// So many time-outs in a row are an outage.
-const TIMEOUTS: u32 = 3;
 /// Between the two answers that end an outage.
 pub(in crate::proxy) const PROBE_GAP: Duration = Duration::from_millis(100);
 
@@ -45,8 +47,10 @@ pub(in crate::proxy) struct Health {
     since: Tick,
     /// When a connection was last validated.
     up_since: Tick,
-    /// Time-outs since the node last answered.
-    timeouts: u32,
+    /// When it last answered something.
+    answered_at: Tick,
+    /// When it was first asked whether it still answers at all, as long as it has answered nothing since.
+    suspected_at: Option<Tick>,
     /// When the bucket of connections is full again.
     full_at: Tick,
     /// When the node is asked for the second answer that ends an outage.
@@ -58,7 +62,7 @@ impl Health {
     pub(in crate::proxy) fn succeeded(&mut self, now: Tick) {
         self.up_since = now;
         self.probe_at = None;
-        self.timeouts = 0;
+        self.answered(now);
     }
 
     /// The first answer after an outage.
@@ -66,17 +70,31 @@ impl Health {
         self.probe_at = Some(now.after(PROBE_GAP));
     }
 
-    /// A request was answered by the node.
+    /// The node has answered something. Returns whether that ends a suspicion.
     #[inline]
-    pub(in crate::proxy) fn answered(&mut self) {
-        self.timeouts = 0;
+    pub(in crate::proxy) const fn answered(&mut self, now: Tick) -> bool {
+        self.answered_at = now;
+        self.suspected_at.take().is_some()
     }
 
-    /// A connection was silent for a time-out while it owed a reply. Returns whether that makes an
-    /// outage.
-    pub(in crate::proxy) fn timed_out(&mut self) -> bool {
-        self.timeouts = self.timeouts.saturating_add(1);
-        self.timeouts >= TIMEOUTS
+    /// A connection was silent for a time-out while it owed a reply. Returns whether the node is to be asked, on a
+    /// connection of its own, whether it still answers.
+    pub(in crate::proxy) fn timed_out(&mut self, now: Tick, timeout: Duration) -> bool {
+        if self.suspected_at.is_some() || self.answered_at.after(timeout.max(INTERVAL)) > now {
+            return false;
+        }
+        self.suspected_at = Some(now);
+        true
+    }
+
+    /// What is known of its silence says nothing any more.
+    pub(in crate::proxy) const fn trusted(&mut self) {
+        self.suspected_at = None;
+    }
+
+    /// Whether a node that was asked if it still answers has said nothing for so long.
+    pub(in crate::proxy) fn is_silent(&self, now: Tick, patience: Duration) -> bool {
+        self.suspected_at.is_some_and(|at| at.after(patience) <= now)
     }
 
     /// A connection failed. `random` is any number; full jitter spreads a fleet's attempts.
@@ -92,7 +110,7 @@ impl Health {
             self.since = now;
         }
         self.failures = self.failures.saturating_add(1);
-        if worked && self.failures == 1 && self.timeouts < TIMEOUTS {
+        if worked && self.failures == 1 {
             return Duration::ZERO;
         }
         let ceiling = if now < self.since.after(EARLY) { EARLY_CEILING } else { LATE_CEILING };
@@ -139,12 +157,35 @@ mod tests {
     }
 
     #[test]
-    fn three_time_outs_in_a_row_are_an_outage_and_any_answer_breaks_the_row() {
+    fn a_node_is_silent_when_it_answers_nothing_for_a_time_out_and_then_not_even_a_question_of_our_own() {
+        let (timeout, patience) = (Duration::from_millis(500), Duration::from_millis(250));
         let mut health = Health::default();
-        assert!(!health.timed_out() && !health.timed_out());
-        health.answered();
-        assert!(!health.timed_out() && !health.timed_out() && health.timed_out());
-        assert_ne!(health.failed(true, at(5_000), 7), Duration::ZERO, "a node that is silent is not asked at once");
+        health.answered(at(1_000));
+        assert!(!health.timed_out(at(1_400), timeout), "another connection was answered meanwhile");
+        assert!(health.timed_out(at(1_500), timeout));
+        assert!(!health.timed_out(at(1_510), timeout), "however many connections are silent, it is asked once");
+        assert!(!health.is_silent(at(1_749), patience));
+        assert!(health.is_silent(at(1_750), patience));
+        assert!(health.answered(at(1_760)) && !health.is_silent(at(9_000), patience), "any answer will do");
+        assert!(!health.answered(at(1_770)), "nobody was in doubt");
+        assert!(health.timed_out(at(3_000), timeout));
+        health.failed(true, at(3_100), 7);
+        assert!(health.is_silent(at(3_250), patience), "a lost connection is no answer");
+        health.trusted();
+        assert!(!health.is_silent(at(9_000), patience), "what is known is asked no more");
+    }
+
+    #[test]
+    fn a_node_that_is_slow_again_and_again_is_asked_rarely() {
+        let mut health = Health::default();
+        let mut asked = 0;
+        for millis in 1_000..2_000 {
+            if health.timed_out(at(millis), Duration::from_millis(1)) {
+                asked += 1;
+                health.answered(at(millis));
+            }
+        }
+        assert_eq!(asked, 10);
     }
 
     #[test]

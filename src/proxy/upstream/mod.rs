@@ -50,6 +50,8 @@ pub(in crate::proxy) enum Role {
     Shared,
     /// For everyone's reads of values that are known to be large.
     Large,
+    /// For nobody: it asks a node that has let a request time out whether it still answers at all.
+    Probe,
     /// For one large value of one client: the only lane that may pause, for it alone waits there.
     Own {
         /// [`ClientId::NONE`] while nobody needs it.
@@ -125,6 +127,8 @@ pub(in crate::proxy) struct Upstream {
     drained_at_stage: Stage,
     /// It is expected to be ready in a moment: requests are put on it meanwhile.
     pub(in crate::proxy) eager: bool,
+    /// It takes the place of one that could not be made, or was lost again and again.
+    pub(in crate::proxy) after_failure: bool,
     /// It is connected to an address its node is no longer at: it finishes what is in flight.
     pub(in crate::proxy) moved: bool,
     /// The node answers keys in the order of their line: see `values.rs`.
@@ -181,6 +185,7 @@ impl Upstream {
             stage: Stage::Dialling,
             drained_at_stage: Stage::Dialling,
             eager: true,
+            after_failure: false,
             moved: false,
             in_order: true,
             out,
@@ -360,15 +365,17 @@ impl Upstream {
         }
     }
 
-    /// So many bytes have come, and so many replies were completed by them.
-    pub(in crate::proxy) fn note_progress(&mut self, bytes: usize, replies: usize, now: Tick) {
+    /// So many bytes have come, and so many replies were completed by them. Returns whether that is progress.
+    pub(in crate::proxy) fn note_progress(&mut self, bytes: usize, replies: usize, now: Tick) -> bool {
         self.last_read_at = now;
         self.silent_timeouts = 0;
         self.bytes_since_progress += bytes;
-        if replies > 0 || self.bytes_since_progress >= PROGRESS {
+        let progress = replies > 0 || self.bytes_since_progress >= PROGRESS;
+        if progress {
             self.bytes_since_progress = 0;
             (self.progress_at, self.moved_at) = (now, now);
         }
+        progress
     }
 
     /// The kernel has taken so many bytes. On an own lane a good piece of a body is progress: nobody else's request is
@@ -414,6 +421,13 @@ impl Upstream {
         shared.budget.recharge(&mut self.held, now);
     }
 
+    /// Gives memory back that a load has left.
+    pub(in crate::proxy) fn rest(&mut self, shared: &mut Shared) {
+        if self.fifo.rest() {
+            self.recharge(shared);
+        }
+    }
+
     /// Bytes of memory held, those of slices apart.
     pub(in crate::proxy) fn weight(&self) -> usize {
         self.out.held() + self.partial.capacity() + self.fifo.held()
@@ -423,7 +437,7 @@ impl Upstream {
     pub(in crate::proxy) fn is_over(&self, by: usize) -> bool {
         self.out.len() >= LANE_BYTES / by
             || self.fifo.len() >= LANE_REQUESTS / by
-            || self.fifo.held() >= LANE_BYTES / by
+            || self.fifo.load() >= LANE_BYTES / by
     }
 
     pub(in crate::proxy) const fn is_full(&self) -> bool {

@@ -1,6 +1,6 @@
 //! A node as one worker sees it: its lanes, its health, its version.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::health::Health;
@@ -21,6 +21,10 @@ pub(in crate::proxy) struct NodeEntry {
     pub(in crate::proxy) cells: Arc<NodeCells>,
     /// The shared lanes, by number.
     pub(in crate::proxy) lanes: Vec<UpstreamId>,
+    /// By which of them the clients of each go: by another while theirs takes no requests.
+    pub(in crate::proxy) routes: Vec<UpstreamId>,
+    /// Clients a write of whom was sent and given up, and until when its node may still carry it out.
+    pub(in crate::proxy) lost_writes: HashMap<ClientId, Tick>,
     pub(in crate::proxy) health: Health,
     pub(in crate::proxy) state: NodeState,
     /// What the node's `VERSION` said last.
@@ -30,6 +34,8 @@ pub(in crate::proxy) struct NodeEntry {
     /// The lane for everyone's reads of values that are known to be large, if there is one.
     pub(in crate::proxy) large: UpstreamId,
     pub(in crate::proxy) own: OwnLanes,
+    /// The connection that asks whether it still answers, while there is one.
+    pub(in crate::proxy) probe: UpstreamId,
     /// It has answered keys in another order than that of their line: a miss is known at `END` only.
     pub(in crate::proxy) unordered: bool,
     /// It is not in the ring any more.
@@ -82,12 +88,15 @@ impl NodeEntry {
             node,
             cells,
             lanes: Vec::new(),
+            routes: Vec::new(),
+            lost_writes: HashMap::new(),
             health: Health::default(),
             state: NodeState::Connecting,
             version: None,
             no_merge_until: Tick(0),
             large: UpstreamId::NONE,
             own: OwnLanes::default(),
+            probe: UpstreamId::NONE,
             unordered: false,
             departed: false,
             is_itself: false,

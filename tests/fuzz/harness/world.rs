@@ -480,7 +480,7 @@ impl<'a> World<'a> {
             return;
         }
         if !self.core.client_may_read(client.id) {
-            client.parked = true;
+            client.parked = !self.core.client_turn(client.id, now);
         } else if piece > 0 {
             let bytes = cut(&mut client.outbox, piece);
             self.moved += 1;

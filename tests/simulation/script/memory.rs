@@ -162,3 +162,99 @@ fn a_key_list_that_grows_while_memory_is_spent_is_refused_as_memcached_does() {
     let refused = told.iter().filter(|text| *text == "SERVER_ERROR out of memory reading request\r\n").count();
     assert!(refused > 0 && refused < 20, "{told:?}");
 }
+
+#[test]
+fn quiet_requests_are_held_back_by_the_memory_too_and_none_is_lost() {
+    const NODES: usize = 20;
+    let mut rig = tight(NODES);
+    let clients: Vec<ClientId> = (0..4).map(|_| rig.client()).collect();
+    // Nodes that take nothing: their lanes alone would hold 40 MiB.
+    let mut next = [0; 4];
+    let push = |rig: &mut Rig, next: &mut [usize; 4]| {
+        let mut moved = false;
+        for (n, client) in clients.iter().enumerate() {
+            for _ in 0..16 {
+                if next[n] < 4000 && rig.core.client_may_read(*client) {
+                    let body = "v".repeat(4000);
+                    rig.send(*client, format!("set k{n}-{} 0 0 4000 noreply\r\n{body}\r\n", next[n]));
+                    next[n] += 1;
+                    moved = true;
+                }
+            }
+        }
+        moved
+    };
+    while push(&mut rig, &mut next) {}
+    assert!(next.iter().all(|next| (100..4000).contains(next)), "{next:?}");
+    let held = usize::try_from(rig.cells.sum(|cells| &cells.buffered)).unwrap();
+    assert!(held <= 8 * MIB + 4 * (64 << 10) + (64 << 10), "{held}");
+    // The nodes go on, and with them the clients: what was held back comes too.
+    let mut stored = 0;
+    for _ in 0..1000 {
+        for lane in 0..NODES {
+            let count = rig.sent(lane).matches("set ").count();
+            rig.reply(lane, "STORED\r\n".repeat(count));
+            stored += count;
+        }
+        if !push(&mut rig, &mut next) {
+            break;
+        }
+    }
+    assert_eq!((stored, next), (16_000, [4000; 4]));
+    rig.pass(1000);
+    assert_eq!(rig.cells.sum(|cells| &cells.buffered), 0);
+}
+
+#[test]
+fn when_a_node_goes_down_what_waits_for_it_is_dropped_and_its_clients_are_read_again() {
+    let mut rig = tight(5);
+    let client = rig.client();
+    let body = "v".repeat(4000);
+    let mut sent = 0;
+    while rig.core.client_may_read(client) {
+        rig.send(client, format!("set k{sent} 0 0 4000 noreply\r\n{body}\r\n"));
+        sent += 1;
+    }
+    rig.mute = true;
+    for lane in 0..5 {
+        rig.fail(lane, slipring::proxy::FailReason::Closed);
+        let next = rig.newest(rig.lanes[lane].node);
+        rig.fail(next, slipring::proxy::FailReason::Connect);
+    }
+    assert!(rig.core.client_may_read(client));
+    let lost = rig.cells.soft_sum(|_, _| true);
+    assert_eq!(lost, sent, "each is counted");
+}
+
+#[test]
+fn quiet_requests_to_all_nodes_are_few_a_step_and_within_the_memory() {
+    const NODES: usize = 40;
+    const COUNT: usize = 300;
+    let mut rig = Rig::new(NODES);
+    let client = rig.client();
+    rig.send(client, "flush_all noreply\r\n".repeat(COUNT));
+    assert_eq!(rig.turns, COUNT * NODES / 4096, "others have their turn between");
+    assert_eq!(rig.sent(NODES - 1).matches("flush_all").count(), COUNT);
+
+    let mut rig = Rig::with(NODES, |settings| settings.buffer_limit = 512 << 10);
+    let client = rig.client();
+    rig.send(client, "flush_all noreply\r\n".repeat(COUNT));
+    assert!(!rig.core.client_may_read(client));
+    let held = usize::try_from(rig.cells.sum(|cells| &cells.buffered)).unwrap();
+    assert!(held <= 512 << 10, "{held}");
+    let mut done = [0; NODES];
+    for _ in 0..COUNT {
+        for (lane, done) in done.iter_mut().enumerate() {
+            let count = rig.sent(lane).matches("flush_all").count();
+            rig.reply(lane, "OK\r\n".repeat(count));
+            *done += count;
+        }
+        rig.pass(100);
+        if rig.core.client_may_read(client) && done == [COUNT; NODES] {
+            break;
+        }
+    }
+    assert_eq!(done, [COUNT; NODES], "none is lost");
+    rig.send(client, "mn\r\n");
+    assert_eq!(rig.got(client), "MN\r\n");
+}
