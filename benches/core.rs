@@ -240,7 +240,8 @@ fn route(c: &mut Criterion) {
 
 /// Every preset at 20 nodes with keys of 30 bytes: none above 150 ns without a reason. The reasons are an MD5 or SHA-1
 /// of the key (some 100 ns and more: a whole block for each key), and for emcache a 128-bit MurmurHash3 of 43 bytes for
-/// each node, of which the nodes share one block in three.
+/// each node, of which the nodes share one block in three. (The figures are those of an idle core; beside other work
+/// they are up to three times as much, those of `ring` too.)
 fn placements(c: &mut Criterion) {
     let mut group = c.benchmark_group("placement, 20 nodes");
     let nodes: Vec<_> = (0..20).map(|i| Arc::new(Node::new(&format!("10.0.0.{}", 2 + i), 11211, 1))).collect();
@@ -365,8 +366,9 @@ fn observe(c: &mut Criterion) {
             worker.request(Command::Get, Outcome::Hit, 1);
             worker.took(Kind::Get, Duration::from_micros(took));
         });
+        // In here: a filter may leave this one out.
+        assert!(cells.requests(|_, outcome| outcome == Outcome::Hit) > 0);
     });
-    assert!(cells.requests(|_, outcome| outcome == Outcome::Hit) > 0);
     let mut hash = 1_u64;
     group.bench_function("sample of a key, all different", |b| {
         b.iter(|| {

@@ -366,6 +366,13 @@ impl Config {
 
     fn with_discovery(mut self, serve: ServeArgs, from_env: &FromEnvironment) -> Result<Self, Exit> {
         let pinned = node_order(&serve, from_env)?;
+        // A list does not change: whoever is not in it now is a slip, or has left. (Discovery may yet find it.)
+        if let Some(Source::Static(nodes)) = self.command.source()
+            && let Some(unlisted) = discovery::unlisted(nodes, &pinned)
+        {
+            let (order, list) = (source("node-order", from_env), source("nodes", from_env));
+            self.warnings.push(format!("{order} names {}, which {list} does not", unlisted.listed()));
+        }
         let (nodes, option) = match self.command.source() {
             Some(Source::Static(nodes)) => (nodes.as_slice(), "nodes"),
             Some(Source::Endpoint { first, .. }) => (first.as_slice(), "nodes"),

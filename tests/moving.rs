@@ -218,6 +218,10 @@ fn detect_names_the_placement_and_touches_nothing() {
     let refused = verify("dalli", "0.9");
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(error(&refused).contains("placement dalli put ") && error(&refused).contains("less than 90.00 %"));
+    // A bound that nothing is measured by is a slip.
+    let alone = run_to_end(&["detect", "--nodes", &nodes_option, "--min", "0.9"], &[]);
+    assert_eq!(alone.status.code(), Some(64), "{alone:?}");
+    assert!(error(&alone).contains("--verify"), "{alone:?}");
     // Bounded by number.
     let text = out(&run_to_end(&["detect", "--nodes", &nodes_option, "--limit", "50"], &[]));
     assert!(text.contains("50 keys; cut off at 50\n") && text.contains("pymemcache: 100.00 % of 150 keys"), "{text}");

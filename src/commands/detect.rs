@@ -3,6 +3,7 @@
 //! Each node is asked on a connection of its own which keys it holds (`dump.rs`); then every placement is asked where it
 //! would put them.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ pub struct Findings {
     pub matches: Vec<Match>,
     /// Keys that were compared.
     pub keys: usize,
+    /// Nodes that hold them.
+    pub holders: usize,
 }
 
 // === impl Findings ===
@@ -47,7 +50,8 @@ impl Findings {
         let all = candidates.into_iter().map(|candidate| candidate.with_names_of(configured)).chain(own);
         let mut matches: Vec<Match> = all.filter_map(|placement| Match::of(placement, held, nodes)).collect();
         matches.sort_by_key(|found| std::cmp::Reverse(found.keys));
-        Self { matches, keys: held.len() }
+        let holders: BTreeSet<NodeIndex> = held.iter().map(|held| held.node).collect();
+        Self { matches, keys: held.len(), holders: holders.len() }
     }
 
     fn share(&self, found: &Match) -> f64 {
@@ -76,6 +80,12 @@ impl Findings {
         let next = next
             .map_or_else(String::new, |next| format!("; next best {} ({})", percent(self.share(next)), next.placement));
         let mut text = format!("{}: {} of {keys} keys{next}\n", best.placement, percent(self.share(best)));
+        if self.holders == 1 {
+            text.push_str(
+                "these are the keys of one node alone: a placement that puts nearly all keys there fits them as well. See \
+                 why the others told of none\n",
+            );
+        }
         if self.share(best) < PLAUSIBLE {
             text.push_str(
                 "none of them explains where the keys are. Several clients that place differently? Nodes that the client \
@@ -234,6 +244,17 @@ mod tests {
             let flag = "--node-order 10.0.0.4:11211,10.0.0.2:11211,10.0.0.5:11211,10.0.0.3:11211";
             assert!(report.contains(flag), "{report}");
         }
+    }
+
+    #[test]
+    fn keys_of_one_node_alone_are_said_to_tell_little() {
+        const SAID: &str = "these are the keys of one node alone";
+        let (mut held, nodes) = written("pymemcache", &[0, 1, 2], 1000);
+        let report = |held: &[Held]| Findings::of(held, &nodes, &[], &Placement::default()).report(nodes.len());
+        held.retain(|held| held.node != NodeIndex(0));
+        assert!(!report(&held).contains(SAID), "{}", report(&held));
+        held.retain(|held| held.node == NodeIndex(2));
+        assert!(report(&held).contains(SAID), "{}", report(&held));
     }
 
     #[test]

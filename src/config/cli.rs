@@ -132,7 +132,7 @@ pub(super) struct DetectArgs {
     pub(super) verify: Option<Placement>,
 
     /// The share of keys that `--verify` asks for, 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.99, value_parser = parse_share)]
+    #[arg(long, value_name = "SHARE", requires = "verify", default_value_t = 0.99, value_parser = parse_share)]
     pub(super) min: f64,
 
     /// Most keys read from each node, 1 to 10000000

@@ -493,3 +493,14 @@ fn buffers_follow_the_memory_limit() {
     assert_eq!(limit("--nodes a --buffer-limit 16m", Some(100 << 20)), 16 << 20);
     assert!(refused("--nodes a --buffer-limit 1m", &[]).contains("8MiB to 64GiB"));
 }
+
+#[test]
+fn a_pinned_order_with_a_node_that_the_list_does_not_have_is_warned_of() {
+    let listed = ("MEMCACHED_NODES", "a,b/second");
+    let pinned = |order: &'static str| parsed("", &[listed, ("SLIPRING_NODE_ORDER", order)]).warnings;
+    assert_eq!(pinned("b,a"), [""; 0]);
+    assert_eq!(pinned("b,c,a"), ["SLIPRING_NODE_ORDER names c:11211, which MEMCACHED_NODES does not"]);
+    // An endpoint may yet tell of it.
+    let discovered = [listed, ("MEMCACHED_DISCOVERY_HOST", "d"), ("SLIPRING_NODE_ORDER", "c")];
+    assert_eq!(parsed("", &discovered).warnings, [""; 0]);
+}

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::routing::Node;
 pub use damping::{Authority, Pending};
 pub use nodes::{NodeListError, parse_nodes, parse_server};
+pub use order::unlisted;
 
 /// Where the list of nodes comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

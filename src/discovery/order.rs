@@ -22,6 +22,12 @@ pub(super) fn rank(node: &Node, pinned: &[Node]) -> usize {
     pinned.iter().position(|pin| is(node, pin)).unwrap_or(pinned.len())
 }
 
+/// A node whose place is pinned and which is not among these.
+#[must_use]
+pub fn unlisted<'pin>(nodes: &[Node], pinned: &'pin [Node]) -> Option<&'pin Node> {
+    pinned.iter().find(|pin| !nodes.iter().any(|node| is(node, pin)))
+}
+
 fn is(node: &Node, pin: &Node) -> bool {
     node.name == pin.name || (node.identity(), node.port) == (pin.identity(), pin.port)
 }

@@ -224,9 +224,9 @@ impl FromStr for Placement {
         let mut parts = text.trim().split(',');
         let name = parts.next().unwrap_or_default().trim();
         let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) else {
-            let nearest = PRESETS.iter().map(|preset| (strsim::jaro_winkler(preset.name, name), preset.name));
-            let nearest = nearest.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(near, _)| *near > 0.7);
-            let hint = nearest.map_or_else(String::new, |(_, nearest)| format!(", perhaps {nearest} is meant"));
+            let meant = presets::meant(name);
+            let hint =
+                if meant.is_empty() { String::new() } else { format!(", perhaps {} is meant", meant.join(" or ")) };
             return Err(PlacementError::Unknown(name.chars().take(80).collect(), hint));
         };
         let mut given: Vec<(String, &str)> = Vec::new();
@@ -371,6 +371,13 @@ mod tests {
         for (text, problem) in [
             ("pymemcached", "no placement is called \"pymemcached\", perhaps pymemcache is meant; `slipring"),
             ("libmemcache-ketama", "perhaps libmemcached-ketama is meant"),
+            // The client's name, where it is no preset's: not that of another client which looks like it.
+            ("php-memcached", "perhaps libmemcached or libmemcached-ketama or libmemcached-ketama-weighted is meant"),
+            ("nutcracker", "perhaps twemproxy is meant"),
+            ("Django", "perhaps pymemcache is meant"),
+            ("PyMemcache", "perhaps pymemcache is meant"),
+            ("python_memcached", "perhaps python-memcached is meant"),
+            ("ketama", "perhaps libmemcached-ketama or "),
             ("xyz", "no placement is called \"xyz\"; `slipring placements` lists them"),
             ("", "no placement is called \"\""),
             (

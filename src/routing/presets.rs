@@ -314,6 +314,29 @@ pub(super) fn ring() -> &'static Preset {
     PRESETS.first().unwrap_or(&NONE)
 }
 
+/// Most names that are suggested.
+const SUGGESTED: usize = 5;
+
+/// What was perhaps meant by a name that no preset has: those for a client of that name, else the nearest.
+pub(super) fn meant(name: &str) -> Vec<&'static str> {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    let words =
+        |text: &str| text.to_ascii_lowercase().split(|c: char| c != '-' && !c.is_alphanumeric()).any(|w| w == name);
+    let is_meant = |preset: &&Preset| words(preset.clients) || preset.name.split('-').any(|part| part == name);
+    let exact = PRESETS.iter().filter(|preset| preset.name == name);
+    let named = exact.chain(PRESETS.iter().filter(is_meant).filter(|_| !name.is_empty()));
+    let mut meant: Vec<&str> = named.map(|preset| preset.name).collect();
+    if meant.first() == Some(&&*name) {
+        meant.truncate(1);
+    }
+    if meant.is_empty() || meant.len() > SUGGESTED {
+        let near = PRESETS.iter().map(|preset| (strsim::jaro_winkler(preset.name, &name), preset.name));
+        let nearest = near.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(near, _)| *near > 0.7);
+        meant = nearest.map(|(_, name)| name).into_iter().collect();
+    }
+    meant
+}
+
 // === impl Preset ===
 
 impl Preset {

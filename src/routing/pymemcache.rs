@@ -4,11 +4,20 @@
 //! node's own part is known beforehand, and of the key's part all nodes whose names have the same length modulo 4 see
 //! the same words, so that the scores of eight nodes are computed side by side.
 
+use wide::u32x8;
+
+use super::hashes::little_endian;
 use super::scheme::Member;
 use super::{MAX_KEY, NodeIndex};
 
 /// Nodes whose scores are computed side by side.
 const LANES: usize = 8;
+
+/// MurmurHash3: what a word is multiplied by before it is mixed in.
+const SCRAMBLE: [u32; 2] = [0xcc9e_2d51, 0x1b87_3593];
+
+/// Added to a state with each word.
+const MIX: u32 = 0xe654_6b64;
 
 /// Up to eight nodes whose names have the same length modulo 4; spare lanes repeat the first.
 #[derive(Debug)]
@@ -16,13 +25,13 @@ struct Group {
     /// Bytes of a name, its dash included, behind its last whole word: 0 to 3.
     odd: usize,
     /// The hash of a name's whole words.
-    states: [u32; LANES],
+    states: u32x8,
     /// What follows them, little endian.
-    tails: [u32; LANES],
+    tails: u32x8,
     /// Bytes of a name, its dash included.
-    lengths: [u32; LANES],
+    lengths: u32x8,
     /// Rank of the name among all (of equal scores the greater name's counts), and the node.
-    ranks: [u32; LANES],
+    ranks: u32x8,
 }
 
 /// The nodes, by the lengths of their names.
@@ -54,7 +63,7 @@ impl Pymemcache {
         let mut narrow = [0; MAX_KEY];
         let key = if key.is_ascii() { key } else { narrowed(key, &mut narrow) };
         let len = u32::try_from(key.len()).unwrap_or(u32::MAX);
-        let mut best = 0;
+        let mut best = (u32x8::splat(0), u32x8::splat(0));
         let mut words = [0; MAX_KEY / 4 + 1];
         let mut made = None;
         for group in &self.groups {
@@ -68,11 +77,11 @@ impl Pymemcache {
                 made = Some(group.odd);
             }
             let scores = group.scores(len, head, words.get(..whole.len()).unwrap_or_default(), tail);
-            for (score, rank) in scores.into_iter().zip(group.ranks) {
-                best = best.max(u64::from(score) << 32 | u64::from(rank));
-            }
+            best = better(best, (scores, group.ranks));
         }
-        NodeIndex((best & 0xffff) as u16)
+        let (scores, ranks) = (best.0.to_array(), best.1.to_array());
+        let (_, rank) = scores.into_iter().zip(ranks).max().unwrap_or_default();
+        NodeIndex((rank & 0xffff) as u16)
     }
 }
 
@@ -81,64 +90,73 @@ impl Pymemcache {
 impl Group {
     /// At most [`LANES`] names, each with its rank and node.
     fn new(odd: usize, names: &[(u32, &Vec<u8>)]) -> Self {
-        let mut group = Self { odd, states: [0; LANES], tails: [0; LANES], lengths: [0; LANES], ranks: [0; LANES] };
-        let lanes = group.states.iter_mut().zip(&mut group.tails).zip(&mut group.lengths).zip(&mut group.ranks);
-        for ((((state, tail), length), place), (rank, name)) in lanes.zip(names.iter().cycle()) {
+        let mut lanes = [[0; LANES]; 4];
+        let [states, tails, lengths, ranks] = &mut lanes;
+        let places = states.iter_mut().zip(tails).zip(lengths).zip(ranks);
+        for ((((state, tail), length), place), (rank, name)) in places.zip(names.iter().cycle()) {
             let (whole, odd) = name.as_chunks::<4>();
             *state = whole.iter().fold(0, |h, word| mixed(h, scrambled(u32::from_le_bytes(*word))));
-            *tail = super::hashes::little_endian(odd);
+            *tail = little_endian(odd);
             *length = u32::try_from(name.len()).unwrap_or(u32::MAX);
             *place = *rank;
         }
-        group
+        let [states, tails, lengths, ranks] = lanes.map(u32x8::from);
+        Self { odd, states, tails, lengths, ranks }
     }
 
     /// The scores for a key: `head` fills the names' last words, `words` are the whole ones behind it.
     #[inline]
-    fn scores(&self, len: u32, head: &[u8], words: &[u32], tail: &[u8]) -> [u32; LANES] {
+    fn scores(&self, len: u32, head: &[u8], words: &[u32], tail: &[u8]) -> u32x8 {
         let mut h = self.states;
-        let joint = super::hashes::little_endian(head) << (8 * self.odd);
-        let mut last = [0; LANES];
+        let mut last = u32x8::splat(0);
         if self.odd > 0 {
-            let joined = self.tails.map(|tail| scrambled(tail | joint));
+            let joint = u32x8::splat(little_endian(head) << (8 * self.odd));
+            let joined = (self.tails | joint) * u32x8::splat(SCRAMBLE[0]);
+            let joined = (joined << 15 | joined >> 17) * u32x8::splat(SCRAMBLE[1]);
             if self.odd + head.len() == 4 {
-                each(&mut h, |lane, h| mixed(h, joined.get(lane).copied().unwrap_or_default()));
+                h = mixed_lanes(h, joined);
             } else {
                 last = joined;
             }
         }
         for &word in words {
-            each(&mut h, |_, h| mixed(h, word));
+            h = mixed_lanes(h, u32x8::splat(word));
         }
         if !tail.is_empty() {
-            last = [scrambled(super::hashes::little_endian(tail)); LANES];
+            last = u32x8::splat(scrambled(little_endian(tail)));
         }
-        each(&mut h, |lane, h| {
-            let length = self.lengths.get(lane).copied().unwrap_or_default().wrapping_add(len);
-            let mut h = h ^ last.get(lane).copied().unwrap_or_default() ^ length;
-            h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
-            h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
-            h ^ (h >> 16)
-        });
-        h
+        h = h ^ last ^ (self.lengths + u32x8::splat(len));
+        h = (h ^ (h >> 16)) * u32x8::splat(0x85eb_ca6b);
+        h = (h ^ (h >> 13)) * u32x8::splat(0xc2b2_ae35);
+        h ^ (h >> 16)
     }
 }
 
+/// The greater score of each lane, and of equal ones the greater rank.
 #[inline]
-fn each(lanes: &mut [u32; LANES], f: impl Fn(usize, u32) -> u32) {
-    for (lane, h) in lanes.iter_mut().enumerate() {
-        *h = f(lane, *h);
-    }
+fn better(one: (u32x8, u32x8), other: (u32x8, u32x8)) -> (u32x8, u32x8) {
+    let scores = one.0.max(other.0);
+    let none = u32x8::splat(0);
+    let rank = |(score, rank): (u32x8, u32x8)| score.cmp_eq(scores).blend(rank, none);
+    (scores, rank(one).max(rank(other)))
 }
 
 #[inline]
 fn scrambled(word: u32) -> u32 {
-    word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593)
+    word.wrapping_mul(SCRAMBLE[0]).rotate_left(15).wrapping_mul(SCRAMBLE[1])
 }
 
 #[inline]
 fn mixed(h: u32, scrambled: u32) -> u32 {
-    (h ^ scrambled).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64)
+    (h ^ scrambled).rotate_left(13).wrapping_mul(5).wrapping_add(MIX)
+}
+
+/// The same of all lanes. Five times is a shift and a sum: that is one instruction each, a product is many.
+#[inline]
+fn mixed_lanes(h: u32x8, scrambled: u32x8) -> u32x8 {
+    let h = h ^ scrambled;
+    let h = h << 13 | h >> 19;
+    (h << 2) + h + u32x8::splat(MIX)
 }
 
 /// What the client hashes of a text: the low byte of each character.

@@ -21,6 +21,13 @@ LOCALHOST = [
     {"name": "MEMCACHED_DISCOVERY_HOST"},  # empty; the server leaves out what is empty
 ]
 FILE = {"name": "MEMCACHED_NODES_FILE", "value": "/etc/slipring"}
+
+
+def placement(config_map="memcached-config"):
+    key = {"name": config_map, "key": "SLIPRING_PLACEMENT", "optional": True}
+    return {"name": "SLIPRING_PLACEMENT", "valueFrom": {"configMapKeyRef": key}}
+
+
 DRAIN = {"name": "SLIPRING_DRAIN_TIMEOUT_ON_EXIT", "value": "0s"}
 
 
@@ -96,7 +103,7 @@ def pods(cluster):
             return cluster.create(namespace, {"metadata": metadata, "spec": copy.deepcopy(spec)})
 
         @staticmethod
-        def sidecar(env=(FILE, DRAIN, *WHO), mounts=True, resources=None):
+        def sidecar(env=(FILE, placement(), DRAIN, *WHO), mounts=True, resources=None):
             """The sidecar of the template, as it is stored in the cluster, with these settings."""
             template = cluster.ask("GET", "/api/v1/namespaces/slipring-inject/podtemplates/slipring")["template"]
             (made,) = template["spec"]["initContainers"]
@@ -226,7 +233,7 @@ def test_an_apps_own_scrape_annotations_stay(name, pods):
 
 
 SETTINGS = {
-    "config-map": ({"slipring/config-map": "other"}, {"env": [DRAIN, *WHO, FILE]}, "other"),
+    "config-map": ({"slipring/config-map": "other"}, {"env": [DRAIN, *WHO, FILE, placement("other")]}, "other"),
     "discovery": (
         {"slipring/discovery": "10.0.0.9:11212"},
         {"env": [DRAIN, *WHO, {"name": "MEMCACHED_DISCOVERY_HOST", "value": "10.0.0.9:11212"}], "mounts": False},
@@ -250,6 +257,11 @@ SETTINGS = {
         {"resources": {"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}}},
         "memcached-config",
     ),
+    "config-map and placement": (
+        {"slipring/config-map": "other", "slipring/placement": "dalli"},
+        {"env": [DRAIN, *WHO, FILE, {"name": "SLIPRING_PLACEMENT", "value": "dalli"}]},
+        "other",
+    ),
     "placement": (
         {"slipring/placement": "twemproxy,hash=md5"},
         {"env": [FILE, DRAIN, *WHO, {"name": "SLIPRING_PLACEMENT", "value": "twemproxy,hash=md5"}]},
@@ -257,12 +269,12 @@ SETTINGS = {
     ),
     "on-node-down": (
         {"slipring/on-node-down": "error"},
-        {"env": [FILE, DRAIN, *WHO, {"name": "SLIPRING_ON_NODE_DOWN", "value": "error"}]},
+        {"env": [FILE, placement(), DRAIN, *WHO, {"name": "SLIPRING_ON_NODE_DOWN", "value": "error"}]},
         "memcached-config",
     ),
     "log-level": (
         {"slipring/log-level": "debug"},
-        {"env": [FILE, DRAIN, *WHO, {"name": "SLIPRING_LOG_LEVEL", "value": "debug"}]},
+        {"env": [FILE, placement(), DRAIN, *WHO, {"name": "SLIPRING_LOG_LEVEL", "value": "debug"}]},
         "memcached-config",
     ),
     "all together": (
@@ -295,7 +307,7 @@ SETTINGS = {
 def test_settings_are_obeyed(setting, pods):
     annotations, sidecar, config_map = SETTINGS[setting]
     made = pods.sidecar(**sidecar)
-    if setting == "config-map":
+    if setting.startswith("config-map"):
         made["volumeMounts"] = [MOUNT]
     plain = pods.create("plain", SHAPES["volumes"], None, annotations)
     stored = pods.create("labelled", SHAPES["volumes"], None, annotations)
@@ -478,3 +490,16 @@ def test_a_template_of_the_platforms_own(cluster, pods):
         made["resources"] = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "1Gi"}}
         plain["metadata"]["annotations"] = settings
         same(pods.create("labelled", SHAPES["bare"], None, settings), with_sidecar(plain, made, "own"))
+
+
+def test_a_placement_in_the_template_is_that_of_every_pod(cluster, pods):
+    """Also of those whose nodes come from elsewhere: only what refers to the ConfigMap goes with it."""
+    sidecar = {"name": "slipring", "image": "mirror/slipring:10", "restartPolicy": "Always"}
+    sidecar["env"] = [FILE, {"name": "SLIPRING_PLACEMENT", "value": "dalli"}]
+    spec = {"initContainers": [sidecar], "containers": [{"name": "app", "image": "app"}]}
+    with template_taken_away(cluster, spec):
+        eventually("pods get the other sidecar", lambda: "mirror/slipring:10" in asks(cluster))
+        for settings in [{"slipring/config-map": "own"}, {"slipring/discovery": "10.0.0.9"}]:
+            (made, *_) = containers(pods.create("labelled", SHAPES["bare"], None, settings))
+            placements = [entry for entry in made["env"] if entry["name"] == "SLIPRING_PLACEMENT"]
+            assert placements == [{"name": "SLIPRING_PLACEMENT", "value": "dalli"}]

@@ -64,6 +64,7 @@ class Machine:
             "MEMCACHED_PORT": str(node),
             "MEMCACHED_DISCOVERY_HOST": f"127.0.0.1:{free_port()}",  # nobody there: the list is the first ring
             "SLIPRING_DNS": f"localhost:{node}",
+            "SLIPRING_PLACEMENT": "pymemcache",
         }
         self.data, self.admin = free_port(), free_port()
 
@@ -105,6 +106,14 @@ def test_its_environment_means_something(name, help_text):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+def test_the_placement_is_a_key_that_need_not_be_there(name):
+    """A ConfigMap from before has none, and its pods start all the same."""
+    (found,) = [entry for entry in sidecar(name)["env"] if entry["name"] == "SLIPRING_PLACEMENT"]
+    key = {"name": "memcached-config", "key": "SLIPRING_PLACEMENT", "optional": True}
+    assert found["valueFrom"] == {"configMapKeyRef": key}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_its_ports_are_the_programs(name, help_text):
     container = sidecar(name)
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -142,7 +151,8 @@ def test_it_serves(name, node, tmp_path):
 
             eventually(f"{probe} succeeds", succeeds)
         with urllib.request.urlopen(f"http://127.0.0.1:{machine.admin}/ring", timeout=PATIENCE) as answer:
-            assert json.load(answer)["instance"] == "shop/app-1"
+            ring = json.load(answer)
+        assert (ring["instance"], ring["placement"]) == ("shop/app-1", "pymemcache")
         with socket.socket(dial[0], socket.SOCK_STREAM) as client:
             client.settimeout(PATIENCE)
             client.connect(dial[1])

@@ -12,7 +12,7 @@ use std::time::Duration;
 use slipring::config::OnNodeDown;
 use slipring::metrics::{Cells, NodeState, Reason};
 use slipring::proxy::{ClientId, CloseReason, Core, Effect, FailReason, OutBuf, ReadBuffer, Settings, UpstreamId};
-use slipring::routing::{Node as Member, Topology};
+use slipring::routing::{Node as Member, Placement, Topology};
 use slipring::time::Tick;
 
 use crate::Rng;
@@ -102,6 +102,7 @@ pub(crate) struct World {
     leap: usize,
     /// The ring changes.
     turning: bool,
+    placement: Arc<Placement>,
     /// Microseconds.
     drain_timeout: u64,
     /// Most bytes of an ordinary delivery.
@@ -141,6 +142,9 @@ pub(crate) struct Tally {
     pub(crate) retries: u64,
 }
 
+/// By the hash that every request has, and by the key itself: on a circle, by scores, by a remainder.
+const PLACEMENTS: [&str; 6] = ["ring", "ring", "ring", "dalli", "pymemcache", "python-memcached"];
+
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
@@ -150,7 +154,10 @@ impl World {
         let loaded = rng.one_in(6);
         let count = if loaded { count + 9 } else { count };
         let first = if turning { 1 + rng.below(count) } else { count };
-        let topology = ring(1, &(0..first).map(|node| (node, 1)).collect::<Vec<_>>());
+        // Numbers of their own: the other choices of a seed stay what they are.
+        let placement = PLACEMENTS[Rng::new(!seed).below(PLACEMENTS.len())].parse().unwrap();
+        let placement = Arc::new(placement);
+        let topology = ring(1, &placement, &(0..first).map(|node| (node, 1)).collect::<Vec<_>>());
         let drain_timeout = [0, 200, 1000, 5000][rng.below(4)];
         let lanes = 1 + rng.below(3);
         let reads_fail = rng.one_in(3);
@@ -241,6 +248,7 @@ impl World {
             pace: if hasty { [2_000, 200][rng.below(2)] } else { 2_000 },
             leap: if hasty { [30_000, 300_000, 5_000_000][rng.below(3)] } else { 3_000_000 },
             turning,
+            placement,
             drain_timeout: drain_timeout * 1000,
             piece: [3, 40, 1000, 64 << 10][rng.below(4)],
             next_client: 0,
@@ -829,7 +837,7 @@ impl World {
                 list.rotate_left(by);
             }
         }
-        self.facts.rings.push(ring(self.facts.rings.len() as u64 + 1, &list));
+        self.facts.rings.push(ring(self.facts.rings.len() as u64 + 1, &self.placement, &list));
         for node in self.members().difference(&before) {
             self.joining[*node] = true;
             // Its connections fail, or the core remembers that they did.
@@ -1115,9 +1123,10 @@ impl World {
 }
 
 /// A ring of nodes, by number and weight.
-fn ring(version: u64, list: &[(usize, u32)]) -> Arc<Topology> {
-    let member = |&(node, weight): &(usize, u32)| Arc::new(Member::new(&format!("node-{node}"), 11211, weight));
-    Arc::new(Topology::new(version, list.iter().map(member).collect()).unwrap())
+fn ring(version: u64, placement: &Arc<Placement>, list: &[(usize, u32)]) -> Arc<Topology> {
+    let weight = |weight| if placement.has_weights() { weight } else { 1 };
+    let member = |&(node, weighs): &(usize, u32)| Member::new(&format!("node-{node}"), 11211, weight(weighs));
+    Arc::new(Topology::placed(version, list.iter().map(member).map(Arc::new).collect(), placement).unwrap())
 }
 
 /// The first bytes of what waits, at most so many.
