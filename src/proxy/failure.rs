@@ -1,5 +1,7 @@
 //! What becomes of a connection that failed, and of what waited on it.
 
+use std::collections::HashSet;
+
 use super::effect::Effect;
 use super::upstream::group::Group;
 use super::upstream::{Entry, Role};
@@ -250,18 +252,30 @@ impl Core {
         self.retry_reads(id, next);
     }
 
-    /// Moves the reads of a lost connection to its successor that may be asked again: not one byte of
-    /// their reply has come, and they have not been asked twice.
+    /// Moves the reads of a lost connection to its successor that may be asked again: not one byte of their reply has
+    /// come, they have not been asked twice, and no write of who asks is behind them, which they would see.
     fn retry_reads(&mut self, id: UpstreamId, next: UpstreamId) {
         let Self { upstreams, clients, shared, groups, .. } = self;
         let Some(up) = upstreams.get_mut(id.0) else { return };
         up.close_group(shared);
         let begun = !up.partial.is_empty() || up.body.is_some();
         let mut again = Vec::new();
-        for (index, entry) in up.fifo.iter_mut().enumerate() {
-            let Entry::Group(group) = entry else { continue };
-            let awaited = group.members.iter().any(|member| !member.done);
-            if group.retried || !awaited || (index == 0 && (begun || group.is_touched())) {
+        let mut writers = HashSet::new();
+        for (index, entry) in up.fifo.iter_mut().enumerate().rev() {
+            let group = match entry {
+                Entry::Group(group) => group,
+                Entry::Single { client, .. } | Entry::Gather { client, .. } => {
+                    writers.insert(*client);
+                    continue;
+                }
+                Entry::Version => continue,
+            };
+            let mut awaited = group.members.iter().filter(|member| !member.done).peekable();
+            if group.retried
+                || awaited.peek().is_none()
+                || (index == 0 && (begun || group.is_touched()))
+                || awaited.any(|member| writers.contains(&member.client))
+            {
                 continue;
             }
             let mut group = std::mem::replace(group, groups.take(ReadVerb::Get));
@@ -279,7 +293,7 @@ impl Core {
         }
         // What was put in their place has no member: nobody waits for it.
         let Some(up) = upstreams.get_mut(next.0) else { return };
-        for group in again {
+        for group in again.into_iter().rev() {
             shared.cells().retries.add(1);
             up.push_again(group, shared);
         }

@@ -749,6 +749,10 @@ impl Client {
         for (key, range) in values {
             match serials(&key, &bytes[range]) {
                 Ok(found) => {
+                    let later = self.expected.iter().skip(1).find(|later| {
+                        matches!(&later.kind, Kind::Store { serial, key: other, .. } if *other == key && found.contains(serial))
+                    });
+                    assert!(later.is_none(), "client {}: a read sees its later {later:?}", self.number);
                     if let Some(sure) = self.sure(&key, head.ring, facts) {
                         let age = head.asked;
                         assert_eq!(

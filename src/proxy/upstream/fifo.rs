@@ -173,7 +173,7 @@ impl Fifo {
         self.entries.iter().map(|place| &place.entry)
     }
 
-    pub(in crate::proxy) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+    pub(in crate::proxy) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Entry> + ExactSizeIterator {
         self.entries.iter_mut().map(|place| &mut place.entry)
     }
 
