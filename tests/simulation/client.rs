@@ -409,7 +409,9 @@ impl Client {
                                 .into()
                         }
                         // The others may be large, and the same value comes as often as it is asked for.
-                        false if long && !rng.one_in(200) => [&b"hot"[..], b"none"][rng.below(2)].to_vec(),
+                        false if long && !rng.one_in(200) => {
+                            if rng.one_in(50) { &b"hot"[..] } else { b"none" }.to_vec()
+                        }
                         false => self.key(facts, rng),
                     })
                     .collect();
