@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -33,6 +33,19 @@ const LOG_GAP: Duration = Duration::from_secs(10);
 /// does not run dry: we are woken when half of it is gone.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 16 << 10;
+
+/// What is asked of the kernel for what a client has sent and is not read yet, in bytes; it takes twice as much, overhead
+/// included. By default it is 128 KiB for each client whose body waits for room, which the container's memory limit counts.
+/// Set before a client connects, for its first window is what it may send unread. Who sends much at once gets more, as long
+/// as there is some ([`crate::worker`]).
+#[cfg(target_os = "linux")]
+const INPUT_BYTES: usize = 8 << 10;
+/// The same for what a client does not acknowledge, as while its machine is away: by default up to 4 MB. With less than
+/// this, large values wait for acknowledgements that the other side delays.
+#[cfg(target_os = "linux")]
+const OUTPUT_BYTES: usize = 64 << 10;
+/// The same for what a client on a Unix socket does not read.
+const UNIX_OUTPUT_BYTES: usize = 32 << 10;
 
 /// What Linux answers where the kernel has no IPv6; std has no kind for it.
 const EAFNOSUPPORT: i32 = 97;
@@ -144,6 +157,12 @@ fn open_tcp(address: SocketAddr) -> io::Result<Socket> {
         // Sandboxes may not know it; it saves memory only.
         tracing::debug!(%error, "no limit for unsent bytes");
     }
+    #[cfg(target_os = "linux")]
+    {
+        // They save memory only, too.
+        let _ = socket.set_recv_buffer_size(INPUT_BYTES);
+        let _ = socket.set_send_buffer_size(OUTPUT_BYTES);
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
@@ -239,7 +258,12 @@ impl Incoming {
         // The worker that gets it has a runtime of its own.
         match &self.socket {
             IncomingSocket::Tcp(socket) => Ok(Accepted::Tcp(socket.accept().await?.0.into_std()?)),
-            IncomingSocket::Unix(socket) => Ok(Accepted::Unix(socket.accept().await?.0.into_std()?)),
+            IncomingSocket::Unix(socket) => {
+                let stream = socket.accept().await?.0.into_std()?;
+                // Nothing is inherited here.
+                let _ = SockRef::from(&stream).set_send_buffer_size(UNIX_OUTPUT_BYTES);
+                Ok(Accepted::Unix(stream))
+            }
         }
     }
 }
@@ -403,6 +427,10 @@ mod tests {
         assert_eq!(accepted.tcp_keepalive_interval().unwrap(), Duration::from_secs(1));
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
         #[cfg(target_os = "linux")]
-        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
+        {
+            assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
+            assert_eq!(accepted.recv_buffer_size().unwrap(), 2 * INPUT_BYTES);
+            assert_eq!(accepted.send_buffer_size().unwrap(), 2 * OUTPUT_BYTES);
+        }
     }
 }

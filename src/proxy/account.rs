@@ -21,6 +21,8 @@ use crate::time::Tick;
 /// What the kernel is taken to hold for a client that does not read, in bytes. With the bound that
 /// the listening socket sets on unsent bytes it holds about so much.
 pub(super) const KERNEL: usize = 96 << 10;
+/// What the kernel is taken to hold for a client that is not read, in bytes: what the listening socket lets it send.
+pub(super) const KERNEL_INPUT: usize = 16 << 10;
 /// A body, or a value, of at most so many bytes is never what fills the memory.
 pub(super) const SMALL: usize = 4 << 10;
 /// A client that holds at most so many bytes takes what it gets; less than [`KERNEL`].

@@ -32,6 +32,14 @@ const UNACKNOWLEDGED: Duration = Duration::from_millis(5500);
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 128 << 10;
 
+/// What is asked of the kernel for what a node has sent and is not read yet, in bytes; it takes twice as much, overhead
+/// included. By default it grows to megabytes for a large value whose reader is slow, or while the machine is busy.
+const NODE_INPUT: usize = 128 << 10;
+/// The same for a client that sends much at once, instead of what the listening socket gives it.
+const CLIENT_INPUT: usize = 64 << 10;
+/// What that may hold, in bytes.
+pub(super) const CLIENT_INPUT_HELD: usize = 2 * CLIENT_INPUT;
+
 /// What arrives.
 #[derive(Debug)]
 pub(super) enum ReadHalf {
@@ -109,6 +117,7 @@ pub(super) fn prepare_upstream(stream: &TcpStream, patience: Duration) -> io::Re
     let socket = SockRef::from(stream);
     // Where a sandbox knows none of these the clocks of the requests notice, too, only later.
     let _ = socket.set_tcp_keepalive(&keepalive());
+    let _ = socket.set_recv_buffer_size(NODE_INPUT);
     #[cfg(target_os = "linux")]
     {
         let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED.max(patience * 4)));
@@ -127,6 +136,14 @@ impl ReadHalf {
         match self {
             Self::Tcp(read) => Pin::new(read).poll_read(cx, buffer),
             Self::Unix(read) => Pin::new(read).poll_read(cx, buffer),
+        }
+    }
+
+    /// More may wait to be read from now on. On a Unix socket the other side's limit holds.
+    pub(super) fn widen(&self) {
+        if let Self::Tcp(read) = self {
+            let stream: &TcpStream = read.as_ref();
+            let _ = SockRef::from(stream).set_recv_buffer_size(CLIENT_INPUT);
         }
     }
 

@@ -45,8 +45,8 @@ class Pod:
         return int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.M)[1]) << 10
 
     @contextlib.contextmanager
-    def bearing(self, what, sockets=True):
-        """What happens here must leave the container as it was; prints its memory. `sockets`: theirs must fit, too."""
+    def bearing(self, what):
+        """What happens here must leave the container as it was; prints its memory."""
         failures = self.group.failures()
         with Watch(self.group) as watch:
             yield
@@ -61,7 +61,7 @@ class Pod:
         assert self.group.kills() == 0
         assert 0 < watch.sockets < watch.charged
         # Where sockets count against the limit, this is what would be held against it.
-        assert watch.charged - (0 if sockets else watch.sockets) < LIMIT
+        assert watch.charged < LIMIT
         assert podman.http(self.admin, "/healthz")
 
 
@@ -240,7 +240,7 @@ def test_a_thousand_clients_that_never_read(pod):
 
 def test_a_thousand_clients_in_the_middle_of_a_set(pod):
     count, length = 1000, MIB
-    with pod.bearing(f"{count} clients in the middle of a set of 1 MiB", sockets=False), contextlib.ExitStack() as stack:
+    with pod.bearing(f"{count} clients in the middle of a set of 1 MiB"), contextlib.ExitStack() as stack:
         client = stack.enter_context(Client(pod.port))
         client.stored("small", b"value")
         half = b"x" * (length // 2)

@@ -42,6 +42,27 @@ struct Peak {
     of_sockets: u64,
 }
 
+/// Notes the most of what a process takes, until it is over.
+fn sample(slipring: &Slipring, group: Option<&Group>, over: &AtomicBool, peak: &Mutex<Peak>) {
+    while !over.load(Ordering::SeqCst) {
+        let resident = slipring.memory_kib("VmHWM");
+        let (charged, of_sockets) = group.map_or((0, 0), |group| group.read().unwrap());
+        let mut peak = peak.lock().unwrap();
+        peak.resident_kib = peak.resident_kib.max(resident);
+        peak.charged = peak.charged.max(charged);
+        peak.of_sockets = peak.of_sockets.max(of_sockets);
+        drop(peak);
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// The process and its sockets stay within the budget and what is beside it.
+fn assert_within(peak: &Peak, budget_mib: u64) {
+    let most = (budget_mib + BESIDE_IT_MIB) << 10;
+    assert!(peak.resident_kib <= most, "the resident set reached {} KiB, more than {most}", peak.resident_kib);
+    assert!(peak.charged >> 10 <= most, "the group was charged for {} KiB, more than {most}", peak.charged >> 10);
+}
+
 #[test]
 fn clients_that_never_read() {
     let _alone = alone();
@@ -66,18 +87,7 @@ fn clients_that_never_read() {
     let (tallies, closed) = std::thread::scope(|scope| {
         let _over = Over(&over);
         let (slipring, group, over, peak) = (&slipring, &group, &over, &peak);
-        scope.spawn(move || {
-            while !over.load(Ordering::SeqCst) {
-                let resident = slipring.memory_kib("VmHWM");
-                let (charged, of_sockets) = group.as_ref().map_or((0, 0), |group| group.read().unwrap());
-                let mut peak = peak.lock().unwrap();
-                peak.resident_kib = peak.resident_kib.max(resident);
-                peak.charged = peak.charged.max(charged);
-                peak.of_sockets = peak.of_sockets.max(of_sockets);
-                drop(peak);
-                sleep(Duration::from_millis(5));
-            }
-        });
+        scope.spawn(move || sample(slipring, group.as_ref().ok(), over, peak));
         let fleet = Fleet::start(scope, slipring.address(), &addresses, 0, &pattern, &watch);
         fleet.wait(Duration::from_millis(500));
         fleet.all(Order::Stage(Stage::Quiet));
@@ -125,9 +135,7 @@ fn clients_that_never_read() {
         "  budget {BUDGET_MIB} MiB; at the peak: resident set {} KiB, {charged}; resident set afterwards {after_kib} KiB",
         peak.resident_kib
     );
-    let most = (BUDGET_MIB + BESIDE_IT_MIB) << 10;
-    assert!(peak.resident_kib <= most, "the resident set reached {} KiB, more than {most}", peak.resident_kib);
-    assert!(peak.charged >> 10 <= most, "the group was charged for {} KiB, more than {most}", peak.charged >> 10);
+    assert_within(&peak, BUDGET_MIB);
     let refused: u64 = tallies.iter().map(|tally| tally.refused[1]).sum();
     let answers: u64 = tallies.iter().map(|tally| tally.healthy).sum();
     assert!(refused * 10 <= answers, "{refused} of {answers} answers to well-behaved clients were refusals");
@@ -247,6 +255,64 @@ fn fifty_clients_halfway_through_a_set() {
         all.as_secs_f64(),
         worst.as_secs_f64() * 1e3
     );
+}
+
+#[test]
+fn a_thousand_clients_halfway_through_a_set() {
+    /// As in a pod of 64 MiB.
+    const BUDGET_MIB: u64 = 25;
+    let _alone = alone();
+    allow_open_files(4_096);
+    let group = Group::new();
+    let node = Memcached::with(&["-I", "2m"]);
+    let (list, budget) = (node.address().to_string(), format!("{BUDGET_MIB}MiB"));
+    let arguments = ["serve", "--nodes", &list, "--buffer-limit", &budget];
+    let slipring = match &group {
+        Ok(group) => Slipring::in_group(&group.members(), &arguments),
+        Err(_) => Slipring::command(&arguments, &[]),
+    };
+    slipring.wait_for_states("up", 1);
+    let mut client = slipring.client();
+    client.set("small", "value");
+    let (over, peak) = (AtomicBool::new(false), Mutex::new(Peak::default()));
+    std::thread::scope(|scope| {
+        let _over = Over(&over);
+        let (slipring, group, over, peak) = (&slipring, &group, &over, &peak);
+        scope.spawn(move || sample(slipring, group.as_ref().ok(), over, peak));
+        let half: Vec<TcpStream> = (0..NEVER_READ)
+            .map(|number| {
+                let stream = TcpStream::connect(slipring.address()).expect("the proxy accepts");
+                // What the kernels on the way do not take is not sent.
+                stream.set_nonblocking(true).unwrap();
+                let head = format!("set half:{number} 0 0 {MIB}\r\n");
+                let all = [head.as_bytes(), &big(number)[..MIB / 2]].concat();
+                let mut rest = &all[..];
+                while let Ok(sent @ 1..) = std::io::Write::write(&mut &stream, rest) {
+                    rest = &rest[sent..];
+                }
+                stream
+            })
+            .collect();
+        // As long as those that wait are not told that there is no room.
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(4) {
+            assert_eq!(client.get(&["small"])[0].data, b"value");
+            sleep(Duration::from_millis(5));
+        }
+        drop(half);
+    });
+    let mut other = slipring.client();
+    other.set("big", big(0));
+    assert_eq!(other.get(&["big"])[0].data, big(0));
+    let peak = peak.into_inner().unwrap();
+    println!(
+        "\n{NEVER_READ} clients stand still in the middle of a `set` of 1 MiB, budget {BUDGET_MIB} MiB; at the peak: resident set \
+         {} KiB, {} KiB charged, {} KiB of it sockets",
+        peak.resident_kib,
+        peak.charged >> 10,
+        peak.of_sockets >> 10
+    );
+    assert_within(&peak, BUDGET_MIB);
 }
 
 #[test]

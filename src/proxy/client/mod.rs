@@ -380,9 +380,10 @@ impl Client {
             Reading::Keys(list) => list.weight(),
             _ => 0,
         };
-        let kernel = if self.blocked { account::KERNEL } else { 0 };
+        let unsent = if self.blocked { account::KERNEL } else { 0 };
+        let unread = if self.stall == Stall::None { 0 } else { account::KERNEL_INPUT };
         let rare = if self.again.is_empty() && self.elsewhere.is_empty() { 0 } else { self.rare_weight() };
-        self.unparsed.capacity() + self.replies.held() + body + rare + kernel
+        self.unparsed.capacity() + self.replies.held() + body + rare + unsent + unread
     }
 
     fn rare_weight(&self) -> usize {
