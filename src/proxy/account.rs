@@ -23,6 +23,8 @@ use crate::time::Tick;
 pub(super) const KERNEL: usize = 96 << 10;
 /// What the kernel is taken to hold for a client that is not read, in bytes: what the listening socket lets it send.
 pub(super) const KERNEL_INPUT: usize = 16 << 10;
+/// What the kernel is taken to hold of a node that is not read, in bytes: what the rim lets it send.
+pub(super) const KERNEL_NODE: usize = 256 << 10;
 /// A body, or a value, of at most so many bytes is never what fills the memory.
 pub(super) const SMALL: usize = 4 << 10;
 /// A client that holds at most so many bytes takes what it gets; less than [`KERNEL`].

@@ -125,8 +125,10 @@ impl Core {
             Some(up) => up.in_body() && up.is_own() && self.reader_is_behind(id),
             None => return false,
         };
-        if let Some(up) = self.upstreams.get_mut(id.0) {
+        let Self { upstreams, shared, .. } = self;
+        if let Some(up) = upstreams.get_mut(id.0).filter(|up| up.paused != paused) {
             up.paused = paused;
+            up.recharge(shared);
         }
         !paused
     }

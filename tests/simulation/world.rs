@@ -23,6 +23,9 @@ use crate::node::{Node, Session};
 /// What a client may hold beyond what all may: a read, what is kept of one, and what the kernel holds for it, in bytes.
 const SLACK: usize = 2 * (64 << 10) + (96 << 10);
 
+/// After so many microseconds without an acknowledgement the kernel ends a connection.
+const KERNEL_PATIENCE: u64 = 6_000_000;
+
 /// A connection to a node, seen from the rim.
 #[derive(Debug)]
 struct Conn {
@@ -991,7 +994,18 @@ impl World {
             conn.room = conn.room.max(300_000);
         }
         let end = self.facts.now + 120_000_000;
+        let mut blocked_at = HashMap::new();
         while self.facts.now < end {
+            // The kernel gives up a connection whose bytes nobody acknowledges.
+            let now = self.facts.now;
+            blocked_at.retain(|id, _| self.conns.iter().any(|conn| conn.id == *id && conn.blocked));
+            for conn in self.conns.iter().filter(|conn| conn.blocked) {
+                blocked_at.entry(conn.id).or_insert(now);
+            }
+            let given_up = |conn: &Conn| blocked_at.get(&conn.id).is_some_and(|at| at + KERNEL_PATIENCE <= now);
+            while let Some(i) = self.conns.iter().position(given_up) {
+                self.lose(i);
+            }
             for client in &mut self.clients {
                 client.reads = true;
             }
@@ -1054,7 +1068,8 @@ impl World {
             let must_end = client.ended || client.ending == Ending::Quits && client.left == 0;
             assert!(!must_end, "not closed: {}", client.describe());
         }
-        if !self.stormy && !self.hasty && !self.turning && self.injected == 0 {
+        let failed = |reason| !matches!(reason, Reason::Memory | Reason::NodeError);
+        if !self.stormy && self.cells.soft_sum(|_, reason| failed(reason)) == 0 {
             let lost = |serial: &&u64| !self.facts.reached.contains(serial);
             let lost = self.facts.loaded.iter().filter(lost).count();
             let counted = Reason::ALL.map(|reason| (reason, self.cells.soft_sum(|_, other| other == reason)));

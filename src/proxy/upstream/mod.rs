@@ -22,6 +22,7 @@ pub(in crate::proxy) mod node;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::account;
 use super::buffer::OutBuf;
 use super::ids::{ClientId, NodeId, UpstreamId};
 use super::shared::Shared;
@@ -430,7 +431,8 @@ impl Upstream {
 
     /// Bytes of memory held, those of slices apart.
     pub(in crate::proxy) fn weight(&self) -> usize {
-        self.out.held() + self.partial.capacity() + self.fifo.held()
+        let unread = if self.paused { account::KERNEL_NODE } else { 0 };
+        self.out.held() + self.partial.capacity() + self.fifo.held() + unread
     }
 
     /// Whether it holds more than its limits, divided by `by`.
