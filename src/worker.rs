@@ -14,8 +14,9 @@ mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -25,7 +26,7 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 
 use crate::itself::{Itself, Made};
@@ -216,6 +217,13 @@ struct Reader {
     half: ReadHalf,
     /// It has large buffers of the kernel's.
     is_wide: bool,
+}
+
+/// A node's socket as its task reads it.
+struct NodeReader {
+    half: ReadHalf,
+    /// It had nothing more, and has been looked at once again since.
+    looked_again: bool,
 }
 
 /// What a poll of a socket found.
@@ -461,14 +469,18 @@ impl Rim {
             return self.apply();
         }
         let Ok(Ok((stream, made))) = connected else { return };
-        let (mut read, write) = stream::split(stream);
+        if self.core.borrow().upstream_pauses(id) {
+            stream::bound_input(&stream);
+        }
+        let (half, write) = stream::split(stream);
+        let mut read = NodeReader { half, looked_again: false };
         insert(&self.upstreams, id.index(), Socket::new(id, write, Some(made)));
         self.core.borrow_mut().upstream_connected(id, self.now());
         self.apply();
         poll_fn(|cx| self.polls.time("upstream", || self.poll_upstream(id, &mut read, cx))).await;
     }
 
-    fn poll_upstream(self: &Rc<Self>, id: UpstreamId, read: &mut ReadHalf, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_upstream(self: &Rc<Self>, id: UpstreamId, read: &mut NodeReader, cx: &mut Context<'_>) -> Poll<()> {
         if poll_writable(&self.upstreams, id.index(), cx, |socket| socket.id == id).is_ready() {
             self.core.borrow_mut().upstream_writable(id);
             self.apply();
@@ -485,15 +497,21 @@ impl Rim {
             let mut scratch = self.scratch.borrow_mut();
             let space = scratch.space();
             let most = space.len();
-            let core = match poll_read(read, space, cx) {
+            let core = match poll_read(&mut read.half, space, cx) {
                 Read::Pending => {
                     drop(scratch);
+                    if self.core.borrow().holds_back() && !std::mem::replace(&mut read.looked_again, true) {
+                        // Again when it is known what came meanwhile.
+                        let _ = pin!(yield_now()).poll(cx);
+                        return Poll::Pending;
+                    }
                     self.core.borrow_mut().upstream_drained();
                     self.apply();
                     return Poll::Pending;
                 }
                 Read::Bytes(n) => {
                     full = n == most;
+                    read.looked_again = false;
                     let mut core = self.core.borrow_mut();
                     core.upstream_read(id, &mut scratch, n, self.now());
                     core

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::buffer::{Input, READ_BYTES, ReadBuffer};
+use super::buffer::{Input, ReadBuffer};
 use super::failure::FailReason;
 use super::upstream::node::Version;
 use super::upstream::{Entry, Role};
@@ -56,14 +56,15 @@ impl Core {
     }
 
     /// Takes the first `len` bytes of a buffer, which a node sent; the core may keep a part of it where it is.
+    /// A value that goes on may be held back until [`Core::upstream_drained`] is called.
     pub fn upstream_read(&mut self, id: UpstreamId, buffer: &mut ReadBuffer, len: usize, now: Tick) {
+        self.shared.more_to_read = true;
         self.take_upstream_input(id, buffer.input(len), now);
         self.shared.pool.renew(buffer);
     }
 
     fn take_upstream_input(&mut self, id: UpstreamId, input: Input<'_>, now: Tick) {
         self.shared.now = now;
-        self.shared.more_to_read = input.bytes.len() >= READ_BYTES;
         let before = self.upstreams.get(id.0).map_or(0, |up| up.fifo.len());
         if self.read_replies(id, input).is_err() {
             self.fail_upstream(id, FailReason::Desync);
@@ -82,13 +83,17 @@ impl Core {
             self.relieve(id);
             self.release_lane(id);
         }
-        if !self.shared.more_to_read {
-            self.write_held_back();
-        }
+        self.shared.more_to_read = false;
         self.finish_round();
     }
 
-    /// There is nothing to read from a node that was said to have more: what was held back for that is written.
+    /// Whether something is held back for what nodes may have to say.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        !self.shared.held_back.is_empty()
+    }
+
+    /// There is nothing to read from a node now: what was held back for that is written.
     pub fn upstream_drained(&mut self) {
         if !self.shared.held_back.is_empty() {
             self.write_held_back();

@@ -56,6 +56,12 @@ impl Core {
         self.nodes.get(node.0).map(|entry| Arc::clone(&entry.node))
     }
 
+    /// Whether a connection is left unread while its reader is slow; others never are.
+    #[must_use]
+    pub fn upstream_pauses(&self, id: UpstreamId) -> bool {
+        self.upstreams.get(id.0).is_some_and(Upstream::is_own)
+    }
+
     /// Whether the connection is still wanted.
     #[must_use]
     pub fn has_upstream(&self, id: UpstreamId) -> bool {

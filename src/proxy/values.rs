@@ -19,8 +19,9 @@ use crate::routing::Topology;
 
 /// What a reader is told when there is no room for a value, where errors are asked for.
 const NO_MEMORY: &[u8] = b"SERVER_ERROR proxy: out of memory for the value\r\n";
-/// A value that flows as fast as it is read is written in pieces of so many bytes: each write wakes its reader.
-const FLOW: usize = 192 << 10;
+/// A value that flows as fast as it is read is written in pieces of so many bytes: each write wakes its reader, and who
+/// waits for the rest of a value has little use for a part of it.
+const FLOW: usize = 512 << 10;
 
 /// The connection is out of step (invariant C).
 #[derive(Debug)]

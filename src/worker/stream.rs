@@ -33,7 +33,8 @@ const UNACKNOWLEDGED: Duration = Duration::from_millis(5500);
 const UNSENT: u32 = 128 << 10;
 
 /// What is asked of the kernel for what a node has sent and is not read yet, in bytes; it takes twice as much, overhead
-/// included. By default it grows to megabytes for a large value whose reader is slow, or while the machine is busy.
+/// included. For connections that wait for a slow reader: by default it grows to megabytes. Others are read at once, and
+/// with so little a node would be woken for each part of a large value, which doubles its cost here.
 const NODE_INPUT: usize = 128 << 10;
 /// The same for a client that moves large values, instead of what the listening socket gives it.
 const CLIENT_INPUT: usize = 64 << 10;
@@ -120,13 +121,18 @@ pub(super) fn prepare_upstream(stream: &TcpStream, patience: Duration) -> io::Re
     let socket = SockRef::from(stream);
     // Where a sandbox knows none of these the clocks of the requests notice, too, only later.
     let _ = socket.set_tcp_keepalive(&keepalive());
-    let _ = socket.set_recv_buffer_size(NODE_INPUT);
     #[cfg(target_os = "linux")]
     {
         let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED.max(patience * 4)));
         let _ = socket.set_tcp_notsent_lowat(UNSENT);
     }
     Ok(())
+}
+
+/// Bounds what a node that is not read may send.
+pub(super) fn bound_input(stream: &TcpStream) {
+    // It saves memory only.
+    let _ = SockRef::from(stream).set_recv_buffer_size(NODE_INPUT);
 }
 
 // === impl ReadHalf ===

@@ -758,7 +758,9 @@ impl World {
         }
         if !self.core.upstream_may_read(conn.id) {
             conn.parked = true;
-        } else if piece > 0 {
+        } else if piece == 0 {
+            self.core.upstream_drained();
+        } else {
             let bytes: Vec<u8> = conn.from_node.drain(..piece).collect();
             conn.welcome |= bytes.contains(&b'\n');
             self.moved += 1;
@@ -770,6 +772,9 @@ impl World {
             if self.rng.one_in(2) {
                 self.buffer.space()[..piece].copy_from_slice(&bytes);
                 self.core.upstream_read(conn.id, &mut self.buffer, piece, now);
+                if conn.from_node.is_empty() || self.rng.one_in(2) {
+                    self.core.upstream_drained();
+                }
             } else {
                 self.core.upstream_input(conn.id, &bytes, now);
             }
