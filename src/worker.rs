@@ -488,6 +488,7 @@ impl Rim {
         let mut full = false;
         loop {
             if !self.core.borrow_mut().upstream_may_read(id) {
+                self.apply();
                 return if self.core.borrow().has_upstream(id) { Poll::Pending } else { Poll::Ready(()) };
             }
             if full {

@@ -136,6 +136,10 @@ impl Core {
             up.paused = paused;
             up.recharge(shared);
         }
+        if paused && self.holds_back() {
+            // Its reader waits for what was held back until it would be read again.
+            self.upstream_drained();
+        }
         !paused
     }
 

@@ -772,7 +772,7 @@ impl World {
             if self.rng.one_in(2) {
                 self.buffer.space()[..piece].copy_from_slice(&bytes);
                 self.core.upstream_read(conn.id, &mut self.buffer, piece, now);
-                if conn.from_node.is_empty() || self.rng.one_in(2) {
+                if conn.from_node.is_empty() {
                     self.core.upstream_drained();
                 }
             } else {
