@@ -221,7 +221,8 @@ fn a_read_behind_a_write_of_the_same_client_comes_after_it_on_whatever_connectio
     let (node, slipring) = behind(losing(1, &[Step::Close]), &NEVER);
     let mut client = slipring.client();
     client.send("get victim\r\nset victim2 0 0 1\r\nx\r\nget victim2\r\nmn\r\n");
-    client.expect(value_of("victim"));
+    // The node may have done all of it: asked again, the first read could see what came later.
+    client.expect("END\r\n");
     let stored = client.line();
     assert!(stored == "STORED" || stored.starts_with("SERVER_ERROR proxy"), "{stored}");
     client.expect(value_of("victim2")).expect("MN\r\n");
