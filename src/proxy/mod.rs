@@ -30,7 +30,10 @@
 //!   overrun fourfold. Now what fills three quarters of a read is kept, the rest is copied once.
 //! - *A look behind a value that finds no room, for the same key and for writes*: members times keys for each such value.
 //!   Now the same key is found when its own answer comes, and only writes are looked for.
-//! - *A write for each read of a large value*: each wakes its reader; 512 KiB cost 270 us, in pieces of 192 KiB 200 us.
+//! - *A write for each read of a large value*: each wakes its reader; 512 KiB cost 270 us, in pieces of 192 KiB 200 us,
+//!   and 140 us in pieces of 512 KiB whose rest waits for one more look at the node.
+//! - *Bounding what the kernel holds of every node*: nodes were woken for each part of a value, which doubled its cost.
+//!   Only connections that pause for their readers are bounded.
 //!
 //! # Invariants
 //! A to H of the design; [`Core::check_invariants`] checks what can be checked from the data.
