@@ -80,7 +80,7 @@ impl Core {
                 client.replies.len(),
                 client.in_flight,
                 client.reserved + client.promised,
-            )
+            ) + &client.again.iter().map(|again| format!("  {again:?}, due is {:?}\n", client.replies.due())).collect::<String>()
         });
         let lanes = self.upstreams.iter().map(|(key, up)| {
             format!("{key:?}: {:?}, {} entries, {} bytes to send\n", up.role, up.fifo.len(), up.out.len())

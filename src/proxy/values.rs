@@ -111,12 +111,14 @@ impl Core {
             self.begin_value(id, key, raw, len);
             return Ok(0);
         };
-        if !block.ends_with(b"\r\n") {
-            return Err(Desync);
-        }
         let Self { upstreams, clients, shared, .. } = self;
         let Some(Upstream { fifo, role, .. }) = upstreams.get_mut(id.0) else { return Err(Desync) };
         let Some(Entry::Group(group)) = fifo.front_mut() else { return Err(Desync) };
+        if !block.ends_with(b"\r\n") {
+            // Nobody was given any of it: it is a miss with the others that the connection still owes.
+            group.reopen(key);
+            return Err(Desync);
+        }
         let own = matches!(role, Role::Own { .. });
         if *role != Role::Shared {
             shared.large_keys.forget(Topology::hash(group.text(key)));

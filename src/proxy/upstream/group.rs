@@ -328,6 +328,13 @@ impl Group {
         })
     }
 
+    /// The value of a key did not come after all.
+    pub(in crate::proxy) fn reopen(&mut self, key: usize) {
+        if let Some(key) = self.keys.get_mut(key) {
+            key.state = State::Open;
+        }
+    }
+
     /// The value of a key that was passed over is for nobody any more.
     pub(in crate::proxy) fn forget_askers(&mut self, key: usize) {
         if let Some(key) = self.keys.get_mut(key) {

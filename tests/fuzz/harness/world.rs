@@ -778,7 +778,7 @@ impl<'a> World<'a> {
             )
         });
         let clients = self.clients.iter().map(|c| c.describe() + "\n");
-        conns.chain(clients).collect()
+        conns.chain(clients).chain([self.core.describe()]).collect()
     }
 
     /// Every client has got what it is owed, and is read.
