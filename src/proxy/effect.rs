@@ -7,7 +7,8 @@ use super::ids::{ClientId, UpstreamId};
 /// What the core cannot do itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Read from this client again; where it is not to be read, call [`Core::client_turn`] when others had their turn.
+    /// Read from this client again; where it is not to be read, call
+    /// [`Core::client_turn`](super::Core::client_turn) when others had their turn.
     WakeClient(ClientId),
     /// Read from this node again.
     WakeUpstream(UpstreamId),
