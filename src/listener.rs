@@ -40,10 +40,10 @@ const UNSENT_BYTES: u32 = 16 << 10;
 /// as there is some ([`crate::worker`]).
 #[cfg(target_os = "linux")]
 const INPUT_BYTES: usize = 8 << 10;
-/// The same for what a client does not acknowledge, as while its machine is away: by default up to 4 MB. Who takes large
-/// values gets more, as it does for what it sends.
+/// The same for what a client does not acknowledge, as while its machine is away: by default up to 4 MB. With less than
+/// this, large values wait for acknowledgements that the other side delays.
 #[cfg(target_os = "linux")]
-const OUTPUT_BYTES: usize = 64 << 10;
+const OUTPUT_BYTES: usize = 208 << 10;
 /// The same for what a client on a Unix socket does not read.
 const UNIX_OUTPUT_BYTES: usize = 32 << 10;
 

@@ -61,10 +61,9 @@ const FINISH_LOOK: Duration = Duration::from_millis(5);
 /// How often it is looked, at most, whether clients that are not read are still there: with a tick's delay they are
 /// noticed within a second.
 const LOOK: Duration = Duration::from_millis(750);
-/// A client of whom so many bytes are read at once, and more, or that has to take a reply by parts, moves large values or
-/// long pipelines: it gets larger buffers of the kernel's, as long as all of these are at most this part of the memory
-/// limit. With small ones alone a client moves large values at half the speed; with large ones for all, a thousand clients
-/// in the middle of a value are 120 MiB.
+/// A client of whom so many bytes are read at once, and more, sends large values or long pipelines: it gets a larger buffer
+/// of the kernel's, as long as all of these are at most this part of the memory limit. With small ones alone a client
+/// sends large values at half the speed; with large ones for all, a thousand clients in the middle of a value are 120 MiB.
 const MUCH: usize = 4 << 10;
 const WIDE_PART: usize = 8;
 /// Connections handed over and not yet taken.
@@ -205,7 +204,7 @@ struct Rim {
     looked_at: Cell<Tick>,
     /// Client sockets that are not closed yet; longer than the core knows them.
     open: Cell<usize>,
-    /// Clients that have large buffers of the kernel's.
+    /// Clients that have a large buffer of the kernel's for what they send.
     wide: Cell<usize>,
     /// The worker's number.
     index: usize,
@@ -215,7 +214,7 @@ struct Rim {
 /// A client's socket as its task reads it.
 struct Reader {
     half: ReadHalf,
-    /// It has large buffers of the kernel's.
+    /// It has a large buffer of the kernel's.
     is_wide: bool,
 }
 
@@ -372,7 +371,7 @@ impl Rim {
         self.parts.cells.worker(self.index).sockets_closed.add(1);
     }
 
-    /// A client moves much: lets more of it wait in the kernel, if it may.
+    /// A client sends much: lets more of it wait in the kernel, if it may.
     fn widen(&self, read: &mut Reader) {
         if read.is_wide {
             return;
@@ -388,7 +387,6 @@ impl Rim {
 
     fn poll_client(self: &Rc<Self>, id: ClientId, read: &mut Reader, cx: &mut Context<'_>) -> Poll<()> {
         if poll_writable(&self.clients, id.index(), cx, |socket| socket.id == id).is_ready() {
-            self.widen(read);
             self.core.borrow_mut().client_writable(id);
             self.apply();
         }

@@ -36,13 +36,10 @@ const UNSENT: u32 = 128 << 10;
 /// included. For connections that wait for a slow reader: by default it grows to megabytes. Others are read at once, and
 /// with so little a node would be woken for each part of a large value, which doubles its cost here.
 const NODE_INPUT: usize = 128 << 10;
-/// The same for a client that moves large values, instead of what the listening socket gives it.
+/// The same for a client that sends large values, instead of what the listening socket gives it.
 const CLIENT_INPUT: usize = 64 << 10;
-/// The same for what such a client does not acknowledge. With less, large values wait for acknowledgements that the other
-/// side delays.
-const CLIENT_OUTPUT: usize = 208 << 10;
-/// What both may hold, in bytes.
-pub(super) const WIDE_CLIENT_HELD: usize = 2 * (CLIENT_INPUT + CLIENT_OUTPUT);
+/// What that may hold, in bytes.
+pub(super) const WIDE_CLIENT_HELD: usize = 2 * CLIENT_INPUT;
 
 /// What arrives.
 #[derive(Debug)]
@@ -148,12 +145,11 @@ impl ReadHalf {
         }
     }
 
-    /// More may wait to be read, and to be acknowledged, from now on. On a Unix socket the other side's limit holds.
+    /// More may wait to be read from now on. On a Unix socket the other side's limit holds.
     pub(super) fn widen(&self) {
         if let Self::Tcp(read) = self {
             let stream: &TcpStream = read.as_ref();
             let _ = SockRef::from(stream).set_recv_buffer_size(CLIENT_INPUT);
-            let _ = SockRef::from(stream).set_send_buffer_size(CLIENT_OUTPUT);
         }
     }
 
