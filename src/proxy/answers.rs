@@ -58,7 +58,7 @@ impl Core {
     /// Takes the first `len` bytes of a buffer, which a node sent; the core may keep a part of it where it is.
     /// A value that goes on may be held back until [`Core::upstream_drained`] is called.
     pub fn upstream_read(&mut self, id: UpstreamId, buffer: &mut ReadBuffer, len: usize, now: Tick) {
-        self.shared.more_to_read = true;
+        self.shared.may_hold_back = true;
         self.take_upstream_input(id, buffer.input(len), now);
         self.shared.pool.renew(buffer);
     }
@@ -83,7 +83,7 @@ impl Core {
             self.relieve(id);
             self.release_lane(id);
         }
-        self.shared.more_to_read = false;
+        self.shared.may_hold_back = false;
         self.finish_round();
     }
 

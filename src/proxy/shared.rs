@@ -48,8 +48,8 @@ pub(super) struct Shared {
     pub(super) ticking: bool,
     /// Clients one of whose values is to be asked for again now.
     pub(super) due_again: VecDeque<ClientId>,
-    /// The last read took as much as it could: more of the value is there.
-    pub(super) more_to_read: bool,
+    /// The rim looks at the node again after this read: a value that goes on may be held back until then.
+    pub(super) may_hold_back: bool,
     /// Clients to whom a value flows that is written in larger pieces than it is read.
     pub(super) held_back: Vec<ClientId>,
     /// Which keys had large values lately.
@@ -79,7 +79,7 @@ impl Shared {
             frozen: false,
             ticking: false,
             due_again: VecDeque::new(),
-            more_to_read: false,
+            may_hold_back: false,
             held_back: Vec::new(),
             large_keys: LargeKeys::default(),
             random: settings.seed | 1,

@@ -266,7 +266,7 @@ impl Core {
             if member.done {
                 client.replies.part_done(member.seq, &mut shared.pool);
             }
-            if shared.more_to_read && !ended && client.replies.out.len() < FLOW {
+            if shared.may_hold_back && !ended && client.replies.out.len() < FLOW {
                 client.recharge(shared);
                 shared.held_back.push(member.client);
             } else {

@@ -14,6 +14,7 @@
 //! cargo test --test simulation                              # 256 seeds
 //! SIMULATION_SEEDS=4096 cargo test --test simulation        # more of them
 //! SIMULATION_SEED=77 cargo test --test simulation seeds     # the one that failed
+//! tests/simulate                                            # 10,000 fresh ones
 //! ```
 
 #![allow(
