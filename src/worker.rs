@@ -182,6 +182,8 @@ struct Socket<Id> {
     blocked: bool,
     /// Of a connection to a node.
     made: Option<Made>,
+    /// Of a connection to a node: what may wait to be read is bounded.
+    is_bounded: bool,
 }
 
 /// Sockets by the index of their id.
@@ -308,6 +310,7 @@ impl Rim {
             next = self.polls.time("tick", || {
                 let next = self.core.borrow_mut().tick(self.now());
                 self.look_after_unread();
+                self.bound_nodes();
                 self.apply();
                 next
             });
@@ -340,6 +343,19 @@ impl Rim {
                 Fate::Ended => core.client_hung_up(id, now),
                 Fate::Broken => core.client_gone(id),
             }
+        }
+    }
+
+    /// Memory is wanted: what waits to be read from nodes is bounded, for as long as these connections live. It costs
+    /// large values a sixth of their speed, and else the kernel keeps megabytes for each whenever this thread has to wait
+    /// for a processor.
+    fn bound_nodes(&self) {
+        if !self.core.borrow().is_memory_wanted() {
+            return;
+        }
+        for socket in self.upstreams.borrow_mut().iter_mut().flatten().filter(|socket| !socket.is_bounded) {
+            socket.is_bounded = true;
+            socket.write.bound_input();
         }
     }
 
@@ -467,12 +483,13 @@ impl Rim {
             return self.apply();
         }
         let Ok(Ok((stream, made))) = connected else { return };
-        if self.core.borrow().upstream_pauses(id) {
-            stream::bound_input(&stream);
+        let pauses = self.core.borrow().upstream_pauses(id);
+        if pauses {
+            stream::bound_paused_input(&stream);
         }
         let (half, write) = stream::split(stream);
         let mut read = NodeReader { half, looked_again: false };
-        insert(&self.upstreams, id.index(), Socket::new(id, write, Some(made)));
+        insert(&self.upstreams, id.index(), Socket { is_bounded: pauses, ..Socket::new(id, write, Some(made)) });
         self.core.borrow_mut().upstream_connected(id, self.now());
         self.apply();
         poll_fn(|cx| self.polls.time("upstream", || self.poll_upstream(id, &mut read, cx))).await;
@@ -627,7 +644,7 @@ impl Rim {
 
 impl<Id> Socket<Id> {
     fn new(id: Id, write: WriteHalf, made: Option<Made>) -> Self {
-        Self { id, write, task: Waker::noop().clone(), blocked: false, made }
+        Self { id, write, task: Waker::noop().clone(), blocked: false, made, is_bounded: false }
     }
 
     /// Why the other side has closed it.

@@ -36,6 +36,12 @@ impl Core {
         self.shared.budget.most_read(|| self.clients.get(id.0).map_or(0, Client::room))
     }
 
+    /// Half of the memory is spent: what the kernel holds besides is no small matter any more.
+    #[must_use]
+    pub fn is_memory_wanted(&self) -> bool {
+        self.shared.budget.total() > self.shared.budget.limit() / 2
+    }
+
     /// A body is to be stored: keeps room for it, or lets its client wait. `true`: go on.
     pub(super) fn reserve_body(&mut self, id: ClientId, len: usize) -> bool {
         let Self { clients, shared, .. } = self;

@@ -35,7 +35,9 @@ const UNSENT: u32 = 128 << 10;
 /// What is asked of the kernel for what a node has sent and is not read yet, in bytes; it takes twice as much, overhead
 /// included. For connections that wait for a slow reader: by default it grows to megabytes. Others are read at once, and
 /// with so little a node would be woken for each part of a large value, which doubles its cost here.
-const NODE_INPUT: usize = 128 << 10;
+const PAUSED_NODE_INPUT: usize = 128 << 10;
+/// The same for the others while memory is wanted: as much as kernels give who does not ask for more than their default.
+const NODE_INPUT: usize = 208 << 10;
 /// The same for a client that sends large values, instead of what the listening socket gives it.
 const CLIENT_INPUT: usize = 64 << 10;
 /// What that may hold, in bytes.
@@ -127,9 +129,9 @@ pub(super) fn prepare_upstream(stream: &TcpStream, patience: Duration) -> io::Re
 }
 
 /// Bounds what a node that is not read may send.
-pub(super) fn bound_input(stream: &TcpStream) {
+pub(super) fn bound_paused_input(stream: &TcpStream) {
     // It saves memory only.
-    let _ = SockRef::from(stream).set_recv_buffer_size(NODE_INPUT);
+    let _ = SockRef::from(stream).set_recv_buffer_size(PAUSED_NODE_INPUT);
 }
 
 // === impl ReadHalf ===
@@ -183,6 +185,15 @@ impl WriteHalf {
         match self {
             Self::Tcp(write) => write.as_ref().as_fd(),
             Self::Unix(write) => write.as_ref().as_fd(),
+        }
+    }
+
+    /// Bounds what a node may have sent while it is not its turn to be read.
+    pub(super) fn bound_input(&self) {
+        if let Self::Tcp(write) = self {
+            let stream: &TcpStream = write.as_ref();
+            // It saves memory only.
+            let _ = SockRef::from(stream).set_recv_buffer_size(NODE_INPUT);
         }
     }
 
