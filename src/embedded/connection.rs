@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 
 use super::store::{Counted, Item, Step};
 use super::{Shared, VERSION_LINE, stats, unix_time};
-use crate::protocol::request::{self, Block, Change, Keys, ReadVerb, Refusal, Request, Stats, StoreVerb};
+use crate::protocol::request::{Block, Change, Keys, ReadVerb, Refusal, Request, Stats, Store, StoreVerb};
+use crate::protocol::text::request;
 use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line, number};
 
 /// Bytes asked of the socket at a time.
@@ -196,7 +197,7 @@ impl Connection {
         Ok(())
     }
 
-    async fn store(&mut self, line: &request::Store<'_>) -> io::Result<Flow> {
+    async fn store(&mut self, line: &Store<'_>) -> io::Result<Flow> {
         if !self.node.store().fits(line.key, line.flags, line.len) {
             return self
                 .refuse(Refusal {

@@ -16,7 +16,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::protocol::number;
-use crate::protocol::request::{self, StoreVerb};
+use crate::protocol::request::{Store as StoreLine, StoreVerb};
 
 /// Longest relative expiry, in seconds (`REALTIME_MAXDELTA`): above it is a Unix time.
 const MAX_RELATIVE: i32 = 60 * 60 * 24 * 30;
@@ -243,7 +243,7 @@ impl Store {
     }
 
     /// The six storage commands; the answer's text.
-    pub(super) fn store(&mut self, line: &request::Store<'_>, data: Bytes, now: u64) -> &'static str {
+    pub(super) fn store(&mut self, line: &StoreLine<'_>, data: Bytes, now: u64) -> &'static str {
         let key = line.key;
         let old = self.live(key, now);
         match (line.verb, &old) {

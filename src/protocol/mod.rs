@@ -1,14 +1,16 @@
-//! memcached's classic text protocol: what a line means, borrowed and pure.
+//! memcached's protocols: what bytes mean, borrowed and pure.
 //!
-//! Nothing here owns bytes, reads a clock or knows a socket. [`request`] reads what clients send,
-//! [`reply`] what nodes answer, [`number`] the integers of both, and [`dialect`] what a client speaks at all. The reference is memcached 1.6.18
-//! (`doc/protocol.txt` and `proto_text.c`); where the proxy is stricter, the comment says why.
+//! Nothing here owns bytes, reads a clock or knows a socket. [`request`] and [`reply`] are what all dialects have in
+//! common; [`text`] reads what clients send and nodes answer, and writes what nodes are sent. [`dialect`] is what a client
+//! speaks at all, [`command`] the commands by name, [`number`] the integers. The reference is memcached 1.6.18; where the
+//! proxy is stricter, the comment says why.
 
 pub mod command;
 pub mod dialect;
 pub mod number;
 pub mod reply;
 pub mod request;
+pub mod text;
 
 /// Longest key memcached accepts, in bytes (`KEY_MAX_LENGTH`).
 pub const MAX_KEY: usize = 250;

@@ -1,9 +1,4 @@
-//! What a node's reply line says.
-//!
-//! Replies are matched to requests by position alone, so a line that cannot be an answer to the
-//! request at the head of the queue means that the connection is out of step (invariant C).
-
-use super::{MAX_KEY, number};
+//! The one model of replies: what a node's line says, whatever dialect it is in.
 
 /// What the answer to a request that every node is asked ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,10 +10,6 @@ pub enum End {
     /// `STAT` lines and `END`
     Lines,
 }
-
-/// Longest reply line, in bytes, CRLF included. The longest there is: a `VALUE` line with a key of
-/// 250 bytes, or an error text; `STAT` lines stay far below too.
-pub const MAX_REPLY_LINE: usize = 2048;
 
 /// One line of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,142 +40,4 @@ pub enum Line<'a> {
     },
     /// `ERROR…`, `CLIENT_ERROR…`, `SERVER_ERROR…`: ends every request.
     Error,
-}
-
-/// Reads one reply line, given without its CRLF. `None` when it is no line memcached sends to the
-/// requests we make.
-#[inline]
-#[must_use]
-pub fn parse(line: &[u8]) -> Option<Line<'_>> {
-    Some(match line.first()? {
-        b'V' => match line.strip_prefix(b"VALUE ") {
-            Some(rest) => value(rest)?,
-            None => Line::Version(line.strip_prefix(b"VERSION ")?),
-        },
-        b'E' => match line {
-            b"END" => Line::End,
-            b"EXISTS" => Line::Exists,
-            _ if line.starts_with(b"ERROR") => Line::Error,
-            _ => return None,
-        },
-        b'S' => match line {
-            b"STORED" => Line::Stored,
-            _ if line.starts_with(b"SERVER_ERROR") => Line::Error,
-            _ => stat(line.strip_prefix(b"STAT ")?),
-        },
-        b'N' => match line {
-            b"NOT_STORED" => Line::NotStored,
-            b"NOT_FOUND" => Line::NotFound,
-            _ => return None,
-        },
-        b'C' if line.starts_with(b"CLIENT_ERROR") => Line::Error,
-        b'D' if line == b"DELETED" => Line::Deleted,
-        b'T' if line == b"TOUCHED" => Line::Touched,
-        b'O' if line == b"OK" => Line::Ok,
-        b'R' if line == b"RESET" => Line::Reset,
-        b'0'..=b'9' => {
-            number::digits(line)?;
-            Line::Number
-        }
-        _ => return None,
-    })
-}
-
-#[inline]
-fn value(rest: &[u8]) -> Option<Line<'_>> {
-    let key_end = memchr::memchr(b' ', rest)?;
-    let (key, rest) = rest.split_at_checked(key_end)?;
-    let rest = rest.get(1..)?;
-    let flags_end = memchr::memchr(b' ', rest)?;
-    let (flags, rest) = rest.split_at_checked(flags_end)?;
-    number::digits(flags)?;
-    let rest = rest.get(1..)?;
-    let len_end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
-    let (len, rest) = rest.split_at_checked(len_end)?;
-    if let Some(unique) = rest.get(1..) {
-        number::digits(unique)?;
-    }
-    let len = number::digits(len).filter(|&len| len <= u64::from(u32::MAX))?;
-    (1..=MAX_KEY).contains(&key.len()).then_some(Line::Value { key, len })
-}
-
-fn stat(rest: &[u8]) -> Line<'_> {
-    match memchr::memchr(b' ', rest) {
-        Some(end) => {
-            Line::Stat { name: rest.get(..end).unwrap_or_default(), value: rest.get(end + 1..).unwrap_or_default() }
-        }
-        None => Line::Stat { name: rest, value: &[] },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn every_answer_is_recognised() {
-        for (text, line) in [
-            ("END", Line::End),
-            ("STORED", Line::Stored),
-            ("NOT_STORED", Line::NotStored),
-            ("EXISTS", Line::Exists),
-            ("NOT_FOUND", Line::NotFound),
-            ("DELETED", Line::Deleted),
-            ("TOUCHED", Line::Touched),
-            ("OK", Line::Ok),
-            ("RESET", Line::Reset),
-            ("18446744073709551615", Line::Number),
-            ("VERSION 1.6.18", Line::Version(b"1.6.18")),
-            ("STAT pid 1", Line::Stat { name: b"pid", value: b"1" }),
-            ("STAT libevent 2.1.12 stable", Line::Stat { name: b"libevent", value: b"2.1.12 stable" }),
-            ("ERROR", Line::Error),
-            ("ERROR Too many open connections", Line::Error),
-            ("CLIENT_ERROR bad data chunk", Line::Error),
-            ("SERVER_ERROR out of memory", Line::Error),
-            ("VALUE k 0 5", Line::Value { key: b"k", len: 5 }),
-            ("VALUE k 4294967295 1048576 18446744073709551615", Line::Value { key: b"k", len: 1_048_576 }),
-        ] {
-            assert_eq!(parse(text.as_bytes()), Some(line), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn anything_else_is_doubt() {
-        let long = format!("VALUE {} 0 1", "k".repeat(251));
-        for text in [
-            "",
-            "END ",
-            "end",
-            "STOREDX",
-            "VALUE",
-            "VALUE k",
-            "VALUE k 0",
-            "VALUE k 0 x",
-            "VALUE k 0 -1",
-            "VALUE  0 1",
-            "VALUE k 0 1 2 3",
-            "VALUE k 0 1 ",
-            "VALUE k 0 99999999999",
-            "12a",
-            "-5",
-            "HD",
-            "VA 2",
-            &long,
-        ] {
-            assert_eq!(parse(text.as_bytes()), None, "{text:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_line_panics(line in prop::collection::vec(any::<u8>(), 0..100)) {
-            let _ = parse(&line);
-            let mut value = b"VALUE ".to_vec();
-            value.extend_from_slice(&line);
-            if let Some(Line::Value { key, .. }) = parse(&value) {
-                prop_assert!(!key.is_empty() && !key.contains(&b' '));
-            }
-        }
-    }
 }

@@ -11,7 +11,8 @@ use super::values::{Desync, miss_open_keys};
 use super::{ClientId, Core, UpstreamId};
 use crate::metrics::{NodeOutcome, NodeState, Outcome, Reason};
 use crate::protocol::command::Command;
-use crate::protocol::reply::{self, Line, MAX_REPLY_LINE};
+use crate::protocol::reply::Line;
+use crate::protocol::text::reply::{self, MAX_REPLY_LINE};
 use crate::routing::Topology;
 use crate::time::Tick;
 

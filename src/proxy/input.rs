@@ -12,7 +12,8 @@ use super::upstream::STREAM_BYTES;
 use super::{ClientId, CloseReason, Core, UpstreamId};
 use crate::metrics::Wait;
 use crate::protocol::dialect::Dialect;
-use crate::protocol::request::{self, Refusal, Request};
+use crate::protocol::request::{Refusal, Request};
+use crate::protocol::text::request;
 use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
 use crate::time::Tick;
 

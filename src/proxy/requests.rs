@@ -10,7 +10,8 @@ use super::{ClientId, Core, ITSELF, NodeId, UpstreamId};
 use crate::config::OnNodeDown;
 use crate::metrics::{Kind, Outcome, Reason, SIZES, Wait};
 use crate::protocol::command::Command;
-use crate::protocol::request::{self, Block, Change, Keys, ReadVerb, Refusal, Request, Store, StoreVerb};
+use crate::protocol::request::{Block, Change, Keys, ReadVerb, Refusal, Request, Store, StoreVerb};
+use crate::protocol::text::request;
 use crate::routing::Topology;
 
 impl Core {

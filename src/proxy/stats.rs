@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use crate::protocol::number;
-use crate::protocol::reply::{self, Line};
+use crate::protocol::reply::Line;
+use crate::protocol::text::reply;
 
 /// What one node answered to the `stats` command it was sent.
 #[derive(Clone, Copy, Debug)]

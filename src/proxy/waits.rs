@@ -11,7 +11,8 @@ use super::upstream::Upstream;
 use super::{ClientId, CloseReason, Core, FailReason, UpstreamId};
 use crate::metrics::Reason;
 use crate::protocol::command::Command;
-use crate::protocol::request::{self, Refusal, Request};
+use crate::protocol::request::{Refusal, Request};
+use crate::protocol::text::request;
 use crate::time::Tick;
 
 /// A client that has sent its end, and whose wait was ended, is closed when it takes nothing of its replies for so long.

@@ -8,8 +8,8 @@ fn store() -> Store {
     Store::new(64 * MIB, VALUE, NOW - 100)
 }
 
-fn line<'a>(verb: StoreVerb, key: &'a str, exptime: i32, len: usize) -> request::Store<'a> {
-    request::Store { verb, key: key.as_bytes(), flags: 7, exptime, len, unique: 0, quiet: false }
+fn line<'a>(verb: StoreVerb, key: &'a str, exptime: i32, len: usize) -> StoreLine<'a> {
+    StoreLine { verb, key: key.as_bytes(), flags: 7, exptime, len, unique: 0, quiet: false }
 }
 
 fn put(store: &mut Store, verb: StoreVerb, key: &str, value: &str, exptime: i32) -> &'static str {

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 
 use slipring::protocol::dialect::Dialect;
-use slipring::protocol::request::{self, Block, Change, ReadVerb, Refusal, Request, Stats, StoreVerb};
+use slipring::protocol::request::{Block, Change, ReadVerb, Refusal, Request, Stats, StoreVerb};
+use slipring::protocol::text::request;
 use slipring::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
 use slipring::proxy::{ClientId, Settings};
 

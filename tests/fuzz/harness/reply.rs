@@ -1,6 +1,8 @@
 //! A node's reply line: what is recognised is exactly that.
 
-use slipring::protocol::reply::{self, Line};
+use slipring::protocol::reply::Line;
+
+use slipring::protocol::text::reply;
 
 use super::{check_key, first_line, show};
 

@@ -1,7 +1,9 @@
 //! A client's command line: what is accepted means the same when it is sent on, and what is refused
 //! says what to do with the block behind it.
 
-use slipring::protocol::request::{self, Block, Change, ReadVerb, Refusal, Request, Store};
+use slipring::protocol::request::{Block, Change, ReadVerb, Refusal, Request, Store};
+
+use slipring::protocol::text::request;
 use slipring::protocol::{MAX_LINE, is_key_line};
 
 use super::{check_key, first_line, show};
