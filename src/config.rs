@@ -74,6 +74,8 @@ pub struct Config {
     pub merge_gets: bool,
     /// What reads get while their node is down.
     pub on_node_down: OnNodeDown,
+    /// What auto-discovery clients are told.
+    pub answer_discovery: AnswerDiscovery,
     /// Longest time to open a connection to a node, 1 ms to 60 s.
     pub connect_timeout: Duration,
     /// Longest silence of a node that owes a reply, 1 ms to 60 s.
@@ -147,6 +149,17 @@ pub enum OnNodeDown {
     Miss,
     /// `SERVER_ERROR`.
     Error,
+}
+
+/// What clients are told that ask who the nodes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnswerDiscovery {
+    /// This sidecar.
+    On,
+    /// This host (without brackets) and port.
+    At(Arc<str>, u16),
+    /// Nothing: `ERROR`, as by a memcached.
+    Off,
 }
 
 /// Why the process ends before it has begun.
@@ -320,6 +333,7 @@ impl Config {
             deny_flush_all: common.deny_flush_all,
             merge_gets: common.merge_gets,
             on_node_down: common.on_node_down,
+            answer_discovery: common.answer_discovery.clone(),
             connect_timeout: common.connect_timeout,
             request_timeout: common.request_timeout,
             queue_timeout: common.queue_timeout,
@@ -422,6 +436,17 @@ impl ListenAddress {
             Self::Localhost => here((Ipv4Addr::LOCALHOST, PORT).into()) || here((Ipv6Addr::LOCALHOST, PORT).into()),
             Self::Tcp(address) => here(*address),
             Self::Unix(_) => false,
+        }
+    }
+}
+
+impl Display for AnswerDiscovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::On => f.write_str("on"),
+            Self::Off => f.write_str("off"),
+            Self::At(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::At(host, port) => write!(f, "{host}:{port}"),
         }
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::config::{ListenAddress, PORT};
 use crate::itself::Itself;
 use crate::metrics::Cells;
+use crate::proxy::Ends;
 use crate::worker::keepalive;
 
 /// Connections the kernel completes before they are accepted; it caps this at `somaxconn`.
@@ -91,7 +92,7 @@ pub struct Incoming {
 #[derive(Debug)]
 enum IncomingSocket {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    Unix(UnixListener, Arc<Path>),
 }
 
 /// The file of a Unix socket that is ours; dropping it removes it.
@@ -242,7 +243,9 @@ impl Listener {
     pub fn register(self) -> io::Result<Incoming> {
         let Self { _file, socket, address } = self;
         let socket = match address {
-            ListenAddress::Unix(_) => IncomingSocket::Unix(UnixListener::from_std(socket.into())?),
+            ListenAddress::Unix(ref path) => {
+                IncomingSocket::Unix(UnixListener::from_std(socket.into())?, path.as_path().into())
+            }
             ListenAddress::Localhost | ListenAddress::Tcp(_) => {
                 IncomingSocket::Tcp(TcpListener::from_std(socket.into())?)
             }
@@ -257,12 +260,17 @@ impl Incoming {
     async fn accept(&self) -> io::Result<Accepted> {
         // The worker that gets it has a runtime of its own.
         match &self.socket {
-            IncomingSocket::Tcp(socket) => Ok(Accepted::Tcp(socket.accept().await?.0.into_std()?)),
-            IncomingSocket::Unix(socket) => {
+            IncomingSocket::Tcp(socket) => {
+                let stream = socket.accept().await?.0.into_std()?;
+                let ends = stream.peer_addr().and_then(|peer| Ok(Ends::Tcp { local: stream.local_addr()?, peer }));
+                // One that is closed already has none.
+                Ok(Accepted::Tcp(stream, ends.unwrap_or_default()))
+            }
+            IncomingSocket::Unix(socket, path) => {
                 let stream = socket.accept().await?.0.into_std()?;
                 // Nothing is inherited here.
                 let _ = SockRef::from(&stream).set_send_buffer_size(UNIX_OUTPUT_BYTES);
-                Ok(Accepted::Unix(stream))
+                Ok(Accepted::Unix(stream, Ends::Unix(Arc::clone(path))))
             }
         }
     }
@@ -285,9 +293,9 @@ impl Drop for SocketFile {
 #[derive(Debug)]
 pub enum Accepted {
     /// Over TCP, without Nagle's delay.
-    Tcp(std::net::TcpStream),
+    Tcp(std::net::TcpStream, Ends),
     /// Over a Unix socket.
-    Unix(std::os::unix::net::UnixStream),
+    Unix(std::os::unix::net::UnixStream, Ends),
 }
 
 /// Where accepted connections go.
@@ -366,9 +374,8 @@ impl Acceptor {
     }
 
     fn is_ours(&self, stream: &Accepted) -> bool {
-        let Accepted::Tcp(stream) = stream else { return false };
-        let ends = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
-        ends.is_ok_and(|(peer, local)| self.itself.is_ours(peer, local))
+        let Accepted::Tcp(_, Ends::Tcp { local, peer }) = stream else { return false };
+        self.itself.is_ours(*peer, *local)
     }
 
     /// A worker's connections, those included that it has not taken yet: in a burst they are most.
@@ -405,8 +412,8 @@ impl Accepted {
     fn refuse(self) {
         const FULL: &[u8] = b"ERROR Too many open connections\r\n";
         let _ = match self {
-            Self::Tcp(mut stream) => stream.write_all(FULL),
-            Self::Unix(mut stream) => stream.write_all(FULL),
+            Self::Tcp(mut stream, _) => stream.write_all(FULL),
+            Self::Unix(mut stream, _) => stream.write_all(FULL),
         };
     }
 }

@@ -271,13 +271,13 @@ impl<const N: usize> Histogram<N> {
 /// Commands that take alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The reads.
+    /// The reads, `mg` among them.
     Get,
-    /// The six that store.
+    /// The six that store, and `ms`.
     Store,
-    /// `delete`
+    /// `delete` and `md`
     Delete,
-    /// `incr` and `decr`
+    /// `incr`, `decr` and `ma`
     Arith,
     /// `touch`
     Touch,
@@ -293,14 +293,18 @@ impl Kind {
 impl From<Command> for Kind {
     fn from(command: Command) -> Self {
         match command {
-            Command::Get | Command::Gets | Command::Gat | Command::Gats => Self::Get,
-            Command::Set | Command::Add | Command::Replace | Command::Append | Command::Prepend | Command::Cas => {
-                Self::Store
-            }
-            Command::Delete => Self::Delete,
-            Command::Incr | Command::Decr => Self::Arith,
+            Command::Get | Command::Gets | Command::Gat | Command::Gats | Command::MetaGet => Self::Get,
+            Command::Set
+            | Command::Add
+            | Command::Replace
+            | Command::Append
+            | Command::Prepend
+            | Command::Cas
+            | Command::MetaSet => Self::Store,
+            Command::Delete | Command::MetaDelete => Self::Delete,
+            Command::Incr | Command::Decr | Command::MetaArithmetic => Self::Arith,
             Command::Touch => Self::Touch,
-            Command::FlushAll | Command::Stats | Command::Other => Self::Other,
+            Command::MetaDebug | Command::FlushAll | Command::Stats | Command::Other => Self::Other,
         }
     }
 }
@@ -450,6 +454,8 @@ impl NodeCells {
 pub struct WorkerCells {
     pub connections: Counter,
     pub connections_total: Counter,
+    /// Packets of the binary protocol that were acted on.
+    pub packets: Counter,
     /// Sockets of clients that were closed; a closed client's stays for a moment.
     pub sockets_closed: Counter,
     pub bytes_read: Counter,
@@ -464,8 +470,10 @@ pub struct WorkerCells {
     durations: [Histogram<14>; 6],
     /// Keys per read.
     pub multigets: Histogram<10>,
-    /// Storage requests refused here because of their size.
+    /// Storage requests refused because of their size, here or by their node.
     pub stores_too_large: Counter,
+    /// Times that a client that had more to say was left for the others' turn.
+    pub yields: Counter,
     /// Times that a client was not read, by [`Wait`].
     waits: [Counter; 5],
     /// What was answered without its node, by command and reason; keys of reads, else requests.
@@ -474,6 +482,8 @@ pub struct WorkerCells {
     pub queued: Histogram<14>,
     /// Replies swallowed because nobody waits for them (`noreply`, clients gone).
     pub dropped_replies: Counter,
+    /// Outages of nodes, also of those that are gone.
+    pub ejections: Counter,
     /// Upstream connections closed because they were out of step.
     pub desyncs: Counter,
     /// Reads asked again because their connection was lost before a byte of the reply had come.
@@ -598,6 +608,10 @@ pub struct Cells {
     pub node_changed: Notify,
     /// Client connections refused at the limit; written by the acceptor alone.
     pub rejected: Counter,
+    /// Times that the source of nodes could not be read; written by who watches the nodes alone.
+    pub source_failures: Counter,
+    /// What the counters of `stats` were when they were last reset.
+    before_reset: Mutex<Vec<u64>>,
 }
 
 impl Cells {
@@ -605,7 +619,13 @@ impl Cells {
     #[must_use]
     pub fn new(workers: usize) -> Self {
         let workers = (0..workers.max(1)).map(|_| WorkerCells::default()).collect();
-        Self { workers, node_changed: Notify::new(), rejected: Counter::default() }
+        Self {
+            workers,
+            node_changed: Notify::new(),
+            rejected: Counter::default(),
+            source_failures: Counter::default(),
+            before_reset: Mutex::default(),
+        }
     }
 
     /// How many workers there are.
@@ -657,6 +677,17 @@ impl Cells {
             self.sum(|cells| cells.soft.get(command as usize).and_then(|row| row.get(reason as usize)).unwrap_or(&NONE))
         };
         all.filter(|(command, reason)| wanted(*command, *reason)).map(counted).sum()
+    }
+
+    /// The counters of `stats` begin anew: these are their values. What is counted here goes on.
+    pub fn reset_at(&self, counted: Vec<u64>) {
+        *self.before_reset.lock().unwrap_or_else(PoisonError::into_inner) = counted;
+    }
+
+    /// The last values given to [`Self::reset_at`].
+    #[must_use]
+    pub fn before_reset(&self) -> Vec<u64> {
+        self.before_reset.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The sum of one counter over the nodes that are not forgotten, all workers together.

@@ -20,14 +20,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, AdminState};
-use crate::config::{Command, Config, ListenAddress};
+use crate::config::{AnswerDiscovery, Command, Config, ListenAddress};
 use crate::descriptors;
 use crate::discovery::follow::{self, History};
 use crate::discovery::{self, Source, Triggers};
 use crate::embedded::EmbeddedNode;
 use crate::listener::{self, Acceptor, BindError, Listener};
 use crate::metrics::{Cells, Exposition};
-use crate::proxy::Settings;
+use crate::proxy::{DiscoveryAnswer, Settings};
 use crate::routing::{Node, Published, Topology, TopologyError};
 use crate::shutdown::{self, Drained, Order, Signals};
 use crate::worker::{self, pulse::Pulse};
@@ -139,7 +139,7 @@ async fn serve(
     let parts = worker::Parts {
         ring: Arc::clone(&ring),
         node_failed: Arc::clone(&triggers.resolve),
-        settings: settings(&config),
+        settings: settings(&config, &bound.data),
         cells: Arc::clone(&cells),
         itself: Arc::default(),
         started,
@@ -264,7 +264,19 @@ async fn be_ready_after(wait: Duration, ready: Arc<AtomicBool>) {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+/// Where auto-discovery clients are sent that may not understand where they are connected.
+fn first_ipv4(listeners: &[Listener]) -> Option<SocketAddr> {
+    let mut addresses = listeners.iter().filter_map(|listener| match listener.address() {
+        ListenAddress::Tcp(SocketAddr::V4(address)) => Some(*address),
+        _ => None,
+    });
+    let address = addresses.next()?;
+    // "No address" is every one of this machine's.
+    let ip = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST } else { *address.ip() };
+    Some((ip, address.port()).into())
+}
+
+fn settings(config: &Config, listeners: &[Listener]) -> Settings {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Settings {
         max_value: config.max_value,
@@ -286,6 +298,11 @@ fn settings(config: &Config) -> Settings {
         pid: std::process::id(),
         max_connections: config.max_connections,
         cpu_time,
+        discovery_answer: match &config.answer_discovery {
+            AnswerDiscovery::On => DiscoveryAnswer::Here(first_ipv4(listeners)),
+            AnswerDiscovery::At(host, port) => DiscoveryAnswer::At(Arc::clone(host), *port),
+            AnswerDiscovery::Off => DiscoveryAnswer::Off,
+        },
         seed: u64::from(unix.subsec_nanos()) << 32 | u64::from(std::process::id()),
     }
 }

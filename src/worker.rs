@@ -32,7 +32,7 @@ use tokio::time::{sleep, timeout};
 use crate::itself::{Itself, Made};
 use crate::listener::Accepted;
 use crate::metrics::Cells;
-use crate::proxy::{ClientId, Core, Effect, FailReason, MAX_SLICES, OutBuf, ReadBuffer, Settings, UpstreamId};
+use crate::proxy::{ClientId, Core, Effect, Ends, FailReason, MAX_SLICES, OutBuf, ReadBuffer, Settings, UpstreamId};
 use crate::resolve;
 use crate::routing::{Node, Published};
 use crate::time::Tick;
@@ -132,7 +132,7 @@ pub fn spawn(index: usize, parts: Parts, beat: Beat) -> io::Result<Worker> {
 async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>, beat: Beat) {
     // First subscribed, then read: a change in between is seen twice, never missed.
     let changes = parts.ring.subscribe();
-    let core = Core::new(parts.ring.load(), parts.settings, Arc::clone(&parts.cells), index);
+    let core = Core::new(parts.ring.load(), parts.settings.clone(), Arc::clone(&parts.cells), index);
     let rim = Rc::new(Rim {
         core: RefCell::new(core),
         scratch: RefCell::default(),
@@ -156,9 +156,9 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
     spawn_local(beat.answer());
     while let Some(accepted) = receiver.recv().await {
         match stream::register(accepted) {
-            Ok((read, write)) => {
+            Ok((read, write, ends)) => {
                 rim.open.set(rim.open.get() + 1);
-                spawn_local(Rc::clone(&rim).client(read, write));
+                spawn_local(Rc::clone(&rim).client(read, write, ends));
             }
             Err(error) => {
                 // It has come and gone: who counts those that are connected must not wait for it.
@@ -361,9 +361,10 @@ impl Rim {
 
     // === clients ===
 
-    async fn client(self: Rc<Self>, half: ReadHalf, write: WriteHalf) {
+    async fn client(self: Rc<Self>, half: ReadHalf, write: WriteHalf, ends: Ends) {
         let mut read = Reader { half, is_wide: false };
         let id = self.core.borrow_mut().client_connected();
+        self.core.borrow_mut().client_ends(id, ends, self.now());
         insert(&self.clients, id.index(), Socket::new(id, write, None));
         poll_fn(|cx| self.polls.time("client", || self.poll_client(id, &mut read, cx))).await;
         // The core has forgotten the client. Where more of its bytes may be on their way, a close
@@ -418,6 +419,7 @@ impl Rim {
             }
             if full {
                 // One read per poll: the others have their turn, and the flusher its round.
+                self.parts.cells.worker(self.index).yields.add(1);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

@@ -16,8 +16,11 @@
     reason = "test code: a panic is how it says no, and real processes need a real clock"
 )]
 
+#[path = "support/meta_streams.rs"]
+mod meta_streams;
 mod support;
 
+use meta_streams::{Contents, masked};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use support::{Memcached, Random, Slipring, TextClient, number_from_environment, shown};
@@ -36,6 +39,10 @@ enum Kind {
     HostileOverNodes,
     /// What a client library sends.
     Ordinary,
+    /// Meta requests, and classic ones between them.
+    Meta,
+    /// As `Meta`, but no unique that could be right.
+    MetaOverNodes,
 }
 
 const STORAGE: &[&str] = &["set", "set", "set", "set", "add", "replace", "append", "prepend"];
@@ -187,6 +194,15 @@ impl Session<'_> {
     }
 
     fn piece(&mut self) -> Piece {
+        if matches!(self.kind, Kind::Meta | Kind::MetaOverNodes) && !self.random.one_in(20) {
+            let contents = Contents { uniques: self.kind == Kind::Meta, direct: false };
+            let mut piece = Piece::new();
+            meta_streams::request(&mut |n| self.random.below(n), contents, &mut piece);
+            return piece;
+        }
+        if self.kind == Kind::Meta || self.kind == Kind::MetaOverNodes {
+            return self.line(&[b"mn"], "");
+        }
         match self.random.below(100) {
             0..30 => self.storage(),
             30..36 => self.cas(),
@@ -524,10 +540,10 @@ impl Trial {
             let addresses: Vec<SocketAddr> = nodes.iter().map(Memcached::address).collect();
             run(Slipring::start(&addresses).address(), &parts)
         };
-        let equal = if self.kind == Kind::Hostile {
-            direct == through
-        } else {
-            without_uniques(&direct) == without_uniques(&through)
+        let equal = match self.kind {
+            Kind::Hostile => direct == through,
+            Kind::Meta | Kind::MetaOverNodes => masked(&direct) == masked(&through),
+            Kind::HostileOverNodes | Kind::Ordinary => without_uniques(&direct) == without_uniques(&through),
         };
         (!equal).then_some((direct, through))
     }
@@ -600,6 +616,24 @@ fn ordinary_sessions_cannot_tell_the_embedded_nodes_from_memcached() {
 }
 
 #[test]
+fn meta_sessions_get_the_same_bytes_through_one_node() {
+    let trial = Trial { kind: Kind::Meta, nodes: 1, embedded: false };
+    trial.run_seeds(100);
+}
+
+#[test]
+fn meta_sessions_get_the_same_answers_over_three_nodes() {
+    let trial = Trial { kind: Kind::MetaOverNodes, nodes: 3, embedded: false };
+    trial.run_seeds(60);
+}
+
+#[test]
+fn meta_sessions_cannot_tell_the_embedded_nodes_from_memcached() {
+    let trial = Trial { kind: Kind::MetaOverNodes, nodes: 3, embedded: true };
+    trial.run_seeds(60);
+}
+
+#[test]
 fn gets_and_cas_pairs_agree() {
     let nodes = [Memcached::start(), Memcached::start(), Memcached::start()];
     let addresses: Vec<SocketAddr> = nodes.iter().map(Memcached::address).collect();
@@ -647,6 +681,8 @@ enum Answer {
     Exactly(&'static str),
     /// `CLIENT_ERROR … not supported by proxy`.
     NotSupported,
+    /// `CONFIG cluster …`
+    Discovery,
     /// One error line, or none: it was asked to be quiet.
     ErrorOrNothing,
     /// Exactly this, and the connection was closed before the `mn`.
@@ -670,6 +706,7 @@ impl Answer {
             Self::ErrorOrNothing => {
                 reply.is_empty() || (lines == 1 && reply.contains("ERROR") && reply.ends_with("\r\n"))
             }
+            Self::Discovery => reply.starts_with("CONFIG cluster 0 ") && reply.ends_with("\n\r\nEND\r\n"),
             Self::Closed(_) => false,
         }
     }
@@ -680,7 +717,6 @@ const BAD_LINE_THEN_EXECUTED: &str = "CLIENT_ERROR bad command line format\r\nOK
 const EXECUTED: &str = "1.6.18 executes the block as commands; here it is swallowed";
 const UNKNOWN: &str = "what follows may be the block or a request: nobody knows, so we close";
 const ONE_SERVER: &str = "an order to one server; a router has many";
-const LATER: &str = "meta commands come later; until then a block behind one is swallowed";
 
 const DEVIATIONS: &[Deviation] = &[
     Deviation {
@@ -838,46 +874,109 @@ const DEVIATIONS: &[Deviation] = &[
         slipring: Answer::NotSupported,
     },
     Deviation {
-        name: "a meta get",
-        reason: LATER,
-        request: || b"mg k v\r\n".to_vec(),
-        memcached: Some("EN\r\nMN\r\n"),
-        slipring: Answer::NotSupported,
+        name: "the block behind a meta set whose key is too long",
+        reason: EXECUTED,
+        request: || format!("ms {} 9 T0\r\nflush_all\r\n", "k".repeat(251)).into_bytes(),
+        memcached: Some(BAD_LINE_THEN_EXECUTED),
+        slipring: Answer::Exactly(BAD_LINE),
     },
     Deviation {
-        name: "a meta set",
-        reason: LATER,
-        request: || b"ms k 9 T0\r\nflush_all\r\n".to_vec(),
+        name: "the block behind a meta set with flags too many",
+        reason: EXECUTED,
+        request: || format!("ms k 9{}\r\nflush_all\r\n", " c".repeat(17)).into_bytes(),
+        memcached: Some("CLIENT_ERROR options flags too long\r\nOK\r\nMN\r\n"),
+        slipring: Answer::Exactly("CLIENT_ERROR options flags too long\r\n"),
+    },
+    Deviation {
+        name: "a meta set whose length is no number",
+        reason: UNKNOWN,
+        request: || b"ms k T0 9\r\nflush_all\r\n".to_vec(),
+        memcached: Some(BAD_LINE_THEN_EXECUTED),
+        slipring: Answer::Closed(BAD_LINE),
+    },
+    Deviation {
+        name: "a meta set with a number behind its length",
+        reason: UNKNOWN,
+        request: || b"ms a 2 9\r\nflush_all\r\n".to_vec(),
+        memcached: Some("CLIENT_ERROR invalid flag\r\nERROR\r\nMN\r\n"),
+        slipring: Answer::Closed("CLIENT_ERROR invalid flag\r\n"),
+    },
+    Deviation {
+        name: "a meta key in base64 as no encoder writes it",
+        reason: "the key that is routed is the key that is stored; memcached reads something else than what is said",
+        request: || b"mg Zg==Zg== b\r\n".to_vec(),
+        memcached: Some("EN\r\nMN\r\n"),
+        slipring: Answer::Exactly("CLIENT_ERROR error decoding key\r\n"),
+    },
+    Deviation {
+        name: "a meta key with a line end, asked back",
+        reason: "1.6.18 gives it as bytes, and one answer is two lines; here it comes in base64, as it was sent",
+        request: || b"mg eA0KSEQ= b N0 k\r\n".to_vec(),
+        memcached: Some("HD kx\r\nHD W\r\nMN\r\n"),
+        slipring: Answer::Exactly("HD W keA0KSEQ= b\r\n"),
+    },
+    Deviation {
+        name: "meta debug of a key with a line end",
+        reason: "its answer has the key in it, as bytes",
+        request: || b"me eA0KSEQ= b\r\n".to_vec(),
+        memcached: Some("EN\r\nMN\r\n"),
+        slipring: Answer::Exactly(BAD_LINE),
+    },
+    Deviation {
+        name: "quiet meta arithmetic that creates its item",
+        reason: "1.6.18 shows it, newer versions hide it; the node's answer does not tell it from one that does not",
+        request: || b"ma k N0 q\r\n".to_vec(),
         memcached: Some("HD\r\nMN\r\n"),
-        slipring: Answer::NotSupported,
+        slipring: Answer::Exactly(""),
     },
     Deviation {
-        name: "a meta delete",
-        reason: LATER,
-        request: || b"md k\r\n".to_vec(),
-        memcached: Some("NF\r\nMN\r\n"),
-        slipring: Answer::NotSupported,
+        name: "meta arithmetic with an opaque that is too long",
+        reason: "1.6.18 has counted before it refuses",
+        request: || format!("ms k 1\r\n1\r\nma k O{}\r\nmg k v\r\n", "o".repeat(32)).into_bytes(),
+        memcached: Some("HD\r\nCLIENT_ERROR opaque token too long\r\nVA 1\r\n2\r\nMN\r\n"),
+        slipring: Answer::Exactly("HD\r\nCLIENT_ERROR opaque token too long\r\nVA 1\r\n1\r\n"),
     },
     Deviation {
-        name: "meta arithmetic",
-        reason: LATER,
-        request: || b"ma k\r\n".to_vec(),
-        memcached: Some("NF\r\nMN\r\n"),
-        slipring: Answer::NotSupported,
-    },
-    Deviation {
-        name: "meta debug",
-        reason: LATER,
-        request: || b"me k\r\n".to_vec(),
+        name: "meta debug of a key with a line end",
+        reason: "its answer has the key in it, as bytes",
+        request: || b"me eA0KSEQ= b\r\n".to_vec(),
         memcached: Some("EN\r\nMN\r\n"),
-        slipring: Answer::NotSupported,
+        slipring: Answer::Exactly(BAD_LINE),
     },
     Deviation {
-        name: "a NUL",
-        reason: "it ends the line as in 1.6.18, and what is behind it never travels: nodes of other versions, which take it for a part of the key, give the same answer",
+        name: "quiet meta arithmetic that creates its item",
+        reason: "1.6.18 shows it, newer versions hide it; the node's answer does not tell it from one that does not",
+        request: || b"ma k N0 q\r\n".to_vec(),
+        memcached: Some("HD\r\nMN\r\n"),
+        slipring: Answer::Exactly(""),
+    },
+    Deviation {
+        name: "meta arithmetic with an opaque that is too long",
+        reason: "1.6.18 has counted before it refuses",
+        request: || format!("ms k 1\r\n1\r\nma k O{}\r\nmg k v\r\n", "o".repeat(32)).into_bytes(),
+        memcached: Some("HD\r\nCLIENT_ERROR opaque token too long\r\nVA 1\r\n2\r\nMN\r\n"),
+        slipring: Answer::Exactly("HD\r\nCLIENT_ERROR opaque token too long\r\nVA 1\r\n1\r\n"),
+    },
+    Deviation {
+        name: "a NUL in a key",
+        reason: "1.6.18 ends the line there, later nodes take it for a part of the key: none is asked for a half of it",
         request: || b"get none\0 k\r\nincr none\0 x\r\n".to_vec(),
         memcached: Some("END\r\nERROR\r\nMN\r\n"),
-        slipring: Answer::Exactly("END\r\nERROR\r\n"),
+        slipring: Answer::Exactly("CLIENT_ERROR bad command line format\r\nCLIENT_ERROR bad command line format\r\n"),
+    },
+    Deviation {
+        name: "the block behind a key with a NUL",
+        reason: "as behind a key that is too long",
+        request: || b"set none\0 0 0 9\r\nflush_all\r\n".to_vec(),
+        memcached: Some("ERROR\r\nOK\r\nMN\r\n"),
+        slipring: Answer::Exactly("CLIENT_ERROR bad command line format\r\n"),
+    },
+    Deviation {
+        name: "auto-discovery",
+        reason: "clients that ask a cluster who its nodes are stay with the sidecar",
+        request: || b"config get cluster\r\n".to_vec(),
+        memcached: Some("ERROR\r\nMN\r\n"),
+        slipring: Answer::Discovery,
     },
 ];
 

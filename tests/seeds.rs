@@ -30,6 +30,11 @@ fn reply() {
 }
 
 #[test]
+fn packet() {
+    replay("packet", harness::packet);
+}
+
+#[test]
 fn core() {
     replay("core", harness::core);
 }

@@ -6,7 +6,8 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, builder::Resettable};
 
-use super::{ListenAddress, LogFormat, OnNodeDown};
+use super::{AnswerDiscovery, ListenAddress, LogFormat, OnNodeDown};
+use crate::discovery::parse_server;
 use crate::routing::{NameFormat, Placement};
 
 /// A memcached sidecar proxy: one local port, a hash ring of nodes behind it.
@@ -282,6 +283,10 @@ pub(super) struct CommonArgs {
     )]
     pub(super) on_node_down: OnNodeDown,
 
+    /// Answer `config get cluster`, as auto-discovery clients ask it: `on`, with this sidecar as the only node; with another address, `HOST:PORT`; `off`, with `ERROR`
+    #[arg(long, env = "SLIPRING_ANSWER_DISCOVERY", value_name = "on|HOST:PORT|off", default_value = "on", value_parser = parse_answer_discovery)]
+    pub(super) answer_discovery: AnswerDiscovery,
+
     /// Refuse `flush_all`, which empties every node
     #[arg(long, env = "SLIPRING_DENY_FLUSH_ALL", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) deny_flush_all: bool,
@@ -443,6 +448,18 @@ fn parse_switch(text: &str) -> Result<bool, String> {
         "off" | "false" | "0" => Ok(false),
         _ => Err("expected on or off (true, false, 1 and 0 do, too)".to_owned()),
     }
+}
+
+fn parse_answer_discovery(text: &str) -> Result<AnswerDiscovery, String> {
+    match parse_switch(text) {
+        Ok(true) => return Ok(AnswerDiscovery::On),
+        Ok(false) => return Ok(AnswerDiscovery::Off),
+        Err(_) => {}
+    }
+    // Its port is part of it: there is no default for somebody else's.
+    let server = parse_server(text, 0).ok().filter(|(_, port)| *port > 0);
+    let (host, port) = server.ok_or_else(|| "expected on, off, or HOST:PORT such as 10.0.0.5:11211".to_owned())?;
+    Ok(AnswerDiscovery::At(host.into(), port))
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {

@@ -54,6 +54,7 @@ fn defaults() {
         deny_flush_all: false,
         merge_gets: true,
         on_node_down: OnNodeDown::Miss,
+        answer_discovery: AnswerDiscovery::On,
         connect_timeout: Duration::from_millis(250),
         request_timeout: Duration::from_millis(500),
         queue_timeout: Duration::from_millis(250),
@@ -82,7 +83,7 @@ fn defaults() {
 #[test]
 fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
     type See = fn(&Config) -> String;
-    let rows: [(&str, &str, &str, &str, See); 21] = [
+    let rows: [(&str, &str, &str, &str, See); 23] = [
         ("nodes", "MEMCACHED_NODES", "a:11211=1", "b:11211=1", |c| names(c).join(",")),
         ("node-port", "MEMCACHED_PORT", "1", "2", |c| names(c)[0].rsplit_once(':').unwrap().1.replace("=1", "")),
         ("listen", "SLIPRING_LISTEN", "[::1]:5", "1.2.3.4:6", |c| c.listen[0].to_string()),
@@ -101,6 +102,8 @@ fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
         ("merge-gets", "SLIPRING_MERGE_GETS", "off", "on", |c| if c.merge_gets { "on" } else { "off" }.to_owned()),
         ("on-node-down", "SLIPRING_ON_NODE_DOWN", "error", "miss", |c| format!("{:?}", c.on_node_down).to_lowercase()),
         ("deny-flush-all", "SLIPRING_DENY_FLUSH_ALL", "true", "false", |c| c.deny_flush_all.to_string()),
+        ("answer-discovery", "SLIPRING_ANSWER_DISCOVERY", "off", "10.0.0.5:1", |c| c.answer_discovery.to_string()),
+        ("answer-discovery", "SLIPRING_ANSWER_DISCOVERY", "on", "[fd00::1]:2", |c| c.answer_discovery.to_string()),
         ("hot-keys", "SLIPRING_HOT_KEYS", "off", "on", |c| if c.hot_keys { "on" } else { "off" }.to_owned()),
         ("log-keys", "SLIPRING_LOG_KEYS", "true", "false", |c| c.log_keys.to_string()),
         ("log-format", "SLIPRING_LOG_FORMAT", "json", "text", |c| format!("{:?}", c.log_format).to_lowercase()),
@@ -143,7 +146,7 @@ fn what_was_given_is_shown_with_where_it_came_from() {
         "nodes nodes-file discovery discovery-port dns discovery-interval removal-hold state-dir ready-timeout \
          drain-timeout node-port node-order placement node-name-format listen instance unix-mode admin-listen workers \
          connections-per-node connect-timeout request-timeout queue-timeout buffer-limit max-connections drain-timeout-on-exit max-value bulk-above \
-         merge-gets on-node-down deny-flush-all slow-request hot-keys log-keys log-level log-format"
+         merge-gets on-node-down answer-discovery deny-flush-all slow-request hot-keys log-keys log-level log-format"
     );
     let json: serde_json::Value = serde_json::from_str(&config.to_json()).unwrap();
     assert_eq!(json["workers"], 4);
@@ -357,6 +360,11 @@ fn what_is_wrong_is_named_in_one_line() {
         ("max-value", "SLIPRING_MAX_VALUE", "128MB"),
         ("merge-gets", "SLIPRING_MERGE_GETS", "maybe"),
         ("on-node-down", "SLIPRING_ON_NODE_DOWN", "panic"),
+        ("answer-discovery", "SLIPRING_ANSWER_DISCOVERY", "10.0.0.5"),
+        ("answer-discovery", "SLIPRING_ANSWER_DISCOVERY", "::1"),
+        ("answer-discovery", "SLIPRING_ANSWER_DISCOVERY", "a:0"),
+        ("answer-discovery", "SLIPRING_ANSWER_DISCOVERY", "a b:1"),
+        ("answer-discovery", "SLIPRING_ANSWER_DISCOVERY", "a:1=2"),
         ("deny-flush-all", "SLIPRING_DENY_FLUSH_ALL", "yes please"),
         ("log-level", "SLIPRING_LOG_LEVEL", "loud"),
         ("log-format", "SLIPRING_LOG_FORMAT", "xml"),

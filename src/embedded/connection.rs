@@ -6,17 +6,18 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::store::{Counted, Item, Step};
+use super::store::{Counted, Item, Step, Store, kept_flags};
 use super::{Shared, VERSION_LINE, stats, unix_time};
-use crate::protocol::request::{Block, Change, Keys, ReadVerb, Refusal, Request, Stats, Store, StoreVerb};
+use crate::protocol::meta::request::{Verb, decode_key};
+use crate::protocol::request::{Block, Change, Keys, ReadVerb, Refusal, Request, Stats, Store as StoreLine, StoreVerb};
 use crate::protocol::text::request;
-use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line, number};
+use crate::protocol::{MAX_KEY, MAX_KEY_LINE, MAX_LINE, is_key_line, number};
 
 /// Bytes asked of the socket at a time.
 const READ: usize = 16 << 10;
@@ -33,7 +34,7 @@ const BODY_STEP: usize = 64 << 10;
 
 /// Whether a connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
+pub(super) enum Flow {
     Continue,
     Close,
 }
@@ -76,7 +77,7 @@ impl Connection {
     async fn serve(&mut self) -> io::Result<()> {
         loop {
             while let Some(line) = self.next_line() {
-                if self.command(request::trim(&line)).await? == Flow::Close {
+                if self.command(request::until_nul(request::trim(&line))).await? == Flow::Close {
                     self.flush().await?;
                     return self.socket.shutdown().await;
                 }
@@ -133,7 +134,20 @@ impl Connection {
         Ok(())
     }
 
+    /// The node's items, locked, and where replies go.
+    pub(super) fn parts(&mut self) -> (MutexGuard<'_, Store>, &mut Vec<u8>) {
+        (self.node.store(), &mut self.out)
+    }
+
+    /// Largest item in bytes.
+    pub(super) const fn max_item(&self) -> usize {
+        self.max_item
+    }
+
     async fn command(&mut self, line: &[u8]) -> io::Result<Flow> {
+        if Keys::new(line).next().and_then(Verb::of).is_some() {
+            return self.meta(line).await;
+        }
         match request::parse(line, self.max_item) {
             Ok(Request::Read { verb, keys }) => self.read(verb, keys).await?,
             Ok(Request::Store(line)) => return self.store(&line).await,
@@ -144,9 +158,16 @@ impl Connection {
             }
             Ok(Request::Verbosity { quiet }) => self.answer("OK", quiet),
             Ok(Request::Version) => self.answer(VERSION_LINE, false),
+            // It is a memcached, not a cluster.
+            Ok(Request::Discovery) => self.answer("ERROR", false),
             Ok(Request::Stats(what)) => self.stats(what),
             Ok(Request::MetaNoop) => self.answer("MN", false),
             Ok(Request::Quit) => return Ok(Flow::Close),
+            // Not yet: `ms` brings a block.
+            Ok(Request::Meta(_)) => {
+                self.answer("ERROR", false);
+                return Ok(Flow::Close);
+            }
             Err(refusal) => return self.refuse(refusal).await,
         }
         Ok(Flow::Continue)
@@ -158,10 +179,12 @@ impl Connection {
             let found = match verb {
                 ReadVerb::Get | ReadVerb::Gets => self.node.store().get(key, now),
                 ReadVerb::Gat(exptime) | ReadVerb::Gats(exptime) => self.node.store().touch(key, exptime, now),
+                // Never a line of keys.
+                ReadVerb::Meta { .. } => None,
             };
             let Some(item) = found else { continue };
             let unique = match verb {
-                ReadVerb::Get | ReadVerb::Gat(_) => None,
+                ReadVerb::Get | ReadVerb::Gat(_) | ReadVerb::Meta { .. } => None,
                 ReadVerb::Gets | ReadVerb::Gats(_) => Some(item.unique),
             };
             self.value(key, &item, unique).await?;
@@ -183,12 +206,17 @@ impl Connection {
             number::append(out, unique);
         }
         out.extend_from_slice(b"\r\n");
-        if item.data.len() < DIRECT {
-            out.extend_from_slice(&item.data);
+        self.body(&item.data).await
+    }
+
+    /// A value and its CRLF.
+    pub(super) async fn body(&mut self, data: &Bytes) -> io::Result<()> {
+        if data.len() < DIRECT {
+            self.out.extend_from_slice(data);
         } else {
             self.flush().await?;
-            self.socket.write_all(&item.data).await?;
-            self.node.store().counters.bytes_written += item.data.len() as u64;
+            self.socket.write_all(data).await?;
+            self.node.store().counters.bytes_written += data.len() as u64;
         }
         self.out.extend_from_slice(b"\r\n");
         if self.out.len() >= OUT_LIMIT {
@@ -197,14 +225,15 @@ impl Connection {
         Ok(())
     }
 
-    async fn store(&mut self, line: &Store<'_>) -> io::Result<Flow> {
-        if !self.node.store().fits(line.key, line.flags, line.len) {
+    async fn store(&mut self, line: &StoreLine<'_>) -> io::Result<Flow> {
+        if !self.node.store().fits(line.key, kept_flags(line.flags), line.len) {
             return self
                 .refuse(Refusal {
                     text: "SERVER_ERROR object too large for cache",
                     quiet: line.quiet,
                     block: Block::Swallow(line.len as u64 + 2),
                     stale: (line.verb == StoreVerb::Set).then_some(line.key),
+                    stale_is_base64: false,
                 })
                 .await;
         }
@@ -225,7 +254,7 @@ impl Connection {
 
     /// Takes a data block of `len` bytes and its CRLF. `None`: the input ended before it did;
     /// `Some(None)`: the two bytes behind it are no CRLF.
-    async fn block(&mut self, len: usize) -> io::Result<Option<Option<Bytes>>> {
+    pub(super) async fn block(&mut self, len: usize) -> io::Result<Option<Option<Bytes>>> {
         let total = len + 2;
         if self.input.len() >= total {
             // Copied: a small value must not hold the whole read buffer.
@@ -270,8 +299,10 @@ impl Connection {
         match counted {
             Counted::NotFound => self.answer("NOT_FOUND", quiet),
             Counted::NonNumeric => self.answer("CLIENT_ERROR cannot increment or decrement non-numeric value", quiet),
-            Counted::Value(_) if quiet => {}
-            Counted::Value(value) => {
+            // Only where a unique is asked for.
+            Counted::Exists => {}
+            Counted::Value { .. } if quiet => {}
+            Counted::Value { value, .. } => {
                 number::append(&mut self.out, value);
                 self.out.extend_from_slice(b"\r\n");
             }
@@ -297,9 +328,11 @@ impl Connection {
         }
     }
 
-    async fn refuse(&mut self, refusal: Refusal<'_>) -> io::Result<Flow> {
+    pub(super) async fn refuse(&mut self, refusal: Refusal<'_>) -> io::Result<Flow> {
         if let Some(key) = refusal.stale {
-            self.node.store().drop_stale(key);
+            let mut buffer = [0; MAX_KEY];
+            let decoded = if refusal.stale_is_base64 { decode_key(key, &mut buffer) } else { None };
+            self.node.store().drop_stale(decoded.unwrap_or(key));
         }
         if refusal.text.starts_with("SERVER_ERROR") {
             self.node.store().counters.store_too_large += 1;

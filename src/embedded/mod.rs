@@ -1,12 +1,12 @@
 //! The in-memory nodes of `slipring dev`.
 //!
-//! Each is a real TCP server that speaks memcached's classic text protocol, so that the proxy in
-//! front of it runs the very data path it runs in production. What is asked of a node in ordinary
-//! use is answered byte for byte as memcached 1.6.18 answers (`tests/embedded.rs` compares the
-//! two). It differs where memcached would execute a value as commands (invariant G: the block of a
-//! refused storage line is swallowed here, or the connection closed), and in what a node behind a
-//! router is never asked: the binary and meta protocols, `watch`, `lru_crawler` and their like are
-//! `ERROR`.
+//! Each is a real TCP server that speaks memcached's text protocol, classic and meta, so that the
+//! proxy in front of it runs the very data path it runs in production. What is asked of a node in
+//! ordinary use is answered byte for byte as memcached 1.6.18 answers (`tests/embedded.rs` compares
+//! the two). It differs where memcached would execute a value as commands (invariant G: the block of
+//! a refused storage line is swallowed here, or the connection closed) or a key as an answer, and in
+//! what a node behind a router is never asked: the binary protocol, `watch`, `lru_crawler` and their
+//! like are `ERROR`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 mod connection;
+mod meta;
 mod stats;
 mod store;
 

@@ -29,7 +29,7 @@ pub(super) fn general(out: &mut Vec<u8>, store: &mut Store, now: u64) {
         ("cmd_set", c.cmd_set),
         ("cmd_flush", c.cmd_flush),
         ("cmd_touch", c.cmd_touch),
-        ("cmd_meta", 0),
+        ("cmd_meta", c.cmd_meta),
         ("get_hits", c.get_hits),
         ("get_misses", c.get_misses),
         ("get_expired", c.get_expired),

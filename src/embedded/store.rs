@@ -7,10 +7,9 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -18,39 +17,14 @@ use moka::sync::Cache;
 use crate::protocol::number;
 use crate::protocol::request::{Store as StoreLine, StoreVerb};
 
-/// Longest relative expiry, in seconds (`REALTIME_MAXDELTA`): above it is a Unix time.
-const MAX_RELATIVE: i32 = 60 * 60 * 24 * 30;
+mod item;
 
-/// memcached's own bytes per item: header 48, unique 8, the key's NUL 1, the value's CRLF 2.
-const HEADER: usize = 59;
-
-/// Client flags other than 0 take four bytes more.
-const FLAGS: usize = 4;
-
-/// Bytes an item really costs here beside key and value: the cache's entry, its queues and map,
-/// the allocator's rounding. Measured: 490 to 520 bytes of resident memory with
-/// 200,000 items of 10 to 1,000 bytes.
-const OVERHEAD: usize = 512;
+pub(super) use item::{Item, deadline};
+use item::{Lifetime, Marks, item_size, weight};
 
 /// Bytes written after which the cache is told to evict at once; by itself it would let up to
 /// several hundred writes wait, each of them perhaps 1 MiB.
 const MAINTENANCE_BYTES: u64 = 1 << 20;
-
-/// One value. Cloning shares the bytes.
-#[derive(Clone, Debug)]
-pub(super) struct Item {
-    pub(super) data: Bytes,
-    /// The clients' own; opaque.
-    pub(super) flags: u32,
-    /// The unique of `gets` and `cas`.
-    pub(super) unique: u64,
-    /// Unix second from which on the item is gone; 0 is never.
-    deadline: u64,
-    /// Unix second of the write, for `flush_all`.
-    stored_at: u64,
-    /// What the cache counts down: seconds from the last write or touch to the deadline.
-    lifetime: Option<Duration>,
-}
 
 /// The direction and size of `incr` and `decr`.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +38,15 @@ pub(super) enum Step {
 /// What came of `incr` and `decr`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
-    Value(u64),
+    Value {
+        value: u64,
+        /// The item is the one it was, with all that is known of it.
+        in_place: bool,
+    },
     NotFound,
     NonNumeric,
+    /// The unique is another one.
+    Exists,
 }
 
 /// What `stats` counts, by memcached's names.
@@ -99,6 +79,7 @@ pub(super) struct Counters {
     pub(super) bytes_read: u64,
     pub(super) bytes_written: u64,
     pub(super) total_items: u64,
+    pub(super) cmd_meta: u64,
 }
 
 /// The items of one node.
@@ -127,27 +108,6 @@ pub(super) struct Sizes {
     pub(super) memory_bytes: u64,
     pub(super) evictions: u64,
     pub(super) reclaimed: u64,
-}
-
-/// Frees the memory of expired items; see [`Item::lifetime`].
-struct Lifetime;
-
-impl Expiry<Bytes, Item> for Lifetime {
-    fn expire_after_create(&self, _: &Bytes, item: &Item, _: Instant) -> Option<Duration> {
-        item.lifetime
-    }
-
-    fn expire_after_update(&self, _: &Bytes, item: &Item, _: Instant, _: Option<Duration>) -> Option<Duration> {
-        item.lifetime
-    }
-}
-
-// === impl Item ===
-
-impl Item {
-    const fn is_dead(&self, now: u64) -> bool {
-        self.deadline != 0 && self.deadline <= now
-    }
 }
 
 // === impl Store ===
@@ -221,7 +181,8 @@ impl Store {
     pub(super) fn get(&mut self, key: &[u8], now: u64) -> Option<Item> {
         let item = self.live(key, now);
         self.counters.cmd_get += 1;
-        if item.is_some() {
+        if let Some(item) = &item {
+            item.fetched(now);
             self.counters.get_hits += 1;
         } else {
             self.counters.get_misses += 1;
@@ -237,6 +198,7 @@ impl Store {
             return None;
         };
         self.counters.touch_hits += 1;
+        item.fetched(now);
         let touched = Item { deadline: deadline(exptime, now), ..item.clone() };
         self.place(key, touched, now);
         Some(item)
@@ -248,8 +210,8 @@ impl Store {
         let old = self.live(key, now);
         match (line.verb, &old) {
             (StoreVerb::Set, _) | (StoreVerb::Add, None) | (StoreVerb::Replace, Some(_)) => {}
-            (StoreVerb::Append, Some(old)) => return self.join(key, old, &old.data, &data, now),
-            (StoreVerb::Prepend, Some(old)) => return self.join(key, old, &data, &old.data, now),
+            (StoreVerb::Append, Some(old)) => return stored(self.join(key, old, &old.data, &data, now)),
+            (StoreVerb::Prepend, Some(old)) => return stored(self.join(key, old, &data, &old.data, now)),
             (StoreVerb::Add, Some(_)) | (StoreVerb::Replace | StoreVerb::Append | StoreVerb::Prepend, None) => {
                 return "NOT_STORED";
             }
@@ -265,7 +227,7 @@ impl Store {
                 return "EXISTS";
             }
         }
-        self.put(key, data, line.flags, deadline(line.exptime, now), now);
+        self.put(key, data, kept_flags(line.flags), deadline(line.exptime, now), now);
         "STORED"
     }
 
@@ -286,20 +248,33 @@ impl Store {
         found
     }
 
-    /// `incr`, `decr`. A result not longer than the old text is written over it, the rest filled
-    /// with spaces.
+    /// `incr`, `decr`
     pub(super) fn count(&mut self, key: &[u8], step: Step, now: u64) -> Counted {
         let Some(old) = self.live(key, now) else {
-            match step {
-                Step::Up(_) => self.counters.incr_misses += 1,
-                Step::Down(_) => self.counters.decr_misses += 1,
-            }
+            self.count_missed(step);
             return Counted::NotFound;
         };
+        self.count_item(key, old, step, None, now)
+    }
+
+    /// There was nothing to count.
+    pub(super) const fn count_missed(&mut self, step: Step) {
+        match step {
+            Step::Up(_) => self.counters.incr_misses += 1,
+            Step::Down(_) => self.counters.decr_misses += 1,
+        }
+    }
+
+    /// Counts a live item, if it has the unique asked for. A result not longer than the old text is written over it, the
+    /// rest filled with spaces.
+    pub(super) fn count_item(&mut self, key: &[u8], old: Item, step: Step, unique: Option<u64>, now: u64) -> Counted {
         // memcached keeps what is larger than half an item's limit in chunks, and never reads
         // those as numbers.
-        if item_size(key, old.flags, old.data.len()) > self.max_item / 2 {
+        if old.data.is_empty() || old.size(key) > self.max_item / 2 {
             return Counted::NonNumeric;
+        }
+        if unique.is_some_and(|unique| unique != old.unique) {
+            return Counted::Exists;
         }
         // C's strtoull: a NUL ends the text.
         let text = old.data.split(|&b| b == 0).next().unwrap_or_default();
@@ -318,7 +293,8 @@ impl Store {
         };
         let mut text = Vec::with_capacity(old.data.len().max(20));
         number::append(&mut text, value);
-        if text.len() <= old.data.len() {
+        let in_place = text.len() <= old.data.len();
+        if in_place {
             text.resize(old.data.len(), b' ');
             let unique = self.next_unique();
             let data = Bytes::from(text);
@@ -326,7 +302,7 @@ impl Store {
         } else {
             self.put(key, Bytes::from(text), old.flags, old.deadline, now);
         }
-        Counted::Value(value)
+        Counted::Value { value, in_place }
     }
 
     /// `flush_all`. As in memcached, a later flush replaces an earlier one, also one that has
@@ -366,7 +342,7 @@ impl Store {
     }
 
     /// The item, when it is neither expired nor flushed.
-    fn live(&mut self, key: &[u8], now: u64) -> Option<Item> {
+    pub(super) fn live(&mut self, key: &[u8], now: u64) -> Option<Item> {
         let item = self.cache.get(key)?;
         let flushed = self.oldest_live != 0
             && self.oldest_live <= now
@@ -382,23 +358,31 @@ impl Store {
         None
     }
 
-    fn join(&mut self, key: &[u8], old: &Item, head: &[u8], tail: &[u8], now: u64) -> &'static str {
-        if !self.fits(key, old.flags, head.len() + tail.len()) {
-            return "NOT_STORED";
+    /// `append` and `prepend`, of which `head` and `tail` are the two values; whether there was room.
+    pub(super) fn join(&mut self, key: &[u8], old: &Item, head: &[u8], tail: &[u8], now: u64) -> bool {
+        let fits = self.fits(key, old.flags, head.len() + tail.len());
+        if fits {
+            let data = Bytes::from([head, tail].concat());
+            self.put(key, data, old.flags, old.deadline, now);
         }
-        let data = Bytes::from([head, tail].concat());
-        self.put(key, data, old.flags, old.deadline, now);
-        "STORED"
+        fits
     }
 
     fn put(&mut self, key: &[u8], data: Bytes, flags: u32, deadline: u64, now: u64) {
-        let unique = self.next_unique();
-        self.counters.total_items += 1;
-        let item = Item { data, flags, unique, deadline, stored_at: now, lifetime: None };
+        let item = self.item(data, flags, deadline, now);
         self.place(key, item, now);
     }
 
-    fn place(&mut self, key: &[u8], mut item: Item, now: u64) {
+    /// A new item with the next unique, not yet in its place.
+    pub(super) fn item(&mut self, data: Bytes, flags: u32, deadline: u64, now: u64) -> Item {
+        let unique = self.next_unique();
+        self.counters.total_items += 1;
+        let marks = Arc::new(Marks { last_access_at: AtomicU64::new(now), ..Marks::default() });
+        Item { data, flags, unique, deadline, stored_at: now, lifetime: None, marks }
+    }
+
+    /// Puts an item in the place of what the key had.
+    pub(super) fn place(&mut self, key: &[u8], mut item: Item, now: u64) {
         if item.is_dead(now) {
             self.remove(key);
             return;
@@ -414,7 +398,7 @@ impl Store {
     /// Removes a key. The cache (moka 0.12.16) must have no update of it waiting then: it would
     /// subtract the waiting weight without ever having added it, and the drift would push out live
     /// values in the end.
-    fn remove(&mut self, key: &[u8]) {
+    pub(super) fn remove(&mut self, key: &[u8]) {
         self.maintain();
         self.cache.invalidate(key);
     }
@@ -424,32 +408,25 @@ impl Store {
         self.unmaintained = 0;
     }
 
-    const fn next_unique(&mut self) -> u64 {
+    /// The unique of the last write.
+    pub(super) const fn last_unique(&self) -> u64 {
+        self.last_unique
+    }
+
+    pub(super) const fn next_unique(&mut self) -> u64 {
         self.last_unique += 1;
         self.last_unique
     }
 }
 
-/// What an item counts against `-I`, in bytes.
-const fn item_size(key: &[u8], flags: u32, len: usize) -> usize {
-    let flags = if flags == 0 { 0 } else { FLAGS };
-    len.saturating_add(key.len() + HEADER + flags)
+const fn stored(is_stored: bool) -> &'static str {
+    if is_stored { "STORED" } else { "NOT_STORED" }
 }
 
-/// What an item counts against the memory limit, in bytes.
-const fn weight(key: &[u8], item: &Item) -> usize {
-    key.len() + item.data.len() + OVERHEAD
-}
-
-/// The Unix second an expiry stands for: 0 never, negative at once, up to 30 days relative, else
-/// absolute.
-fn deadline(exptime: i32, now: u64) -> u64 {
-    match u64::try_from(exptime) {
-        Ok(0) => 0,
-        Ok(seconds) if exptime <= MAX_RELATIVE => now.saturating_add(seconds),
-        Ok(at) => at,
-        Err(_) => now,
-    }
+/// What memcached 1.6.18 keeps of a client's flags: the low 32 bits.
+#[expect(clippy::cast_possible_truncation, reason = "that is what it does")]
+pub(super) const fn kept_flags(flags: u64) -> u32 {
+    flags as u32
 }
 
 #[cfg(test)]

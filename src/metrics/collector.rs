@@ -236,6 +236,13 @@ impl Workers {
                 }
             }
         }
+        let all: u64 = Command::ALL.into_iter().map(|command| cells.command_sum(command)).sum();
+        let meta: u64 = Command::META.into_iter().map(|command| cells.command_sum(command)).sum();
+        let binary = cells.sum(|c| &c.packets);
+        let text = all.saturating_sub(meta + binary);
+        for (protocol, count) in [("text", text), ("meta", meta), ("binary", binary)] {
+            page.count("slipring_client_protocol_commands_total", &[protocol], count);
+        }
         let mut sizes = [0; SIZES.len() + 1];
         let sum = cells.workers.iter().map(|cells| cells.multigets.add_to(&mut sizes)).sum();
         page.histogram("slipring_client_multiget_keys", &[], &SIZES, &sizes, sum, 1.0);

@@ -39,6 +39,11 @@ pub(super) const FAMILIES: &[Family] = &[
     gauge("slipring_client_connections_limit", &[], "--max-connections"),
     counter("slipring_client_requests_total", &["command", "outcome"], "Requests answered; keys for reads"),
     counter("slipring_client_commands_total", &["command"], "Commands as sent; a read of many keys is one"),
+    counter(
+        "slipring_client_protocol_commands_total",
+        &["protocol"],
+        "Commands by the protocol that the client speaks",
+    ),
     histogram("slipring_client_multiget_keys", &[], "Keys per read"),
     histogram(
         "slipring_client_request_duration_seconds",

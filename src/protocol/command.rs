@@ -20,6 +20,11 @@ pub enum Command {
     Incr,
     Decr,
     Touch,
+    MetaGet,
+    MetaSet,
+    MetaDelete,
+    MetaArithmetic,
+    MetaDebug,
     FlushAll,
     Stats,
     /// What needs no node, and what is refused.
@@ -28,7 +33,7 @@ pub enum Command {
 
 impl Command {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::Get,
         Self::Gets,
         Self::Gat,
@@ -43,10 +48,18 @@ impl Command {
         Self::Incr,
         Self::Decr,
         Self::Touch,
+        Self::MetaGet,
+        Self::MetaSet,
+        Self::MetaDelete,
+        Self::MetaArithmetic,
+        Self::MetaDebug,
         Self::FlushAll,
         Self::Stats,
         Self::Other,
     ];
+
+    /// The meta commands.
+    pub const META: [Self; 5] = [Self::MetaGet, Self::MetaSet, Self::MetaDelete, Self::MetaArithmetic, Self::MetaDebug];
 
     /// The word on the wire; `other` for the rest.
     #[must_use]
@@ -66,16 +79,21 @@ impl Command {
             Self::Incr => "incr",
             Self::Decr => "decr",
             Self::Touch => "touch",
+            Self::MetaGet => "mg",
+            Self::MetaSet => "ms",
+            Self::MetaDelete => "md",
+            Self::MetaArithmetic => "ma",
+            Self::MetaDebug => "me",
             Self::FlushAll => "flush_all",
             Self::Stats => "stats",
             Self::Other => "other",
         }
     }
 
-    /// Whether it reads keys and is answered by values and `END`.
+    /// Whether it reads keys.
     #[must_use]
     pub const fn is_read(self) -> bool {
-        matches!(self, Self::Get | Self::Gets | Self::Gat | Self::Gats)
+        matches!(self, Self::Get | Self::Gets | Self::Gat | Self::Gats | Self::MetaGet)
     }
 }
 
@@ -83,7 +101,7 @@ impl Command {
     /// Whether it stores a value.
     #[must_use]
     pub const fn is_store(self) -> bool {
-        matches!(self, Self::Set | Self::Add | Self::Replace | Self::Append | Self::Prepend | Self::Cas)
+        matches!(self, Self::Set | Self::Add | Self::Replace | Self::Append | Self::Prepend | Self::Cas | Self::MetaSet)
     }
 
     /// Whether it changes a value's expiry.
@@ -100,6 +118,7 @@ impl From<ReadVerb> for Command {
             ReadVerb::Gets => Self::Gets,
             ReadVerb::Gat(_) => Self::Gat,
             ReadVerb::Gats(_) => Self::Gats,
+            ReadVerb::Meta { command, .. } => command,
         }
     }
 }

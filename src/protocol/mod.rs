@@ -1,12 +1,16 @@
 //! memcached's protocols: what bytes mean, borrowed and pure.
 //!
 //! Nothing here owns bytes, reads a clock or knows a socket. [`request`] and [`reply`] are what all dialects have in
-//! common; [`text`] reads what clients send and nodes answer, and writes what nodes are sent. [`dialect`] is what a client
-//! speaks at all, [`command`] the commands by name, [`number`] the integers. The reference is memcached 1.6.18; where the
-//! proxy is stricter, the comment says why.
+//! common. [`text`] and [`meta`] read what clients send and nodes answer, and write what nodes are sent; [`binary`] reads
+//! what clients send, and has the text in between. [`form`] is how a client wants its replies, [`dialect`] what it speaks
+//! at all, [`command`] the commands by name, [`number`] the integers. The reference is memcached 1.6.18; where the proxy
+//! is stricter, the comment says why.
 
+pub mod binary;
 pub mod command;
 pub mod dialect;
+pub mod form;
+pub mod meta;
 pub mod number;
 pub mod reply;
 pub mod request;

@@ -38,6 +38,24 @@ pub enum Line<'a> {
         name: &'a [u8],
         value: &'a [u8],
     },
+    /// `HD[ <flag>…]`: a meta request is done.
+    Hd,
+    /// `VA <bytes>[ <flag>…]`; the block of `len` bytes and CRLF follows.
+    Va {
+        len: u64,
+    },
+    /// `NS[ <flag>…]`: not stored.
+    Ns,
+    /// `EX[ <flag>…]`: the unique is another one.
+    Ex,
+    /// `NF[ <flag>…]`: nothing to change.
+    Nf,
+    /// `EN[ <flag>…]`: nothing to read.
+    En,
+    /// `ME <key> <name>=<value>…`
+    Me,
+    /// `MN`
+    Mn,
     /// `ERROR…`, `CLIENT_ERROR…`, `SERVER_ERROR…`: ends every request.
     Error,
 }

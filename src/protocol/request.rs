@@ -2,7 +2,13 @@
 //!
 //! Each dialect has a parser that makes these of a client's bytes, and a writer that makes bytes for nodes of them.
 
+use std::borrow::Cow;
+
+use data_encoding::BASE64;
+
 use super::MAX_KEY;
+use super::command::Command;
+use super::meta::request::{Meta, Verb};
 
 /// What to do with a stored value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +44,8 @@ pub struct Store<'a> {
     pub verb: StoreVerb,
     /// 1 to 250 bytes without space, LF or NUL.
     pub key: &'a [u8],
-    /// Opaque to memcached; 1.6.18 keeps the low 32 bits.
-    pub flags: u32,
+    /// Opaque to memcached. Nodes built for large flags keep all of them, the others the low 32 bits.
+    pub flags: u64,
     /// Seconds, or a Unix time above 30 days; truncated to 32 bits as memcached does.
     pub exptime: i32,
     /// Bytes of the data block, its closing CRLF not counted.
@@ -50,7 +56,7 @@ pub struct Store<'a> {
     pub quiet: bool,
 }
 
-/// The four commands that read several keys.
+/// The commands that are answered by values: four that read several keys, and the meta commands that may give one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadVerb {
     /// `get`
@@ -61,6 +67,15 @@ pub enum ReadVerb {
     Gat(i32),
     /// `gats`: as `gets`, and sets a new expiry
     Gats(i32),
+    /// A meta command of one key, whose flags are taken as a part of it.
+    Meta {
+        /// Which of them.
+        verb: Verb,
+        /// What it is counted as.
+        command: Command,
+        /// It changes what it reads.
+        writes: bool,
+    },
 }
 
 /// A command that changes one key and carries no data block.
@@ -131,8 +146,12 @@ pub enum Request<'a> {
     },
     /// `version`
     Version,
+    /// `config get cluster`: who the nodes are, as auto-discovery clients ask for it.
+    Discovery,
     /// `stats […]`
     Stats(Stats),
+    /// One of the meta commands that name a key; the block of `ms` follows.
+    Meta(Meta<'a>),
     /// `mn`: the barrier of the meta protocol, `MN`.
     MetaNoop,
     /// `quit`
@@ -159,16 +178,32 @@ pub struct Refusal<'a> {
     pub quiet: bool,
     /// What to do with what follows.
     pub block: Block,
-    /// A `set` that is too large removes the key's old value, as in memcached.
+    /// A `set` or `ms` that is too large removes the key's old value, as in memcached.
     pub stale: Option<&'a [u8]>,
+    /// That key is in base64: flag `b` of a meta request.
+    pub stale_is_base64: bool,
 }
 
 /// How a value is refused that is longer than what is forwarded.
-pub(super) const TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
+pub const TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
 
 impl Refusal<'_> {
     pub(super) const fn new(text: &'static str) -> Self {
-        Self { text, quiet: false, block: Block::None, stale: None }
+        Self { text, quiet: false, block: Block::None, stale: None, stale_is_base64: false }
+    }
+
+    /// The key whose old value is to be removed.
+    #[must_use]
+    pub fn stale_key(&self) -> Option<Cow<'_, [u8]>> {
+        let key = self.stale?;
+        let decoded = self.stale_is_base64.then(|| BASE64.decode(key).ok()).flatten();
+        Some(decoded.map_or(Cow::Borrowed(key), Cow::Owned))
+    }
+
+    /// Whether text cannot carry that key as it is: it can be named in base64 only.
+    #[must_use]
+    pub fn stale_needs_base64(&self) -> bool {
+        self.stale_is_base64 && self.stale_key().is_some_and(|key| key.iter().any(|byte| matches!(byte, 0..=32 | 127)))
     }
 
     /// Whether it is the size of the value that is refused.

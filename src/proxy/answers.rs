@@ -12,17 +12,27 @@ use super::{ClientId, Core, UpstreamId};
 use crate::metrics::{NodeOutcome, NodeState, Outcome, Reason};
 use crate::protocol::command::Command;
 use crate::protocol::reply::Line;
+use crate::protocol::request::TOO_LARGE;
 use crate::protocol::text::reply::{self, MAX_REPLY_LINE};
-use crate::routing::Topology;
 use crate::time::Tick;
 
 /// After an error line in a merged group the node gets no merged group for this long, so that a
 /// lasting error shows itself as what it is.
 const NO_MERGE: Duration = Duration::from_secs(1);
 
+/// The miss of the meta commands, with nothing told besides.
+const EN: &[u8] = b"EN\r\n";
+
 impl Command {
-    /// Whether a reply line has the shape of this command's answers, which are one line.
-    pub(super) const fn allows(self, line: &Line<'_>) -> bool {
+    /// Whether a reply line has the shape of this command's answers, which are one line; `meta`: the node was asked by a
+    /// meta command.
+    pub(super) const fn allows(self, line: &Line<'_>, meta: bool) -> bool {
+        if meta {
+            return match line {
+                Line::Ns => matches!(self, Self::MetaSet | Self::MetaArithmetic),
+                _ => matches!(line, Line::Error | Line::Hd | Line::Ex | Line::Nf),
+            };
+        }
         let stores = matches!(self, Self::Set | Self::Add | Self::Replace | Self::Append | Self::Prepend);
         match line {
             Line::Error => true,
@@ -41,9 +51,10 @@ impl Command {
 pub(super) fn outcome(line: &Line<'_>, raw: &[u8]) -> Outcome {
     match line {
         Line::Stored => Outcome::Stored,
-        Line::NotStored => Outcome::NotStored,
-        Line::Exists => Outcome::Exists,
-        Line::NotFound => Outcome::NotFound,
+        Line::NotStored | Line::Ns => Outcome::NotStored,
+        Line::Exists | Line::Ex => Outcome::Exists,
+        Line::NotFound | Line::Nf => Outcome::NotFound,
+        Line::En => Outcome::Miss,
         Line::Error if raw.starts_with(b"SERVER_ERROR") => Outcome::ServerError,
         Line::Error => Outcome::ClientError,
         _ => Outcome::Ok,
@@ -155,6 +166,21 @@ impl Core {
             return Err(Desync);
         }
         match up.fifo.front_mut().ok_or(Desync)? {
+            Entry::Group(group) if group.verb.is_meta() => match line {
+                _ if !group.may_be_answered(&line, raw) => Err(Desync),
+                Line::Va { len } => {
+                    group.answer();
+                    group.bytes += len;
+                    up.cells.hits.add(1);
+                    let taken = self.value(id, 0, raw, len, behind)?;
+                    if taken > 0 {
+                        self.finish_group(id, None)?;
+                    }
+                    Ok(taken)
+                }
+                Line::Error => self.finish_group(id, Some(raw)).map(|()| 0),
+                _ => self.meta_line(id, &line, raw),
+            },
             Entry::Group(group) => match line {
                 Line::Value { key, len } => {
                     let found = group.find(key).ok_or(Desync)?;
@@ -172,8 +198,8 @@ impl Core {
                 Line::Error => self.finish_group(id, Some(raw)).map(|()| 0),
                 _ => Err(Desync),
             },
-            &mut Entry::Single { client, seq, command, expired, .. } => {
-                if !command.allows(&line) {
+            &mut Entry::Single { client, seq, command, expired, meta, .. } => {
+                if !command.allows(&line, meta) {
                     return Err(Desync);
                 }
                 let (entry, times, start) = up.fifo.pop().ok_or(Desync)?;
@@ -183,6 +209,9 @@ impl Core {
                         up.answered(times, if error { NodeOutcome::Error } else { NodeOutcome::Ok }, self.shared.now);
                     up.cells.others.add(1);
                     self.shared.cells().request(command, outcome(&line, raw), 1);
+                    if error && raw.starts_with(TOO_LARGE.as_bytes()) {
+                        self.shared.cells().stores_too_large.add(1);
+                    }
                     if self.is_slow(command, took) {
                         self.tell_slow(id, &entry, took, start);
                     }
@@ -205,6 +234,33 @@ impl Core {
                 _ => Err(Desync),
             },
         }
+    }
+
+    /// The line that answers a meta command that might have been answered by a value.
+    fn meta_line(&mut self, id: UpstreamId, line: &Line<'_>, raw: &[u8]) -> Result<usize, Desync> {
+        let Self { upstreams, clients, shared, .. } = self;
+        let up = upstreams.get_mut(id.0).ok_or(Desync)?;
+        let Some(Entry::Group(group)) = up.fifo.front_mut() else { return Err(Desync) };
+        let missed = matches!(line, Line::En);
+        // memcached before 1.6.16 leaves out what was asked to be told with a miss.
+        if raw != EN && !group.expired {
+            if !missed {
+                group.answer();
+                up.cells.others.add(1);
+            }
+            let command = Command::from(group.verb);
+            let (members, askers, _) = group.split(0);
+            for asker in askers {
+                let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
+                let Some(client) = clients.get_mut(member.client.0) else { continue };
+                if !missed {
+                    member.left = member.left.saturating_sub(1);
+                    shared.cells().request(command, outcome(line, raw), 1);
+                }
+                client.replies.value(member.seq, asker.place, raw, b"", &mut shared.pool);
+            }
+        }
+        self.finish_group(id, None).map(|()| 0)
     }
 
     /// A connection is validated.
@@ -248,7 +304,7 @@ impl Core {
     }
 
     /// The read at the head is over: `END`, or an error line.
-    fn finish_group(&mut self, id: UpstreamId, error: Option<&[u8]>) -> Result<(), Desync> {
+    pub(super) fn finish_group(&mut self, id: UpstreamId, error: Option<&[u8]>) -> Result<(), Desync> {
         let Self { upstreams, clients, shared, .. } = self;
         let up = upstreams.get_mut(id.0).ok_or(Desync)?;
         let Some((Entry::Group(mut group), times, _)) = up.fifo.pop() else {
@@ -264,12 +320,12 @@ impl Core {
             let own = up.is_own();
             if up.role != Role::Shared && failed.is_none() {
                 // What is gone is not large.
-                group.for_each_open(|key| shared.large_keys.forget(Topology::hash(key)));
+                group.for_each_open(|hash| shared.large_keys.forget(hash));
             }
             let denied = miss_open_keys(&mut group, clients, shared, own);
             for (key, (reader, seq, place)) in denied {
                 let text = group.text(key).to_vec();
-                self.pass_by(id, group.verb, &text, &[(reader, seq, place)]);
+                self.pass_by(id, group.verb, (&text, group.hash(key)), &[(reader, seq, place)]);
             }
         }
         let Self { upstreams, clients, shared, nodes, .. } = self;
@@ -324,8 +380,7 @@ impl Core {
         client.landed(id, lane, seq, expired, shared);
         match seq.filter(|_| !expired) {
             Some(seq) => {
-                client.replies.deliver(seq, raw, &mut shared.pool);
-                client.replies.finish(seq, &mut shared.pool);
+                client.replies.answer(seq, raw, &mut shared.pool);
             }
             None => shared.cells().dropped_replies.add(1),
         }

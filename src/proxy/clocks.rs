@@ -38,7 +38,7 @@ impl Core {
     }
 
     fn check_lane(&mut self, id: UpstreamId) {
-        let (now, settings) = (self.shared.now, self.shared.settings);
+        let (now, settings) = (self.shared.now, &self.shared.settings);
         let (request, queue) = (settings.request_timeout, settings.queue_timeout);
         let Some(up) = self.upstreams.get_mut(id.0) else { return };
         if !up.is_connected() || up.fifo.is_empty() || up.role == Role::Probe {

@@ -211,7 +211,10 @@ impl Core {
         if let (Some(entry), Some(up)) = (self.nodes.get(node.0), self.upstreams.get(probe.0)) {
             match entry.state {
                 NodeState::Down | NodeState::Probing => up.cells.probes[1].add(1),
-                _ => up.cells.ejected(reason.ejection()),
+                _ => {
+                    up.cells.ejected(reason.ejection());
+                    self.shared.cells().ejections.add(1);
+                }
             }
         }
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
@@ -270,8 +273,12 @@ impl Core {
                 }
                 Entry::Version => continue,
             };
+            if group.verb.writes() {
+                writers.extend(group.members.iter().map(|member| member.client));
+            }
             let mut awaited = group.members.iter().filter(|member| !member.done).peekable();
             if group.retried
+                || group.verb.is_meta()
                 || awaited.peek().is_none()
                 || (index == 0 && (begun || group.is_touched()))
                 || awaited.any(|member| writers.contains(&member.client))
@@ -401,8 +408,9 @@ impl Core {
         for member in group.members.iter_mut().filter(|member| !member.done) {
             member.done = true;
             let Some(client) = clients.get_mut(member.client.0) else { continue };
-            shared.cells().soft(command, failure.reason, u64::from(member.left), shared.misses());
-            if !shared.misses() {
+            let misses = shared.may_miss(group.verb);
+            shared.cells().soft(command, failure.reason, u64::from(member.left), misses);
+            if !misses {
                 client.replies.fail(member.seq, failure.text, &mut shared.pool);
             }
             client.replies.part_done(member.seq, &mut shared.pool);
@@ -418,8 +426,7 @@ impl Core {
         }
         let (Some(client), Some(seq)) = (clients.get_mut(id.0), seq) else { return };
         let soft = command == Command::Touch && shared.misses();
-        client.replies.deliver(seq, if soft { b"NOT_FOUND\r\n" } else { failure.text }, &mut shared.pool);
-        client.replies.finish(seq, &mut shared.pool);
+        client.replies.answer(seq, if soft { b"NOT_FOUND\r\n" } else { failure.text }, &mut shared.pool);
         client.settle(id, shared);
     }
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 use super::client::gather::{Gather, Gathering};
 use super::client::replies::Stamp;
 use super::client::{Stall, Taken};
-use super::stats::Sidecar;
+use super::stats::{self, Sidecar};
 use super::upstream::Entry;
 use super::values::Desync;
 use super::{ClientId, Core, NodeId, UpstreamId};
-use crate::metrics::{Kind, NodeOutcome, Outcome, Wait};
+use crate::metrics::{Kind, NodeOutcome, Outcome, Reason, Wait};
 use crate::protocol::command::Command;
+use crate::protocol::form::Form;
 use crate::protocol::number;
 use crate::protocol::reply::{End, Line};
 use crate::protocol::request::Stats;
@@ -28,7 +29,7 @@ fn gathered(text: &[u8]) -> Outcome {
 }
 
 impl Core {
-    pub(super) fn flush_all(&mut self, id: ClientId, delay: Option<i32>, quiet: bool) -> Taken {
+    pub(super) fn flush_all(&mut self, id: ClientId, delay: Option<i32>, quiet: bool, form: Form) -> Taken {
         // An answer is made of every node's, and takes memory for each.
         if self.waits_for_others(id) || self.stalls_on_any(id) || self.finds_no_room(id) {
             return Taken::Stalled;
@@ -39,7 +40,7 @@ impl Core {
         self.shared.cells().command(Command::FlushAll);
         if self.shared.settings.deny_flush_all {
             self.shared.cells().request(Command::FlushAll, Outcome::ClientError, 1);
-            self.answer(id, Kind::Other, b"CLIENT_ERROR flush_all not allowed\r\n", quiet);
+            self.answer_in(id, Kind::Other, form, b"CLIENT_ERROR flush_all not allowed\r\n", quiet);
             return Taken::Yes(0);
         }
         let mut line = b"flush_all".to_vec();
@@ -48,11 +49,11 @@ impl Core {
             number::append_signed(&mut line, i64::from(delay));
         }
         line.extend_from_slice(b"\r\n");
-        self.fan_out(id, Gathering::Flush, &line, quiet);
+        self.fan_out(id, Gathering::Flush, &line, quiet, form);
         Taken::Yes(0)
     }
 
-    pub(super) fn stats(&mut self, id: ClientId, what: Stats) -> Taken {
+    pub(super) fn stats(&mut self, id: ClientId, what: Stats, form: Form) -> Taken {
         // What nodes tell is kept until the last has: a few at a time are enough for anyone.
         if self.waits_for_others(id) || self.stalls_on_any(id) || self.finds_no_room(id) || self.waits_for_replies(id) {
             return Taken::Stalled;
@@ -63,19 +64,27 @@ impl Core {
         }
         match what {
             Stats::General | Stats::Nodes | Stats::Sum => {
-                self.fan_out(id, Gathering::Stats(what), b"stats\r\n", false);
+                self.fan_out(id, Gathering::Stats(what), b"stats\r\n", false, form);
             }
-            Stats::Items => self.fan_out(id, Gathering::Stats(what), b"stats items\r\n", false),
-            Stats::Slabs => self.fan_out(id, Gathering::Stats(what), b"stats slabs\r\n", false),
-            Stats::Settings => self.fan_out(id, Gathering::Stats(what), b"stats settings\r\n", false),
-            Stats::Reset => self.fan_out(id, Gathering::Reset, b"stats reset\r\n", false),
+            Stats::Items => self.fan_out(id, Gathering::Stats(what), b"stats items\r\n", false, form),
+            Stats::Slabs => self.fan_out(id, Gathering::Stats(what), b"stats slabs\r\n", false, form),
+            Stats::Settings => self.fan_out(id, Gathering::Stats(what), b"stats settings\r\n", false, form),
+            Stats::Reset => {
+                // First: the answer tells what could not be reset.
+                let counted = stats::counted(&self.sidecar(&Gathering::Stats(Stats::General)));
+                self.shared.cells.reset_at(counted);
+                self.fan_out(id, Gathering::Reset, b"stats reset\r\n", false, form);
+            }
             Stats::Ring => {
                 let text = self.ring_lines();
-                self.answer(id, Kind::Other, text.as_bytes(), false);
+                self.answer_in(id, Kind::Other, form, text.as_bytes(), false);
             }
-            // One line each, the same for any router.
-            Stats::Sizes => self.answer(id, Kind::Other, b"STAT sizes_status disabled\r\nEND\r\n", false),
-            Stats::Conns => self.answer(id, Kind::Other, b"END\r\n", false),
+            // One line, the same for any router.
+            Stats::Sizes => self.answer_in(id, Kind::Other, form, b"STAT sizes_status disabled\r\nEND\r\n", false),
+            Stats::Conns => {
+                let text = self.conns_lines(id);
+                self.answer_in(id, Kind::Other, form, &text, false);
+            }
         }
         Taken::Yes(0)
     }
@@ -93,14 +102,14 @@ impl Core {
     }
 
     /// Asks every node the same and answers once.
-    pub(super) fn fan_out(&mut self, id: ClientId, what: Gathering, line: &[u8], quiet: bool) {
+    pub(super) fn fan_out(&mut self, id: ClientId, what: Gathering, line: &[u8], quiet: bool, form: Form) {
         let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else {
             return;
         };
         if self.ring.is_empty() && !matches!(what, Gathering::Stats(_)) {
             let text = self.down_text(NodeId::NONE);
             self.shared.cells().request(what.command(), Outcome::SoftError, 1);
-            return self.answer(id, Kind::Other, text.as_bytes(), quiet);
+            return self.answer_in(id, Kind::Other, form, text.as_bytes(), quiet);
         }
         let mut gather = Box::new(Gather::new(what));
         let mut asked = Vec::new();
@@ -125,13 +134,13 @@ impl Core {
             let mut text = Vec::new();
             gather.render(&self.sidecar(&gather.what), &mut text);
             self.shared.cells().request(command, gathered(&text), 1);
-            return self.answer(id, Kind::Other, &text, quiet);
+            return self.answer_in(id, Kind::Other, form, &text, quiet);
         }
         let Self { clients, upstreams, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return };
         client.fanned += asked.len();
         let stamp = Stamp { kind: Kind::Other, at: shared.now };
-        let seq = (!quiet).then(|| client.replies.push_gather(gather, stamp, &mut shared.pool));
+        let seq = (!quiet).then(|| client.replies.push_gather(gather, stamp, form, &mut shared.pool));
         for (up_id, part) in asked {
             let Some(up) = upstreams.get_mut(up_id.0) else {
                 continue;
@@ -172,6 +181,7 @@ impl Core {
         let plain = |command: Command| command.is_read() && !command.touches();
         let missed = |outcome: Outcome| matches!(outcome, Outcome::Miss | Outcome::SoftMiss);
         let of = |command: Command, outcome: Outcome| cells.requests(|c, o| (c, o) == (command, outcome));
+        let failed = self.ring.iter().filter_map(|node| self.nodes.get(node.0)).filter(|node| !node.state.is_serving());
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Sidecar {
             pid: u64::from(self.shared.settings.pid),
@@ -189,7 +199,7 @@ impl Core {
             cmd_flush: cells.command_sum(Command::FlushAll),
             // As in memcached, `gat` counts as a touch too, and its hits and misses only there.
             cmd_touch: cells.requests(|command, _| command.touches()),
-            cmd_meta: 0,
+            cmd_meta: Command::META.into_iter().map(|command| cells.command_sum(command)).sum(),
             get_hits: cells.requests(|command, outcome| plain(command) && outcome == Outcome::Hit),
             get_misses: cells.requests(|command, outcome| plain(command) && missed(outcome)),
             delete_misses: of(Command::Delete, Outcome::NotFound),
@@ -208,7 +218,18 @@ impl Core {
             store_too_large: cells.sum(|c| &c.stores_too_large),
             bytes_read: cells.sum(|c| &c.bytes_read),
             bytes_written: cells.sum(|c| &c.bytes_written),
+            conn_yields: cells.sum(|c| &c.yields),
             threads: cells.workers() as u64,
+            proxy_conn_requests: Command::ALL.into_iter().map(|command| cells.command_sum(command)).sum(),
+            proxy_conn_errors: cells.requests(|_, outcome| outcome == Outcome::SoftError),
+            proxy_conn_oom: cells.soft_sum(|_, reason| reason == Reason::Memory),
+            proxy_req_active: cells.node_sum(|node| &node.inflight),
+            proxy_config_reloads: self.topology.version().saturating_sub(1),
+            proxy_config_reload_fails: cells.source_failures.get(),
+            proxy_backend_total: self.topology.nodes().len() as u64,
+            proxy_backend_marked_bad: cells.sum(|c| &c.ejections),
+            proxy_backend_failed: failed.count() as u64,
+            before_reset: cells.before_reset(),
         }
     }
 
@@ -270,8 +291,7 @@ impl Core {
                 gather.render(&sidecar, &mut text);
                 shared.cells().request(gather.what.command(), gathered(&text), 1);
             }
-            client.replies.deliver(seq, &text, &mut shared.pool);
-            client.replies.finish(seq, &mut shared.pool);
+            client.replies.answer(seq, &text, &mut shared.pool);
             shared.pool.put(text);
         }
         self.settle_client(id);

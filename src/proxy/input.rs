@@ -9,10 +9,10 @@ use super::buffer::{Input, OutBuf, ReadBuffer};
 use super::client::{self, Client, FEW, Reading, Stall, Taken};
 use super::effect::Effect;
 use super::upstream::STREAM_BYTES;
-use super::{ClientId, CloseReason, Core, UpstreamId};
+use super::{ClientId, CloseReason, Core, Ends, UpstreamId};
 use crate::metrics::Wait;
 use crate::protocol::dialect::Dialect;
-use crate::protocol::request::{Refusal, Request};
+use crate::protocol::request::Refusal;
 use crate::protocol::text::request;
 use crate::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
 use crate::time::Tick;
@@ -34,6 +34,14 @@ impl Core {
         cells.connections.add(1);
         cells.connections_total.add(1);
         ClientId(self.clients.insert(Client::new(lane)))
+    }
+
+    /// The two ends of its connection are known.
+    pub fn client_ends(&mut self, id: ClientId, ends: Ends, now: Tick) {
+        if let Some(client) = self.clients.get_mut(id.0) {
+            client.ends = ends;
+            client.last_read_at = now;
+        }
     }
 
     /// Whether the rim should read from this client now.
@@ -60,6 +68,7 @@ impl Core {
         if waits {
             client.fanned = 0;
             client.stall = Stall::Turn;
+            shared.cells().yields.add(1);
             shared.effects.push(Effect::WakeClient(id));
         }
         waits
@@ -320,6 +329,10 @@ impl Core {
                     self.open_dialect(id, rest.bytes);
                     0
                 }
+                Reading::Line if client.is_binary => match self.parse_packet(id, rest) {
+                    Some(used) => used,
+                    None => return at,
+                },
                 Reading::Line => match self.parse_line(id, rest) {
                     Some(used) => used,
                     None => return at,
@@ -349,19 +362,19 @@ impl Core {
 
     /// The first bytes of a client: a protocol that is not spoken here is not waited for until the client gives up.
     fn open_dialect(&mut self, id: ClientId, bytes: &[u8]) {
-        static TOLD: [Once; 2] = [Once::new(), Once::new()];
+        static TOLD: Once = Once::new();
         let (Some(client), Some(first)) = (self.clients.get_mut(id.0), bytes.first()) else { return };
         client.reading = Reading::Line;
-        let (told, what) = match Dialect::of(*first) {
-            Dialect::Text => return,
-            Dialect::Binary => {
-                (&TOLD[0], "a client speaks memcached's binary protocol; have it speak the text protocol")
+        match Dialect::of(*first) {
+            Dialect::Text => {}
+            Dialect::Binary => client.is_binary = true,
+            Dialect::Tls => {
+                client.input = client::Input::Refused;
+                // Clients come again at once: the metric counts them.
+                let what = "a client speaks TLS; have it connect to the sidecar without";
+                TOLD.call_once(|| tracing::warn!("{what}; such clients are closed"));
             }
-            Dialect::Tls => (&TOLD[1], "a client speaks TLS; have it connect to the sidecar without"),
-        };
-        client.input = client::Input::Refused;
-        // Clients come again at once: the metric counts them.
-        told.call_once(|| tracing::warn!("{what}; such clients are closed"));
+        }
     }
 
     /// Acts on one line and what belongs to it. `None`: not whole, or not now.
@@ -410,7 +423,7 @@ impl Core {
         }
         match request::parse_key_list(line) {
             Ok((verb, keys)) => {
-                if self.ring.is_empty() && self.stalls_on_ring(id, &Ok(Request::Read { verb, keys })) {
+                if self.ring.is_empty() && self.stalls_on_ring(id) {
                     return None;
                 }
                 self.begin_keys(id, verb, keys, line.len(), end + 1);

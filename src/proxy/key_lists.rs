@@ -8,8 +8,10 @@ use super::client::key_list::{KeyList, WINDOW};
 use super::client::replies::Stamp;
 use super::client::{Reading, Stall};
 use super::effect::Effect;
+use super::large::Wanted;
 use super::{ClientId, Core, UpstreamId};
 use crate::metrics::{Kind, Reason, SIZES};
+use crate::protocol::form::Form;
 use crate::protocol::request::{Keys, ReadVerb};
 use crate::routing::Topology;
 
@@ -31,7 +33,7 @@ impl Core {
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return };
         shared.cells().command(verb.into());
-        let seq = client.replies.push_read(Stamp { kind: Kind::Get, at: shared.now });
+        let seq = client.replies.push_read(Stamp { kind: Kind::Get, at: shared.now }, Form::Text);
         client.replies.read_by_parts(seq);
         let list = KeyList::new(verb, seq, end.saturating_sub(keys.rest().len()), end, len);
         client.reading = Reading::Keys(Box::new(list));
@@ -53,7 +55,7 @@ impl Core {
         let room = client.room_for_keys(&shared.budget).min(WINDOW);
         let lane = client.lane;
         let plain = shared.large_keys.is_empty() && client.elsewhere.is_empty();
-        if !plain && self.large_read_waits(id, verb, keys.first(room)) {
+        if !plain && self.large_read_waits(id, verb, keys.first(room).map(Wanted::from)) {
             return None;
         }
         let (mut asked, mut missed, mut lost) = (0_u32, 0, None);

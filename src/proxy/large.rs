@@ -13,27 +13,47 @@
 //!   again, for it would see that write: it is a miss.
 
 use super::client::{Again, Stall};
-use super::upstream::{Entry, Role, Upstream, key_of};
+use super::upstream::{Entry, Role, Upstream};
 use super::values::go_without;
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::Wait;
-use crate::protocol::request::{Keys, ReadVerb};
+use crate::protocol::request::ReadVerb;
 use crate::routing::Topology;
+
+/// A key that is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    /// As it is said to its node; of a meta command with its flags behind it.
+    pub(super) text: &'a [u8],
+    pub(super) hash: u64,
+    /// What its place is found by.
+    pub(super) key: &'a [u8],
+}
+
+impl<'a> From<&'a [u8]> for Wanted<'a> {
+    fn from(key: &'a [u8]) -> Self {
+        Self { text: key, hash: Topology::hash(key), key }
+    }
+}
 
 impl Core {
     /// Whether a read has to wait: a key of it changes lanes while something of its client is under way on the other, or
     /// there is no room for its large values. Else the room is kept.
-    pub(super) fn large_read_waits(&mut self, id: ClientId, verb: ReadVerb, keys: Keys<'_>) -> bool {
+    pub(super) fn large_read_waits<'a>(
+        &mut self,
+        id: ClientId,
+        verb: ReadVerb,
+        keys: impl Iterator<Item = Wanted<'a>>,
+    ) -> bool {
         let mut needed = 0;
-        for key in keys {
-            let hash = Topology::hash(key);
+        for Wanted { text, hash, key } in keys {
             let node = self.owner(hash, || key);
             match self.shared.large_keys.size(hash) {
                 Some(size) => {
                     if self.changes_lanes(id, node, hash) {
                         return true;
                     }
-                    let travels = self.travels(id, node, verb, key, hash);
+                    let travels = self.travels(id, node, verb, text, hash);
                     needed += if travels { 0 } else { size + 2 };
                 }
                 None if self.stalls_elsewhere(id, key, hash) => return true,
@@ -118,7 +138,7 @@ impl Core {
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return true };
         if client.promised < size {
-            self.push_again(id, Again { seq, place, node, verb, key: key.into(), queued: false, lane: None });
+            self.push_again(id, Again { seq, place, node, verb, key: key.into(), hash, queued: false, lane: None });
             return true;
         }
         client.promised -= size;
@@ -162,14 +182,20 @@ impl Core {
     fn no_room_for(&mut self, id: ClientId, seq: u32, place: u32, verb: ReadVerb) {
         let Self { clients, shared, .. } = self;
         if let Some(client) = clients.get_mut(id.0) {
-            go_without(client, seq, place, verb.into(), shared);
+            go_without(client, seq, place, verb, shared);
         }
     }
 
     /// A key of a read passes by readers who are not given what came for it: there is no room for its value, or the same
     /// key is to be asked for again for an earlier place, and this answer must not be older than that one. Each asks again,
     /// or, with a write behind it, goes without.
-    pub(super) fn pass_by(&mut self, id: UpstreamId, verb: ReadVerb, key: &[u8], readers: &[(ClientId, u32, u32)]) {
+    pub(super) fn pass_by(
+        &mut self,
+        id: UpstreamId,
+        verb: ReadVerb,
+        (key, hash): (&[u8], u64),
+        readers: &[(ClientId, u32, u32)],
+    ) {
         let Self { upstreams, clients, .. } = self;
         let Some(up) = upstreams.get(id.0) else { return };
         let node = up.node;
@@ -181,21 +207,21 @@ impl Core {
             }
         }
         if !alone {
-            for entry in up.fifo.iter() {
-                if let Entry::Single { client, .. } | Entry::Gather { client, .. } = entry
-                    && let Some(client) = clients.get_mut(client.0)
-                {
+            for id in up.fifo.iter().filter(|entry| entry.writes()).flat_map(Entry::clients) {
+                if let Some(client) = clients.get_mut(id.0) {
                     client.writes_behind |= client.denied;
                 }
             }
         }
         for (reader, seq, place) in readers {
             let Some(client) = self.clients.get(reader.0) else { continue };
-            let storing = client.storing_key().is_some_and(|(hash, line)| self.owner(hash, || key_of(line)) == node);
-            if client.writes_behind || storing {
+            let storing = client.storing_key().is_some_and(|(hash, line)| self.owner_of_line(hash, line) == node);
+            // What changes something is not done twice.
+            if client.writes_behind || storing || verb.writes() {
                 self.no_room_for(*reader, *seq, *place, verb);
             } else {
-                let again = Again { seq: *seq, place: *place, node, verb, key: key.into(), queued: false, lane: None };
+                let (seq, place, key) = (*seq, *place, key.into());
+                let again = Again { seq, place, node, verb, key, hash, queued: false, lane: None };
                 self.push_again(*reader, again);
             }
         }

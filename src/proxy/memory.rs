@@ -9,8 +9,10 @@ use std::time::Duration;
 use super::account::SMALL;
 use super::client::{Client, Pace, Reading, Stall};
 use super::upstream::Role;
-use super::{ClientId, CloseReason, Core};
+use super::values::NO_MEMORY;
+use super::{ClientId, CloseReason, Core, Key};
 use crate::metrics::{Reason, Wait};
+use crate::protocol::command::Command;
 use crate::time::Tick;
 
 /// A client that takes nothing for so long does not read.
@@ -100,6 +102,24 @@ impl Core {
         granted
     }
 
+    /// Others find no room: values that wait for their turn give way, those first that have waited longest.
+    fn give_way(&mut self) {
+        let waiting = self.clients.iter().filter_map(|(key, client)| Some((client.replies.waits_with_values()?, key)));
+        let mut waiting: Vec<(Tick, Key)> = waiting.collect();
+        waiting.sort_unstable_by_key(|(since_at, _)| *since_at);
+        for (_, key) in waiting {
+            let Self { clients, shared, .. } = self;
+            let Some(client) = clients.get_mut(key) else { continue };
+            let misses = shared.misses();
+            let dropped = client.replies.give_way((!misses).then_some(NO_MEMORY), &mut shared.pool);
+            shared.cells().soft(Command::Get, Reason::Memory, dropped as u64, misses);
+            client.settle(ClientId(key), shared);
+            if self.grant_room() {
+                return;
+            }
+        }
+    }
+
     /// Reads that have waited for room for the queue time-out, while nobody got any, go on without.
     fn give_up_room(&mut self) {
         let Self { clients, shared, .. } = self;
@@ -124,7 +144,9 @@ impl Core {
     /// Looks after the memory. Returns whether there is something to look after.
     pub(super) fn check_memory(&mut self) -> bool {
         self.shared.exchange();
-        self.grant_room();
+        if !self.grant_room() && !self.shared.budget.waiting.is_empty() {
+            self.give_way();
+        }
         self.close_stalled_bodies();
         self.give_up_room();
         self.refuse_bodies();

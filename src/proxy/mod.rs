@@ -9,11 +9,13 @@
 //!   of lanes but their ids.
 //! - `upstream/` is what a lane is: queue, FIFO, groups, clocks, health, the node's state. It knows nothing of clients
 //!   but their ids.
-//! - Below both: `shared`, `account` (the memory), `buffer`, `sizes`, `settings`, `effect`, `ids`, `table`.
-//! - The other files join the two, and only they are `impl Core`: `input`, `requests` and `key_lists` (a request on its
-//!   way down), `answers` and `values` (a reply on its way up), `large` and `own_lanes` (large values), `fan_out`,
+//! - Below both: `shared`, `account` (the memory), `buffer`, `sizes`, `settings`, `discovery_answer`, `ends`, `effect`,
+//!   `ids`, `table`.
+//! - The other files join the two, and only they are `impl Core`: `input`, `requests`, `meta`, `packets` and
+//!   `key_lists` (a request on its way down), `answers` and `values` (a reply on its way up), `large` and `own_lanes`
+//!   (large values), `fan_out`,
 //!   `lanes`, `routes` (which lane is whose), `failure`, `ring` (nodes and rings that change), `clocks`, `memory`,
-//!   `waits`, `slow`, `invariants`.
+//!   `waits`, `slow`, `conns` and `auto_discovery` (what is answered here), `invariants`.
 //!
 //! # The way of a request
 //! `input` cuts a client's bytes into requests; `requests` routes each and puts it on a lane: a line in the
@@ -40,10 +42,14 @@
 
 mod account;
 mod answers;
+mod auto_discovery;
 mod buffer;
 mod client;
 mod clocks;
+mod conns;
+mod discovery_answer;
 mod effect;
+mod ends;
 mod failure;
 mod fan_out;
 mod ids;
@@ -53,7 +59,9 @@ mod key_lists;
 mod lanes;
 mod large;
 mod memory;
+mod meta;
 mod own_lanes;
+mod packets;
 mod requests;
 mod ring;
 mod routes;
@@ -71,7 +79,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use buffer::{MAX_SLICES, OutBuf, READ_BYTES, ReadBuffer};
+pub use discovery_answer::DiscoveryAnswer;
 pub use effect::Effect;
+pub use ends::Ends;
 pub use failure::{FailReason, ITSELF};
 pub use ids::{ClientId, UpstreamId};
 pub use settings::Settings;

@@ -8,14 +8,12 @@
 use std::time::Duration;
 
 use super::buffer::Input;
-use super::client::{Client, Large, Pace, Reading, Stall, Taken};
+use super::client::{Arriving, Client, Large, Pace, Reading, Stall, Taken, Target};
 use super::failure::Failure;
 use super::upstream::node::{MAX_OWN, Waiting};
-use super::upstream::{Asked, Entry, Role, STREAM_BYTES, key_of};
+use super::upstream::{Asked, Entry, Role, STREAM_BYTES};
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::{NodeState, Reason, Wait};
-use crate::protocol::request::Store;
-use crate::routing::Topology;
 use crate::time::Tick;
 
 /// A lane for large values without work is kept this long.
@@ -55,7 +53,7 @@ impl Core {
             let Some(client) = self.clients.get(waiting.client.0) else { continue };
             // Reads stay: a part of a reply is asked where it was asked first.
             let key = client.awaiting_key().filter(|_| waiting.body);
-            let to = key.map_or(node, |(hash, line)| self.owner(hash, || key_of(line)));
+            let to = key.map_or(node, |(hash, line)| self.owner_of_line(hash, line));
             if let Some(entry) = self.nodes.get_mut(to.0) {
                 entry.own.waiting.push_back(waiting);
             }
@@ -75,13 +73,17 @@ impl Core {
             let Some(Waiting { client: owner, body, .. }) = entry.own.waiting.pop_front() else {
                 return;
             };
-            if self.clients.get(owner.0).is_none() {
-                continue;
-            }
+            let Some(client) = self.clients.get(owner.0) else { continue };
             if down {
                 self.refuse_own(owner, node, body, Reason::Down);
                 continue;
             }
+            if client.waits_with_meta(node, body) && !self.knows_meta(node) {
+                // It has become another memcached meanwhile.
+                self.refuse_own(owner, node, body, Reason::NodeError);
+                continue;
+            }
+            let Some(entry) = self.nodes.get_mut(node.0) else { return };
             entry.own.busy += 1;
             entry.own.granted_at = self.shared.now;
             let lane = match entry.own.idle.pop() {
@@ -99,6 +101,7 @@ impl Core {
     pub(super) fn refuse_own(&mut self, id: ClientId, node: NodeId, body: bool, reason: Reason) {
         let text = match reason {
             Reason::Down => self.down_text(node),
+            Reason::NodeError => self.needs_meta(node),
             _ => format!("SERVER_ERROR proxy: node {} has no free connection for the value\r\n", self.node_name(node)),
         };
         let Self { clients, shared, .. } = self;
@@ -106,19 +109,20 @@ impl Core {
         let again = client.again.iter().position(|again| again.waits(node)).filter(|_| !body);
         if let Some(at) = again {
             let again = client.again.swap_remove(at);
-            shared.cells().soft(again.verb.into(), reason, 1, shared.misses());
+            let misses = shared.may_miss(again.verb);
+            shared.cells().soft(again.verb.into(), reason, 1, misses);
             client.replies.asked(again.seq, again.place);
-            if !shared.misses() {
+            if !misses {
                 client.replies.fail(again.seq, text.as_bytes(), &mut shared.pool);
             }
             client.replies.miss(again.seq, again.place, &mut shared.pool);
             client.replies.part_done(again.seq, &mut shared.pool);
         } else if let Some(large) = body.then(|| client.refuse_stream()).flatten() {
-            let Large { quiet, command, .. } = *large;
+            let target = large.target;
             client.stall = Stall::Granted;
             shared.resume.push_back(id);
-            shared.cells().soft(command, reason, 1, false);
-            self.answer(id, command.into(), text.as_bytes(), quiet);
+            shared.cells().soft(target.command, reason, 1, false);
+            self.answer_for(id, target, text.as_bytes());
         }
         self.settle_client(id);
         self.forget_departed(node);
@@ -169,7 +173,7 @@ impl Core {
         let again = client.again.iter().position(|again| again.waits(node)).filter(|_| !body);
         if let Some(again) = again.and_then(|at| client.again.get_mut(at)) {
             again.lane = Some(lane);
-            let (seq, place, hash) = (again.seq, again.place, Topology::hash(&again.key));
+            let (seq, place, hash) = (again.seq, again.place, again.hash);
             let mut group = groups.take(again.verb);
             group.join(owner, seq);
             group.add(&again.key, hash, place);
@@ -181,9 +185,10 @@ impl Core {
             // It goes on in its turn, with its body.
             client.stall = Stall::Granted;
             shared.resume.push_back(owner);
-            client.note_elsewhere(lane, node, seq, (large.hash, 0), true);
-            let asked = Asked::new(large.hash, &large.header, &shared.settings);
-            let entry = Entry::Single { client: owner, seq, command: large.command, asked, expired: false };
+            let Target { hash, command, meta, .. } = large.target;
+            client.note_elsewhere(lane, node, seq, (hash, 0), true);
+            let asked = Asked::new(hash, &large.header, &shared.settings);
+            let entry = Entry::Single { client: owner, seq, command, asked, expired: false, meta };
             up.push(&large.header, entry, shared);
         } else {
             // It has gone on otherwise meanwhile.
@@ -300,10 +305,11 @@ impl Core {
 
     /// A large value: it is not stored here but streamed, once nothing else of its client for its key is in flight on
     /// another lane, through an own lane.
-    pub(super) fn store_large(&mut self, id: ClientId, store: &Store<'_>) -> Taken {
-        let total = store.len as u64 + 2;
-        let hash = Topology::hash(store.key);
-        let node = self.owner(hash, || store.key);
+    pub(super) fn store_large(&mut self, id: ClientId, value: &Arriving<'_>) -> Taken {
+        let total = value.total() as u64;
+        let target = value.target;
+        let hash = target.hash;
+        let node = self.owner(hash, || value.key);
         let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
         let lane = self.lane(node, client.lane);
         if lane.is_some()
@@ -313,19 +319,18 @@ impl Core {
         {
             return Taken::Stalled;
         }
-        self.shared.large_keys.remember(hash, store.len);
-        self.shared.sample(store.key, hash);
-        self.shared.cells().command(store.verb.into());
+        self.shared.large_keys.remember(hash, value.len);
+        self.shared.sample(value.key, hash);
+        self.shared.cells().command(target.command);
         if lane.is_none() {
-            self.answer_down(id, node, store.quiet, store.verb.into());
+            self.answer_down(id, node, target);
             if let Some(client) = self.clients.get_mut(id.0) {
                 client.reading = Reading::Swallow(total);
             }
             return Taken::Yes(0);
         }
-        let mut header = Vec::new();
-        store.write(&mut header);
-        let large = Large { header, hash, quiet: store.quiet, command: store.verb.into(), total };
+        let (header, tail) = (value.header.to_vec(), value.tail.into());
+        let large = Large { header, target, tail, total, is_closed: value.is_closed };
         if let Some(client) = self.clients.get_mut(id.0) {
             client.reading = Reading::AwaitLane(Box::new(large));
         }
@@ -347,10 +352,10 @@ impl Core {
     pub(super) fn stream(&mut self, id: ClientId, rest: Input<'_>) -> Option<usize> {
         let Self { clients, upstreams, shared, .. } = self;
         let client = clients.get_mut(id.0)?;
-        let Reading::Stream { lane, left, seq } = &mut client.reading else {
+        let Reading::Stream { lane, left, seq, is_closed } = &mut client.reading else {
             return None;
         };
-        let (lane, seq) = (*lane, *seq);
+        let (lane, seq, is_closed) = (*lane, *seq, *is_closed);
         let Some(up) = upstreams.get_mut(lane.0) else {
             client.reading = Reading::Swallow(*left);
             return Some(0);
@@ -361,10 +366,15 @@ impl Core {
             return None;
         }
         // The last two bytes go only when they are what they must be.
-        let used = if *left > 2 {
-            let used = usize::try_from(*left - 2).unwrap_or(usize::MAX).min(rest.bytes.len());
+        let end = if is_closed { 2 } else { 0 };
+        let used = if *left > end {
+            let used = usize::try_from(*left - end).unwrap_or(usize::MAX).min(rest.bytes.len());
             up.out.take(rest.part(0..used), &mut shared.pool);
             *left -= used as u64;
+            if *left == 0 {
+                up.out.append(b"\r\n", &mut shared.pool);
+                client.reading = Reading::Line;
+            }
             used
         } else {
             let end = rest.bytes.get(..usize::try_from(*left).ok()?)?;
@@ -385,8 +395,7 @@ impl Core {
     /// The block of a streamed value does not end as it must: its request is never completed.
     fn refuse_stream(&mut self, id: ClientId, lane: UpstreamId, seq: Option<u32>) {
         if let (Some(client), Some(seq)) = (self.clients.get_mut(id.0), seq) {
-            client.replies.deliver(seq, b"CLIENT_ERROR bad data chunk\r\n", &mut self.shared.pool);
-            client.replies.finish(seq, &mut self.shared.pool);
+            client.replies.answer(seq, b"CLIENT_ERROR bad data chunk\r\n", &mut self.shared.pool);
         }
         self.drop_upstream(lane, Failure::NONE);
     }

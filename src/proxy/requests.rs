@@ -4,12 +4,15 @@
 
 use super::buffer::{Input, OutBuf};
 use super::client::replies::Stamp;
-use super::client::{self, Body, Reading, Stall, Taken, Target};
-use super::upstream::{Asked, Entry, key_of};
+use super::client::{self, Arriving, Body, Reading, Stall, Taken, Target};
+use super::large::Wanted;
+use super::upstream::{Asked, Entry, Upstream, key_of};
 use super::{ClientId, Core, ITSELF, NodeId, UpstreamId};
-use crate::config::OnNodeDown;
 use crate::metrics::{Kind, Outcome, Reason, SIZES, Wait};
+use crate::protocol::binary::translate;
 use crate::protocol::command::Command;
+use crate::protocol::form::Form;
+use crate::protocol::meta;
 use crate::protocol::request::{Block, Change, Keys, ReadVerb, Refusal, Request, Store, StoreVerb};
 use crate::protocol::text::request;
 use crate::routing::Topology;
@@ -17,18 +20,24 @@ use crate::routing::Topology;
 impl Core {
     pub(super) fn act(&mut self, id: ClientId, line: &[u8], after: Input<'_>) -> Taken {
         let request = request::parse(line, self.shared.settings.max_value);
-        if self.ring.is_empty() && self.stalls_on_ring(id, &request) {
+        if self.answers_discovery(id, &request) {
+            return Taken::Yes(0);
+        }
+        if self.ring.is_empty() && self.needs_ring(&request) && self.stalls_on_ring(id) {
             return Taken::Stalled;
         }
         match request {
-            Ok(Request::Read { verb, keys }) => return self.read(id, verb, keys),
+            Ok(Request::Read { verb, keys }) => return self.read(id, verb, keys, Form::Text, &[]),
             Ok(Request::Store(store)) => return self.store(id, &store, after),
             Ok(Request::Change { change, key, quiet }) => {
                 return self.change(id, change, key, quiet);
             }
-            Ok(Request::FlushAll { delay, quiet }) => return self.flush_all(id, delay, quiet),
-            Ok(Request::Stats(what)) => return self.stats(id, what),
+            Ok(Request::Meta(meta)) => return self.meta(id, &meta, line, after),
+            Ok(Request::FlushAll { delay, quiet }) => return self.flush_all(id, delay, quiet, Form::Text),
+            Ok(Request::Stats(what)) => return self.stats(id, what, Form::Text),
             Ok(Request::Verbosity { quiet }) => self.answer_here(id, b"OK\r\n", quiet),
+            // Answered above.
+            Ok(Request::Discovery) => {}
             Ok(Request::MetaNoop) => self.answer_here(id, b"MN\r\n", false),
             Ok(Request::Version) => {
                 let text = format!("VERSION {}\r\n", self.lowest_version());
@@ -41,8 +50,13 @@ impl Core {
                 }
             }
             Err(refusal) => {
-                if refusal.stale.is_some_and(|key| self.stalls_on(id, key, Topology::hash(key))) {
-                    return Taken::Stalled;
+                if let Some(key) = refusal.stale_key() {
+                    let hash = Topology::hash(&key);
+                    if self.stalls_on(id, &key, hash)
+                        || refusal.stale_needs_base64() && self.awaits_version(id, &key, hash)
+                    {
+                        return Taken::Stalled;
+                    }
                 }
                 self.refuse(id, refusal);
             }
@@ -52,11 +66,20 @@ impl Core {
 
     /// Answers in the client's turn, unless it asked for no answer.
     pub(super) fn answer(&mut self, id: ClientId, kind: Kind, text: &[u8], quiet: bool) {
+        self.answer_in(id, kind, Form::Text, text, quiet);
+    }
+
+    /// The same for a request that was to be sent.
+    pub(super) fn answer_for(&mut self, id: ClientId, target: Target, text: &[u8]) {
+        self.answer_in(id, target.command.into(), target.form, text, target.quiet);
+    }
+
+    pub(super) fn answer_in(&mut self, id: ClientId, kind: Kind, form: Form, text: &[u8], quiet: bool) {
         if let Some(client) = self.clients.get_mut(id.0)
             && !quiet
         {
             let stamp = Stamp { kind, at: self.shared.now };
-            client.replies.push_ready(text, stamp, &mut self.shared.pool);
+            client.replies.push_ready(text, stamp, form, &mut self.shared.pool);
         }
     }
 
@@ -66,7 +89,7 @@ impl Core {
         self.answer(id, Kind::Other, text, quiet);
     }
 
-    fn count_here(&self, outcome: Outcome) {
+    pub(super) fn count_here(&self, outcome: Outcome) {
         self.shared.cells().command(Command::Other);
         self.shared.cells().request(Command::Other, outcome, 1);
     }
@@ -77,9 +100,9 @@ impl Core {
         }
         let server = refusal.text.starts_with("SERVER_ERROR");
         self.count_here(if server { Outcome::ServerError } else { Outcome::ClientError });
-        if let Some(key) = refusal.stale {
+        if let Some(key) = refusal.stale_key() {
             // As in memcached: what could not be stored must not leave the old value behind.
-            self.invalidate(id, key);
+            self.invalidate(id, &key);
         }
         let Some(client) = self.clients.get_mut(id.0) else {
             return;
@@ -90,7 +113,7 @@ impl Core {
             line.extend_from_slice(refusal.text.as_bytes());
             line.extend_from_slice(b"\r\n");
             let stamp = Stamp { kind: Kind::Other, at: self.shared.now };
-            client.replies.push_ready(&line, stamp, &mut self.shared.pool);
+            client.replies.push_ready(&line, stamp, Form::Text, &mut self.shared.pool);
             self.shared.line = line;
         }
         match refusal.block {
@@ -102,12 +125,9 @@ impl Core {
 
     /// Puts a read's keys on their nodes' lanes: one slot, and one group per lane (more where a line
     /// would become too long).
-    fn read(&mut self, id: ClientId, verb: ReadVerb, keys: Keys<'_>) -> Taken {
+    pub(super) fn read(&mut self, id: ClientId, verb: ReadVerb, keys: Keys<'_>, form: Form, tail: &[u8]) -> Taken {
         if self.shared.full_lanes > 0 && keys.into_iter().any(|key| self.stalls_on_full(id, key, Topology::hash(key))) {
-            // Who waits holds nothing that others wait for.
-            if let Some(client) = self.clients.get_mut(id.0).filter(|client| client.promised > 0) {
-                client.break_promise(&mut self.shared);
-            }
+            self.hold_nothing(id);
             return Taken::Stalled;
         }
         let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
@@ -115,12 +135,10 @@ impl Core {
         // Where nothing is large, and nothing is under way elsewhere, all keys go to the shared lanes.
         let plain =
             self.shared.large_keys.is_empty() && client.elsewhere.is_empty() && client.promised == 0 && !client.no_room;
-        if !plain && self.large_read_waits(id, verb, keys) {
+        if !plain && self.large_read_waits(id, verb, keys.map(Wanted::from)) {
             return Taken::Stalled;
         }
-        let Self { clients, shared, .. } = self;
-        let Some(client) = clients.get_mut(id.0) else { return Taken::Yes(0) };
-        let seq = client.replies.push_read(Stamp { kind: Kind::Get, at: shared.now });
+        let Some(seq) = self.owe_read(id, verb, form, tail) else { return Taken::Yes(0) };
         let mut lost = None;
         let (mut count, mut missed) = (0_u32, 0_u64);
         for (key, place) in keys.zip(0..) {
@@ -148,6 +166,13 @@ impl Core {
             }
         }
         Taken::Yes(0)
+    }
+
+    /// Who waits holds nothing that others wait for.
+    pub(super) fn hold_nothing(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id.0).filter(|client| client.promised > 0) {
+            client.break_promise(&mut self.shared);
+        }
     }
 
     /// Asks for one key of a read where it lives. Returns the shared lane, where it begins a line there. An error: its
@@ -180,8 +205,9 @@ impl Core {
 
     /// Counts keys of a read whose node cannot be asked. Returns the error line, where errors are asked for.
     pub(super) fn count_lost(&self, verb: ReadVerb, node: NodeId, missed: u64) -> Option<String> {
-        self.shared.cells().soft(verb.into(), self.down_reason(node), missed, self.shared.misses());
-        (self.shared.settings.on_node_down == OnNodeDown::Error).then(|| self.down_text(node))
+        let misses = self.shared.may_miss(verb);
+        self.shared.cells().soft(verb.into(), self.down_reason(node), missed, misses);
+        (!misses).then(|| self.down_text(node))
     }
 
     /// Asks for one key of a read on a lane: its value goes to a place of a slot.
@@ -227,43 +253,69 @@ impl Core {
     }
 
     fn store(&mut self, id: ClientId, store: &Store<'_>, after: Input<'_>) -> Taken {
-        if store.len > self.shared.settings.bulk_above {
-            return self.store_large(id, store);
-        }
-        let hash = Topology::hash(store.key);
-        let total = store.len + 2;
-        if self.stalls_on(id, store.key, hash) || (after.bytes.len() < total && !self.reserve_body(id, total)) {
-            return Taken::Stalled;
-        }
-        if store.verb == StoreVerb::Set {
-            self.shared.large_keys.forget(hash);
-        }
-        self.shared.sample(store.key, hash);
-        self.shared.cells().command(store.verb.into());
-        let target = Target { hash, quiet: store.quiet, command: store.verb.into() };
         let mut header = std::mem::take(&mut self.shared.line);
         header.clear();
         store.write(&mut header);
+        let value = Arriving {
+            header: &header,
+            key: store.key,
+            len: store.len,
+            replaces: store.verb == StoreVerb::Set,
+            target: Target::text(Topology::hash(store.key), store.verb.into(), store.quiet),
+            tail: &[],
+            is_closed: true,
+        };
+        let taken = self.take_value(id, &value, after);
+        self.shared.line = header;
+        taken
+    }
+
+    /// Takes the value behind a storage line, as far as it is there.
+    pub(super) fn take_value(&mut self, id: ClientId, value: &Arriving<'_>, after: Input<'_>) -> Taken {
+        if value.len > self.shared.settings.bulk_above {
+            return self.store_large(id, value);
+        }
+        let Arriving { header, key, target, .. } = *value;
+        let hash = target.hash;
+        let total = value.total();
+        if self.stalls_on(id, key, hash) || (after.bytes.len() < total && !self.reserve_body(id, total)) {
+            return Taken::Stalled;
+        }
+        if value.replaces {
+            self.shared.large_keys.forget(hash);
+        }
+        self.shared.sample(key, hash);
+        self.shared.cells().command(target.command);
         if after.bytes.len() >= total {
             let block = after.part(0..total);
-            if block.bytes.ends_with(b"\r\n") {
-                if let Some(up) = self.enqueue(id, hash, store.quiet, &header, target.command) {
+            if !value.is_closed || block.bytes.ends_with(b"\r\n") {
+                if let Some(up) = self.enqueue(id, header, target, value.tail) {
                     let Self { upstreams, shared, .. } = self;
                     if let Some(lane) = upstreams.get_mut(up.0) {
                         lane.out.take(block, &mut shared.pool);
+                        if !value.is_closed {
+                            lane.out.append(b"\r\n", &mut shared.pool);
+                        }
                         lane.touch(up, shared);
                     }
                 }
             } else {
                 self.refuse_block(id, target);
             }
-            self.shared.line = header;
             // All of it came with what waited for room.
             self.end_body(id, total);
             return Taken::Yes(total);
         }
         if let Some(client) = self.clients.get_mut(id.0) {
-            let body = Body { header, target, block: OutBuf::default(), end: [0; 2], total };
+            let body = Body {
+                header: header.to_vec(),
+                target,
+                block: OutBuf::default(),
+                end: [0; 2],
+                total,
+                tail: value.tail.into(),
+                is_closed: value.is_closed,
+            };
             client.reading = Reading::Body(Box::new(body));
         }
         Taken::Yes(0)
@@ -297,7 +349,7 @@ impl Core {
     /// Whether a body has to wait before its end.
     fn body_stalls(&mut self, id: ClientId, hash: u64) -> bool {
         let Some(header) = self.body(id).map(|body| std::mem::take(&mut body.header)) else { return false };
-        let stalls = self.stalls_behind(id, key_of(&header), hash);
+        let stalls = self.stalls_behind(id, &key_of(&header), hash);
         if let Some(body) = self.body(id) {
             body.header = header;
         }
@@ -323,7 +375,7 @@ impl Core {
             client.reading = Reading::Swallow(left as u64);
         }
         self.shared.cells().soft(target.command, reason, 1, false);
-        self.answer(id, target.command.into(), text.as_bytes(), target.quiet);
+        self.answer_for(id, target, text.as_bytes());
     }
 
     /// A stored value is complete: forwards it.
@@ -336,27 +388,29 @@ impl Core {
         let Reading::Body(body) = std::mem::replace(&mut client.reading, Reading::Line) else {
             return;
         };
-        let Body { header, target, mut block, end, .. } = *body;
-        if end != *b"\r\n" {
+        let Body { header, target, mut block, end, is_closed, tail, .. } = *body;
+        if is_closed && end != *b"\r\n" {
             block.clear(&mut self.shared.pool);
             self.refuse_block(id, target);
-        } else if let Some(up) = self.enqueue(id, target.hash, target.quiet, &header, target.command) {
+        } else if let Some(up) = self.enqueue(id, &header, target, &tail) {
             let Self { upstreams, shared, .. } = self;
             if let Some(lane) = upstreams.get_mut(up.0) {
                 lane.out.join(block, &mut shared.pool);
+                if !is_closed {
+                    lane.out.append(b"\r\n", &mut shared.pool);
+                }
                 lane.touch(up, shared);
             }
         } else {
             block.clear(&mut self.shared.pool);
         }
-        self.shared.line = header;
         self.end_body(id, 0);
     }
 
     /// A value's block does not end as it must.
     fn refuse_block(&mut self, id: ClientId, target: Target) {
         self.shared.cells().request(target.command, Outcome::ClientError, 1);
-        self.answer(id, Kind::Store, b"CLIENT_ERROR bad data chunk\r\n", target.quiet);
+        self.answer_for(id, target, b"CLIENT_ERROR bad data chunk\r\n");
     }
 
     /// The room that was kept for a body is free; so many bytes of it were still to come.
@@ -382,45 +436,72 @@ impl Core {
         let mut line = std::mem::take(&mut self.shared.line);
         line.clear();
         change.write(key, &mut line);
-        self.enqueue(id, hash, quiet, &line, change.into());
+        self.enqueue(id, &line, Target::text(hash, change.into(), quiet), &[]);
         self.shared.line = line;
         Taken::Yes(0)
     }
 
     /// Deletes a key without an answer.
-    fn invalidate(&mut self, id: ClientId, key: &[u8]) {
+    pub(super) fn invalidate(&mut self, id: ClientId, key: &[u8]) {
         let mut line = Vec::new();
-        Change::Delete.write(key, &mut line);
-        self.enqueue(id, Topology::hash(key), true, &line, Command::Delete);
+        let mut target = Target::text(Topology::hash(key), Command::Delete, true);
+        if translate::is_odd(key) {
+            // No text has put it there.
+            if key.len() > translate::MAX_ODD_KEY || !self.knows_meta(self.owner(target.hash, || key)) {
+                return;
+            }
+            meta::request::write_delete(key, &mut line);
+            target.meta = true;
+        } else {
+            Change::Delete.write(key, &mut line);
+        }
+        self.enqueue(id, &line, target, &[]);
     }
 
     /// Puts a request for one node on its lane and owes its reply, or answers that the node is down.
-    fn enqueue(&mut self, id: ClientId, hash: u64, quiet: bool, line: &[u8], command: Command) -> Option<UpstreamId> {
-        let node = self.owner(hash, || key_of(line));
+    pub(super) fn enqueue(&mut self, id: ClientId, line: &[u8], target: Target, tail: &[u8]) -> Option<UpstreamId> {
+        let Target { hash, command, meta, .. } = target;
+        let node = self.owner_of_line(hash, line);
         let lane = self.clients.get(id.0)?.lane;
         let Some(up_id) = self.lane(node, lane) else {
-            self.answer_down(id, node, quiet, command);
+            self.answer_down(id, node, target);
             return None;
         };
+        if meta && !self.upstreams.get(up_id.0).is_some_and(Upstream::is_greeted) {
+            // While its block came the connection was lost: which memcached answers next is not known.
+            self.answer_down(id, node, target);
+            return None;
+        }
+        if meta && !self.knows_meta(node) {
+            // While its block came its key went to another node.
+            let text = self.needs_meta(node);
+            self.shared.cells().soft(command, Reason::NodeError, 1, false);
+            self.answer_for(id, target, text.as_bytes());
+            return None;
+        }
         let Self { clients, upstreams, shared, .. } = self;
         let (client, up) = (clients.get_mut(id.0)?, upstreams.get_mut(up_id.0)?);
         let stamp = Stamp { kind: command.into(), at: shared.now };
-        let seq = (!quiet).then(|| client.replies.push(stamp));
+        let seq = (!target.quiet).then(|| client.replies.push(stamp, target.form));
+        if let Some(seq) = seq.filter(|_| !tail.is_empty()) {
+            client.replies.set_tail(seq, tail);
+        }
         client.in_flight += 1;
         let asked = Asked::new(hash, line, &shared.settings);
-        up.push(line, Entry::Single { client: id, seq, command, asked, expired: false }, shared);
+        up.push(line, Entry::Single { client: id, seq, command, asked, expired: false, meta }, shared);
         up.touch(up_id, shared);
         Some(up_id)
     }
 
-    pub(super) fn answer_down(&mut self, id: ClientId, node: NodeId, quiet: bool, command: Command) {
+    pub(super) fn answer_down(&mut self, id: ClientId, node: NodeId, target: Target) {
+        let command = target.command;
         let miss = command == Command::Touch && self.shared.misses();
         self.shared.cells().soft(command, self.down_reason(node), 1, miss);
         if miss {
-            return self.answer(id, Kind::Touch, b"NOT_FOUND\r\n", quiet);
+            return self.answer_for(id, target, b"NOT_FOUND\r\n");
         }
         let text = self.down_text(node);
-        self.answer(id, command.into(), text.as_bytes(), quiet);
+        self.answer_for(id, target, text.as_bytes());
     }
 
     fn down_reason(&self, node: NodeId) -> Reason {
@@ -470,7 +551,7 @@ impl Core {
     }
 
     /// Whether a write has to wait for something of its client that is, or may be, under way elsewhere.
-    fn stalls_behind(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
+    pub(super) fn stalls_behind(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
         if self.stalls_elsewhere(id, key, hash) {
             return true;
         }

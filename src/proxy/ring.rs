@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::client::{Client, Stall};
 use super::failure::Failure;
 use super::upstream::health::{Health, PROBE_GAP};
+use super::upstream::key_of;
 use super::upstream::node::NodeEntry;
 use super::upstream::{Entry, Role};
 use super::{ClientId, Core, NodeId, UpstreamId};
@@ -28,6 +29,16 @@ impl Core {
     pub(super) fn owner<'key>(&self, hash: u64, key: impl FnOnce() -> &'key [u8]) -> NodeId {
         let index = self.topology.route_with(hash, key);
         self.ring.get(usize::from(index.0)).copied().unwrap_or(NodeId::NONE)
+    }
+
+    /// The same for the key that a request line names.
+    pub(super) fn owner_of_line(&self, hash: u64, line: &[u8]) -> NodeId {
+        // Only a placement by the key itself looks at it: it may have to be decoded.
+        if !self.topology.needs_key() {
+            return self.owner(hash, || &[]);
+        }
+        let key = key_of(line);
+        self.owner(hash, || &key)
     }
 
     /// Takes another ring. What is in flight stays where it is; the next request is routed anew.
@@ -59,16 +70,24 @@ impl Core {
     /// Whether a request has to wait for the first ring, which is not known yet: clients that connect while their sidecar
     /// starts shall not be told that every write has failed.
     #[cold]
-    pub(super) fn stalls_on_ring(&mut self, id: ClientId, request: &Result<Request<'_>, Refusal<'_>>) -> bool {
-        let needs = match request {
+    pub(super) fn needs_ring(&self, request: &Result<Request<'_>, Refusal<'_>>) -> bool {
+        match request {
             Ok(Request::FlushAll { .. }) => !self.shared.settings.deny_flush_all,
-            Ok(Request::Read { .. } | Request::Store(_) | Request::Change { .. } | Request::Stats(Stats::Reset)) => {
-                true
-            }
+            Ok(
+                Request::Read { .. }
+                | Request::Store(_)
+                | Request::Change { .. }
+                | Request::Meta(_)
+                | Request::Stats(Stats::Reset),
+            ) => true,
             Err(refusal) => refusal.stale.is_some(),
             Ok(_) => false,
-        };
-        let Some(client) = self.clients.get_mut(id.0).filter(|client| needs && !client.no_ring) else { return false };
+        }
+    }
+
+    /// There is no ring yet: whether a client waits for it.
+    pub(super) fn stalls_on_ring(&mut self, id: ClientId) -> bool {
+        let Some(client) = self.clients.get_mut(id.0).filter(|client| !client.no_ring) else { return false };
         client.stall = Stall::Ring;
         self.shared.cells().waits(Wait::Ring);
         true

@@ -69,10 +69,9 @@ impl Core {
         let Some(entry) = nodes.get_mut(up.node.0) else { return };
         let until = shared.now.after(shared.settings.connect_timeout);
         for index in 0..up.fifo.first_unsent(up.sent) {
-            if let Some(Entry::Single { client, .. } | Entry::Gather { client, .. }) = up.fifo.get(index)
-                && clients.get(client.0).is_some()
-            {
-                entry.lost_writes.insert(*client, until);
+            let Some(lost) = up.fifo.get(index).filter(|entry| entry.writes()) else { continue };
+            for client in lost.clients().filter(|client| clients.get(client.0).is_some()) {
+                entry.lost_writes.insert(client, until);
                 shared.ask_for_tick();
             }
         }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::discovery_answer::DiscoveryAnswer;
 use crate::config::OnNodeDown;
 
 /// What the operator chose.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Largest value, in bytes, that is forwarded.
     pub max_value: usize,
@@ -46,6 +47,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// User and system CPU time of the process so far; asked for by `stats` alone.
     pub cpu_time: fn() -> (Duration, Duration),
+    /// Where auto-discovery clients are sent.
+    pub discovery_answer: DiscoveryAnswer,
     /// Seed of the reconnect jitter.
     pub seed: u64,
 }
@@ -82,6 +85,7 @@ impl Default for Settings {
             pid: 1,
             max_connections: 4096,
             cpu_time: || (Duration::ZERO, Duration::ZERO),
+            discovery_answer: DiscoveryAnswer::Here(None),
             seed: 1,
         }
     }

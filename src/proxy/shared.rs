@@ -11,6 +11,7 @@ use super::settings::Settings;
 use super::sizes::LargeKeys;
 use crate::config::OnNodeDown;
 use crate::metrics::{Cells, CloseReason, WorkerCells, hot};
+use crate::protocol::request::ReadVerb;
 use crate::time::Tick;
 
 /// The other workers are told when so many bytes were taken or given back.
@@ -71,6 +72,7 @@ impl Shared {
             cells,
             worker,
             now: Tick(0),
+            random: settings.seed | 1,
             settings,
             unsampled: 0,
             slow_told: [Tick(0); 6],
@@ -82,7 +84,6 @@ impl Shared {
             may_hold_back: false,
             held_back: Vec::new(),
             large_keys: LargeKeys::default(),
-            random: settings.seed | 1,
         }
     }
 
@@ -93,6 +94,11 @@ impl Shared {
     /// Whether reads that cannot be answered are misses; else errors.
     pub(super) fn misses(&self) -> bool {
         self.settings.on_node_down == OnNodeDown::Miss
+    }
+
+    /// Whether a read of this kind that cannot be answered is a miss; else an error.
+    pub(super) fn may_miss(&self, verb: ReadVerb) -> bool {
+        self.misses() && !verb.writes()
     }
 
     /// A step of xorshift: jitter needs no better, and a simulation replays it.

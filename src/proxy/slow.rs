@@ -7,7 +7,7 @@ use super::upstream::group::Group;
 use super::{Core, UpstreamId};
 use crate::metrics::{Kind, hot};
 use crate::protocol::command::Command;
-use crate::routing::Topology;
+use crate::protocol::request::Keys;
 
 /// Between two lines about requests of one kind.
 const GAP: Duration = Duration::from_secs(1);
@@ -15,8 +15,9 @@ const GAP: Duration = Duration::from_secs(1);
 impl Group {
     /// The first of its keys.
     fn name(&self, log_keys: bool) -> String {
-        let key = self.text(0);
-        hot::name(Topology::hash(key), log_keys.then_some(key))
+        // Of a meta command without its flags.
+        let key = if self.verb.is_meta() { Keys::new(self.text(0)).next().unwrap_or_default() } else { self.text(0) };
+        hot::name(self.hash(0), log_keys.then_some(key))
     }
 }
 

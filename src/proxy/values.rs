@@ -15,10 +15,10 @@ use super::upstream::{Body, Entry, Role, Upstream};
 use super::{ClientId, CloseReason, Core, UpstreamId};
 use crate::metrics::{Outcome, Reason};
 use crate::protocol::command::Command;
-use crate::routing::Topology;
+use crate::protocol::request::ReadVerb;
 
 /// What a reader is told when there is no room for a value, where errors are asked for.
-const NO_MEMORY: &[u8] = b"SERVER_ERROR proxy: out of memory for the value\r\n";
+pub(super) const NO_MEMORY: &[u8] = b"SERVER_ERROR proxy: out of memory for the value\r\n";
 /// A value that flows as fast as it is read is written in pieces of so many bytes: each write wakes its reader, and who
 /// waits for the rest of a value has little use for a part of it.
 const FLOW: usize = 512 << 10;
@@ -52,12 +52,13 @@ impl Core {
         }
         let command = Command::from(group.verb);
         let early = group.members.len() > 1;
-        let (members, askers, text) = group.split(key);
+        let hash = group.hash(key);
+        let (members, askers, _) = group.split(key);
         for asker in askers {
             let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
             member.left = member.left.saturating_sub(1);
             let Some(client) = clients.get_mut(member.client.0) else { continue };
-            if client.asks_again(text) {
+            if client.asks_again(hash) {
                 denied.push((key, (member.client, member.seq, asker.place)));
                 continue;
             }
@@ -78,8 +79,8 @@ impl Core {
         for (key, reader) in denied {
             let head = self.upstreams.get(id.0).and_then(|up| up.fifo.front());
             let Some(Entry::Group(group)) = head else { return };
-            let (verb, text) = (group.verb, group.text(*key).to_vec());
-            self.pass_by(id, verb, &text, &[*reader]);
+            let (verb, hash, text) = (group.verb, group.hash(*key), group.text(*key).to_vec());
+            self.pass_by(id, verb, (&text, hash), &[*reader]);
         }
     }
 
@@ -121,19 +122,20 @@ impl Core {
         }
         let own = matches!(role, Role::Own { .. });
         if *role != Role::Shared {
-            shared.large_keys.forget(Topology::hash(group.text(key)));
+            shared.large_keys.forget(group.hash(key));
         }
-        let command = Command::from(group.verb);
+        let (verb, command) = (group.verb, Command::from(group.verb));
         // A group of one passes its node's last word on, whatever it is; others need not wait.
         let early = group.members.len() > 1;
         let mut denied = Vec::new();
-        let (members, askers, text) = group.split(key);
+        let hash = group.hash(key);
+        let (members, askers, _) = group.split(key);
         for asker in askers {
             // Of one that was answered meanwhile the value is eaten.
             let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
             member.left = member.left.saturating_sub(1);
             let Some(client) = clients.get_mut(member.client.0) else { continue };
-            if !own && client.asks_again(text) {
+            if !own && client.asks_again(hash) {
                 denied.push((key, (member.client, member.seq, asker.place)));
                 continue;
             }
@@ -144,7 +146,7 @@ impl Core {
                 client.saw_value(len as u64);
                 client.replies.value(member.seq, asker.place, raw, block, &mut shared.pool);
             } else {
-                go_without(client, member.seq, asker.place, command, shared);
+                go_without(client, member.seq, asker.place, verb, shared);
             }
             if member.done {
                 client.replies.part_done(member.seq, &mut shared.pool);
@@ -165,17 +167,17 @@ impl Core {
         let Some(Entry::Group(group)) = fifo.front_mut() else { return };
         let block = usize::try_from(len).unwrap_or(usize::MAX).saturating_add(2);
         let large = len > shared.settings.bulk_above as u64;
-        let hash = Topology::hash(group.text(key));
+        let hash = group.hash(key);
         if large {
             shared.large_keys.remember(hash, block - 2);
         } else {
             shared.large_keys.forget(hash);
         }
         shared.budget.pieces = shared.pool.pieces();
-        let command = Command::from(group.verb);
+        let (verb, command) = (group.verb, Command::from(group.verb));
         let own = matches!(role, Role::Own { .. });
         let (mut accepted, mut denied) = (0, Vec::new());
-        let (members, askers, text) = group.split(key);
+        let (members, askers, _) = group.split(key);
         for asker in askers {
             let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
             let Some(client) = clients.get_mut(member.client.0) else { continue };
@@ -187,7 +189,7 @@ impl Core {
             }
             let copy = if accepted > 0 && block >= SHARE { 0 } else { block };
             let fits = || shared.budget.has_room(copy) && client.charged() + block <= shared.budget.share();
-            if own || !client.asks_again(text) && (Budget::passes(block, client.held) || fits()) {
+            if own || !client.asks_again(hash) && (Budget::passes(block, client.held) || fits()) {
                 accepted += 1;
                 if !own {
                     client.reserve(block);
@@ -199,9 +201,9 @@ impl Core {
                 client.settle(member.client, shared);
             } else {
                 member.left = member.left.saturating_sub(1);
-                denied.push((asker.member, large || client.asks_again(text), (member.client, member.seq, asker.place)));
-                if !large && !client.asks_again(text) {
-                    go_without(client, member.seq, asker.place, command, shared);
+                denied.push((asker.member, large || client.asks_again(hash), (member.client, member.seq, asker.place)));
+                if !large && !client.asks_again(hash) {
+                    go_without(client, member.seq, asker.place, verb, shared);
                     client.settle(member.client, shared);
                 }
             }
@@ -223,9 +225,9 @@ impl Core {
         for (member, ..) in &denied {
             group.deny(key, *member);
         }
-        let (verb, text) = (group.verb, group.text(key).to_vec());
+        let (hash, text) = (group.hash(key), group.text(key).to_vec());
         let again = denied.into_iter().filter(|(_, again, _)| *again).map(|(.., reader)| reader);
-        self.pass_by(id, verb, &text, &again.collect::<Vec<_>>());
+        self.pass_by(id, verb, (&text, hash), &again.collect::<Vec<_>>());
     }
 
     /// A piece of a value, for those towards whom it has begun. Returns how much of `input` it was.
@@ -237,6 +239,8 @@ impl Core {
         let used = usize::try_from(body.left).unwrap_or(usize::MAX).min(input.bytes.len());
         let piece = input.part(0..used);
         check_end(body.left, piece.bytes)?;
+        let data = usize::try_from(body.left.saturating_sub(2)).unwrap_or(usize::MAX);
+        let closing = used.saturating_sub(data);
         body.left -= used as u64;
         shared.budget.arriving -= used * body.copies;
         let (key, ended) = (body.key, body.left == 0);
@@ -257,8 +261,10 @@ impl Core {
                 client.unreserve(used);
             }
             match &slice {
-                Some(slice) => client.replies.shared_piece(member.seq, asker.place, slice, &mut shared.pool),
-                None => client.replies.piece(member.seq, asker.place, piece, &mut shared.pool),
+                Some(slice) if client.replies.left_out(member.seq, used, closing) == 0 => {
+                    client.replies.shared_piece(member.seq, asker.place, slice, &mut shared.pool);
+                }
+                _ => client.replies.piece(member.seq, asker.place, piece, closing, &mut shared.pool),
             }
             if ended {
                 client.replies.end(member.seq, asker.place, &mut shared.pool);
@@ -276,8 +282,12 @@ impl Core {
         if let Some(slice) = slice {
             shared.pool.release(slice);
         }
+        let meta = group.verb.is_meta();
         if ended {
             *place = None;
+            if meta {
+                self.finish_group(id, None)?;
+            }
         }
         Ok(used)
     }
@@ -292,7 +302,7 @@ impl Core {
         shared.budget.arriving -= body.expected();
         body.copies = 0;
         let own = matches!(role, Role::Own { .. });
-        let command = Command::from(group.verb);
+        let verb = group.verb;
         let (members, askers, _) = group.split(key);
         for asker in askers {
             let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
@@ -305,8 +315,9 @@ impl Core {
                 continue;
             }
             member.left = member.left.saturating_sub(1);
-            shared.cells().soft(command, reason, 1, shared.misses());
-            if !shared.misses() {
+            let misses = shared.may_miss(verb);
+            shared.cells().soft(verb.into(), reason, 1, misses);
+            if !misses {
                 client.replies.fail(member.seq, text, &mut shared.pool);
             }
             client.replies.miss(member.seq, asker.place, &mut shared.pool);
@@ -316,9 +327,10 @@ impl Core {
 }
 
 /// There is no room for a value of a reader: a miss, or an error where errors are asked for.
-pub(super) fn go_without(client: &mut Client, seq: u32, place: u32, command: Command, shared: &mut Shared) {
-    shared.cells().soft(command, Reason::Memory, 1, shared.misses());
-    if !shared.misses() {
+pub(super) fn go_without(client: &mut Client, seq: u32, place: u32, verb: ReadVerb, shared: &mut Shared) {
+    let misses = shared.may_miss(verb);
+    shared.cells().soft(verb.into(), Reason::Memory, 1, misses);
+    if !misses {
         client.replies.fail(seq, NO_MEMORY, &mut shared.pool);
     }
     client.replies.miss(seq, place, &mut shared.pool);
@@ -337,11 +349,12 @@ pub(super) fn miss_open_keys(
         if !group.pass_over(key) {
             continue;
         }
-        let (members, askers, text) = group.split(key);
+        let hash = group.hash(key);
+        let (members, askers, _) = group.split(key);
         for asker in askers {
             let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
             let Some(client) = clients.get_mut(member.client.0) else { continue };
-            if !own && client.asks_again(text) {
+            if !own && client.asks_again(hash) {
                 member.left = member.left.saturating_sub(1);
                 denied.push((key, (member.client, member.seq, asker.place)));
             } else {

@@ -11,6 +11,7 @@ use super::upstream::Upstream;
 use super::{ClientId, CloseReason, Core, FailReason, UpstreamId};
 use crate::metrics::Reason;
 use crate::protocol::command::Command;
+use crate::protocol::form::Form;
 use crate::protocol::request::{Refusal, Request};
 use crate::protocol::text::request;
 use crate::time::Tick;
@@ -145,6 +146,10 @@ impl Core {
             Reading::Keys(_) => return true,
             _ => {}
         }
+        if client.is_binary {
+            // An error is told whatever is quiet.
+            return true;
+        }
         let line = memchr::memchr(b'\n', &client.unparsed).and_then(|end| client.unparsed.get(..end));
         match line.map(|line| request::parse(request::trim(line), self.shared.settings.max_value)) {
             Some(Ok(Request::Store(store))) => !store.quiet,
@@ -202,7 +207,10 @@ impl Core {
             Reading::Swallow(_) | Reading::AwaitLane(_) | Reading::Stream { .. } => return,
         }
         let mut kept = std::mem::take(&mut client.unparsed);
-        if let Some(end) = memchr::memchr(b'\n', &kept) {
+        if client.is_binary {
+            let used = self.refuse_next_packet(id, &kept, reason, text);
+            kept.drain(..used);
+        } else if let Some(end) = memchr::memchr(b'\n', &kept) {
             client.scanned = 0;
             self.answer_unasked(id, request::trim(kept.get(..end).unwrap_or_default()), reason, text);
             kept.drain(..=end);
@@ -224,7 +232,7 @@ impl Core {
                 shared.cells().command(verb.into());
                 shared.cells().soft(verb.into(), reason, keys.into_iter().count() as u64, misses);
                 let stamp = client::replies::Stamp { kind: crate::metrics::Kind::Get, at: shared.now };
-                let seq = client.replies.push_read(stamp);
+                let seq = client.replies.push_read(stamp, Form::Text);
                 if !misses {
                     client.replies.fail(seq, text.as_bytes(), &mut shared.pool);
                 }
@@ -245,6 +253,7 @@ impl Core {
                 self.shared.cells().soft(command, reason, 1, miss);
                 self.answer(id, command.into(), if miss { b"NOT_FOUND\r\n" } else { text.as_bytes() }, quiet);
             }
+            Ok(Request::Meta(meta)) => self.meta_unasked(id, &meta, reason, text, true),
             Ok(Request::FlushAll { quiet, .. }) => {
                 self.shared.cells().command(Command::FlushAll);
                 self.shared.cells().soft(Command::FlushAll, reason, 1, false);
@@ -254,7 +263,7 @@ impl Core {
             Err(refusal) => self.refuse(id, Refusal { stale: None, ..refusal }),
             // These need nobody else: they only waited behind what did.
             Ok(Request::Verbosity { quiet: true } | Request::Quit) => {}
-            Ok(Request::Verbosity { .. } | Request::Version | Request::MetaNoop) => {
+            Ok(Request::Verbosity { .. } | Request::Version | Request::Discovery | Request::MetaNoop) => {
                 self.shared.cells().command(Command::Other);
                 self.shared.cells().soft(Command::Other, reason, 1, false);
                 self.answer(id, Command::Other.into(), text.as_bytes(), false);

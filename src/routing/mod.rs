@@ -269,6 +269,12 @@ impl Topology {
         }
     }
 
+    /// Whether the placement asks for the key itself, and not for its hash alone.
+    #[must_use]
+    pub fn needs_key(&self) -> bool {
+        matches!(self.scheme, Scheme::Keyed(_))
+    }
+
     /// The node that owns a key; none only before the first ring is known.
     #[must_use]
     pub fn owner(&self, key: &[u8]) -> Option<&Arc<Node>> {

@@ -117,6 +117,7 @@ impl Condition {
     /// Looks at the nodes, tells of each that has changed, and returns what is seen.
     fn look(&self) -> MutexGuard<'_, Now> {
         let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
+        self.cells.source_failures.set(view.source.failures);
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut now.nodes);
         for node in topology.nodes() {

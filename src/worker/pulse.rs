@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::listener::Accepted;
     use crate::metrics::Cells;
-    use crate::proxy::Settings;
+    use crate::proxy::{Ends, Settings};
     use crate::routing::{Published, Topology};
     use crate::worker::{Parts, spawn};
 
@@ -111,7 +111,7 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         accepted.set_nonblocking(true).unwrap();
-        workers[1].sender.send(Accepted::Tcp(accepted)).await.unwrap();
+        workers[1].sender.send(Accepted::Tcp(accepted, Ends::Unknown)).await.unwrap();
         client.write_all(b"stats\r\n").unwrap();
         // The request may still be on its way when the first answer comes.
         let mut stuck = Vec::new();

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use crate::listener::Accepted;
+use crate::proxy::Ends;
 
 /// A node's machine that vanishes says nothing: an idle connection to it is probed after this silence, so often, and is
 /// given up after about 6 s. Without, the first requests after a quiet night would find out, and a client that vanished
@@ -91,12 +92,15 @@ pub(super) fn fates(halves: &[&WriteHalf]) -> Vec<Fate> {
 }
 
 /// Makes a connection known to the runtime at hand.
-pub(super) fn register(accepted: Accepted) -> io::Result<(ReadHalf, WriteHalf)> {
+pub(super) fn register(accepted: Accepted) -> io::Result<(ReadHalf, WriteHalf, Ends)> {
     Ok(match accepted {
-        Accepted::Tcp(stream) => split(TcpStream::from_std(stream)?),
-        Accepted::Unix(stream) => {
+        Accepted::Tcp(stream, ends) => {
+            let (read, write) = split(TcpStream::from_std(stream)?);
+            (read, write, ends)
+        }
+        Accepted::Unix(stream, ends) => {
             let (read, write) = UnixStream::from_std(stream)?.into_split();
-            (ReadHalf::Unix(read), WriteHalf::Unix(write))
+            (ReadHalf::Unix(read), WriteHalf::Unix(write), ends)
         }
     })
 }

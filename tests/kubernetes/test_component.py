@@ -21,7 +21,7 @@ CASES = {
     "legacy": (["deployments", "sets"], ["sidecar/legacy"]),
     "scrape": (ALL, ["sidecar", "sidecar/scrape"]),
 }
-LOCALHOST = {"MEMCACHED_NODES": "localhost", "MEMCACHED_PORT": "11211", "MEMCACHED_DISCOVERY_HOST": ""}
+LOCALHOST = {"MEMCACHED_NODES": "localhost", "MEMCACHED_PORT": "11211", "MEMCACHED_DISCOVERY_HOST": "localhost"}
 
 
 def rendered(case, directory):

@@ -18,7 +18,7 @@ LABEL = {"slipring/inject": "true"}
 LOCALHOST = [
     {"name": "MEMCACHED_NODES", "value": "localhost"},
     {"name": "MEMCACHED_PORT", "value": "11211"},
-    {"name": "MEMCACHED_DISCOVERY_HOST"},  # empty; the server leaves out what is empty
+    {"name": "MEMCACHED_DISCOVERY_HOST", "value": "localhost"},
 ]
 FILE = {"name": "MEMCACHED_NODES_FILE", "value": "/etc/slipring"}
 

@@ -188,7 +188,7 @@ impl World {
             ..Settings::default()
         };
         let cells = Arc::new(Cells::new(1));
-        let core = Core::new(Arc::clone(&topology), settings, Arc::clone(&cells), 0);
+        let core = Core::new(Arc::clone(&topology), settings.clone(), Arc::clone(&cells), 0);
         let stormy = rng.one_in(2);
         let mut nodes: Vec<Node> =
             (0..count).map(|i| Node::new(["1.6.18", "1.5.16", "1.6.0"][i % 3], seed + i as u64)).collect();

@@ -15,6 +15,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod auto_discovery;
 mod commands;
 mod doubt;
 mod hostile;

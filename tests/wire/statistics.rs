@@ -48,6 +48,175 @@ fn stats_has_what_exporters_and_clients_need() {
     client.in_step();
 }
 
+/// What prometheus/memcached_exporter 0.16 reads of `stats`; a name that is not there is a series that is not there. Those
+/// of extstore are told by nodes that have it.
+const EXPORTER: &str = "version uptime time get_hits get_misses delete_hits delete_misses incr_hits incr_misses \
+    decr_hits decr_misses cas_hits cas_misses cas_badval touch_hits touch_misses cmd_flush cmd_set \
+    proxy_conn_requests proxy_conn_errors proxy_conn_oom proxy_req_active proxy_config_reloads \
+    proxy_config_reload_fails proxy_backend_total proxy_backend_marked_bad proxy_backend_failed \
+    rusage_user rusage_system bytes limit_maxbytes curr_items total_items bytes_read bytes_written curr_connections \
+    total_connections rejected_connections conn_yields listen_disabled_num evictions reclaimed store_too_large \
+    store_no_memory lru_crawler_starts direct_reclaims crawler_items_checked crawler_reclaimed moves_to_cold \
+    moves_to_warm moves_within_lru accepting_conns";
+
+/// The same of `stats settings`.
+const EXPORTER_SETTINGS: &str = "maxconns lru_crawler lru_crawler_sleep lru_crawler_tocrawl lru_maintainer_thread \
+    hot_lru_pct warm_lru_pct hot_max_factor warm_max_factor";
+
+/// What collectd's plugin reads of `stats`.
+const COLLECTD: &str = "rusage_user rusage_system threads curr_items bytes limit_maxbytes curr_connections \
+    listen_disabled_num cmd_get cmd_set cmd_flush cmd_touch incr_misses incr_hits decr_misses decr_hits get_hits \
+    get_misses evictions delete_hits delete_misses bytes_read bytes_written";
+
+#[test]
+fn nothing_that_stock_collectors_read_is_missing() {
+    let (nodes, _slipring, mut client) = filled();
+    let (stats, settings) = (client.stats("stats"), client.stats("stats settings"));
+    let names = |list: &'static str| list.split_whitespace();
+    for name in names(EXPORTER).chain(names(COLLECTD)) {
+        let value = stats.get(name).unwrap_or_else(|| panic!("no {name} in {stats:?}"));
+        assert!(name == "version" || value.parse::<f64>().is_ok(), "{name} is {value:?}");
+    }
+    // Two whole numbers, as of seconds and microseconds.
+    assert_eq!(stats["rusage_user"].split('.').count(), 2);
+    for name in names(EXPORTER_SETTINGS) {
+        assert!(settings.contains_key(name), "no {name} in {settings:?}");
+    }
+    assert_eq!(settings["lru_crawler"], "yes", "else the exporter reads none of it");
+    // The memory of the nodes is for the nodes to tell.
+    for name in ["lru_crawler_starts", "crawler_items_checked", "moves_to_cold", "moves_within_lru"] {
+        assert!(number(&stats, name) <= sum(&nodes, name), "{name}");
+    }
+    client.stats("stats items");
+    assert!(client.stats("stats slabs").contains_key("total_malloced"));
+    // What memcached tells and a router can is there, too.
+    let theirs: BTreeMap<String, String> = nodes[0].client().stats("stats");
+    for name in
+        theirs.keys().filter(|name| ["cmd_", "get_", "conn", "touch_", "cas_"].iter().any(|p| name.starts_with(p)))
+    {
+        assert!(stats.contains_key(name), "no {name}");
+    }
+}
+
+#[test]
+fn the_figures_of_a_proxy_are_in_the_names_of_memcacheds() {
+    let (mut nodes, slipring, mut client) = filled();
+    let stats = client.stats("stats");
+    assert_eq!(number(&stats, "proxy_conn_requests"), 30 + 40 + 1);
+    assert_eq!(number(&stats, "proxy_backend_total"), 3);
+    for name in ["proxy_backend_failed", "proxy_backend_marked_bad", "proxy_conn_errors", "proxy_config_reloads"] {
+        assert_eq!(number(&stats, name), 0, "{name}");
+    }
+    nodes[0].kill();
+    slipring.wait_for_states("down", 1);
+    for at in 0..30 {
+        client.ask_line(format!("delete key{at}\r\n"));
+    }
+    let stats = client.stats("stats");
+    assert_eq!(number(&stats, "proxy_backend_failed"), 1);
+    assert_eq!(number(&stats, "proxy_backend_marked_bad"), 1);
+    let errors = number(&stats, "proxy_conn_errors");
+    assert!(errors > 0 && errors < 30, "{errors} deletes were for the node that is down");
+}
+
+#[test]
+fn stats_reset_resets_what_stats_tells_and_the_nodes() {
+    let (nodes, slipring, mut client) = filled();
+    client.ask("incr none 1\r\ntouch none 0\r\n", "NOT_FOUND\r\nNOT_FOUND\r\n");
+    let before = client.stats("stats");
+    let metrics = slipring.admin("/metrics").1;
+    client.ask("stats reset\r\n", "RESET\r\n");
+    let after = client.stats("stats");
+    // As of memcached: what is now stays, what was counted is gone.
+    let stays = "pid uptime time version pointer_size rusage_user rusage_system max_connections curr_connections \
+        connection_structures limit_maxbytes accepting_conns threads bytes curr_items proxy_req_active \
+        proxy_backend_total proxy_backend_failed";
+    for (name, value) in &before {
+        if stays.split_whitespace().any(|stays| stays == name) {
+            assert!(
+                ["uptime", "time"].contains(&&**name) || name.starts_with("rusage") || after[name] == *value,
+                "{name}"
+            );
+        } else if ["bytes_read", "bytes_written", "proxy_conn_requests"].contains(&&**name) {
+            assert!(number(&after, name) < 20, "{name} is {}: those of two requests", after[name]);
+        } else {
+            assert_eq!(after[name], "0", "{name}");
+        }
+    }
+    assert_eq!(sum(&nodes, "cmd_set"), 0);
+    client.get(&["key1", "none"]);
+    let again = client.stats("stats");
+    assert_eq!(
+        ["cmd_get", "get_hits", "get_misses", "cmd_set"].map(|name| number(&again, name)),
+        [2, 1, 1, 0],
+        "it counts on"
+    );
+    // For Prometheus nothing went back.
+    let name = "slipring_client_requests_total{command=\"set\",outcome=\"stored\"}";
+    assert_eq!((series(&metrics, name), series(&slipring.admin("/metrics").1, name)), (30, 30));
+    // Any worker tells the same.
+    assert_eq!(number(&slipring.client().stats("stats"), "cmd_set"), 0);
+    client.in_step();
+}
+
+#[test]
+fn values_that_are_too_large_are_counted_wherever_they_are_refused() {
+    let node = Memcached::start();
+    let slipring = Slipring::with(&[node.address()], &["--max-value", "4MiB"]);
+    let mut client = slipring.client();
+    let refused = "SERVER_ERROR object too large for cache\r\n";
+    // The node's word: stored here first, and streamed. Then our own.
+    for size in [1 << 20, 2 << 20, 5 << 20] {
+        let value = "x".repeat(size);
+        client.ask(format!("set k 0 0 {size}\r\n{value}\r\n"), refused);
+        client.send(format!("add k 0 0 {size} noreply\r\n{value}\r\n")).in_step();
+    }
+    let mut counted = 0;
+    crate::support::eventually("all are counted", || {
+        counted = number(&client.stats("stats"), "store_too_large");
+        counted >= 6
+    });
+    assert_eq!(counted, 6);
+}
+
+#[test]
+fn a_client_that_sends_much_lets_others_have_their_turn_and_that_is_counted() {
+    let (_nodes, slipring, mut client) = filled();
+    assert_eq!(number(&client.stats("stats"), "conn_yields"), 0);
+    let value = vec![b'x'; 900_000];
+    crate::support::eventually("more came at once than is read at once", || {
+        for _ in 0..10 {
+            client.set("k", &value);
+        }
+        number(&slipring.client().stats("stats"), "conn_yields") > 0
+    });
+}
+
+#[test]
+fn stats_conns_tells_who_is_connected() {
+    let (_nodes, slipring, client) = filled();
+    let mut asks = slipring.client();
+    let mut half = slipring.client();
+    half.send("set k 0 0 5\r\nab");
+    let peer = |client: &TextClient| format!("tcp:{}", client.stream().local_addr().unwrap().as_socket().unwrap());
+    let of = |stats: &BTreeMap<String, String>, client: &TextClient| {
+        let (name, _) = stats.iter().find(|(name, value)| name.ends_with(":addr") && **value == peer(client))?;
+        let of = |field: &str| stats[&name.replace(":addr", field)].clone();
+        assert_eq!(of(":listen_addr"), format!("tcp:{}", slipring.address()));
+        assert!(of(":secs_since_last_cmd").parse::<u64>().unwrap() < 60);
+        Some(of(":state"))
+    };
+    crate::support::eventually("each is told in its state", || {
+        let stats = asks.stats("stats conns");
+        assert_eq!(stats.len() % 4, 0, "{stats:?}");
+        let states = [&asks, &client, &half].map(|client| of(&stats, client).unwrap_or_default());
+        states == ["conn_parse_cmd", "conn_read", "conn_nread"]
+    });
+    asks.in_step();
+    drop(half);
+    crate::support::eventually("who has gone is not told", || asks.stats("stats conns").len() == 8);
+}
+
 #[test]
 fn stats_keeps_answering_with_a_node_down() {
     let (mut nodes, slipring, mut client) = filled();

@@ -64,15 +64,21 @@ fn touch_moves_the_end_and_keeps_the_unique() {
     assert!(store.get(b"k", NOW).is_none());
 }
 
+const IN_PLACE: bool = true;
+
+const fn counted(value: u64, in_place: bool) -> Counted {
+    Counted::Value { value, in_place }
+}
+
 #[test]
 fn counting_keeps_the_length_and_wraps_upwards() {
     for (text, step, counted, left) in [
-        ("100", Step::Down(95), Counted::Value(5), "5  "),
-        ("5", Step::Down(6), Counted::Value(0), "0"),
-        ("99", Step::Up(1), Counted::Value(100), "100"),
-        ("5 x", Step::Up(1), Counted::Value(6), "6  "),
-        ("5\0x", Step::Up(1), Counted::Value(6), "6  "),
-        ("18446744073709551615", Step::Up(1), Counted::Value(0), "0                   "),
+        ("100", Step::Down(95), counted(5, IN_PLACE), "5  "),
+        ("5", Step::Down(6), counted(0, IN_PLACE), "0"),
+        ("99", Step::Up(1), counted(100, !IN_PLACE), "100"),
+        ("5 x", Step::Up(1), counted(6, IN_PLACE), "6  "),
+        ("5\0x", Step::Up(1), counted(6, IN_PLACE), "6  "),
+        ("18446744073709551615", Step::Up(1), counted(0, IN_PLACE), "0                   "),
         ("", Step::Up(1), Counted::NonNumeric, ""),
         ("\0", Step::Up(1), Counted::NonNumeric, "\0"),
         ("-5", Step::Up(1), Counted::NonNumeric, "-5"),

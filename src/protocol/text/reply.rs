@@ -18,12 +18,17 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
     Some(match line.first()? {
         b'V' => match line.strip_prefix(b"VALUE ") {
             Some(rest) => value(rest)?,
-            None => Line::Version(line.strip_prefix(b"VERSION ")?),
+            None => match line.strip_prefix(b"VA ") {
+                Some(rest) => meta_value(rest)?,
+                None => Line::Version(line.strip_prefix(b"VERSION ")?),
+            },
         },
         b'E' => match line {
             b"END" => Line::End,
             b"EXISTS" => Line::Exists,
             _ if line.starts_with(b"ERROR") => Line::Error,
+            [b'E', b'N'] | [b'E', b'N', b' ', ..] => Line::En,
+            [b'E', b'X'] | [b'E', b'X', b' ', ..] => Line::Ex,
             _ => return None,
         },
         b'S' => match line {
@@ -34,6 +39,14 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
         b'N' => match line {
             b"NOT_STORED" => Line::NotStored,
             b"NOT_FOUND" => Line::NotFound,
+            [b'N', b'F'] | [b'N', b'F', b' ', ..] => Line::Nf,
+            [b'N', b'S'] | [b'N', b'S', b' ', ..] => Line::Ns,
+            _ => return None,
+        },
+        b'H' if matches!(line, [_, b'D'] | [_, b'D', b' ', ..]) => Line::Hd,
+        b'M' => match line {
+            b"MN" => Line::Mn,
+            [_, b'E', b' ', ..] => Line::Me,
             _ => return None,
         },
         b'C' if line.starts_with(b"CLIENT_ERROR") => Line::Error,
@@ -65,6 +78,14 @@ fn value(rest: &[u8]) -> Option<Line<'_>> {
     }
     let len = number::digits(len).filter(|&len| len <= u64::from(u32::MAX))?;
     (1..=MAX_KEY).contains(&key.len()).then_some(Line::Value { key, len })
+}
+
+/// `<bytes>[ <flag>…]`. 1.6.15 puts spaces where flags could be.
+#[inline]
+fn meta_value(rest: &[u8]) -> Option<Line<'_>> {
+    let len = rest.split(|&byte| byte == b' ').next()?;
+    let len = number::digits(len).filter(|&len| len <= u64::from(u32::MAX))?;
+    Some(Line::Va { len })
 }
 
 fn stat(rest: &[u8]) -> Line<'_> {
@@ -101,6 +122,19 @@ mod tests {
             ("ERROR Too many open connections", Line::Error),
             ("CLIENT_ERROR bad data chunk", Line::Error),
             ("SERVER_ERROR out of memory", Line::Error),
+            ("HD", Line::Hd),
+            ("HD ", Line::Hd),
+            ("HD kfoo b O9", Line::Hd),
+            ("VA 2", Line::Va { len: 2 }),
+            ("VA 2 ", Line::Va { len: 2 }),
+            ("VA 4294967295  s3 c400 W", Line::Va { len: 4_294_967_295 }),
+            ("NS c0", Line::Ns),
+            ("EX  ka O3", Line::Ex),
+            ("NF ", Line::Nf),
+            ("EN", Line::En),
+            ("EN kmiss O9", Line::En),
+            ("ME a exp=-1 la=0 cas=46 fetch=yes cls=1 size=61", Line::Me),
+            ("MN", Line::Mn),
             ("VALUE k 0 5", Line::Value { key: b"k", len: 5 }),
             ("VALUE k 4294967295 1048576 18446744073709551615", Line::Value { key: b"k", len: 1_048_576 }),
         ] {
@@ -127,8 +161,18 @@ mod tests {
             "VALUE k 0 99999999999",
             "12a",
             "-5",
-            "HD",
-            "VA 2",
+            "HDX",
+            "VA",
+            "VA ",
+            "VA  2",
+            "VA x",
+            "VA -1",
+            "VA 2x",
+            "VA 4294967296",
+            "EXX",
+            "NFS",
+            "ME",
+            "MN x",
             &long,
         ] {
             assert_eq!(parse(text.as_bytes()), None, "{text:?}");

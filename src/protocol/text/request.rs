@@ -4,8 +4,9 @@
 //! its data block is never taken for commands: the block is swallowed where its length is beyond
 //! doubt, else the connection is closed behind the answer ([`Block`]).
 
+use super::super::meta::request::Verb;
 use super::super::request::{self, Block, Change, Keys, ReadVerb, Refusal, Request, Stats, Store, StoreVerb};
-use super::super::{MAX_KEY, number};
+use super::super::{MAX_KEY, meta, number};
 
 /// Largest length memcached takes on a storage line (`INT_MAX - 2`).
 const MAX_LENGTH: i64 = 2_147_483_645;
@@ -25,7 +26,7 @@ impl Store<'_> {
         out.push(b' ');
         out.extend_from_slice(self.key);
         out.push(b' ');
-        number::append(out, u64::from(self.flags));
+        number::append(out, self.flags);
         out.push(b' ');
         number::append_signed(out, i64::from(self.exptime));
         out.push(b' ');
@@ -67,17 +68,20 @@ impl Change {
     }
 }
 
-/// Cuts a line as memcached does: one CR before the LF is dropped, a NUL ends the line.
+/// Cuts a line as memcached does: one CR before the LF is dropped.
 ///
 /// `raw` is everything before the LF.
 #[inline]
 #[must_use]
 pub fn trim(raw: &[u8]) -> &[u8] {
-    let line = raw.strip_suffix(b"\r").unwrap_or(raw);
-    match memchr::memchr(0, line) {
-        Some(end) => line.get(..end).unwrap_or_default(),
-        None => line,
-    }
+    raw.strip_suffix(b"\r").unwrap_or(raw)
+}
+
+/// Cuts a line at its first NUL, as memcached 1.6.18 does. Later ones take it for a byte of a word.
+#[inline]
+#[must_use]
+pub fn until_nul(line: &[u8]) -> &[u8] {
+    memchr::memchr(0, line).and_then(|end| line.get(..end)).unwrap_or(line)
 }
 
 /// Most words of a line that are looked at; the longest valid line but a key list has seven.
@@ -122,6 +126,62 @@ impl<'a> Words<'a> {
 /// The answer the client gets instead, and what to do with the bytes behind the line.
 #[inline]
 pub fn parse(line: &[u8], max_value: usize) -> Result<Request<'_>, Refusal<'_>> {
+    match memchr::memchr(0, line) {
+        None => parse_line(line, max_value),
+        Some(_) => parse_with_nul(line, max_value),
+    }
+}
+
+/// A NUL inside a key: to some nodes the key ends there, to others it does not. It is refused as a key that is too long
+/// is. Elsewhere a NUL ends the line.
+#[cold]
+fn parse_with_nul(line: &[u8], max_value: usize) -> Result<Request<'_>, Refusal<'_>> {
+    let mut words = Keys::new(line);
+    let verb = words.next();
+    let has_nul = match verb {
+        Some(b"get" | b"gets" | b"bget") => true,
+        Some(b"gat" | b"gats") => !words.next().is_some_and(|exptime| exptime.contains(&0)),
+        Some(
+            b"set" | b"add" | b"replace" | b"append" | b"prepend" | b"cas" | b"delete" | b"incr" | b"decr" | b"touch"
+            | b"mg" | b"ms" | b"md" | b"ma" | b"me",
+        ) => words.next().is_some_and(|key| key.contains(&0)),
+        _ => false,
+    };
+    if !has_nul {
+        return parse_line(until_nul(line), max_value);
+    }
+    // What it would be but for the NUL tells what to do with what follows.
+    Err(match parse_line(line, max_value) {
+        Ok(Request::Store(Store { len, quiet, .. })) => {
+            BAD_FORMAT.quiet_if(quiet).with_block(Block::Swallow(len as u64 + 2))
+        }
+        Ok(Request::Change { quiet, .. }) => BAD_FORMAT.quiet_if(quiet),
+        Ok(Request::Meta(meta)) if meta.verb == Verb::Set => BAD_FORMAT.with_block(Block::Swallow(meta.len as u64 + 2)),
+        Ok(Request::Meta(_)) => BAD_FORMAT,
+        // None of the others has a key.
+        Ok(
+            Request::Read { .. }
+            | Request::FlushAll { .. }
+            | Request::Verbosity { .. }
+            | Request::Version
+            | Request::Discovery
+            | Request::Stats(_)
+            | Request::MetaNoop
+            | Request::Quit,
+        ) => BAD_FORMAT,
+        // What is behind a key is looked at after it.
+        Err(Refusal { text, quiet, block, .. })
+            if [BAD_DELTA.text, TOO_LARGE.text].contains(&text)
+                || (text == BAD_EXPTIME.text && verb == Some(b"touch")) =>
+        {
+            BAD_FORMAT.quiet_if(quiet).with_block(block)
+        }
+        Err(refusal) => refusal,
+    })
+}
+
+#[inline]
+fn parse_line(line: &[u8], max_value: usize) -> Result<Request<'_>, Refusal<'_>> {
     // Reads are most of the traffic and the only lines with more than a few words.
     let mut rest = Keys::new(line);
     match rest.next() {
@@ -162,7 +222,7 @@ pub fn parse_key_list(line: &[u8]) -> Result<(ReadVerb, Keys<'_>), Refusal<'_>> 
         }
         _ => return Err(ERROR),
     };
-    if !keys.are_valid() {
+    if !keys.are_valid() || memchr::memchr(0, line).is_some() {
         return Err(BAD_FORMAT);
     }
     match verb {
@@ -206,16 +266,11 @@ fn parse_words<'a>(words: &Words<'a>, line: &'a [u8], max_value: usize) -> Resul
             _ => Err(ERROR),
         },
         b"version" => Ok(Request::Version),
+        b"config" if count == 3 && (words.get(1), words.get(2)) == (b"get", b"cluster") => Ok(Request::Discovery),
         b"stats" => stats(words),
         b"mn" => Ok(Request::MetaNoop),
         b"quit" => Ok(Request::Quit),
-        b"ms" => {
-            let block = match number::signed(words.get(2)) {
-                Some(len @ 0..=MAX_LENGTH) => Block::Swallow(len.unsigned_abs() + 2),
-                _ => Block::Unknown,
-            };
-            Err(Refusal::new("CLIENT_ERROR ms not supported by proxy").with_block(block))
-        }
+        b"mg" | b"ms" | b"md" | b"ma" | b"me" => meta::request::parse(line, max_value).map(Request::Meta),
         _ => Err(unsupported(verb).map_or_else(
             || {
                 // A browser or a probe speaking HTTP: memcached closes without an answer. It looks
@@ -228,18 +283,26 @@ fn parse_words<'a>(words: &Words<'a>, line: &'a [u8], max_value: usize) -> Resul
                     ERROR
                 }
             },
-            Refusal::new,
+            |text| Refusal::new(text).quiet_if(heeds_noreply(words)),
         )),
     }
+}
+
+/// Whether memcached looks for `noreply` in such a line, and finds it: tried on 1.6.18. To the others of the commands
+/// that are refused it is a word like any other, and they answer.
+fn heeds_noreply(words: &Words<'_>) -> bool {
+    let looks = match words.get(0) {
+        b"cache_memlimit" => words.count <= 3,
+        b"slabs" => words.get(1) == b"automove",
+        b"lru" | b"extstore" | b"watch" => true,
+        _ => false,
+    };
+    looks && words.quiet()
 }
 
 /// Commands memcached knows and a router cannot do.
 fn unsupported(verb: &[u8]) -> Option<&'static str> {
     Some(match verb {
-        b"mg" => "CLIENT_ERROR mg not supported by proxy",
-        b"md" => "CLIENT_ERROR md not supported by proxy",
-        b"ma" => "CLIENT_ERROR ma not supported by proxy",
-        b"me" => "CLIENT_ERROR me not supported by proxy",
         b"watch" => "CLIENT_ERROR watch not supported by proxy",
         b"lru" => "CLIENT_ERROR lru not supported by proxy",
         b"lru_crawler" => "CLIENT_ERROR lru_crawler not supported by proxy",
@@ -296,8 +359,6 @@ fn store<'a>(verb: StoreVerb, words: &Words<'a>, max_value: usize) -> Result<Req
         let stale = (verb == StoreVerb::Set).then_some(key);
         return Err(Refusal { stale, ..refuse(TOO_LARGE) });
     }
-    #[expect(clippy::cast_possible_truncation, reason = "memcached keeps the low 32 bits of the flags")]
-    let flags = flags as u32;
     Ok(Request::Store(Store { verb, key, flags, exptime, len, unique, quiet }))
 }
 

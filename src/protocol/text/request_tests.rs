@@ -22,7 +22,9 @@ fn a_storage_line_is_read_and_written_in_canonical_form() {
         ("set k 0 0 5 noreply", "set k 0 0 5\r\n"),
         ("set k 0 0 5 noreplY", "set k 0 0 5\r\n"),
         ("set k +1 -1 +5", "set k 1 -1 5\r\n"),
-        ("set k 4294967296 99999999999 5", "set k 0 1215752191 5\r\n"),
+        // Flags above 32 bits are the node's to judge.
+        ("set k 4294967296 99999999999 5", "set k 4294967296 1215752191 5\r\n"),
+        ("set k 18446744073709551615 0 5", "set k 18446744073709551615 0 5\r\n"),
         ("cas k 1 2 3 18446744073709551615 noreply", "cas k 1 2 3 18446744073709551615\r\n"),
         ("prepend k\x01\t 0 0 0", "prepend k\x01\t 0 0 0\r\n"),
     ] {
@@ -52,9 +54,15 @@ fn the_block_of_a_refused_storage_line_is_swallowed_or_the_connection_closes() {
         ("set k 0 0 x".into(), "CLIENT_ERROR bad command line format", Block::Unknown),
         ("set 0 0 5".into(), "ERROR", Block::Unknown),
         ("set".into(), "ERROR", Block::Unknown),
-        ("set k\0 0 0 5".into(), "ERROR", Block::Unknown),
-        ("ms k 5 T0".into(), "CLIENT_ERROR ms not supported by proxy", Block::Swallow(7)),
-        ("ms k".into(), "CLIENT_ERROR ms not supported by proxy", Block::Unknown),
+        // What the numbers would be but for the NUL is known.
+        ("set k\0 0 0 5".into(), "CLIENT_ERROR bad command line format", Block::Swallow(7)),
+        ("cas k\0x 0 0 5 1".into(), "CLIENT_ERROR bad command line format", Block::Swallow(7)),
+        ("set k\0 0 0 9999999".into(), "CLIENT_ERROR bad command line format", Block::Swallow(10_000_001)),
+        ("set k\0 0 0 x".into(), "CLIENT_ERROR bad command line format", Block::Unknown),
+        ("set k\0 0 0".into(), "ERROR", Block::Unknown),
+        ("set\0 k 0 0 5".into(), "ERROR", Block::Unknown),
+        ("set k 18446744073709551616 0 5".into(), "CLIENT_ERROR bad command line format", Block::Swallow(7)),
+        ("set k -1 0 5".into(), "CLIENT_ERROR bad command line format", Block::Swallow(7)),
     ] {
         let refused = refusal(line.as_bytes());
         assert_eq!((refused.text, refused.block), (text, block), "{line:?}");
@@ -83,7 +91,6 @@ fn reads_keep_every_key_in_order() {
         ("gats 100 a", ReadVerb::Gats(100), vec!["a"]),
         ("gat 100", ReadVerb::Gat(100), vec![]),
         ("get a\r\r", ReadVerb::Get, vec!["a\r"]),
-        ("get a\0b c", ReadVerb::Get, vec!["a"]),
     ] {
         match parse(trim(line.as_bytes()), MAX) {
             Ok(Request::Read { verb: found, keys: list }) => {
@@ -103,7 +110,7 @@ fn one_long_key_refuses_the_whole_list() {
 
 #[test]
 fn other_commands_are_read_as_memcached_reads_them() {
-    let ok: [(&str, Request<'_>); 17] = [
+    let ok: [(&str, Request<'_>); 21] = [
         ("delete k", Request::Change { change: Change::Delete, key: b"k", quiet: false }),
         ("delete k 0", Request::Change { change: Change::Delete, key: b"k", quiet: false }),
         ("delete k noreply", Request::Change { change: Change::Delete, key: b"k", quiet: true }),
@@ -121,6 +128,11 @@ fn other_commands_are_read_as_memcached_reads_them() {
         ("stats", Request::Stats(Stats::General)),
         ("quit x", Request::Quit),
         ("mn x", Request::MetaNoop),
+        ("config get cluster", Request::Discovery),
+        // Behind the key, and where there is none, a NUL ends the line.
+        ("touch k -1\0 x", Request::Change { change: Change::Touch(-1), key: b"k", quiet: false }),
+        ("version\0 x", Request::Version),
+        ("quit\0", Request::Quit),
     ];
     for (line, request) in ok {
         assert_eq!(parse(trim(line.as_bytes()), MAX), Ok(request), "{line:?}");
@@ -153,7 +165,11 @@ fn other_commands_are_read_as_memcached_reads_them() {
         ("verbosity x", BAD_FORMAT),
         ("verbosity noreply", BAD_FORMAT.quiet_if(true)),
         ("stats noreply", ERROR),
-        ("config get cluster", ERROR),
+        ("config", ERROR),
+        ("config get", ERROR),
+        ("config get other", ERROR),
+        ("config get cluster x", ERROR),
+        ("config set cluster", ERROR),
         ("watch fetchers", Refusal::new("CLIENT_ERROR watch not supported by proxy")),
         ("GET / HTTP/1.1", Refusal::new("").with_block(Block::Unknown)),
         ("get / HTTP/1.1 x", ERROR),
@@ -173,6 +189,86 @@ fn a_key_called_noreply_is_deleted_with_an_answer() {
     assert_eq!(out, b"delete noreply 0\r\n");
 }
 
+#[test]
+fn a_nul_in_a_key_is_refused_as_a_long_key_is() {
+    let long = "k".repeat(251);
+    for line in [
+        "get k",
+        "gets k",
+        "bget k",
+        "get a k b",
+        "gat 0 k",
+        "gats 0 a k",
+        "delete k",
+        "delete k 0",
+        "delete k noreply",
+        "incr k 1",
+        "decr k 1 noreply",
+        "touch k 0",
+        "touch k 0 noreply",
+        "touch k x",
+        "touch k",
+        "gat x k",
+        "incr k x noreply",
+        "incr k",
+        "delete k 1",
+        "set k x 0 5",
+        "set k 0 0 x",
+        "set k 0 0 9999999",
+        "set k 0 0",
+        "set k 0 0 5",
+        "add k 0 0 5 noreply",
+        "replace k 0 0 5",
+        "append k 0 0 5",
+        "prepend k 0 0 5",
+        "cas k 0 0 5 1",
+        "cas k 0 0 5 1 noreply",
+    ] {
+        let (verb, rest) = line.split_once(' ').unwrap();
+        let with = |key: &str| format!("{verb} {}", rest.replacen('k', key, 1));
+        let wanted = with(&long);
+        for key in ["k\0", "\0k", "k\0k"] {
+            let line = with(key);
+            assert_eq!(refusal(line.as_bytes()), refusal(wanted.as_bytes()), "{line:?}");
+        }
+    }
+    // The same in a long line of keys.
+    assert_eq!(parse_key_list(b"get a b\0 c"), Err(BAD_FORMAT));
+    assert_eq!(parse_key_list(b"gat 0 a\0"), Err(BAD_FORMAT));
+    assert_eq!(parse_key_list(b"get\0 a"), Err(ERROR));
+}
+
+#[test]
+fn refused_commands_are_silent_where_memcached_is() {
+    for (line, quiet) in [
+        ("cache_memlimit 64", false),
+        ("cache_memlimit 64 noreply", true),
+        ("cache_memlimit noreply", true),
+        ("cache_memlimit 64 x noreply", false),
+        ("slabs automove 1 noreply", true),
+        ("slabs automove noreply", true),
+        ("slabs automove 1", false),
+        ("slabs reassign 1 2 noreply", false),
+        ("slabs noreply", false),
+        ("lru mode flat noreply", true),
+        ("lru tune 10 10 1 1 noreply", true),
+        ("lru noreply", true),
+        ("lru mode flat", false),
+        ("extstore free_memchunks 1 1 noreply", true),
+        ("watch fetchers noreply", true),
+        ("watch fetchers", false),
+        ("lru_crawler enable noreply", false),
+        ("refresh_certs noreply", false),
+        ("shutdown noreply", false),
+        ("debugtime p noreply", false),
+        ("misbehave noreply", false),
+        ("stats cachedump 1 1 noreply", false),
+        ("foo noreply", false),
+    ] {
+        assert_eq!(refusal(line.as_bytes()).quiet, quiet, "{line:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_line_panics_and_no_forwarded_line_holds_a_line_end(line in prop::collection::vec(any::<u8>(), 0..300)) {
@@ -189,7 +285,7 @@ proptest! {
 
     #[test]
     fn a_written_storage_line_reads_back_the_same(
-        key in "[!-~]{1,250}", flags: u32, exptime: i32, len in 0..MAX, unique: u64, verb in 0..6_u8,
+        key in "[!-~]{1,250}", flags: u64, exptime: i32, len in 0..MAX, unique: u64, verb in 0..6_u8,
     ) {
         let verb = [StoreVerb::Set, StoreVerb::Add, StoreVerb::Replace, StoreVerb::Append, StoreVerb::Prepend, StoreVerb::Cas][usize::from(verb)];
         let unique = if verb == StoreVerb::Cas { unique } else { 0 };

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use super::account;
 use super::buffer::OutBuf;
+use super::ends::Ends;
 use super::ids::{ClientId, NodeId, UpstreamId};
 use super::shared::Shared;
 use crate::metrics::{CloseReason, Kind};
 use crate::protocol::command::Command;
+use crate::protocol::form::Form;
 use crate::protocol::request::ReadVerb;
 use crate::time::Tick;
 use elsewhere::Elsewhere;
@@ -49,10 +51,12 @@ pub(in crate::proxy) enum Reading {
     /// The data block of a large value on its way through a lane of its own.
     Stream {
         lane: UpstreamId,
-        /// Bytes to come, CRLF included.
+        /// Bytes to come.
         left: u64,
         /// The slot of its answer.
         seq: Option<u32>,
+        /// The client closes it with CRLF.
+        is_closed: bool,
     },
 }
 
@@ -60,8 +64,49 @@ pub(in crate::proxy) enum Reading {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::proxy) struct Target {
     pub(in crate::proxy) hash: u64,
+    /// `noreply`: nobody is told anything.
     pub(in crate::proxy) quiet: bool,
     pub(in crate::proxy) command: Command,
+    pub(in crate::proxy) form: Form,
+    /// The node is asked by a meta command.
+    pub(in crate::proxy) meta: bool,
+}
+
+impl Target {
+    /// Of a classic command.
+    pub(in crate::proxy) const fn text(hash: u64, command: Command, quiet: bool) -> Self {
+        Self { hash, quiet, command, form: Form::Text, meta: false }
+    }
+
+    /// Of a meta command.
+    pub(in crate::proxy) const fn meta(hash: u64, command: Command, quiet: bool) -> Self {
+        Self { hash, quiet: false, command, form: Form::Meta { quiet, reads: false }, meta: true }
+    }
+}
+
+/// A value that a client is about to send.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proxy) struct Arriving<'a> {
+    /// The line as it is sent to the node.
+    pub(in crate::proxy) header: &'a [u8],
+    /// What its place is found by.
+    pub(in crate::proxy) key: &'a [u8],
+    /// The block's length in bytes, its closing CRLF not counted.
+    pub(in crate::proxy) len: usize,
+    /// It takes the place of what was there.
+    pub(in crate::proxy) replaces: bool,
+    pub(in crate::proxy) target: Target,
+    /// As in [`Replies::set_tail`].
+    pub(in crate::proxy) tail: &'a [u8],
+    /// The client closes it with CRLF.
+    pub(in crate::proxy) is_closed: bool,
+}
+
+impl Arriving<'_> {
+    /// Bytes that come for it.
+    pub(in crate::proxy) const fn total(&self) -> usize {
+        if self.is_closed { self.len + 2 } else { self.len }
+    }
 }
 
 /// A value that is forwarded once it has arrived.
@@ -70,12 +115,16 @@ pub(in crate::proxy) struct Body {
     /// The line as it is sent to the node.
     pub(in crate::proxy) header: Vec<u8>,
     pub(in crate::proxy) target: Target,
+    /// As in [`Replies::set_tail`].
+    pub(in crate::proxy) tail: Box<[u8]>,
     /// The block so far.
     pub(in crate::proxy) block: OutBuf,
     /// Its last two bytes.
     pub(in crate::proxy) end: [u8; 2],
-    /// The block's length, CRLF included.
+    /// Bytes that come for it.
     pub(in crate::proxy) total: usize,
+    /// The client closes it with CRLF.
+    pub(in crate::proxy) is_closed: bool,
 }
 
 impl Body {
@@ -89,11 +138,13 @@ impl Body {
 #[derive(Debug)]
 pub(in crate::proxy) struct Large {
     pub(in crate::proxy) header: Vec<u8>,
-    pub(in crate::proxy) hash: u64,
-    pub(in crate::proxy) quiet: bool,
-    pub(in crate::proxy) command: Command,
-    /// The block's length, CRLF included.
+    pub(in crate::proxy) target: Target,
+    /// As in [`Replies::set_tail`].
+    pub(in crate::proxy) tail: Box<[u8]>,
+    /// Bytes that come for it.
     pub(in crate::proxy) total: u64,
+    /// The client closes it with CRLF.
+    pub(in crate::proxy) is_closed: bool,
 }
 
 /// A key whose value found no room, or is known to find none: it is asked for, alone, when its turn has come.
@@ -104,6 +155,7 @@ pub(in crate::proxy) struct Again {
     pub(in crate::proxy) node: NodeId,
     pub(in crate::proxy) verb: ReadVerb,
     pub(in crate::proxy) key: Box<[u8]>,
+    pub(in crate::proxy) hash: u64,
     /// Its turn has come: the client waits for a lane of its own.
     pub(in crate::proxy) queued: bool,
     /// The lane of its own on which it was asked for; forgotten once that is answered.
@@ -223,6 +275,8 @@ pub(in crate::proxy) struct Client {
     /// How much of it is known to hold no line end.
     pub(in crate::proxy) scanned: usize,
     pub(in crate::proxy) reading: Reading,
+    /// It speaks the binary protocol.
+    pub(in crate::proxy) is_binary: bool,
     pub(in crate::proxy) replies: Replies,
     /// FIFO entries that name this client, `noreply` and fan-out included.
     pub(in crate::proxy) in_flight: u32,
@@ -270,6 +324,8 @@ pub(in crate::proxy) struct Client {
     pub(in crate::proxy) writes_behind: bool,
     /// Entries that its requests to every node have put on lanes since others last had their turn.
     pub(in crate::proxy) fanned: usize,
+    /// Told by `stats conns`, and to auto-discovery clients.
+    pub(in crate::proxy) ends: Ends,
 }
 
 impl Client {
@@ -278,6 +334,7 @@ impl Client {
             unparsed: Vec::new(),
             scanned: 0,
             reading: Reading::Opening,
+            is_binary: false,
             replies: Replies::default(),
             in_flight: 0,
             orphans: 0,
@@ -305,6 +362,7 @@ impl Client {
             denied: false,
             writes_behind: false,
             fanned: 0,
+            ends: Ends::Unknown,
         }
     }
 
@@ -376,7 +434,7 @@ impl Client {
     #[inline]
     pub(in crate::proxy) fn weight(&self) -> usize {
         let body = match &self.reading {
-            Reading::Body(body) => body.block.held() + body.header.capacity(),
+            Reading::Body(body) => body.block.held() + body.header.capacity() + body.tail.len(),
             Reading::Keys(list) => list.weight(),
             _ => 0,
         };
@@ -415,10 +473,10 @@ impl Client {
         self.no_room = false;
     }
 
-    /// Whether a key is to be asked for again for an earlier place.
+    /// Whether a key (by its hash) is to be asked for again for an earlier place, with whatever command.
     #[inline]
-    pub(in crate::proxy) fn asks_again(&self, key: &[u8]) -> bool {
-        !self.again.is_empty() && self.again.iter().any(|again| *again.key == *key)
+    pub(in crate::proxy) fn asks_again(&self, hash: u64) -> bool {
+        !self.again.is_empty() && self.again.iter().any(|again| again.hash == hash)
     }
 
     /// Room that is kept for what it sends or asks for next is free: it waits for something else.
@@ -542,10 +600,18 @@ impl Client {
         }
     }
 
+    /// Whether what it waits for an own lane of a node for is a meta command: its large body, or the key of a read.
+    pub(in crate::proxy) fn waits_with_meta(&self, node: NodeId, body: bool) -> bool {
+        match &self.reading {
+            Reading::AwaitLane(large) if body => large.target.meta,
+            _ => !body && self.again.iter().any(|again| again.waits(node) && again.verb.is_meta()),
+        }
+    }
+
     /// The hash of the key whose large value waits for a lane, and the line that names it.
     pub(in crate::proxy) fn awaiting_key(&self) -> Option<(u64, &[u8])> {
         match &self.reading {
-            Reading::AwaitLane(large) => Some((large.hash, &large.header)),
+            Reading::AwaitLane(large) => Some((large.target.hash, &large.header)),
             _ => None,
         }
     }
@@ -577,8 +643,11 @@ impl Client {
         match std::mem::replace(&mut self.reading, Reading::Line) {
             Reading::AwaitLane(large) => {
                 let stamp = Stamp { kind: Kind::Store, at: now };
-                let seq = (!large.quiet).then(|| self.replies.push(stamp));
-                self.reading = Reading::Stream { lane, left: large.total, seq };
+                let seq = (!large.target.quiet).then(|| self.replies.push(stamp, large.target.form));
+                if let Some(seq) = seq.filter(|_| !large.tail.is_empty()) {
+                    self.replies.set_tail(seq, &large.tail);
+                }
+                self.reading = Reading::Stream { lane, left: large.total, seq, is_closed: large.is_closed };
                 Some((large, seq))
             }
             other => {

@@ -191,6 +191,36 @@ impl Order {
         }
     }
 
+    /// Drops the whole values that wait: they are missed. Returns how many there were.
+    pub(super) fn give_way(&mut self, pool: &mut BufferPool) -> usize {
+        let mut dropped = 0;
+        for place in &mut self.places {
+            match place {
+                Place::Side { .. } => {}
+                Place::Small(bytes) => {
+                    self.apart -= bytes.len();
+                    self.bytes -= bytes.len();
+                }
+                Place::Whole(queue) => {
+                    self.apart -= queue.held() + size_of::<OutBuf>();
+                    self.bytes -= queue.len();
+                    queue.clear(pool);
+                }
+                Place::Open | Place::Missed | Place::Begun(_) | Place::Again => continue,
+            }
+            if let Place::Side { start, end } = place {
+                self.bytes -= (*end - *start) as usize;
+                self.beside -= 1;
+            }
+            *place = Place::Missed;
+            dropped += 1;
+        }
+        if self.beside == 0 {
+            pool.put(std::mem::take(&mut self.side));
+        }
+        dropped
+    }
+
     /// It is a key's turn: what is here of its value goes to `out`; of one that is not whole only where it `may_flow`.
     pub(super) fn turn(&mut self, place: u32, may_flow: bool, out: &mut OutBuf, pool: &mut BufferPool) -> Turn {
         self.move_to(place);

@@ -12,6 +12,9 @@ use std::collections::VecDeque;
 use super::gather::Gather;
 use super::order::{Order, Turn};
 use crate::metrics::Kind;
+use crate::protocol::form::Form;
+use crate::protocol::meta::classic;
+use crate::protocol::meta::request::{self as meta_request, Meta};
 use crate::proxy::buffer::{BufferPool, Input, OutBuf, Slice};
 use crate::time::Tick;
 
@@ -56,11 +59,16 @@ struct Read {
     several: bool,
     /// The value of the key whose turn it is has begun to be sent.
     flows: bool,
+    /// A value was given, or what stands for one.
+    found: bool,
 }
 
 #[derive(Debug)]
 struct Slot {
     stamp: Stamp,
+    form: Form,
+    /// What its client is told besides of a key that has no value; or, where that is kept, the line of its request.
+    tail: Option<Box<[u8]>>,
     /// A read, and where it stands.
     read: Option<Read>,
     done: bool,
@@ -69,12 +77,34 @@ struct Slot {
     extra: Option<Box<Extra>>,
 }
 
+/// The meta command of a line that was accepted before.
+fn meta_of(line: &[u8]) -> Option<Meta<'_>> {
+    meta_request::parse(line, usize::MAX).ok()
+}
+
 impl Slot {
+    /// The meta command that is answered, where its node was asked in other words.
+    fn meta(&self) -> Option<Meta<'_>> {
+        self.tail.as_deref().filter(|_| self.form.keeps_line()).and_then(meta_of)
+    }
+
+    /// Appends the line in front of a value, made of the node's. Returns whether the value is sent behind it.
+    fn announce(&self, line: &[u8], out: &mut Vec<u8>) -> bool {
+        let Some(meta) = self.meta() else { return false };
+        if self.form == Form::Classic {
+            classic::announce(&meta, line.strip_suffix(b"\r\n").unwrap_or(line), out)
+        } else {
+            meta.relay(line, out);
+            true
+        }
+    }
+
     /// Bytes parked, and the memory they hold.
     fn load(&self) -> (usize, usize) {
         let extra = self.extra.as_ref();
         let bytes = extra.map_or(0, |extra| extra.queue.len() + extra.order.bytes());
-        (self.parked.len() + bytes, self.parked.capacity() + extra.map_or(0, |extra| extra.held()))
+        let tail = self.tail.as_ref().map_or(0, |tail| tail.len());
+        (self.parked.len() + bytes, self.parked.capacity() + tail + extra.map_or(0, |extra| extra.held()))
     }
 
     fn extra(&mut self, pool: &mut BufferPool) -> &mut Extra {
@@ -174,34 +204,75 @@ impl Replies {
 
     /// Owes one more reply.
     #[inline]
-    pub(in crate::proxy) fn push(&mut self, stamp: Stamp) -> u32 {
-        self.push_slot(stamp, None)
+    pub(in crate::proxy) fn push(&mut self, stamp: Stamp, form: Form) -> u32 {
+        self.push_slot(stamp, form, None)
     }
 
-    fn push_slot(&mut self, stamp: Stamp, read: Option<Read>) -> u32 {
+    fn push_slot(&mut self, stamp: Stamp, form: Form, read: Option<Read>) -> u32 {
         let seq = self.next_seq();
-        self.slots.push_back(Slot { stamp, read, done: false, parked: Vec::new(), extra: None });
+        self.slots.push_back(Slot { stamp, form, tail: None, read, done: false, parked: Vec::new(), extra: None });
         seq
+    }
+
+    /// What the client is told besides of a key that has no value; or, where that is kept, the line of its request.
+    pub(in crate::proxy) fn set_tail(&mut self, seq: u32, tail: &[u8]) {
+        self.change(seq, |slot, _| slot.tail = Some(tail.into()));
     }
 
     /// Owes the reply to a read. It is open until [`Replies::close_read`]: its parts may still be added.
     #[inline]
-    pub(in crate::proxy) fn push_read(&mut self, stamp: Stamp) -> u32 {
-        self.push_slot(stamp, Some(Read { turn: 0, parts: 1, several: false, flows: false }))
+    pub(in crate::proxy) fn push_read(&mut self, stamp: Stamp, form: Form) -> u32 {
+        self.push_slot(stamp, form, Some(Read { turn: 0, parts: 1, several: false, flows: false, found: false }))
     }
 
     /// Owes one reply that several nodes contribute to.
-    pub(in crate::proxy) fn push_gather(&mut self, gather: Box<Gather>, stamp: Stamp, pool: &mut BufferPool) -> u32 {
-        let seq = self.push(stamp);
+    pub(in crate::proxy) fn push_gather(
+        &mut self,
+        gather: Box<Gather>,
+        stamp: Stamp,
+        form: Form,
+        pool: &mut BufferPool,
+    ) -> u32 {
+        let seq = self.push(stamp, form);
         self.gathered += gather.bytes();
         self.change(seq, |slot, _| slot.extra(pool).gather = Some(gather));
         seq
     }
 
     /// Answers at once (in its turn): `text` with its CRLF.
-    pub(in crate::proxy) fn push_ready(&mut self, text: &[u8], stamp: Stamp, pool: &mut BufferPool) {
-        let seq = self.push(stamp);
-        self.deliver(seq, text, pool);
+    pub(in crate::proxy) fn push_ready(&mut self, text: &[u8], stamp: Stamp, form: Form, pool: &mut BufferPool) {
+        let seq = self.push(stamp, form);
+        self.answer(seq, text, pool);
+    }
+
+    /// The line that answers a request, with its CRLF, or the lines.
+    #[inline]
+    pub(in crate::proxy) fn answer(&mut self, seq: u32, text: &[u8], pool: &mut BufferPool) {
+        let Some((_, slot)) = self.slot(seq) else { return };
+        match slot.form {
+            Form::Text => self.deliver(seq, text, pool),
+            Form::Meta { .. } | Form::KeptKey { .. } if slot.form.hides(text) => {}
+            Form::Meta { .. } | Form::KeptKey { .. } => self.deliver(seq, text, pool),
+            Form::Classic => {
+                let mut line = pool.take();
+                match slot.meta() {
+                    Some(meta) => classic::answer(&meta, text.strip_suffix(b"\r\n").unwrap_or(text), &mut line),
+                    None => line.extend_from_slice(text),
+                }
+                if !line.is_empty() {
+                    self.deliver(seq, &line, pool);
+                }
+                pool.put(line);
+            }
+            Form::Binary(form) => {
+                let mut packets = pool.take();
+                form.say(text, &mut packets);
+                if !packets.is_empty() {
+                    self.deliver(seq, &packets, pool);
+                }
+                pool.put(packets);
+            }
+        }
         self.finish(seq, pool);
     }
 
@@ -280,7 +351,7 @@ impl Replies {
 
     /// Gives a slot bytes of its reply.
     #[inline]
-    pub(in crate::proxy) fn deliver(&mut self, seq: u32, bytes: &[u8], pool: &mut BufferPool) {
+    fn deliver(&mut self, seq: u32, bytes: &[u8], pool: &mut BufferPool) {
         if seq == self.base && !self.slots.is_empty() {
             self.out.append(bytes, pool);
         } else {
@@ -310,6 +381,36 @@ impl Replies {
     /// A whole value has come for the key at a place: its `VALUE` line and its block.
     #[inline]
     pub(in crate::proxy) fn value(&mut self, seq: u32, place: u32, header: &[u8], block: &[u8], pool: &mut BufferPool) {
+        let Some((_, slot)) = self.slot(seq) else { return };
+        let Some(read) = slot.read.as_mut() else { return };
+        read.found = true;
+        match slot.form {
+            Form::Text => self.give(seq, place, header, block, pool),
+            Form::Meta { .. } | Form::KeptKey { .. } if slot.form.hides(header) => self.miss(seq, place, pool),
+            Form::Meta { .. } => self.give(seq, place, header, block, pool),
+            Form::Classic | Form::KeptKey { .. } => {
+                let mut head = pool.take();
+                let follows = slot.announce(header, &mut head);
+                self.give(seq, place, &head, if follows { block } else { &[] }, pool);
+                pool.put(head);
+            }
+            Form::Binary(form) => {
+                let mut head = pool.take();
+                let asked = slot.tail.as_deref().unwrap_or_default();
+                let block = form.value(header, asked, block.strip_suffix(b"\r\n").unwrap_or(block), &mut head);
+                if head.is_empty() {
+                    self.miss(seq, place, pool);
+                } else {
+                    self.give(seq, place, &head, block, pool);
+                }
+                pool.put(head);
+            }
+        }
+    }
+
+    /// A whole value, as its client is sent it.
+    #[inline]
+    fn give(&mut self, seq: u32, place: u32, header: &[u8], block: &[u8], pool: &mut BufferPool) {
         let Some((index, slot)) = self.slot(seq) else { return };
         let Some(read) = slot.read.as_mut() else { return };
         if read.turn != place {
@@ -331,6 +432,22 @@ impl Replies {
 
     /// The value of the key at a place begins to come, with its `VALUE` line.
     pub(in crate::proxy) fn begin(&mut self, seq: u32, place: u32, header: &[u8], pool: &mut BufferPool) {
+        if let Some((_, Slot { form: Form::Binary(form), tail, .. })) = self.slot(seq) {
+            let mut head = pool.take();
+            form.announce(header, tail.as_deref().unwrap_or_default(), &mut head);
+            self.begin_as(seq, place, &head, pool);
+            pool.put(head);
+        } else if let Some((_, slot)) = self.slot(seq).filter(|(_, slot)| slot.form.keeps_line()) {
+            let mut head = pool.take();
+            slot.announce(header, &mut head);
+            self.begin_as(seq, place, &head, pool);
+            pool.put(head);
+        } else {
+            self.begin_as(seq, place, header, pool);
+        }
+    }
+
+    fn begin_as(&mut self, seq: u32, place: u32, header: &[u8], pool: &mut BufferPool) {
         self.change(seq, |slot, head| match (&mut slot.read, head) {
             (Some(read), Some(out)) if read.turn == place => {
                 read.flows = true;
@@ -344,9 +461,30 @@ impl Replies {
         });
     }
 
-    /// A piece of the value at a place that has begun.
-    pub(in crate::proxy) fn piece(&mut self, seq: u32, place: u32, piece: Input<'_>, pool: &mut BufferPool) {
-        self.add(seq, place, pool, |out, pool| out.take(piece, pool));
+    /// A piece of the value at a place that has begun. So many of its last bytes are of the CRLF that closes the block.
+    pub(in crate::proxy) fn piece(
+        &mut self,
+        seq: u32,
+        place: u32,
+        piece: Input<'_>,
+        closing: usize,
+        pool: &mut BufferPool,
+    ) {
+        let left_out = self.left_out(seq, piece.bytes.len(), closing);
+        let piece = if left_out > 0 { piece.part(0..piece.bytes.len().saturating_sub(left_out)) } else { piece };
+        if !piece.bytes.is_empty() {
+            self.add(seq, place, pool, |out, pool| out.take(piece, pool));
+        }
+    }
+
+    /// How many of the last bytes of a piece its client is not sent: the CRLF that closes a value in text, or all of it.
+    pub(in crate::proxy) fn left_out(&self, seq: u32, piece: usize, closing: usize) -> usize {
+        let slot = self.slots.get(seq.wrapping_sub(self.base) as usize);
+        match slot.map(|slot| slot.form) {
+            Some(Form::Binary(_)) => closing,
+            Some(Form::Classic) if slot.and_then(Slot::meta).is_some_and(|meta| !meta.value) => piece,
+            _ => 0,
+        }
     }
 
     /// The same, of memory that others hold too.
@@ -368,6 +506,7 @@ impl Replies {
     pub(in crate::proxy) fn end(&mut self, seq: u32, place: u32, pool: &mut BufferPool) {
         self.change(seq, |slot, head| {
             let Some(read) = &mut slot.read else { return };
+            read.found = true;
             if read.flows && read.turn == place {
                 read.flows = false;
                 read.turn += 1;
@@ -395,7 +534,7 @@ impl Replies {
     #[inline]
     pub(in crate::proxy) fn miss(&mut self, seq: u32, place: u32, pool: &mut BufferPool) {
         let Some((_, slot)) = self.slot(seq) else { return };
-        let Some(read) = slot.read.as_mut() else { return };
+        let Some(read) = slot.read.as_mut().filter(|read| read.turn <= place) else { return };
         let next = read.turn == place;
         if next {
             read.turn += 1;
@@ -438,6 +577,31 @@ impl Replies {
         });
     }
 
+    /// Since when values of the oldest read wait that came before their turn; `None` where none does.
+    pub(in crate::proxy) fn waits_with_values(&self) -> Option<Tick> {
+        let waits = |slot: &&Slot| slot.extra.as_ref().is_some_and(|extra| extra.order.bytes() > 0);
+        self.slots.iter().find(waits).map(|slot| slot.stamp.at)
+    }
+
+    /// Values that came before their turn give way to who finds no room: their keys are missed, or `error` takes the place
+    /// of their read's `END`. Returns how many they were.
+    pub(in crate::proxy) fn give_way(&mut self, error: Option<&[u8]>, pool: &mut BufferPool) -> usize {
+        let mut all = 0;
+        for index in 0..self.slots.len() {
+            let seq = self.base.wrapping_add(u32::try_from(index).unwrap_or(u32::MAX));
+            let dropped = self.change(seq, |slot, _| {
+                let Some(extra) = &mut slot.extra else { return 0 };
+                let dropped = extra.order.give_way(pool);
+                if let (true, Some(text)) = (dropped > 0, error) {
+                    extra.error = Some(text.into());
+                }
+                dropped
+            });
+            all += dropped.unwrap_or_default();
+        }
+        all
+    }
+
     /// A part of a read could not be answered and errors are asked for: `text` (with its CRLF) takes the place of the
     /// read's `END`.
     pub(in crate::proxy) fn fail(&mut self, seq: u32, text: &[u8], pool: &mut BufferPool) {
@@ -462,22 +626,42 @@ impl Replies {
         while let Some(slot) = self.slots.front_mut().filter(|slot| slot.done) {
             self.answered.push(slot.stamp);
             self.whole = true;
-            let read = slot.read.is_some();
-            match slot.extra.take() {
-                None if read => self.out.append(b"END\r\n", pool),
-                None => {}
-                Some(mut extra) => {
-                    self.parked_held -= extra.held();
-                    self.parked -= extra.queue.len() + extra.order.bytes();
-                    extra.queue.clear(pool);
-                    extra.order.clear(pool);
-                    self.gathered -= extra.gather.as_ref().map_or(0, |gather| gather.bytes());
-                    match extra.error {
-                        Some(text) => self.out.append(&text, pool),
-                        None if read => self.out.append(b"END\r\n", pool),
-                        None => {}
+            let (form, read, tail) = (slot.form, slot.read, slot.tail.take());
+            self.parked_held -= tail.as_ref().map_or(0, |tail| tail.len());
+            let error = slot.extra.take().and_then(|mut extra| {
+                self.parked_held -= extra.held();
+                self.parked -= extra.queue.len() + extra.order.bytes();
+                extra.queue.clear(pool);
+                extra.order.clear(pool);
+                self.gathered -= extra.gather.as_ref().map_or(0, |gather| gather.bytes());
+                extra.error
+            });
+            if let Some(read) = read {
+                match (form, error, tail) {
+                    (Form::Binary(form), error, tail) => {
+                        let mut packet = pool.take();
+                        match error {
+                            Some(text) => form.say(&text, &mut packet),
+                            None if !read.found => form.miss(&tail.unwrap_or_default(), &mut packet),
+                            None => {}
+                        }
+                        append(&mut self.out, &packet, pool);
+                        pool.put(packet);
                     }
+                    (_, Some(text), _) => self.out.append(&text, pool),
+                    (form, None, Some(line)) if form.keeps_line() => {
+                        if let Some(meta) = meta_of(&line).filter(|meta| !read.found && !meta.quiet) {
+                            let mut miss = pool.take();
+                            meta.soft_miss(&mut miss);
+                            self.out.append(&miss, pool);
+                            pool.put(miss);
+                        }
+                    }
+                    (_, None, Some(tail)) if !read.found => self.out.append(&tail, pool),
+                    _ => append(&mut self.out, form.end(read.found), pool),
                 }
+            } else if let Some(text) = error {
+                self.out.append(&text, pool);
             }
             self.slots.pop_front();
             self.base = self.base.wrapping_add(1);
@@ -544,6 +728,14 @@ impl Replies {
     }
 }
 
+/// Adds what there is: an empty queue takes memory with its first byte.
+#[inline]
+fn append(out: &mut OutBuf, bytes: &[u8], pool: &mut BufferPool) {
+    if !bytes.is_empty() {
+        out.append(bytes, pool);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -574,7 +766,7 @@ mod tests {
 
     /// A read that went to so many nodes.
     fn read(replies: &mut Replies, parts: usize, pool: &mut BufferPool) -> u32 {
-        let seq = replies.push_read(STAMP);
+        let seq = replies.push_read(STAMP, Form::Text);
         for _ in 0..parts {
             replies.add_part(seq);
         }
@@ -586,15 +778,13 @@ mod tests {
     fn replies_leave_in_the_order_of_the_requests() {
         let mut pool = BufferPool::default();
         let mut replies = Replies::default();
-        let first = replies.push(STAMP);
-        replies.push_ready(b"MN\r\n", STAMP, &mut pool);
-        let third = replies.push(STAMP);
-        replies.deliver(third, b"STORED\r\n", &mut pool);
-        replies.finish(third, &mut pool);
+        let first = replies.push(STAMP, Form::Text);
+        replies.push_ready(b"MN\r\n", STAMP, Form::Text, &mut pool);
+        let third = replies.push(STAMP, Form::Text);
+        replies.answer(third, b"STORED\r\n", &mut pool);
         assert_eq!(sent(&mut replies, &mut pool), "");
         assert_eq!(replies.bytes(), 12);
-        replies.deliver(first, b"DELETED\r\n", &mut pool);
-        replies.finish(first, &mut pool);
+        replies.answer(first, b"DELETED\r\n", &mut pool);
         assert_eq!(sent(&mut replies, &mut pool), "DELETED\r\nMN\r\nSTORED\r\n");
         assert!(replies.is_empty());
         assert_eq!(replies.held(), 0);
@@ -642,13 +832,13 @@ mod tests {
         let mut replies = Replies::default();
         let seq = read(&mut replies, 2, &mut pool);
         replies.begin(seq, 1, b"VALUE b 0 40000\r\n", &mut pool);
-        replies.piece(seq, 1, Input::borrowed(&[b'b'; 30_000]), &mut pool);
+        replies.piece(seq, 1, Input::borrowed(&[b'b'; 30_000]), 0, &mut pool);
         assert!(!replies.cut_off(seq, 1, &mut pool));
         replies.miss(seq, 1, &mut pool);
         replies.part_done(seq, &mut pool);
         replies.begin(seq, 0, b"VALUE a 0 5\r\n", &mut pool);
         assert!(replies.cut_off(seq, 0, &mut pool));
-        replies.piece(seq, 0, Input::borrowed(b"aaaaa\r\n"), &mut pool);
+        replies.piece(seq, 0, Input::borrowed(b"aaaaa\r\n"), 2, &mut pool);
         replies.end(seq, 0, &mut pool);
         replies.part_done(seq, &mut pool);
         assert_eq!(sent(&mut replies, &mut pool), "VALUE a 0 5\r\naaaaa\r\nEND\r\n");
@@ -656,23 +846,42 @@ mod tests {
     }
 
     #[test]
+    fn values_that_wait_for_their_turn_give_way_and_are_missed() {
+        let mut pool = BufferPool::default();
+        let mut replies = Replies::default();
+        let seq = read(&mut replies, 2, &mut pool);
+        let large = vec![b'c'; 200_000];
+        replies.value(seq, 1, b"VALUE b 0 1\r\n", b"b\r\n", &mut pool);
+        replies.value(seq, 2, b"VALUE c 0 200000\r\n", &[&*large, b"\r\n"].concat(), &mut pool);
+        assert_eq!(replies.waits_with_values(), Some(Tick(0)));
+        assert!(replies.held() > 200_000);
+        assert_eq!(replies.give_way(None, &mut pool), 2);
+        assert!(replies.held() < 10_000 && replies.waits_with_values().is_none());
+        replies.check();
+        replies.value(seq, 0, b"VALUE a 0 1\r\n", b"a\r\n", &mut pool);
+        replies.part_done(seq, &mut pool);
+        replies.part_done(seq, &mut pool);
+        assert_eq!(sent(&mut replies, &mut pool), "VALUE a 0 1\r\na\r\nEND\r\n");
+        assert_eq!(replies.held(), 0);
+    }
+
+    #[test]
     fn a_value_that_came_before_its_turn_flows_on_when_that_comes() {
         let mut pool = BufferPool::default();
         let mut replies = Replies::default();
-        let first = replies.push(STAMP);
+        let first = replies.push(STAMP, Form::Text);
         let seq = read(&mut replies, 2, &mut pool);
         replies.begin(seq, 1, b"VALUE b 0 6\r\n", &mut pool);
-        replies.piece(seq, 1, Input::borrowed(b"bbb"), &mut pool);
+        replies.piece(seq, 1, Input::borrowed(b"bbb"), 0, &mut pool);
         replies.again(seq, 0, &mut pool);
         assert_eq!(replies.due(), None, "another reply is owed first");
-        replies.deliver(first, b"OK\r\n", &mut pool);
-        replies.finish(first, &mut pool);
+        replies.answer(first, b"OK\r\n", &mut pool);
         assert_eq!(replies.due(), Some((seq, 0)));
         replies.asked(seq, 0);
         replies.part_done(seq, &mut pool);
         replies.miss(seq, 0, &mut pool);
         assert_eq!(sent(&mut replies, &mut pool), "OK\r\nVALUE b 0 6\r\nbbb");
-        replies.piece(seq, 1, Input::borrowed(b"bbb\r\n"), &mut pool);
+        replies.piece(seq, 1, Input::borrowed(b"bbb\r\n"), 2, &mut pool);
         replies.end(seq, 1, &mut pool);
         replies.part_done(seq, &mut pool);
         assert!(!replies.is_empty(), "what was asked again is not over");

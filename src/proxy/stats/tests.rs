@@ -93,6 +93,24 @@ fn without_a_reachable_node_every_name_is_still_there() {
 }
 
 #[test]
+fn a_reset_takes_what_was_counted_before_away_and_leaves_what_is_now() {
+    let before = Sidecar { cmd_get: 100, bytes_read: 5_000, curr_connections: 3, ..Sidecar::default() };
+    let now = Sidecar { cmd_get: 130, uptime_seconds: 60, before_reset: counted(&before), ..before };
+    let text = text(|out| general(out, &now, &[]));
+    for line in ["cmd_get 30", "bytes_read 0", "curr_connections 3", "uptime 60", "cmd_set 0"] {
+        assert!(text.contains(&format!("STAT {line}\r\n")), "{line} in {text}");
+    }
+}
+
+/// collectd's plugin reads no more.
+#[test]
+fn the_general_answer_is_shorter_than_4_kib_whatever_the_figures() {
+    let line = |(name, _): &(&str, Source)| format!("STAT {name} {}\r\n", u64::MAX).len();
+    let all: usize = GENERAL.iter().map(line).sum();
+    assert!(all + "END\r\n".len() < 4096, "{all} bytes");
+}
+
+#[test]
 fn each_node_is_told_apart_by_its_name() {
     let reports = [up("10.0.0.1:11211", ONE), DOWN, up("BACKEND 1:1", TWO)];
     let text = text(|out| nodes(out, &reports));

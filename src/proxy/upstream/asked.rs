@@ -1,6 +1,9 @@
 //! What is kept of a request on its way, to be told of if it takes long.
 
+use std::borrow::Cow;
+
 use crate::metrics::hot;
+use crate::protocol::meta;
 use crate::proxy::settings::Settings;
 
 /// The key of a request on its way: all that is kept of it, and its text only where that may be told.
@@ -10,10 +13,13 @@ pub(in crate::proxy) enum Asked {
     Key(Box<[u8]>),
 }
 
-/// The key of a request for one key, as it is sent: its second word.
-pub(in crate::proxy) fn key_of(line: &[u8]) -> &[u8] {
-    let word = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-    word.strip_suffix(b"\r\n").unwrap_or(word)
+/// The key of a request for one key, as it is sent: its second word, or what that stands for.
+pub(in crate::proxy) fn key_of(line: &[u8]) -> Cow<'_, [u8]> {
+    let line = line.strip_suffix(b"\r\n").unwrap_or(line);
+    match meta::request::encoded_key(line) {
+        Some(key) => Cow::Owned(key),
+        None => Cow::Borrowed(line.split(|byte| *byte == b' ').nth(1).unwrap_or_default()),
+    }
 }
 
 impl Asked {
@@ -23,7 +29,7 @@ impl Asked {
         if !settings.log_keys || settings.slow_request.is_none() {
             return Self::Hash(hash);
         }
-        Self::Key(key_of(line).into())
+        Self::Key(key_of(line).into_owned().into())
     }
 
     /// Bytes of memory held apart.

@@ -4,8 +4,12 @@
 //! members of different clients ask for travels once. A client's own repeats travel again, as many
 //! times as it asked: holding back a copy for the second mention would cost memory.
 
-use crate::protocol::{number, request::ReadVerb};
+use crate::protocol::meta::reply::may_answer;
+use crate::protocol::number;
+use crate::protocol::reply::Line;
+use crate::protocol::request::ReadVerb;
 use crate::proxy::ids::ClientId;
+use crate::routing::Topology;
 
 /// A group's line grows no further than this, in bytes. Node latency stays even and one round's
 /// reply stays small.
@@ -131,6 +135,8 @@ pub(in crate::proxy) struct Group {
     pub(in crate::proxy) expired: bool,
     /// Bytes of memory it holds, once its line is closed.
     pub(in crate::proxy) weight: usize,
+    /// The hash of the key of a meta command, whose text here has its flags behind it.
+    meta_hash: u64,
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a line is at most MAX_GROUP_LINE + one key, so are its counts")]
@@ -148,6 +154,7 @@ impl Group {
             retried: false,
             expired: false,
             weight: 0,
+            meta_hash: 0,
         }
     }
 
@@ -184,6 +191,10 @@ impl Group {
                 self.line.extend_from_slice(b"gats ");
                 exptime
             }
+            ReadVerb::Meta { verb, .. } => {
+                self.line.extend_from_slice(verb.word().as_bytes());
+                return;
+            }
         };
         number::append_signed(&mut self.line, i64::from(exptime));
     }
@@ -193,6 +204,8 @@ impl Group {
         let limit = match self.verb {
             ReadVerb::Get | ReadVerb::Gets => MAX_GROUP_LINE,
             ReadVerb::Gat(_) | ReadVerb::Gats(_) => MAX_TOUCH_LINE,
+            // One key each.
+            ReadVerb::Meta { .. } => 0,
         };
         self.line.len() + key + 3 <= limit || self.keys.is_empty()
     }
@@ -211,6 +224,7 @@ impl Group {
     /// client's key is shared).
     pub(in crate::proxy) fn add(&mut self, key: &[u8], hash: u64, place: u32) -> bool {
         let tag = hash as u32;
+        self.meta_hash = hash;
         let Some(last) = self.members.len().checked_sub(1) else {
             return false;
         };
@@ -367,10 +381,10 @@ impl Group {
         self.keys.iter().filter(|key| key.state != State::Answered).count() as u64
     }
 
-    /// Shows each key of which nothing has come.
-    pub(in crate::proxy) fn for_each_open(&self, mut show: impl FnMut(&[u8])) {
+    /// Shows the hash of each key of which nothing has come.
+    pub(in crate::proxy) fn for_each_open(&self, mut show: impl FnMut(u64)) {
         for index in (0..self.keys.len()).filter(|i| self.keys.get(*i).is_some_and(|key| key.state == State::Open)) {
-            show(self.text(index));
+            show(self.hash(index));
         }
     }
 
@@ -379,7 +393,26 @@ impl Group {
         self.keys.len()
     }
 
-    /// The whole text of a key by its index.
+    /// The hash of a key by its index.
+    pub(in crate::proxy) fn hash(&self, key: usize) -> u64 {
+        if self.verb.is_meta() { self.meta_hash } else { Topology::hash(self.text(key)) }
+    }
+
+    /// Whether a line may answer the meta command that this is.
+    pub(in crate::proxy) fn may_be_answered(&self, line: &Line<'_>, raw: &[u8]) -> bool {
+        let ReadVerb::Meta { verb, .. } = self.verb else { return false };
+        may_answer(line, raw.trim_ascii_end(), verb, self.text(0))
+    }
+
+    /// A meta command is answered: not by a miss.
+    pub(in crate::proxy) fn answer(&mut self) {
+        self.cursor = 1;
+        if let Some(key) = self.keys.first_mut() {
+            key.state = State::Answered;
+        }
+    }
+
+    /// The whole text of a key by its index; of a meta command with its flags behind it.
     pub(in crate::proxy) fn text(&self, key: usize) -> &[u8] {
         self.key(key).unwrap_or_default()
     }

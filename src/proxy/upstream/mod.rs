@@ -94,8 +94,8 @@ pub(in crate::proxy) enum Entry {
     Version,
     /// A read, perhaps of several clients.
     Group(Box<Group>),
-    /// A request with a reply of one line; `seq` is `None` for `noreply`.
-    Single { client: ClientId, seq: Option<u32>, command: Command, asked: Asked, expired: bool },
+    /// A request with a reply of one line; `seq` is `None` for `noreply`; `meta`: it was made by a meta command.
+    Single { client: ClientId, seq: Option<u32>, command: Command, asked: Asked, expired: bool, meta: bool },
     /// A node's part of a fan-out; `seq` is `None` for `noreply`.
     Gather { client: ClientId, seq: Option<u32>, part: usize, end: End, command: Command, expired: bool },
 }
@@ -465,6 +465,15 @@ impl Entry {
             Self::Version => false,
             Self::Group(group) => group.expired,
             Self::Single { expired, .. } | Self::Gather { expired, .. } => *expired,
+        }
+    }
+
+    /// Whether it may change what a node holds.
+    pub(in crate::proxy) fn writes(&self) -> bool {
+        match self {
+            Self::Version => false,
+            Self::Group(group) => group.verb.writes(),
+            Self::Single { .. } | Self::Gather { .. } => true,
         }
     }
 

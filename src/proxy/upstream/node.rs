@@ -105,6 +105,11 @@ impl NodeEntry {
 }
 
 impl Version {
+    /// Whether such a node knows the meta commands as they are today: earlier ones have the length of `ms` in a flag.
+    pub(in crate::proxy) fn has_meta(&self) -> bool {
+        self.number >= [1, 6, 10]
+    }
+
     pub(in crate::proxy) fn read(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let mut number = [0; 3];

@@ -1,18 +1,25 @@
 //! A client, and a plain reading of its bytes, which says what it may be told: whatever the pieces in
 //! which the core gets them, the meaning is the same.
+//!
+//! Whether a quiet meta request was answered cannot be told from every reply. So all readings of what came are kept that
+//! are possible: each is a place in what was asked, and what it claims counts once it is the only one.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use slipring::protocol::dialect::Dialect;
+use slipring::protocol::meta::classic::{Classic, classic};
+use slipring::protocol::meta::request::Meta;
+use slipring::protocol::meta::request::Verb;
 use slipring::protocol::request::{Block, Change, ReadVerb, Refusal, Request, Stats, StoreVerb};
 use slipring::protocol::text::request;
-use slipring::protocol::{MAX_KEY_LINE, MAX_LINE, is_key_line};
+use slipring::protocol::{MAX_KEY, MAX_KEY_LINE, MAX_LINE, is_key_line};
 use slipring::proxy::{ClientId, Settings};
 
+use super::meta::Asked;
 use super::node::{Deed, Truth, is_value_of};
 use super::{cut, show};
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Kind {
     Read {
         keys: Vec<Vec<u8>>,
@@ -32,6 +39,7 @@ enum Kind {
         key: Vec<u8>,
         number: u64,
     },
+    Meta(Asked),
     Flush,
     StatsReset,
     Stats,
@@ -39,6 +47,42 @@ enum Kind {
     /// This line.
     Exact(&'static str),
 }
+
+impl Kind {
+    /// Whether there may be no reply to it.
+    fn is_quiet(&self) -> bool {
+        matches!(self, Self::Meta(Asked { quiet: true, .. }))
+    }
+
+    /// Whether its block has not ended.
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Store { good: None, .. } | Self::Meta(Asked { good: None, .. }))
+    }
+}
+
+/// What a reply says besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Something was done.
+    Did(Deed, Vec<u8>),
+    /// This change was never sent.
+    Withdrawn(u64),
+    /// So many values.
+    Hits(usize),
+}
+
+/// What bytes are as the reply to a request.
+pub enum Told {
+    /// They are not whole.
+    Wait,
+    /// So many are the reply.
+    Fits(usize, Vec<Claim>),
+    /// They are none: why.
+    Not(String),
+}
+
+/// A reading of the replies: how many of what is expected they answer, and what they claim. `None`: it depends.
+type Place = (usize, Option<Vec<Claim>>);
 
 #[derive(Debug, Default)]
 enum Reading {
@@ -86,6 +130,23 @@ pub struct Client {
     bytes: Vec<u8>,
     received: Vec<u8>,
     expected: VecDeque<Kind>,
+    /// What the block of an `ms` follows at a node without meta commands.
+    classic: Option<Vec<u8>>,
+    /// The readings of what was received that are possible.
+    places: Vec<Place>,
+}
+
+/// What a node without meta commands is asked instead, if classic words can say it.
+fn in_classic(meta: &Meta<'_>) -> Option<Vec<u8>> {
+    let mut buffer = [0; MAX_KEY];
+    let key = meta.routing_key(&mut buffer);
+    let mut line = Vec::new();
+    match classic(meta, key).ok()? {
+        Classic::Read(_) => return None,
+        Classic::Store(store) => store.write(&mut line),
+        Classic::Change(change) => change.write(key, &mut line),
+    }
+    Some(line)
 }
 
 impl Client {
@@ -106,14 +167,17 @@ impl Client {
             bytes: Vec::new(),
             received: Vec::new(),
             expected: VecDeque::new(),
+            classic: None,
+            places: vec![(0, Some(Vec::new()))],
         }
     }
 
     /// Replies that must come.
     pub fn owed(&self) -> usize {
         // A storage request whose block never ends may be answered, or not.
-        let open = matches!(self.expected.back(), Some(Kind::Store { good: None, .. }));
-        self.expected.len() - usize::from(open)
+        let must = |kind: &&Kind| !kind.is_quiet() && !kind.is_open();
+        let owed = |place: &Place| self.expected.iter().skip(place.0).filter(must).count();
+        self.places.iter().map(owed).min().unwrap_or(0)
     }
 
     /// Whether the core closes it once everything is answered.
@@ -128,13 +192,18 @@ impl Client {
 
     // === what it sends ===
 
-    /// Sends bytes; they need not be whole requests.
+    /// Sends bytes; they need not be whole requests. Nobody speaks the binary protocol: it would be unread here.
     pub fn send(&mut self, bytes: &[u8], settings: &Settings, truth: &mut Truth) {
         if self.fin {
             return;
         }
-        self.outbox.extend(bytes);
-        self.bytes.extend_from_slice(bytes);
+        let mut bytes = bytes.to_vec();
+        if let (Reading::Opening, true, Some(first @ 0x80)) = (&self.reading, self.bytes.is_empty(), bytes.first_mut())
+        {
+            *first = 0x16;
+        }
+        self.outbox.extend(&bytes);
+        self.bytes.extend_from_slice(&bytes);
         let bytes = std::mem::take(&mut self.bytes);
         let mut rest = &*bytes;
         while let Some(used) = self.read(rest, settings, truth) {
@@ -164,8 +233,10 @@ impl Client {
             Reading::Block { line, total, answered } => {
                 let block = bytes.get(..*total)?;
                 let is_good = block.ends_with(b"\r\n");
-                let asked = is_good.then(|| truth.ask(line, block, 1));
-                if let (true, Some(Kind::Store { good, number, .. })) = (*answered, self.expected.back_mut()) {
+                let asked = is_good.then(|| truth.ask_either(line, self.classic.take().as_deref(), block));
+                if let (true, Some(Kind::Store { good, number, .. } | Kind::Meta(Asked { good, number, .. }))) =
+                    (*answered, self.expected.back_mut())
+                {
                     *good = Some(is_good);
                     *number = asked;
                 }
@@ -199,6 +270,7 @@ impl Client {
             }
             Request::Store(store) => {
                 store.write(&mut line);
+                self.classic = None;
                 self.reading = Reading::Block { line, total: store.len + 2, answered: !store.quiet };
                 let key = store.key.to_vec();
                 (Kind::Store { verb: store.verb, key, len: store.len, good: None, number: None }, store.quiet)
@@ -218,8 +290,23 @@ impl Client {
             }
             Request::Verbosity { quiet } => (Kind::Exact("OK"), quiet),
             Request::Version => (Kind::Version, false),
+            // Nobody has said where the client is connected.
+            Request::Discovery => (Kind::Exact("ERROR"), false),
             Request::Stats(Stats::Reset) => (Kind::StatsReset, false),
             Request::Stats(_) => (Kind::Stats, false),
+            Request::Meta(meta) => {
+                let mut asked = Asked::new(&meta);
+                meta.write(&mut line);
+                if meta.verb == Verb::Set {
+                    self.classic = in_classic(&meta);
+                    self.reading = Reading::Block { line, total: meta.len + 2, answered: true };
+                } else if meta.writes {
+                    asked.number = Some(truth.ask_either(&line, in_classic(&meta).as_deref(), b""));
+                } else {
+                    truth.ask_read(&asked.key);
+                }
+                (Kind::Meta(asked), false)
+            }
             Request::MetaNoop => (Kind::Exact("MN"), false),
             Request::Quit => return self.reading = Reading::Over,
         };
@@ -229,9 +316,14 @@ impl Client {
     }
 
     fn refused(&mut self, refusal: &Refusal<'_>, truth: &mut Truth) {
-        if let Some(key) = refusal.stale {
+        if let Some(key) = refusal.stale_key() {
             let mut line = Vec::new();
-            Change::Delete.write(key, &mut line);
+            if refusal.stale_is_base64 && key.iter().any(|byte| matches!(byte, 0..=32 | 127)) {
+                // Text cannot carry it.
+                line.extend([b"md ", data_encoding::BASE64.encode(&key).as_bytes(), b" b\r\n"].concat());
+            } else {
+                Change::Delete.write(&key, &mut line);
+            }
             truth.ask(&line, b"", 1);
         }
         if !refusal.quiet && !refusal.text.is_empty() {
@@ -253,33 +345,85 @@ impl Client {
         let received = std::mem::take(&mut self.received);
         let mut rest = &*received;
         while !rest.is_empty() {
-            let Some(kind) = self.expected.front().cloned() else {
-                panic!("a reply to nothing: {:?}", show(rest));
-            };
-            let Some(used) = self.reply(&kind, rest, truth) else { break };
+            let Some(used) = self.take_reply(rest, truth) else { break };
             rest = &rest[used..];
-            self.expected.pop_front();
         }
         self.received = rest.to_vec();
     }
 
-    /// Checks the reply to the oldest request; `None` while it is not whole.
-    fn reply(&mut self, kind: &Kind, bytes: &[u8], truth: &mut Truth) -> Option<usize> {
+    /// Takes the next reply. `None`: it is not whole.
+    fn take_reply(&mut self, bytes: &[u8], truth: &mut Truth) -> Option<usize> {
+        let mut next: BTreeMap<usize, Option<Vec<Claim>>> = BTreeMap::new();
+        let (mut used, mut wrong) = (0, Vec::new());
+        for (place, claims) in &self.places {
+            for (place, kind) in self.expected.iter().enumerate().skip(*place) {
+                match self.reply(kind, bytes, truth) {
+                    Told::Wait => return None,
+                    Told::Not(why) => wrong.push(why),
+                    Told::Fits(len, more) => {
+                        used = len;
+                        let all = claims.as_ref().map(|claims| [&**claims, &more].concat());
+                        let old = next.insert(place + 1, all.clone());
+                        if old.is_some_and(|old| old != all) {
+                            next.insert(place + 1, None);
+                        }
+                    }
+                }
+                if !kind.is_quiet() {
+                    break;
+                }
+            }
+        }
+        assert!(!next.is_empty(), "a reply to nothing: {:?}; {wrong:?}", show(bytes));
+        self.places = next.into_iter().collect();
+        if std::env::var_os("FUZZ_TRACE").is_some() {
+            eprintln!("    {:?} takes {} at {:?}", self.id, show(&bytes[..used.min(60)]), self.places);
+        }
+        let sure = self.places.len() == 1;
+        let done = self.places[0].0;
+        self.expected.drain(..done);
+        for (place, claims) in &mut self.places {
+            *place -= done;
+            if !sure {
+                continue;
+            }
+            for claim in claims.replace(Vec::new()).unwrap_or_default() {
+                match claim {
+                    Claim::Did(deed, key) => truth.claim(deed, &key),
+                    Claim::Withdrawn(number) => truth.withdraw(number),
+                    Claim::Hits(count) => self.hits += count,
+                }
+            }
+        }
+        Some(used)
+    }
+
+    /// Reads bytes as the reply to a request.
+    fn reply(&self, kind: &Kind, bytes: &[u8], truth: &Truth) -> Told {
         if let Kind::Read { keys, uniques } = kind {
             return self.values(keys, *uniques, bytes, truth);
         }
         if let Kind::Stats = kind {
-            return stats(bytes);
+            let failed = truth.shaken && !self.strict && line(bytes).is_some_and(|line| is_failure(line, truth.lied));
+            return if failed {
+                Told::Fits(line(bytes).map_or(0, |line| line.len() + 2), Vec::new())
+            } else {
+                stats(bytes)
+            };
         }
-        let line = line(bytes)?;
-        let used = Some(line.len() + 2);
+        let Some(line) = line(bytes) else { return Told::Wait };
         let (shaken, lied) = (truth.shaken && !self.strict, truth.lied && !self.strict);
+        if let Kind::Meta(asked) = kind {
+            return asked.reply(line, &bytes[line.len() + 2..], shaken, lied, truth);
+        }
         let said = |all: &[&str]| all.iter().any(|one| one.as_bytes() == line);
         let failed = is_failure(line, lied);
-        let unsent = [b" is down".as_slice(), b" takes no requests"].iter().any(|end| line.ends_with(end));
-        if let (Kind::Store { number: Some(number), .. } | Kind::Change { number, .. }, true) = (kind, failed && unsent)
+        let lied_store = lied && (failed || said(&["STORED", "NOT_STORED", "EXISTS", "NOT_FOUND"]));
+        let mut claims = Vec::new();
+        if let (Kind::Store { number: Some(number), .. } | Kind::Change { number, .. }, true) =
+            (kind, failed && is_unsent(line))
         {
-            truth.withdraw(*number);
+            claims.push(Claim::Withdrawn(*number));
         }
         let fits = match kind {
             // Before the first ring is connected there is nobody to ask.
@@ -288,22 +432,22 @@ impl Client {
             Kind::Version => line.starts_with(b"VERSION 1."),
             Kind::Exact(text) => said(&[text]),
             Kind::Store { verb, key, len, good, .. } => {
-                let too_large = line == b"SERVER_ERROR object too large for cache" && *len > 1 << 20;
+                let too_large = line == TOO_LARGE && *len > 1 << 20;
                 match good {
                     _ if too_large => true,
                     Some(true) if line == b"STORED" => {
-                        truth.claim(Deed::Stored, key);
+                        claims.push(Claim::Did(Deed::Stored, key.clone()));
                         true
                     }
-                    Some(true) if lied => said(&["NOT_STORED", "EXISTS", "NOT_FOUND"]) || failed,
+                    Some(true) if lied => lied_store,
                     Some(true) => match verb {
                         StoreVerb::Set => failed && shaken,
                         StoreVerb::Cas => said(&["EXISTS", "NOT_FOUND"]) || failed && shaken,
                         _ => said(&["NOT_STORED"]) || failed && shaken,
                     },
-                    Some(false) => said(&["CLIENT_ERROR bad data chunk"]) || failed && shaken || lied,
+                    Some(false) => line == BAD_CHUNK || failed && shaken || lied_store,
                     // A node may answer a large value before its end.
-                    None => failed && shaken || lied,
+                    None => failed && shaken || lied_store,
                 }
             }
             Kind::Change { change, key, .. } => {
@@ -313,58 +457,63 @@ impl Client {
                     Change::Incr(_) | Change::Decr(_) if line.iter().all(u8::is_ascii_digit) => Some(Deed::Counted),
                     _ => None,
                 };
-                deed.into_iter().for_each(|deed| truth.claim(deed, key));
+                claims.extend(deed.map(|deed| Claim::Did(deed, key.clone())));
                 deed.is_some() || said(&["NOT_FOUND"]) || failed && shaken
             }
-            Kind::Read { .. } | Kind::Stats => true,
+            Kind::Read { .. } | Kind::Stats | Kind::Meta(_) => true,
         };
-        assert!(fits, "{:?} to {kind:?}", show(line));
-        used
+        if fits { Told::Fits(line.len() + 2, claims) } else { Told::Not(format!("{:?} to {kind:?}", show(line))) }
     }
 
-    fn values(&mut self, keys: &[Vec<u8>], uniques: bool, bytes: &[u8], truth: &Truth) -> Option<usize> {
+    fn values(&self, keys: &[Vec<u8>], uniques: bool, bytes: &[u8], truth: &Truth) -> Told {
         let mut missing: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
-        let mut at = 0;
-        let mut found = Vec::new();
+        let (mut at, mut found) = (0, 0);
         loop {
-            let line = line(&bytes[at..])?;
+            let Some(line) = line(&bytes[at..]) else { return Told::Wait };
             at += line.len() + 2;
             if line == b"END" {
                 break;
             }
             let Some(rest) = line.strip_prefix(b"VALUE ") else {
                 let (shaken, lied) = (truth.shaken && !self.strict, truth.lied && !self.strict);
-                assert!(shaken && is_failure(line, lied), "{:?} to a read", show(line));
-                break;
+                if shaken && is_failure(line, lied) {
+                    break;
+                }
+                return Told::Not(format!("{:?} to a read", show(line)));
             };
             let words: Vec<&[u8]> = rest.split(|&b| b == b' ').collect();
-            assert!(words.len() == 3 + usize::from(uniques) || truth.lied, "{:?}", show(line));
+            if words.len() != 3 + usize::from(uniques) && !truth.lied {
+                return Told::Not(show(line));
+            }
             let Some(place) = missing.iter().position(|key| *key == words[0]) else {
-                panic!("{:?} to a read of {:?}", show(line), show(&keys.join(&b' ')));
+                return Told::Not(format!("{:?} to a read of {:?}", show(line), show(&keys.join(&b' '))));
             };
             missing.swap_remove(place);
             let len: usize = std::str::from_utf8(words[2]).unwrap().parse().unwrap();
             // It must be the right one from its first byte, however long it claims to be.
             let data = &bytes[at..];
             let data = if data.len() < len { &data[..data.len().min(4096)] } else { &data[..len] };
-            let is_own = is_value_of(words[0], data) || truth.poisoned.contains(words[0]);
-            assert!(is_own, "{:?} is no value of {:?}", show(data), show(words[0]));
-            let end = bytes.get(at + len..at + len + 2)?;
-            assert_eq!(end, b"\r\n");
-            found.push(words[0]);
+            if !is_value_of(words[0], data) && !truth.poisoned.contains(words[0]) {
+                return Told::Not(format!("{:?} is no value of {:?}", show(data), show(words[0])));
+            }
+            let Some(end) = bytes.get(at + len..at + len + 2) else { return Told::Wait };
+            if end != b"\r\n" {
+                return Told::Not(format!("a value of {:?} without end", show(words[0])));
+            }
+            found += 1;
             at += len + 2;
         }
-        self.hits += found.len();
-        Some(at)
+        Told::Fits(at, vec![Claim::Hits(found)])
     }
 
     /// What it waits for, for people.
     pub fn describe(&self) -> String {
         format!(
-            "{:?}: {} owed, first {:?}; {} more to send, fin {} ended {} parked {} blocked {}; received {:?}",
+            "{:?}: {} owed, first {:?} at {:?}; {} more to send, fin {} ended {} parked {} blocked {}; received {:?}",
             self.id,
             self.owed(),
             self.expected.front(),
+            self.places,
             self.outbox.len(),
             self.fin,
             self.ended,
@@ -380,23 +529,32 @@ impl Client {
     }
 }
 
+pub const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache";
+pub const BAD_CHUNK: &[u8] = b"CLIENT_ERROR bad data chunk";
+
 /// Whether a line says that a request failed: by the proxy, and where nodes lie by anyone.
-fn is_failure(line: &[u8], lied: bool) -> bool {
+pub fn is_failure(line: &[u8], lied: bool) -> bool {
     let starts: &[&str] = if lied { &["ERROR", "CLIENT_ERROR", "SERVER_ERROR"] } else { &["SERVER_ERROR proxy: "] };
     starts.iter().any(|start| line.starts_with(start.as_bytes()))
 }
 
-fn stats(bytes: &[u8]) -> Option<usize> {
+/// Whether it says that the request was never sent.
+pub fn is_unsent(line: &[u8]) -> bool {
+    [b" is down".as_slice(), b" takes no requests"].iter().any(|end| line.ends_with(end))
+}
+
+fn stats(bytes: &[u8]) -> Told {
     let mut at = 0;
     loop {
-        let line = line(&bytes[at..])?;
+        let Some(line) = line(&bytes[at..]) else { return Told::Wait };
         at += line.len() + 2;
         if line == b"END" {
-            return Some(at);
+            return Told::Fits(at, Vec::new());
         }
         let words = line.split(|&b| b == b' ').count();
-        let is_stat = line.starts_with(b"STAT ") && words > 2 && !line.windows(3).any(|three| three == b"END");
-        assert!(is_stat, "{:?} to stats", show(line));
+        if !line.starts_with(b"STAT ") || words < 3 || line.windows(3).any(|three| three == b"END") {
+            return Told::Not(format!("{:?} to stats", show(line)));
+        }
     }
 }
 

@@ -16,11 +16,14 @@
 )]
 
 mod client;
+mod meta;
 mod node;
+mod packet;
 mod reply;
 mod request;
 mod world;
 
+pub use packet::packet;
 pub use reply::reply;
 pub use request::request;
 pub use world::core;

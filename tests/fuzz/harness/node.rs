@@ -12,7 +12,7 @@ use super::show;
 /// The largest item of a node, in bytes.
 const MAX_ITEM: usize = 2 << 20;
 /// What is appended to grows no further than this, in bytes: a run is to be short.
-const MAX_GROWN: usize = 100_000;
+pub const MAX_GROWN: usize = 100_000;
 
 /// What a client can be told that must have happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +28,8 @@ pub enum Deed {
 pub struct Truth {
     /// Changes that clients have asked for and no node has been sent, by a hash of line and block.
     asked: BTreeMap<u64, i64>,
+    /// The same in the words of a node without meta commands.
+    in_classic: BTreeMap<u64, Vec<u64>>,
     /// Keys that clients have asked for.
     read: BTreeSet<Vec<u8>>,
     /// What was done and no client has been told.
@@ -38,6 +40,8 @@ pub struct Truth {
     pub lied: bool,
     /// Something went wrong, or took long: requests may have failed.
     pub shaken: bool,
+    /// A node has been one that knows no meta commands.
+    pub had_old: bool,
     /// Made so far.
     values: u64,
 }
@@ -57,6 +61,15 @@ impl Truth {
         change
     }
 
+    /// The same for a change that a node without meta commands is asked for in other words.
+    pub fn ask_either(&mut self, line: &[u8], classic: Option<&[u8]>, block: &[u8]) -> u64 {
+        let change = self.ask(line, block, 1);
+        if let Some(classic) = classic {
+            self.in_classic.entry(hash(classic, block)).or_default().push(change);
+        }
+        change
+    }
+
     /// A client is told that its change was never sent: then it never may be.
     pub fn withdraw(&mut self, change: u64) {
         // A lie may say the same.
@@ -72,8 +85,14 @@ impl Truth {
     }
 
     /// A node is sent a change: never one that nobody asked for, and never one twice.
-    fn sent(&mut self, line: &[u8], block: &[u8]) {
-        let left = self.asked.entry(hash(line, block)).or_default();
+    pub fn sent(&mut self, line: &[u8], block: &[u8]) {
+        let mut change = hash(line, block);
+        if self.asked.get(&change).is_none_or(|left| *left <= 0) {
+            let asked = &self.asked;
+            let others = self.in_classic.get(&change).into_iter().flatten();
+            change = others.copied().find(|other| asked.get(other).is_some_and(|left| *left > 0)).unwrap_or(change);
+        }
+        let left = self.asked.entry(change).or_default();
         *left -= 1;
         assert!(
             *left >= 0 || self.lied,
@@ -83,7 +102,18 @@ impl Truth {
         );
     }
 
-    fn did(&mut self, deed: Deed, key: &[u8]) {
+    /// A node is asked for a key that a client has asked for.
+    pub fn check_read(&self, key: &[u8]) {
+        assert!(self.read.contains(key), "nobody asked for {:?}", show(key));
+    }
+
+    /// A new value.
+    pub fn item(&mut self, flags: u32, len: usize) -> Item {
+        self.values += 1;
+        Item { flags, len, serial: self.values }
+    }
+
+    pub fn did(&mut self, deed: Deed, key: &[u8]) {
         *self.done.entry((deed, key.to_vec())).or_default() += 1;
     }
 
@@ -116,23 +146,53 @@ pub fn is_value_of(key: &[u8], data: &[u8]) -> bool {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Item {
-    flags: u32,
-    len: usize,
-    serial: u64,
+pub struct Item {
+    pub flags: u32,
+    pub len: usize,
+    pub serial: u64,
 }
+
+impl Item {
+    pub fn value(&self, key: &[u8]) -> Vec<u8> {
+        let tile = tile(key, self.serial);
+        let mut value = tile.repeat(self.len / tile.len() + 1);
+        value.truncate(self.len);
+        value
+    }
+}
+
+/// The versions of memcached that a node may be; the first is the usual one.
+pub const VERSIONS: [&str; 3] = ["1.6.18", "1.6.15", "1.5.16"];
 
 /// What survives a node's connections.
 #[derive(Debug, Default)]
 pub struct Node {
-    items: BTreeMap<Vec<u8>, Item>,
+    pub items: BTreeMap<Vec<u8>, Item>,
+    /// Its place in [`VERSIONS`].
+    version: usize,
 }
 
 impl Node {
+    /// It is of another version, as none of its connections has seen it.
+    pub fn set_version(&mut self, version: usize, truth: &mut Truth) {
+        self.version = version % VERSIONS.len();
+        truth.had_old |= self.is_old();
+    }
+
+    /// Whether it knows no meta commands.
+    fn is_old(&self) -> bool {
+        self.version == 2
+    }
+
+    /// Whether it answers meta commands as 1.6.15 does.
+    pub fn is_early(&self) -> bool {
+        self.version == 1
+    }
+
     /// Has a value from the beginning.
     pub fn put(&mut self, key: &[u8], len: usize, truth: &mut Truth) {
-        truth.values += 1;
-        self.items.insert(key.to_vec(), Item { flags: 0, len, serial: truth.values });
+        let item = truth.item(0, len);
+        self.items.insert(key.to_vec(), item);
     }
 
     pub fn wipe(&mut self) {
@@ -142,8 +202,9 @@ impl Node {
     fn read(&mut self, keys: &[&[u8]], uniques: bool, drops: bool, truth: &Truth) -> Vec<u8> {
         let mut out = Vec::new();
         for &key in keys {
-            assert!(truth.read.contains(key), "nobody asked for {:?}", show(key));
-            let Some(&Item { flags, len, serial }) = self.items.get(key) else { continue };
+            truth.check_read(key);
+            let Some(&item) = self.items.get(key) else { continue };
+            let Item { flags, len, serial } = item;
             out.extend_from_slice(b"VALUE ");
             out.extend_from_slice(key);
             out.extend_from_slice(format!(" {flags} {len}").as_bytes());
@@ -151,8 +212,7 @@ impl Node {
                 out.extend_from_slice(format!(" {serial}").as_bytes());
             }
             out.extend_from_slice(b"\r\n");
-            let tile = tile(key, serial);
-            out.extend_from_slice(&tile.repeat(len / tile.len() + 1)[..len]);
+            out.extend_from_slice(&item.value(key));
             out.extend_from_slice(b"\r\n");
             if drops {
                 self.items.remove(key);
@@ -171,12 +231,13 @@ impl Node {
             (b"cas", Some(item)) if item.serial.to_string().as_bytes() != words[5] => return b"EXISTS\r\n",
             _ => {}
         }
-        truth.values += 1;
-        let serial = truth.values;
+        let fresh = truth.item(number(words[2]) as u32, len);
         truth.did(Deed::Stored, key);
         let item = match (words[0], old) {
-            (b"append" | b"prepend", Some(old)) => Item { len: (old.len + len).min(MAX_GROWN), serial, ..old },
-            _ => Item { flags: number(words[2]) as u32, len, serial },
+            (b"append" | b"prepend", Some(old)) => {
+                Item { len: (old.len + len).min(MAX_GROWN), serial: fresh.serial, ..old }
+            }
+            _ => fresh,
         };
         if words[3].starts_with(b"-") {
             self.items.remove(key);
@@ -213,7 +274,8 @@ impl Node {
                 self.items.clear();
                 b"OK\r\n"
             }
-            b"version" => b"VERSION 1.6.18\r\n",
+            b"version" => return format!("VERSION {}\r\n", VERSIONS[self.version]).into_bytes(),
+            b"mg" | b"md" | b"ma" | b"me" => return self.meta(words, truth),
             b"stats" if key == b"reset" => b"RESET\r\n",
             b"stats" => b"STAT pid 7\r\nSTAT curr_items 3\r\nSTAT rusage_user 0.25\r\nSTAT libevent 2.1 END\r\nEND\r\n",
             _ => panic!("a node was sent {:?}", show(words[0])),
@@ -292,7 +354,12 @@ impl Session {
                     let line = std::mem::take(line);
                     self.input = Input::Line;
                     let words: Vec<&[u8]> = line[..line.len() - 2].split(|&b| b == b' ').collect();
-                    Some(node.store(&words, block.len() - 2, truth).to_vec())
+                    let len = block.len() - 2;
+                    Some(if words[0] == b"ms" {
+                        node.meta_store(&words, len, truth)
+                    } else {
+                        node.store(&words, len, truth).to_vec()
+                    })
                 }
             };
             if let Some(reply) = reply {
@@ -307,7 +374,11 @@ impl Session {
         let line = whole.strip_suffix(b"\r\n").expect("a line ends with CRLF");
         let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
         assert!(words.iter().all(|word| !word.is_empty()) && !line.contains(&0), "{:?}", show(line));
-        assert!(words.len() < 2 || words.last() != Some(&b"noreply".as_slice()) || words[0].starts_with(b"g"));
+        let is_meta = matches!(words[0], b"mg" | b"ms" | b"md" | b"ma" | b"me");
+        assert!(!is_meta || !node.is_old(), "a node before 1.6 was sent {:?}", show(line));
+        assert!(
+            words.len() < 2 || words.last() != Some(&b"noreply".as_slice()) || words[0].starts_with(b"g") || is_meta
+        );
         match words[0] {
             b"get" | b"gets" => assert!(line.len() <= (8 << 10) + 260, "a group of {} bytes", line.len()),
             b"gat" | b"gats" => assert!(line.len() < 1000, "a gat of {} bytes", line.len()),
@@ -325,7 +396,16 @@ impl Session {
                 self.input = Input::Block(whole.to_vec(), len);
                 return None;
             }
-            b"version" | b"stats" => {}
+            b"ms" => {
+                let len = number(words[2]) as usize;
+                if len > MAX_ITEM {
+                    self.input = Input::Swallow(len + 2);
+                    return Some(b"SERVER_ERROR object too large for cache\r\n".to_vec());
+                }
+                self.input = Input::Block(whole.to_vec(), len);
+                return None;
+            }
+            b"version" | b"stats" | b"mg" | b"md" | b"ma" | b"me" => {}
             _ => truth.sent(whole, b""),
         }
         Some(node.line(&words, truth))
@@ -358,6 +438,12 @@ impl Session {
                     lie.extend_from_slice(b" 0 3\r\nlie\r\n");
                     reply.splice(..0, lie);
                 }
+            }
+            Some(Lie::Length(by)) if words[0] == b"VA" => {
+                let len = (number(words[1]) as i64 + by).max(0).to_string();
+                let mut lie = words.clone();
+                lie[1] = len.as_bytes();
+                reply.splice(..end - 2, lie.join(&b' '));
             }
             Some(Lie::Length(by)) if is_value => {
                 truth.poisoned.insert(words[1].to_vec());

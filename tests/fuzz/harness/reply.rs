@@ -28,6 +28,23 @@ pub fn reply(data: &[u8]) {
             let starts: [&[u8]; 3] = [b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR"];
             return assert!(starts.iter().any(|start| line.starts_with(start)));
         }
+        Line::Va { len } => {
+            let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
+            assert!(words[0] == b"VA" && std::str::from_utf8(words[1]).unwrap().parse() == Ok(len));
+            return assert!(len <= u64::from(u32::MAX));
+        }
+        Line::Me => return assert!(line.starts_with(b"ME ")),
+        Line::Hd | Line::Ns | Line::Ex | Line::Nf | Line::En => {
+            let status = match found {
+                Line::Hd => b"HD",
+                Line::Ns => b"NS",
+                Line::Ex => b"EX",
+                Line::Nf => b"NF",
+                _ => b"EN",
+            };
+            return assert!(line.starts_with(status) && matches!(line.get(2), None | Some(b' ')));
+        }
+        Line::Mn => b"MN",
         Line::End => b"END",
         Line::Stored => b"STORED",
         Line::NotStored => b"NOT_STORED",

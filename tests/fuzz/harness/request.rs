@@ -1,10 +1,11 @@
 //! A client's command line: what is accepted means the same when it is sent on, and what is refused
 //! says what to do with the block behind it.
 
+use slipring::protocol::meta::request::{Meta, Verb};
 use slipring::protocol::request::{Block, Change, ReadVerb, Refusal, Request, Store};
 
 use slipring::protocol::text::request;
-use slipring::protocol::{MAX_LINE, is_key_line};
+use slipring::protocol::{MAX_KEY, MAX_LINE, is_key_line};
 
 use super::{check_key, first_line, show};
 
@@ -14,9 +15,10 @@ pub fn request(data: &[u8]) {
     let max_value = [0, 100, 1 << 20, 128 << 20, usize::MAX][usize::from(limit) % 5];
     let raw = first_line(data);
     let line = request::trim(raw);
-    assert!(raw.starts_with(line) && !line.contains(&0));
+    assert!(raw.starts_with(line));
     match request::parse(line, max_value) {
-        Ok(request) => accepted(line, &request, max_value),
+        // What is accepted has no NUL in a key, and ends at one behind it.
+        Ok(request) => accepted(request::until_nul(line), &request, max_value),
         Err(refusal) => refused(line, &refusal),
     }
 }
@@ -54,13 +56,44 @@ fn accepted(line: &[u8], request: &Request<'_>, max_value: usize) {
             let last = again.rsplit(|&b| b == b' ').next();
             assert!(change != Change::Delete || last != Some(b"noreply"), "{:?} is quiet to some", show(&again));
         }
+        Request::Meta(meta) => meta_accepted(line, &meta, max_value),
         Request::FlushAll { .. }
         | Request::Verbosity { .. }
         | Request::Version
+        | Request::Discovery
         | Request::Stats(_)
         | Request::MetaNoop
         | Request::Quit => {}
     }
+}
+
+/// What is sent on means the same, and is answered by one reply whatever it finds.
+fn meta_accepted(line: &[u8], meta: &Meta<'_>, max_value: usize) {
+    check_key(meta.key);
+    assert!(meta.len <= max_value && (meta.len == 0 || meta.verb == Verb::Set));
+    let mut decoded = [0; MAX_KEY];
+    let key = meta.routing_key(&mut decoded);
+    assert!(!key.is_empty() && (meta.is_base64 || key == meta.key));
+    if meta.is_base64 {
+        assert_eq!(data_encoding::BASE64.encode(key).as_bytes(), meta.key);
+    }
+    let again = sent_on(|out| meta.write(out));
+    let sent = words(&again);
+    assert!(sent.len() <= 20, "more words than a node takes: {:?}", show(&again));
+    let Ok(Request::Meta(same)) = request::parse(&again, max_value) else {
+        panic!("{:?} is sent on as {:?}", show(line), show(&again));
+    };
+    assert!(!same.quiet && same.verb == meta.verb && same.key == meta.key && same.len == meta.len);
+    assert_eq!(same.is_base64, meta.is_base64);
+    if meta.verb == Verb::Debug {
+        return;
+    }
+    let unread = meta.quiet && meta.verb == Verb::Arithmetic;
+    let flags: Vec<&[u8]> = meta.flags().filter(|flag| flag[0] != b'q' && !(unread && flag[0] == b'v')).collect();
+    let sent: Vec<&[u8]> = same.flags().collect();
+    assert!(sent == flags || flags.is_empty() && sent == [b"I"] && meta.verb == Verb::Get, "{:?}", show(&again));
+    assert_eq!((same.value, same.writes, same.mode), (meta.value && !unread, meta.writes, meta.mode));
+    assert_eq!((same.is_conditional, same.creates), (meta.is_conditional, meta.creates));
 }
 
 /// The line as a node gets it, without its CRLF: one line, with single spaces, not too long.
@@ -79,7 +112,9 @@ fn refused(line: &[u8], refusal: &Refusal<'_>) {
     assert!(!refusal.text.contains(['\r', '\n']));
     let known = ["ERROR", "CLIENT_ERROR ", "SERVER_ERROR "].iter().any(|start| refusal.text.starts_with(start));
     assert!(known || refusal.text.is_empty() && refusal.block == Block::Unknown, "{refusal:?}");
-    assert!(!refusal.quiet || words.last() == Some(&b"noreply".as_slice()), "{refusal:?} to {:?}", show(line));
+    let is_quiet = |line| self::words(line).last() == Some(&b"noreply".as_slice());
+    let said = is_quiet(line) || is_quiet(request::until_nul(line));
+    assert!(!refusal.quiet || said, "{refusal:?} to {:?}", show(line));
     match refusal.block {
         // The block behind a storage line is never taken for commands.
         Block::None => {
@@ -90,6 +125,7 @@ fn refused(line: &[u8], refusal: &Refusal<'_>) {
     }
     if let Some(key) = refusal.stale {
         check_key(key);
-        assert!(first == b"set" && refusal.is_too_large());
+        assert!((first == b"set" || first == b"ms") && refusal.is_too_large());
+        assert!(refusal.stale_key().is_some_and(|key| !key.is_empty()));
     }
 }

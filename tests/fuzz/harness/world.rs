@@ -108,6 +108,8 @@ struct World<'a> {
     write: usize,
     /// Large values that may still be asked for or sent.
     large: usize,
+    /// Meta requests that were asked.
+    opaques: usize,
     /// In the end the worker stops, else the clients leave.
     stops: bool,
     /// The end has come: nothing is slow any more.
@@ -136,13 +138,16 @@ impl<'a> World<'a> {
             ..Settings::default()
         };
         // A list of nodes, or none before the first change of the ring.
-        let known = schedule.below(8) != 7;
+        let first = schedule.byte();
+        let known = first % 8 != 7;
         let ring: Vec<u8> = (0..count).map(|_| u8::from(known)).collect();
         let mut truth = Truth::default();
         truth.shaken = !known || settings.buffer_limit < 64 << 20;
         let keys = keys();
         let mut nodes: Vec<Node> = (0..count).map(|_| Node::default()).collect();
-        for node in &mut nodes {
+        for (number, node) in nodes.iter_mut().enumerate() {
+            // Most are of the usual version.
+            node.set_version(if first >> 6 == 3 { usize::from(first >> 3) + number } else { 0 }, &mut truth);
             for (key, len) in keys.iter().zip([0, 10, 3000, 20_000, 100, 70_000]) {
                 node.put(key, len, &mut truth);
             }
@@ -155,7 +160,7 @@ impl<'a> World<'a> {
         let stops = schedule.below(2) == 1;
         let cells = Arc::new(Cells::new(1));
         Self {
-            core: Core::new(topology(&ring), settings, Arc::clone(&cells), 0),
+            core: Core::new(topology(&ring), settings.clone(), Arc::clone(&cells), 0),
             cells,
             settings,
             truth,
@@ -170,6 +175,7 @@ impl<'a> World<'a> {
             write,
             stops,
             large: 6,
+            opaques: 0,
             calm: false,
             moved: 0,
             trace: std::env::var_os("FUZZ_TRACE").is_some(),
@@ -200,8 +206,11 @@ impl<'a> World<'a> {
 
     fn step(&mut self) {
         self.now += STEP;
-        match self.schedule.byte() % 64 {
+        let step = self.schedule.byte();
+        match step % 64 {
             0..2 if self.clients.len() < MAX_CLIENTS => self.connect_client(),
+            // The seeds are older than the meta commands, and have 200.
+            2..16 if step >= 192 && step != 200 && step != 202 => self.some_client(Self::ask_meta),
             2..16 => self.some_client(Self::ask),
             16..20 => self.some_client(Self::babble),
             20..26 => self.some_client(|world, i| {
@@ -473,6 +482,60 @@ impl<'a> World<'a> {
         self.send(i, &bytes);
     }
 
+    /// Sends one meta request, most of the time a good one.
+    fn ask_meta(&mut self, i: usize) {
+        let verb = self.schedule.pick(&["mg", "mg", "mg", "mg", "ms", "ms", "ms", "md", "ma", "ma", "me", "mn"]);
+        let mut key = self.key();
+        let (how, what) = (self.schedule.byte(), self.schedule.byte());
+        let mut line = verb.as_bytes().to_vec();
+        let mut flags: Vec<Vec<u8>> = Vec::new();
+        if how & 7 == 7 {
+            if how & 8 == 8 {
+                // A key that text cannot carry.
+                key = b"\0 x\r\nflush_all\r\n".to_vec();
+            }
+            if key.len() <= 180 {
+                key = data_encoding::BASE64.encode(&key).into_bytes();
+                flags.push(b"b".to_vec());
+            }
+        }
+        line.extend([b" ", &*key].concat());
+        let mut len = 0;
+        if verb == "ms" {
+            len = self.schedule.pick(&[1, 10, 100, 1400, 5000, 30_000, 1 << 20, (1 << 20) + 1]);
+            if len >= 1 << 20 && !key.starts_with(b"large") {
+                len = 50;
+            }
+            line.extend_from_slice(format!(" {len}").as_bytes());
+        }
+        self.opaques += 1;
+        let own: [&str; 4] = match verb {
+            "mg" => ["v", "T0", "N30", "T-1"],
+            "ms" => ["ME", "MA", "C3", "T-1"],
+            "md" => ["C3", "I", "T30", "C1"],
+            _ => ["v", "N0", "D5", "J7"],
+        };
+        let opaque = format!("O{}", self.opaques);
+        let asked: [&str; 8] =
+            [own[0], own[1], own[2], own[3], "k", &opaque, "q", ["c", "s", "f", "E9"][usize::from(how >> 6)]];
+        for (bit, flag) in asked.iter().enumerate() {
+            let twice = flags.iter().any(|other| other[0] == flag.as_bytes()[0]);
+            if what >> bit & 1 == 1 && !twice {
+                flags.push(flag.as_bytes().to_vec());
+            }
+        }
+        for flag in flags {
+            line.extend([b" ", &*flag].concat());
+        }
+        line.extend_from_slice(b"\r\n");
+        if verb == "ms" {
+            let filling: &[u8] = b"mg a v\r\nms a 1\r\nx\r\nflush_all\r\n";
+            line.extend_from_slice(&filling.repeat(len / filling.len() + 1)[..len]);
+            line.extend_from_slice(if how & 0x38 == 0x30 { b"xy" } else { b"\r\n" });
+        }
+        self.send(i, &line);
+    }
+
     fn read_client(&mut self, i: usize, piece: usize) {
         let now = self.now();
         let client = &mut self.clients[i];
@@ -609,7 +672,7 @@ impl<'a> World<'a> {
             8 => Lie::Twice,
             9 => Lie::NoEnd,
             10..13 => {
-                let lines: [&[u8]; 8] = [
+                let lines: [&[u8]; 16] = [
                     b"END\r\n",
                     b"STORED\r\n",
                     b"VALUE a 0 3\r\nlie\r\n",
@@ -618,6 +681,14 @@ impl<'a> World<'a> {
                     b"NOT_FOUND\r\n",
                     b"STAT a b\r\n",
                     b"VALUE large 0 4294967295\r\n",
+                    b"HD\r\n",
+                    b"EN\r\n",
+                    b"VA 3\r\nlie\r\n",
+                    b"VA 1048577 c1\r\n",
+                    b"NF O1\r\n",
+                    b"HD O2 ka\r\n",
+                    b"ME a exp=-1\r\n",
+                    b"MN\r\n",
                 ];
                 let line = lines[usize::from(what >> 4) % lines.len()];
                 return self.inject(i, line);
@@ -662,8 +733,12 @@ impl<'a> World<'a> {
         self.truth.shaken = true;
         let node = self.schedule.below(self.up.len());
         self.up[node] = !self.up[node];
-        if self.schedule.below(2) == 0 {
+        let how = self.schedule.byte();
+        if how & 1 == 0 {
             self.nodes[node].wipe();
+        }
+        if how >= 192 && self.up[node] {
+            self.nodes[node].set_version(usize::from(how >> 1), &mut self.truth);
         }
         while let Some(i) = self.conns.iter().position(|c| c.node == node && !self.up[node]) {
             self.lose(i);
