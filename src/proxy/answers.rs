@@ -29,7 +29,7 @@ impl Command {
     pub(super) const fn allows(self, line: &Line<'_>, meta: bool) -> bool {
         if meta {
             return match line {
-                Line::Ns => matches!(self, Self::MetaSet | Self::MetaArithmetic),
+                Line::Ns => !matches!(self, Self::MetaDelete | Self::Delete),
                 _ => matches!(line, Line::Error | Line::Hd | Line::Ex | Line::Nf),
             };
         }
@@ -301,6 +301,8 @@ impl Core {
         }
         self.show_serving(node);
         self.reroute(node);
+        // A large value may have waited for its version.
+        self.grant(node);
     }
 
     /// The read at the head is over: `END`, or an error line.

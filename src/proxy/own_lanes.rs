@@ -70,10 +70,17 @@ impl Core {
             if entry.own.busy >= MAX_OWN && !down {
                 return;
             }
-            let Some(Waiting { client: owner, body, .. }) = entry.own.waiting.pop_front() else {
+            let unknown = entry.version.is_none();
+            let Some(waiting) = entry.own.waiting.pop_front() else {
                 return;
             };
+            let Waiting { client: owner, body, .. } = waiting;
             let Some(client) = self.clients.get(owner.0) else { continue };
+            if unknown && !down && client.waits_with_meta(node, body) {
+                // Until it has said which memcached it is.
+                entry.own.waiting.push_front(waiting);
+                return;
+            }
             if down {
                 self.refuse_own(owner, node, body, Reason::Down);
                 continue;

@@ -13,7 +13,7 @@ PORT_NAME = "slipring-admin"
 # Every metric with its labels, and what these may be; what is not here must not be in a scrape.
 NODE = r"127\.0\.0\.1:\d+"
 READS = "get gets gat gats"
-COMMAND = f"{READS} set add replace append prepend cas delete incr decr touch flush_all stats"
+COMMAND = f"{READS} set add replace append prepend cas delete incr decr touch mg ms md ma me flush_all stats"
 METRICS = {
     "slipring_build_info": {"version": r"\d+\.\d+\.\d+\S*"},
     "slipring_client_connections": {},
@@ -26,6 +26,7 @@ METRICS = {
         "outcome": "hit miss stored not_stored exists not_found ok client_error server_error soft_miss soft_error",
     },
     "slipring_client_commands_total": {"command": COMMAND + " other"},
+    "slipring_client_protocol_commands_total": {"protocol": "text meta binary"},
     "slipring_client_multiget_keys": {},
     "slipring_client_request_duration_seconds": {"command": "get store delete arith touch other"},
     "slipring_client_received_bytes_total": {},

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use slipring::proxy::ClientId;
 use slipring::routing::Topology;
 
+use self::meta::Form;
 use crate::Rng;
 use crate::node::{MAX_ITEM, Node, Sight, segment, serials, show};
+
+mod meta;
 
 /// Keys with large values that everyone uses.
 pub(crate) const LARGE_KEYS: usize = 4;
@@ -90,9 +93,24 @@ impl Facts {
         }
     }
 
+    /// Whether a line says that a node before 1.6 would have to know the meta commands.
+    fn lacks_meta(&self, line: &[u8]) -> bool {
+        let text = show(line);
+        let named = text.split_once(" needs memcached 1.6 at node ");
+        named.is_some_and(|(what, name)| {
+            (what.starts_with("CLIENT_ERROR ") || what == "SERVER_ERROR proxy: the request")
+                && self.nodes[number_of(name)].version.starts_with("1.5")
+        })
+    }
+
     /// Whether a node may have been unreachable since a moment.
     fn restless(&self, node: usize, since: u64) -> bool {
         self.last_fault[node].is_some_and(|fault| fault >= since)
+    }
+
+    /// Whether a node may have had a connection that was new since a moment.
+    fn unproven(&self, node: usize, since: u64) -> bool {
+        self.restless(node, since) || self.last_join[node].is_some_and(|join| join >= since)
     }
 
     /// Whether a node may have let a request wait for its answer longer than the time-out.
@@ -193,11 +211,15 @@ enum Kind {
     Line(&'static str),
     Flush,
     Stats,
+    /// `me`
+    Debug,
 }
 
 #[derive(Clone, Debug)]
 struct Expected {
     kind: Kind,
+    /// Asked by a meta command.
+    meta: Option<Form>,
     quiet: bool,
     asked: u64,
     /// The ring when it was asked: this one or a later one routed it.
@@ -221,6 +243,7 @@ impl std::fmt::Debug for Kind {
             Self::Line(start) => write!(f, "what is answered {start}"),
             Self::Flush => write!(f, "flush_all"),
             Self::Stats => write!(f, "stats"),
+            Self::Debug => write!(f, "me"),
         }
     }
 }
@@ -268,6 +291,8 @@ pub(crate) struct Client {
     depth: usize,
     /// It only stores, a lot, and asks for no answer.
     pub(crate) loads: bool,
+    /// There was no memory for its key list: it is closed behind that answer.
+    refused: bool,
 }
 
 const LONG: &str = "-long-long-long-long-long-long-long-long-long-long-long-long-long-long-long-long";
@@ -295,6 +320,7 @@ impl Client {
             uniques: HashMap::new(),
             depth: [1, 4, 40][rng.below(3)],
             loads: false,
+            refused: false,
         }
     }
 
@@ -317,7 +343,7 @@ impl Client {
             self.outbox.extend(b"\r\n");
             let kind = Kind::Store { verb: "set", key, serial, len: data.len() };
             let losses = facts.nodes.iter().map(|n| n.ledger.flushes + n.ledger.wipes).sum();
-            self.expected.push_back(Expected { kind, quiet: true, asked, ring, losses, optional: false });
+            self.expected.push_back(Expected { kind, meta: None, quiet: true, asked, ring, losses, optional: false });
         }
     }
 
@@ -372,6 +398,10 @@ impl Client {
             return self.load(facts, rng);
         }
         self.left -= 1;
+        if rng.one_in(3) {
+            self.ask_meta(facts, rng);
+            return self.leave_if_done();
+        }
         let mut line = Vec::new();
         let mut quiet = false;
         let mut block = None;
@@ -539,11 +569,15 @@ impl Client {
         let cut = last && rng.one_in(2);
         let losses = facts.nodes.iter().map(|n| n.ledger.flushes + n.ledger.wipes).sum();
         let ring = facts.rings.len() - 1;
-        self.expected.push_back(Expected { kind, quiet, asked: facts.now, ring, losses, optional: cut });
+        self.expected.push_back(Expected { kind, meta: None, quiet, asked: facts.now, ring, losses, optional: cut });
         if cut {
             line.truncate(rng.below(line.len()));
         }
         self.outbox.extend(line);
+        self.leave_if_done();
+    }
+
+    fn leave_if_done(&mut self) {
         if self.left == 0 {
             if self.ending == Ending::Quits {
                 self.outbox.extend(b"quit\r\nget hot\r\n");
@@ -565,7 +599,7 @@ impl Client {
         let received = std::mem::take(&mut self.received);
         let mut rest = &*received;
         loop {
-            while self.expected.front().is_some_and(|e| e.quiet && !e.optional) {
+            while self.expected.front().is_some_and(|e| e.quiet && !e.optional && e.meta.is_none()) {
                 let done = self.expected.pop_front().unwrap();
                 self.learn(&done, None, facts);
             }
@@ -586,6 +620,9 @@ impl Client {
 
     /// Checks the reply to the oldest request; `None` while it is not whole.
     fn reply(&mut self, head: &Expected, bytes: &[u8], facts: &mut Facts) -> Option<usize> {
+        if let Some(form) = &head.meta {
+            return self.meta_reply(head, form, bytes, facts);
+        }
         match &head.kind {
             Kind::Read { keys, uniques } => self.read(head, keys, *uniques, bytes, facts),
             Kind::Stats => {
@@ -627,7 +664,9 @@ impl Client {
                 let line = line(bytes)?;
                 // The node's word may come before the block's end.
                 let failed = start.contains("chunk")
-                    && (line.starts_with(b"SERVER_ERROR proxy") || line == b"SERVER_ERROR object too large for cache");
+                    && (line.starts_with(b"SERVER_ERROR proxy")
+                        || line == b"SERVER_ERROR object too large for cache"
+                        || facts.lacks_meta(line));
                 assert!(
                     line.starts_with(start.as_bytes()) || failed || head.optional,
                     "{:?}, expected {start}",
@@ -640,6 +679,7 @@ impl Client {
                 self.learn(head, Some(line), facts);
                 Some(line.len() + 2)
             }
+            Kind::Debug => panic!("a meta request"),
         }
     }
 
@@ -655,6 +695,9 @@ impl Client {
             facts.without_room += 1;
             return;
         }
+        if head.meta.is_some() && facts.lacks_meta(line) {
+            return;
+        }
         assert!(
             line.starts_with(b"SERVER_ERROR proxy: node ") || line.starts_with(b"SERVER_ERROR out of memory"),
             "client {}: {:?} to {:?}",
@@ -668,6 +711,9 @@ impl Client {
         let excused = match named {
             Some((node, what)) if nodes.contains(&node) => match what {
                 "did not answer in time" => facts.late(node, head.asked),
+                // A meta request waits where its node has not said its version on this connection, and one whose block has
+                // come by then fails.
+                "takes no requests" | "is down" if head.meta.is_some() && facts.unproven(node, head.asked) => true,
                 "takes no requests" => facts.stuck(node, head.asked),
                 _ => facts.restless(node, head.asked),
             },
@@ -715,6 +761,10 @@ impl Client {
                 break;
             }
             let Some(rest) = line.strip_prefix(b"VALUE ") else {
+                if line == b"SERVER_ERROR out of memory reading request" && keys.len() > 100 {
+                    (self.refused, failed) = (true, true);
+                    break;
+                }
                 let all = facts.all_nodes();
                 self.must_be_failure(line, head, &all, facts);
                 assert!(
@@ -749,36 +799,42 @@ impl Client {
             at += len + 2;
         }
         for (key, range) in values {
-            match serials(&key, &bytes[range]) {
-                Ok(found) => {
-                    let later = self.expected.iter().skip(1).find(|later| {
-                        matches!(&later.kind, Kind::Store { serial, key: other, .. } if *other == key && found.contains(serial))
-                    });
-                    assert!(later.is_none(), "client {}: a read sees its later {later:?}", self.number);
-                    if let Some(sure) = self.sure(&key, head.ring, facts) {
-                        let age = head.asked;
-                        assert_eq!(
-                            Some(&found),
-                            sure.as_ref(),
-                            "client {}: not its last value of {} (asked at {age})",
-                            self.number,
-                            show(&key)
-                        );
-                    }
-                }
-                Err(error) => panic!("client {}: {error}", self.number),
-            }
+            self.check_value(head, &key, &bytes[range], facts);
         }
         missing.extend_from_slice(&keys[next..]);
-        for key in missing {
-            if let Some(Some(_)) = self.sure(&key, head.ring, facts)
-                && !failed
-                && !facts.shaky(&key, head)
-            {
-                facts.without_room += 1;
-            }
+        for key in missing.iter().filter(|_| !failed) {
+            self.check_miss(head, key, facts);
         }
         Some(at)
+    }
+
+    fn check_value(&self, head: &Expected, key: &[u8], data: &[u8], facts: &Facts) {
+        let found = match serials(key, data) {
+            Ok(found) => found,
+            Err(error) => panic!("client {}: {error}", self.number),
+        };
+        let later = self.expected.iter().skip(1).find(
+            |later| matches!(&later.kind, Kind::Store { serial, key: other, .. } if *other == key && found.contains(serial)),
+        );
+        assert!(later.is_none(), "client {}: a read sees its later {later:?}", self.number);
+        if let Some(sure) = self.sure(key, head.ring, facts) {
+            let age = head.asked;
+            assert_eq!(
+                Some(&found),
+                sure.as_ref(),
+                "client {}: not its last value of {} (asked at {age})",
+                self.number,
+                show(key)
+            );
+        }
+    }
+
+    fn check_miss(&self, head: &Expected, key: &[u8], facts: &mut Facts) {
+        if let Some(Some(_)) = self.sure(key, head.ring, facts)
+            && !facts.shaky(key, head)
+        {
+            facts.without_room += 1;
+        }
     }
 
     /// Draws the conclusions of the reply to a change; `None` is a request without reply.
@@ -790,7 +846,7 @@ impl Client {
         // What was never on a connection must never be done.
         if let (Kind::Store { serial, .. } | Kind::Count { serial, .. }, Some(line)) = (&done.kind, line) {
             let never = [&b" takes no requests"[..], b" is down", b" does not accept in time"];
-            if *serial > 0 && never.iter().any(|end| line.ends_with(end)) {
+            if *serial > 0 && (never.iter().any(|end| line.ends_with(end)) || facts.lacks_meta(line)) {
                 assert!(!facts.reached.contains(serial), "{:?} to {:?}, which was sent", show(line), done.kind);
                 facts.unsent.insert(*serial);
             } else if line.ends_with(b" in time") {
@@ -852,7 +908,7 @@ impl Client {
                     (b"EXISTS" | b"NOT_FOUND", "cas") => before.clone(),
                     (b"SERVER_ERROR object too large for cache", _) => {
                         assert!(too_large, "{len} bytes are not too large");
-                        if *verb == "set" { Some(None) } else { before.clone() }
+                        if *verb == "set" || done.meta.is_some() { Some(None) } else { before.clone() }
                     }
                     (b"?", _) => None,
                     _ => {
@@ -935,7 +991,11 @@ impl Client {
     /// Whether the core had a reason to close this client.
     pub(crate) fn may_be_closed(&self, facts: &Facts) -> bool {
         // What lies behind a wait that was ended is not carried out.
-        if facts.too_slow || self.hung_up || (self.ended || self.ending == Ending::Quits) && self.owed() == 0 {
+        if facts.too_slow
+            || self.refused
+            || self.hung_up
+            || (self.ended || self.ending == Ending::Quits) && self.owed() == 0
+        {
             return true;
         }
         // A value had begun when its node was lost, or stopped: of the reply that is due, or of a later one.
@@ -964,7 +1024,7 @@ impl Client {
         for kind in [set, get] {
             let (asked, ring) = (facts.now, facts.rings.len() - 1);
             let losses = facts.nodes.iter().map(|n| n.ledger.flushes + n.ledger.wipes).sum();
-            self.expected.push_back(Expected { kind, quiet: false, asked, ring, losses, optional: false });
+            self.expected.push_back(Expected { kind, meta: None, quiet: false, asked, ring, losses, optional: false });
         }
     }
 

@@ -1,4 +1,4 @@
-//! A model of memcached 1.6: a map and the replies of the classic text protocol.
+//! A model of memcached 1.6: a map and the replies of the text protocol; `meta` has those of the meta commands.
 //!
 //! It is strict: what the proxy must never send (an unknown word, `noreply`, a line that is too
 //! long) ends the test. And it keeps a ledger of what it really did, so that a client can tell a
@@ -8,6 +8,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 
 use crate::Rng;
+
+mod meta;
 
 /// The model's largest item, in bytes.
 pub(crate) const MAX_ITEM: usize = 3 << 20;
@@ -185,7 +187,21 @@ impl Node {
     }
 
     fn store(&mut self, words: &[Vec<u8>], data: &[u8]) -> &'static [u8] {
-        let key = &words[1];
+        let unique = words.get(5).map(|word| &**word);
+        let flags = text(&words[2]).parse().unwrap();
+        self.keep(&words[0], &words[1], flags, words[3].starts_with(b"-"), unique, data)
+    }
+
+    /// Stores, as the classic command `verb` does; `drops`: it expires at once.
+    fn keep(
+        &mut self,
+        verb: &[u8],
+        key: &Vec<u8>,
+        flags: u32,
+        drops: bool,
+        unique: Option<&[u8]>,
+        data: &[u8],
+    ) -> &'static [u8] {
         let all = match serials(key, data) {
             Ok(all) => all,
             Err(error) if !data.iter().all(u8::is_ascii_digit) => panic!("a node got {error}"),
@@ -193,12 +209,12 @@ impl Node {
         };
         self.ledger.seen.extend(all.iter().filter(|serial| **serial > 0).map(|serial| Sight::Serial(*serial)));
         let old = self.items.get(key);
-        match (&*words[0], old) {
+        match (verb, old) {
             (b"add", Some(_)) | (b"replace" | b"append" | b"prepend", None) => {
                 return b"NOT_STORED\r\n";
             }
             (b"cas", None) => return b"NOT_FOUND\r\n",
-            (b"cas", Some(item)) if item.unique.to_string().as_bytes() != words[5] => {
+            (b"cas", Some(item)) if Some(item.unique.to_string().as_bytes()) != unique => {
                 return b"EXISTS\r\n";
             }
             _ => {}
@@ -209,37 +225,38 @@ impl Node {
         self.note("STORED", key);
         let item = self.items.entry(key.clone()).or_default();
         item.unique = unique;
-        match &*words[0] {
+        match verb {
             b"append" => item.data.extend_from_slice(data),
             b"prepend" => item.data = [data, &item.data].concat(),
             _ => {
-                item.flags = text(&words[2]).parse().unwrap();
+                item.flags = flags;
                 item.data = data.to_vec();
             }
         }
-        if words[3].starts_with(b"-") {
+        if drops {
             self.items.remove(key);
         }
         b"STORED\r\n"
     }
 
-    fn count(&mut self, words: &[Vec<u8>], out: &mut Vec<u8>) {
-        let delta: u64 = text(&words[2]).parse().unwrap();
+    /// What `incr` or `decr` answers, without CRLF.
+    fn count(&mut self, grows: bool, key: &Vec<u8>, delta: &[u8]) -> Vec<u8> {
+        let delta: u64 = text(delta).parse().unwrap();
         self.ledger.seen.push(Sight::Serial(delta));
         self.unique += 1;
         let unique = self.unique;
-        let Some(item) = self.items.get_mut(&words[1]) else {
-            return out.extend_from_slice(b"NOT_FOUND\r\n");
+        let Some(item) = self.items.get_mut(key) else {
+            return b"NOT_FOUND".to_vec();
         };
         let Ok(old) = text(&item.data).parse::<u64>() else {
-            return out.extend_from_slice(b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n");
+            return b"CLIENT_ERROR cannot increment or decrement non-numeric value".to_vec();
         };
-        let new = if words[0] == b"incr" { old.wrapping_add(delta) } else { old.saturating_sub(delta) };
+        let new = if grows { old.wrapping_add(delta) } else { old.saturating_sub(delta) };
         item.data = new.to_string().into_bytes();
         item.unique = unique;
-        out.extend_from_slice(&item.data);
-        out.extend_from_slice(b"\r\n");
-        self.note("COUNT", &words[1]);
+        let told = item.data.clone();
+        self.note("COUNT", key);
+        told
     }
 }
 
@@ -288,12 +305,13 @@ impl Session {
                         break;
                     };
                     let data = block.strip_suffix(b"\r\n").expect("a block ends with CRLF");
-                    let reply: &[u8] = if node.hiccups() {
-                        b"SERVER_ERROR out of memory storing object\r\n"
+                    if node.hiccups() {
+                        out.extend_from_slice(b"SERVER_ERROR out of memory storing object\r\n");
+                    } else if words[0] == b"ms" {
+                        node.meta_store(&words, data, out);
                     } else {
-                        node.store(&words, data)
-                    };
-                    out.extend_from_slice(reply);
+                        out.extend_from_slice(node.store(&words, data));
+                    }
                 }
             }
             if out.len() > before {
@@ -319,6 +337,10 @@ impl Session {
             b"gat" | b"gats" => {
                 assert!(line.len() < 1000, "a gat of {} bytes", line.len());
                 let exptime = text(&words[1]).parse().unwrap();
+                // An `mg` that only touches is said so to a node without meta commands.
+                for key in words[2..].iter().filter(|key| node.items.contains_key(*key)).cloned().collect::<Vec<_>>() {
+                    node.note("TOUCHED", &key);
+                }
                 node.read(&words[2..], words[0] == b"gats", Some(exptime), out);
             }
             b"set" | b"add" | b"replace" | b"append" | b"prepend" | b"cas" => {
@@ -359,7 +381,22 @@ impl Session {
                 };
                 out.extend_from_slice(reply);
             }
-            b"incr" | b"decr" => node.count(&words, out),
+            b"incr" | b"decr" => {
+                out.extend(node.count(words[0] == b"incr", &words[1], &words[2]));
+                out.extend_from_slice(b"\r\n");
+            }
+            b"mg" | b"md" | b"ma" | b"me" => node.meta(&words, out),
+            b"ms" => {
+                assert!(!node.is_old(), "a node before 1.6 was sent {:?}", show(line));
+                let len: usize = text(&words[2]).parse().unwrap();
+                if len > MAX_ITEM {
+                    node.refuse_large(&words);
+                    out.extend_from_slice(b"SERVER_ERROR object too large for cache\r\n");
+                    self.input = Input::Swallow(len + 2);
+                } else {
+                    self.input = Input::Block { words, total: len + 2 };
+                }
+            }
             b"flush_all" => {
                 node.items.clear();
                 node.ledger.flushes += 1;

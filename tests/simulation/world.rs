@@ -190,8 +190,10 @@ impl World {
         let cells = Arc::new(Cells::new(1));
         let core = Core::new(Arc::clone(&topology), settings.clone(), Arc::clone(&cells), 0);
         let stormy = rng.one_in(2);
+        // To one before 1.6 no meta command is sent.
+        let old = if rng.one_in(4) { "1.5.16" } else { "1.6.15" };
         let mut nodes: Vec<Node> =
-            (0..count).map(|i| Node::new(["1.6.18", "1.5.16", "1.6.0"][i % 3], seed + i as u64)).collect();
+            (0..count).map(|i| Node::new(["1.6.18", old, "1.6.10"][i % 3], seed + i as u64)).collect();
         if stormy && rng.one_in(2) {
             nodes[0].hiccup = 100;
         }
@@ -999,8 +1001,10 @@ impl World {
             conn.room = conn.room.max(300_000);
         }
         let end = self.facts.now + 120_000_000;
+        // Who asked for much is told of one after the other, and what drips in short replies moves.
+        let last = end + 480_000_000;
         let mut blocked_at = HashMap::new();
-        while self.facts.now < end {
+        while self.facts.now < end || self.facts.now < last && is_owed(self).is_some() {
             // The kernel gives up a connection whose bytes nobody acknowledges.
             let now = self.facts.now;
             blocked_at.retain(|id, _| self.conns.iter().any(|conn| conn.id == *id && conn.blocked));

@@ -76,6 +76,19 @@ pub fn honest(request: &Request) -> Vec<Step> {
         "flush_all" | "verbosity" => "OK\r\n".to_owned(),
         "stats" => "STAT pid 1\r\nSTAT version 1.6.18\r\nSTAT curr_items 0\r\nEND\r\n".to_owned(),
         "mn" => "MN\r\n".to_owned(),
+        "mg" | "ms" | "md" | "ma" => {
+            let value = if words[0] == "ma" { "1".to_owned() } else { format!("value of {}", words[1]) };
+            let gives = words.contains(&"v");
+            let mut reply = if gives { format!("VA {}", value.len()) } else { "HD".to_owned() };
+            for flag in &words[2..] {
+                match &flag[..1] {
+                    "O" => reply += &format!(" {flag}"),
+                    "k" => reply += &format!(" k{}{}", words[1], if words.contains(&"b") { " b" } else { "" }),
+                    _ => {}
+                }
+            }
+            reply + "\r\n" + &if gives { value + "\r\n" } else { String::new() }
+        }
         _ => "ERROR\r\n".to_owned(),
     };
     vec![Step::send(reply)]
@@ -406,8 +419,9 @@ fn serve(shared: &Shared, mut stream: TcpStream, connection: usize) {
         }
         let mut request = Request { line, block: Vec::new(), connection };
         let words = request.words();
-        if matches!(words[0], "set" | "add" | "replace" | "append" | "prepend" | "cas") {
-            let Some(length) = words.get(4).and_then(|word| word.parse::<usize>().ok()) else {
+        if matches!(words[0], "set" | "add" | "replace" | "append" | "prepend" | "cas" | "ms") {
+            let place = if words[0] == "ms" { 2 } else { 4 };
+            let Some(length) = words.get(place).and_then(|word| word.parse::<usize>().ok()) else {
                 return;
             };
             while held.len() < length + 2 {

@@ -347,6 +347,12 @@ fn refused_meta_commands_are_refused_whole() {
         assert_eq!(client.line(), answer, "{request}");
         client.in_step();
     }
+    for request in ["ms k", "ms k x", "ms k -1", "ms k with space 9"] {
+        let mut client = slipring.client();
+        client.send(format!("{request}\r\nflush_all\r\n"));
+        assert!(client.line().contains("ERROR"), "{request}");
+        client.expect_closed();
+    }
     assert_eq!(client.get(&["k"])[0].data, b"old");
     assert_eq!(node.stat("cmd_flush"), 0);
 }

@@ -23,6 +23,7 @@ mod itself;
 mod large;
 mod logging;
 mod merging;
+mod meta;
 mod nodes;
 mod observing;
 mod order;

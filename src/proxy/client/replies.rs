@@ -245,10 +245,11 @@ impl Replies {
         self.answer(seq, text, pool);
     }
 
-    /// The line that answers a request, with its CRLF, or the lines.
+    /// The line that answers a request, with its CRLF, or the lines. What has its answer keeps it: a node may refuse a large
+    /// value before its block is found to end badly.
     #[inline]
     pub(in crate::proxy) fn answer(&mut self, seq: u32, text: &[u8], pool: &mut BufferPool) {
-        let Some((_, slot)) = self.slot(seq) else { return };
+        let Some((_, slot)) = self.slot(seq).filter(|(_, slot)| !slot.done) else { return };
         match slot.form {
             Form::Text => self.deliver(seq, text, pool),
             Form::Meta { .. } | Form::KeptKey { .. } if slot.form.hides(text) => {}
@@ -787,6 +788,19 @@ mod tests {
         replies.answer(first, b"DELETED\r\n", &mut pool);
         assert_eq!(sent(&mut replies, &mut pool), "DELETED\r\nMN\r\nSTORED\r\n");
         assert!(replies.is_empty());
+        assert_eq!(replies.held(), 0);
+    }
+
+    #[test]
+    fn what_is_answered_is_not_answered_again() {
+        let mut pool = BufferPool::default();
+        let mut replies = Replies::default();
+        let first = replies.push(STAMP, Form::Text);
+        let second = replies.push(STAMP, Form::Text);
+        replies.answer(second, b"SERVER_ERROR object too large for cache\r\n", &mut pool);
+        replies.answer(second, b"CLIENT_ERROR bad data chunk\r\n", &mut pool);
+        replies.answer(first, b"STORED\r\n", &mut pool);
+        assert_eq!(sent(&mut replies, &mut pool), "STORED\r\nSERVER_ERROR object too large for cache\r\n");
         assert_eq!(replies.held(), 0);
     }
 

@@ -91,10 +91,13 @@ impl Asked {
         let told: Vec<&[u8]> =
             words.iter().skip(1).copied().filter(|word| matches!(word.first(), Some(b'O' | b'k'))).collect();
         // 1.6.15 leaves both out of a miss, and they are put there. A key with a line end is always put there, at the end.
-        let own = sorted(told.clone()) == sorted(self.identity.iter().map(Vec::as_slice).collect());
+        let is_told = |own: &Vec<u8>| told.iter().any(|told| *told == own || is_same_key(told, own));
+        let own = told.len() == self.identity.len() && self.identity.iter().all(is_told);
         // Of a change the place alone says what is answered.
         let is_read = self.value && !self.quiet || matches!(self.verb, Verb::Get | Verb::Debug);
-        let lie = lied && (!is_read || told.iter().all(|word| self.identity.iter().any(|own| own == word)));
+        let lie = lied
+            && (!is_read
+                || told.iter().all(|word| self.identity.iter().any(|own| own == word || is_same_key(word, own))));
         if words[0] != b"ME" && !own && !lie {
             return not("another's");
         }
@@ -146,9 +149,10 @@ impl Asked {
     }
 }
 
-fn sorted(mut words: Vec<&[u8]>) -> Vec<&[u8]> {
-    words.sort_unstable();
-    words
+/// Whether two words name the same key, either perhaps in base64: a hit names it as it was stored.
+fn is_same_key(one: &[u8], other: &[u8]) -> bool {
+    let encodes = |encoded: &[u8], key: &[u8]| BASE64.decode(&encoded[1..]).is_ok_and(|decoded| decoded == key[1..]);
+    one[0] == b'k' && other[0] == b'k' && (encodes(one, other) || encodes(other, one))
 }
 
 const INVALID: &[u8] = b"CLIENT_ERROR invalid or duplicate flag";
@@ -205,7 +209,7 @@ impl Node {
         let unique = token(b'C').is_some_and(|token| old.is_some_and(|old| old.serial.to_string().as_bytes() != token));
         match (words[0], old) {
             (b"mg", None) if token(b'N').is_some() => {
-                let item = truth.item(0, 0);
+                let item = Item { encoded: token(b'b').is_some(), ..truth.item(0, 0) };
                 self.items.insert(key, item);
                 self.found(words, &flags, item, b"")
             }
@@ -230,7 +234,7 @@ impl Node {
             }
             (b"ma", old) => {
                 truth.did(Deed::Counted, &key);
-                let item = old.unwrap_or_else(|| truth.item(0, 1));
+                let item = old.unwrap_or_else(|| Item { encoded: token(b'b').is_some(), ..truth.item(0, 1) });
                 self.items.insert(key, item);
                 self.found(words, &flags, item, item.serial.to_string().as_bytes())
             }
@@ -260,7 +264,7 @@ impl Node {
             _ => {}
         }
         let client_flags = token(b'F').map_or(0, |token| std::str::from_utf8(token).unwrap().parse().unwrap());
-        let fresh = truth.item(client_flags, len);
+        let fresh = Item { encoded: token(b'b').is_some(), ..truth.item(client_flags, len) };
         truth.did(Deed::Stored, &key);
         let item = match (mode, old) {
             (b"A" | b"P", Some(old)) => Item { len: (old.len + len).min(MAX_GROWN), serial: fresh.serial, ..old },
@@ -307,8 +311,12 @@ impl Node {
                     out.extend([b" ", *flag].concat());
                     continue;
                 }
+                b'k' if item.encoded => {
+                    out.extend([b" k", BASE64.encode(&stored_key(words, flags)).as_bytes(), b" b"].concat());
+                    continue;
+                }
                 b'k' => {
-                    echo_key(words, flags, &mut out);
+                    out.extend([b" k", &*stored_key(words, flags)].concat());
                     continue;
                 }
                 b'c' => format!("c{}", item.serial),

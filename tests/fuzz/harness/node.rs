@@ -110,7 +110,7 @@ impl Truth {
     /// A new value.
     pub fn item(&mut self, flags: u32, len: usize) -> Item {
         self.values += 1;
-        Item { flags, len, serial: self.values }
+        Item { flags, len, serial: self.values, encoded: false }
     }
 
     pub fn did(&mut self, deed: Deed, key: &[u8]) {
@@ -150,6 +150,8 @@ pub struct Item {
     pub flags: u32,
     pub len: usize,
     pub serial: u64,
+    /// It was stored under a key in base64, and names it so.
+    pub encoded: bool,
 }
 
 impl Item {
@@ -204,7 +206,7 @@ impl Node {
         for &key in keys {
             truth.check_read(key);
             let Some(&item) = self.items.get(key) else { continue };
-            let Item { flags, len, serial } = item;
+            let Item { flags, len, serial, .. } = item;
             out.extend_from_slice(b"VALUE ");
             out.extend_from_slice(key);
             out.extend_from_slice(format!(" {flags} {len}").as_bytes());
