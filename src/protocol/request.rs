@@ -6,9 +6,9 @@ use std::borrow::Cow;
 
 use data_encoding::BASE64;
 
-use super::MAX_KEY;
 use super::command::Command;
 use super::meta::request::{Meta, Verb};
+use super::{MAX_KEY, is_key};
 
 /// What to do with a stored value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,7 +203,7 @@ impl Refusal<'_> {
     /// Whether text cannot carry that key as it is: it can be named in base64 only.
     #[must_use]
     pub fn stale_needs_base64(&self) -> bool {
-        self.stale_is_base64 && self.stale_key().is_some_and(|key| key.iter().any(|byte| matches!(byte, 0..=32 | 127)))
+        self.stale_is_base64 && self.stale_key().is_some_and(|key| !is_key(&key))
     }
 
     /// Whether it is the size of the value that is refused.

@@ -12,9 +12,9 @@ use crate::metrics::{Kind, Outcome, Reason, SIZES, Wait};
 use crate::protocol::binary::translate;
 use crate::protocol::command::Command;
 use crate::protocol::form::Form;
-use crate::protocol::meta;
 use crate::protocol::request::{Block, Change, Keys, ReadVerb, Refusal, Request, Store, StoreVerb};
 use crate::protocol::text::request;
+use crate::protocol::{is_key, meta};
 use crate::routing::Topology;
 
 impl Core {
@@ -445,7 +445,7 @@ impl Core {
     pub(super) fn invalidate(&mut self, id: ClientId, key: &[u8]) {
         let mut line = Vec::new();
         let mut target = Target::text(Topology::hash(key), Command::Delete, true);
-        if translate::is_odd(key) {
+        if !is_key(key) {
             // No text has put it there.
             if key.len() > translate::MAX_ODD_KEY || !self.knows_meta(self.owner(target.hash, || key)) {
                 return;

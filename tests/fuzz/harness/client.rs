@@ -12,7 +12,7 @@ use slipring::protocol::meta::request::Meta;
 use slipring::protocol::meta::request::Verb;
 use slipring::protocol::request::{Block, Change, ReadVerb, Refusal, Request, Stats, StoreVerb};
 use slipring::protocol::text::request;
-use slipring::protocol::{MAX_KEY, MAX_KEY_LINE, MAX_LINE, is_key_line};
+use slipring::protocol::{MAX_KEY, MAX_KEY_LINE, MAX_LINE, is_key, is_key_line};
 use slipring::proxy::{ClientId, Settings};
 
 use super::meta::Asked;
@@ -318,7 +318,7 @@ impl Client {
     fn refused(&mut self, refusal: &Refusal<'_>, truth: &mut Truth) {
         if let Some(key) = refusal.stale_key() {
             let mut line = Vec::new();
-            if refusal.stale_is_base64 && key.iter().any(|byte| matches!(byte, 0..=32 | 127)) {
+            if refusal.stale_is_base64 && !is_key(&key) {
                 // Text cannot carry it.
                 line.extend([b"md ", data_encoding::BASE64.encode(&key).as_bytes(), b" b\r\n"].concat());
             } else {
