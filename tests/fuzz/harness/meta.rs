@@ -135,7 +135,8 @@ impl Asked {
     fn error(&self, line: &[u8], shaken: bool, lied: bool, truth: &Truth) -> (bool, bool) {
         let needs = b" needs memcached 1.6 at node node-";
         if line.windows(needs.len()).any(|part| part == needs) {
-            return (truth.had_old, true);
+            // Or it has said another version than its own.
+            return (truth.had_old || truth.lied, true);
         }
         let failed = is_failure(line, lied);
         let new = self.is_new && [b"CLIENT_ERROR invalid flag".as_slice(), INVALID].contains(&line);
