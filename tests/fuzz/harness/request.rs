@@ -89,9 +89,16 @@ fn meta_accepted(line: &[u8], meta: &Meta<'_>, max_value: usize) {
         return;
     }
     let unread = meta.quiet && meta.verb == Verb::Arithmetic;
-    let flags: Vec<&[u8]> = meta.flags().filter(|flag| flag[0] != b'q' && !(unread && flag[0] == b'v')).collect();
+    let unsent = |flag: &[u8]| match flag[0] {
+        b'q' => true,
+        b'v' => unread,
+        // Told here.
+        b'k' => meta.keeps_key,
+        _ => false,
+    };
+    let flags: Vec<&[u8]> = meta.flags().filter(|flag| !unsent(flag)).collect();
     let sent: Vec<&[u8]> = same.flags().collect();
-    assert!(sent == flags || flags.is_empty() && sent == [b"I"] && meta.verb == Verb::Get, "{:?}", show(&again));
+    assert!(sent == flags || flags.is_empty() && sent == [b"P"] && meta.verb == Verb::Get, "{:?}", show(&again));
     assert_eq!((same.value, same.writes, same.mode), (meta.value && !unread, meta.writes, meta.mode));
     assert_eq!((same.is_conditional, same.creates), (meta.is_conditional, meta.creates));
 }
