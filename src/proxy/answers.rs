@@ -240,25 +240,37 @@ impl Core {
     fn meta_line(&mut self, id: UpstreamId, line: &Line<'_>, raw: &[u8]) -> Result<usize, Desync> {
         let Self { upstreams, clients, shared, .. } = self;
         let up = upstreams.get_mut(id.0).ok_or(Desync)?;
+        let own = up.is_own();
         let Some(Entry::Group(group)) = up.fifo.front_mut() else { return Err(Desync) };
         let missed = matches!(line, Line::En);
+        let (verb, hash) = (group.verb, group.hash(0));
+        let mut denied = Vec::new();
         // memcached before 1.6.16 leaves out what was asked to be told with a miss.
         if raw != EN && !group.expired {
             if !missed {
                 group.answer();
                 up.cells.others.add(1);
             }
-            let command = Command::from(group.verb);
+            let command = Command::from(verb);
             let (members, askers, _) = group.split(0);
             for asker in askers {
                 let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
                 let Some(client) = clients.get_mut(member.client.0) else { continue };
                 if !missed {
                     member.left = member.left.saturating_sub(1);
+                    if !own && client.asks_again(hash) {
+                        // It must not be older than the answer that an earlier place is still to get.
+                        denied.push((member.client, member.seq, asker.place));
+                        continue;
+                    }
                     shared.cells().request(command, outcome(line, raw), 1);
                 }
                 client.replies.value(member.seq, asker.place, raw, b"", &mut shared.pool);
             }
+        }
+        if !denied.is_empty() {
+            let text = group.text(0).to_vec();
+            self.pass_by(id, verb, (&text, hash), &denied);
         }
         self.finish_group(id, None).map(|()| 0)
     }

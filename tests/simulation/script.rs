@@ -16,6 +16,7 @@ use crate::Rng;
 mod health;
 mod key_lists;
 mod memory;
+mod meta;
 mod placements;
 mod routes;
 mod waits;
