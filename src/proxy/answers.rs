@@ -258,7 +258,7 @@ impl Core {
                 let Some(client) = clients.get_mut(member.client.0) else { continue };
                 if !missed {
                     member.left = member.left.saturating_sub(1);
-                    if !own && client.asks_again(hash) {
+                    if !own && client.asks_again(|| hash) {
                         // It must not be older than the answer that an earlier place is still to get.
                         denied.push((member.client, member.seq, asker.place));
                         continue;

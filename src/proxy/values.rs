@@ -52,13 +52,13 @@ impl Core {
         }
         let command = Command::from(group.verb);
         let early = group.members.len() > 1;
-        let hash = group.hash(key);
-        let (members, askers, _) = group.split(key);
+        let hash = group.hasher();
+        let (members, askers, text) = group.split(key);
         for asker in askers {
             let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
             member.left = member.left.saturating_sub(1);
             let Some(client) = clients.get_mut(member.client.0) else { continue };
-            if client.asks_again(hash) {
+            if client.asks_again(|| hash(text)) {
                 denied.push((key, (member.client, member.seq, asker.place)));
                 continue;
             }
@@ -128,14 +128,14 @@ impl Core {
         // A group of one passes its node's last word on, whatever it is; others need not wait.
         let early = group.members.len() > 1;
         let mut denied = Vec::new();
-        let hash = group.hash(key);
-        let (members, askers, _) = group.split(key);
+        let hash = group.hasher();
+        let (members, askers, text) = group.split(key);
         for asker in askers {
             // Of one that was answered meanwhile the value is eaten.
             let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
             member.left = member.left.saturating_sub(1);
             let Some(client) = clients.get_mut(member.client.0) else { continue };
-            if !own && client.asks_again(hash) {
+            if !own && client.asks_again(|| hash(text)) {
                 denied.push((key, (member.client, member.seq, asker.place)));
                 continue;
             }
@@ -189,7 +189,7 @@ impl Core {
             }
             let copy = if accepted > 0 && block >= SHARE { 0 } else { block };
             let fits = || shared.budget.has_room(copy) && client.charged() + block <= shared.budget.share();
-            if own || !client.asks_again(hash) && (Budget::passes(block, client.held) || fits()) {
+            if own || !client.asks_again(|| hash) && (Budget::passes(block, client.held) || fits()) {
                 accepted += 1;
                 if !own {
                     client.reserve(block);
@@ -201,8 +201,12 @@ impl Core {
                 client.settle(member.client, shared);
             } else {
                 member.left = member.left.saturating_sub(1);
-                denied.push((asker.member, large || client.asks_again(hash), (member.client, member.seq, asker.place)));
-                if !large && !client.asks_again(hash) {
+                denied.push((
+                    asker.member,
+                    large || client.asks_again(|| hash),
+                    (member.client, member.seq, asker.place),
+                ));
+                if !large && !client.asks_again(|| hash) {
                     go_without(client, member.seq, asker.place, verb, shared);
                     client.settle(member.client, shared);
                 }
@@ -349,12 +353,12 @@ pub(super) fn miss_open_keys(
         if !group.pass_over(key) {
             continue;
         }
-        let hash = group.hash(key);
-        let (members, askers, _) = group.split(key);
+        let hash = group.hasher();
+        let (members, askers, text) = group.split(key);
         for asker in askers {
             let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
             let Some(client) = clients.get_mut(member.client.0) else { continue };
-            if !own && client.asks_again(hash) {
+            if !own && client.asks_again(|| hash(text)) {
                 member.left = member.left.saturating_sub(1);
                 denied.push((key, (member.client, member.seq, asker.place)));
             } else {

@@ -475,8 +475,12 @@ impl Client {
 
     /// Whether a key (by its hash) is to be asked for again for an earlier place, with whatever command.
     #[inline]
-    pub(in crate::proxy) fn asks_again(&self, hash: u64) -> bool {
-        !self.again.is_empty() && self.again.iter().any(|again| again.hash == hash)
+    pub(in crate::proxy) fn asks_again(&self, hash: impl FnOnce() -> u64) -> bool {
+        if self.again.is_empty() {
+            return false;
+        }
+        let hash = hash();
+        self.again.iter().any(|again| again.hash == hash)
     }
 
     /// Room that is kept for what it sends or asks for next is free: it waits for something else.

@@ -398,6 +398,12 @@ impl Group {
         if self.verb.is_meta() { self.meta_hash } else { Topology::hash(self.text(key)) }
     }
 
+    /// The same, of a key whose text is at hand, where it is needed: it may cost some time.
+    pub(in crate::proxy) fn hasher(&self) -> impl Fn(&[u8]) -> u64 + Copy + use<> {
+        let meta = self.verb.is_meta().then_some(self.meta_hash);
+        move |text| meta.unwrap_or_else(|| Topology::hash(text))
+    }
+
     /// Whether a line may answer the meta command that this is.
     pub(in crate::proxy) fn may_be_answered(&self, line: &Line<'_>, raw: &[u8]) -> bool {
         let ReadVerb::Meta { verb, .. } = self.verb else { return false };
