@@ -68,3 +68,24 @@ impl ReadVerb {
         matches!(self, Self::Meta { writes: true, .. })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Form;
+
+    #[test]
+    fn quiet_hides_what_was_expected_only() {
+        let answers = ["HD", "VA 1", "EN ka", "NF", "NS", "EX", "ME a b=c", "CLIENT_ERROR x", "SERVER_ERROR x"];
+        for (form, hidden) in [
+            (Form::Meta { quiet: true, reads: true }, vec!["EN ka"]),
+            (Form::KeptKey { quiet: true }, vec!["EN ka"]),
+            (Form::Meta { quiet: true, reads: false }, vec!["HD", "VA 1"]),
+            (Form::Meta { quiet: false, reads: true }, vec![]),
+            (Form::Meta { quiet: false, reads: false }, vec![]),
+            (Form::Text, vec![]),
+        ] {
+            let found: Vec<&str> = answers.into_iter().filter(|answer| form.hides(answer.as_bytes())).collect();
+            assert_eq!(found, hidden, "{form:?}");
+        }
+    }
+}

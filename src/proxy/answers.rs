@@ -401,3 +401,28 @@ impl Core {
         client.settle(id, shared);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Command, reply};
+
+    #[test]
+    fn a_meta_command_of_one_line_is_told_its_own_answers_only() {
+        let answers =
+            ["HD", "VA 1", "EN", "NF", "NS", "EX", "ME a", "MN", "ERROR", "END", "STORED", "VALUE a 0 1", "1"];
+        let stores = ["HD", "NF", "NS", "EX", "ERROR"];
+        let deletes = ["HD", "NF", "EX", "ERROR"];
+        for (command, told) in [
+            (Command::MetaSet, &stores[..]),
+            (Command::MetaArithmetic, &stores),
+            (Command::MetaDelete, &deletes),
+            // Of the binary protocol, which is asked in meta commands.
+            (Command::Add, &stores),
+            (Command::Delete, &deletes),
+        ] {
+            let is_told = |answer: &&str| command.allows(&reply::parse(answer.as_bytes()).unwrap(), true);
+            let found: Vec<&str> = answers.into_iter().filter(is_told).collect();
+            assert_eq!(found, told, "{command:?}");
+        }
+    }
+}

@@ -16,7 +16,7 @@ use crate::protocol::form::Form;
 use crate::protocol::meta::classic::Classic;
 use crate::protocol::meta::request::Verb;
 use crate::protocol::request::{Change, Keys, ReadVerb, Request, Store, StoreVerb};
-use crate::protocol::text;
+use crate::protocol::{is_key, text};
 use crate::routing::Topology;
 
 impl Core {
@@ -50,7 +50,7 @@ impl Core {
             Err(refusal) => {
                 if let Some(key) = refusal.stale {
                     let hash = Topology::hash(key);
-                    if self.stalls_on(id, key, hash) || translate::is_odd(key) && self.awaits_version(id, key, hash) {
+                    if self.stalls_on(id, key, hash) || !is_key(key) && self.awaits_version(id, key, hash) {
                         return Taken::Stalled;
                     }
                 }
@@ -69,7 +69,7 @@ impl Core {
         let Packet { opcode, opaque, quiet, .. } = packet;
         match packet.action {
             Action::Flush { delay } => {
-                return self.flush_all(id, delay.map(signed), false, form);
+                return self.flush_all(id, delay.map(translate::text_exptime), false, form);
             }
             Action::Stat { group } => return self.packet_stats(id, &packet, group, form),
             Action::Version => {
@@ -102,7 +102,7 @@ impl Core {
     /// One that is about a key.
     fn packet_of_key(&mut self, id: ClientId, packet: &Packet<'_>, key: &[u8], form: Form, after: Input<'_>) -> Taken {
         if let (Action::Read { exptime, .. }, false) = (packet.action, translate::is_odd(key)) {
-            let verb = exptime.map_or(ReadVerb::Gets, |exptime| ReadVerb::Gats(signed(exptime)));
+            let verb = exptime.map_or(ReadVerb::Gets, |exptime| ReadVerb::Gats(translate::text_exptime(exptime)));
             return self.read(id, verb, Keys::new(key), form, told_of_miss(packet));
         }
         match self.speaks_meta(id, key, Topology::hash(key)) {
@@ -276,11 +276,6 @@ fn told_of_miss<'a>(packet: &Packet<'a>) -> &'a [u8] {
     }
 }
 
-/// An expiry as text can say it: a time after 2038 is the last there is.
-fn signed(exptime: u32) -> i32 {
-    i32::try_from(exptime).unwrap_or(i32::MAX)
-}
-
 impl Packet<'_> {
     /// The same in classic words, where there are any; `key` is its key.
     fn classic<'a>(&self, key: &'a [u8]) -> Option<Classic<'a>> {
@@ -293,10 +288,10 @@ impl Packet<'_> {
         };
         Some(match self.action {
             Action::Store { flags, exptime, .. } if self.cas != 0 => {
-                store(StoreVerb::Cas, flags.into(), signed(exptime))
+                store(StoreVerb::Cas, flags.into(), translate::text_exptime(exptime))
             }
-            Action::Store { verb, flags, exptime, .. } => store(verb, flags.into(), signed(exptime)),
-            Action::Touch { exptime, .. } => Classic::Change(Change::Touch(signed(exptime))),
+            Action::Store { verb, flags, exptime, .. } => store(verb, flags.into(), translate::text_exptime(exptime)),
+            Action::Touch { exptime, .. } => Classic::Change(Change::Touch(translate::text_exptime(exptime))),
             _ if self.cas != 0 => return None,
             Action::Join { verb, .. } => store(verb, 0, 0),
             Action::Delete { .. } => Classic::Change(Change::Delete),

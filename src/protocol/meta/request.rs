@@ -13,7 +13,6 @@
 
 use data_encoding::BASE64;
 
-use super::super::reply::Line;
 use super::super::request::{self, Block, Keys, Refusal};
 use super::super::{MAX_KEY, number};
 
@@ -91,7 +90,7 @@ pub struct Meta<'a> {
     pub len: usize,
     /// The rest of the line: every flag, `q` too, each checked ([`Meta::flags`]).
     pub flags: &'a [u8],
-    /// Flag `q`: an expected answer is not sent ([`Meta::hides`]). Never forwarded.
+    /// Flag `q`: an expected answer is not sent ([`Form::hides`](super::super::form::Form::hides)). Never forwarded.
     pub quiet: bool,
     /// Flag `v`: a hit is answered by `VA` and a block.
     pub value: bool,
@@ -222,39 +221,6 @@ impl<'a> Meta<'a> {
                 out.extend_from_slice(b"\r\n");
             }
             None => out.extend_from_slice(line),
-        }
-    }
-
-    /// Whether `q` keeps such an answer of a node from the client: the miss of `mg`, the success of the others. `NF`, `NS`,
-    /// `EX` and errors are always sent.
-    ///
-    /// 1.6.18 shows an `ma` that has created its item, which cannot be told from the answer of one that has not; here, as in
-    /// newer versions, both are hidden.
-    #[must_use]
-    pub const fn hides(&self, line: &Line<'_>) -> bool {
-        self.quiet
-            && match self.verb {
-                Verb::Get => matches!(line, Line::En),
-                Verb::Set | Verb::Delete => matches!(line, Line::Hd),
-                Verb::Arithmetic => matches!(line, Line::Hd | Line::Va { .. }),
-                Verb::Debug => false,
-            }
-    }
-
-    /// Whether a reply line has the shape of this request's answers.
-    #[must_use]
-    pub const fn allows(&self, line: &Line<'_>) -> bool {
-        match (self.verb, line) {
-            (_, Line::Error) => true,
-            (Verb::Get, Line::Hd) => !self.value,
-            (Verb::Get, Line::Va { .. }) => self.value,
-            (Verb::Get | Verb::Debug, Line::En) | (Verb::Debug, Line::Me) => true,
-            (Verb::Set, Line::Hd | Line::Ns | Line::Ex | Line::Nf) => true,
-            (Verb::Delete, Line::Hd | Line::Ex | Line::Nf) => true,
-            (Verb::Arithmetic, Line::Hd) => !self.value,
-            (Verb::Arithmetic, Line::Va { .. }) => self.value,
-            (Verb::Arithmetic, Line::Ns | Line::Ex | Line::Nf) => true,
-            _ => false,
         }
     }
 }

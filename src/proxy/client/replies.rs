@@ -580,6 +580,9 @@ impl Replies {
 
     /// Since when values of the oldest read wait that came before their turn; `None` where none does.
     pub(in crate::proxy) fn waits_with_values(&self) -> Option<Tick> {
+        if self.parked == 0 {
+            return None;
+        }
         let waits = |slot: &&Slot| slot.extra.as_ref().is_some_and(|extra| extra.order.bytes() > 0);
         self.slots.iter().find(waits).map(|slot| slot.stamp.at)
     }

@@ -3,7 +3,7 @@
 use super::{HUGE, LARGE, Rig, value};
 use slipring::proxy::{ClientId, FailReason};
 
-const NEEDS: &str = "CLIENT_ERROR ms needs memcached 1.6 at node node-0:11211\r\n";
+const NEEDS: &str = "SERVER_ERROR proxy: the request needs memcached 1.6 at node node-0:11211\r\n";
 
 #[test]
 fn an_answer_is_never_older_than_that_to_an_earlier_read_whatever_asks() {
