@@ -206,8 +206,8 @@ fn read<'a>(verb: ReadVerb, keys: Keys<'a>) -> Result<Request<'a>, Refusal<'a>> 
     }
 }
 
-/// The same for a long line of keys ([`is_key_line`](super::is_key_line)), in a time that goes by its bytes and not by its
-/// keys.
+/// The same for a long line of keys ([`is_key_line`](crate::protocol::is_key_line)), in a time that
+/// goes by its bytes and not by its keys.
 ///
 /// # Errors
 /// As [`parse`].
