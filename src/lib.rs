@@ -20,6 +20,7 @@ pub mod embedded;
 pub mod commands;
 
 pub mod admin;
+pub mod key_name;
 pub mod log;
 pub mod metrics;
 pub mod resolve;

@@ -1,7 +1,7 @@
 //! Puts the parts together: start order and stop order.
 //!
 //! Signals are listened for before anything can be seen of it. The ports are bound next, so that a taken one is one
-//! clear line and nothing was started, and nothing slow keeps a client or a probe from connecting; then the admin
+//! clear line and nothing was started_at, and nothing slow keeps a client or a probe from connecting; then the admin
 //! endpoint, which answers whatever the nodes do, the ring, the workers, the acceptors.
 
 mod condition;
@@ -59,7 +59,7 @@ pub enum RunError {
 /// When something needed at the start is missing.
 pub fn run(config: Config) -> Result<(), RunError> {
     #[expect(clippy::disallowed_methods, reason = "the zero of the core's time")]
-    let started = Instant::now();
+    let started_at = Instant::now();
     let files = descriptors::raise();
     if descriptors::too_few(files) {
         return Err(RunError::Files(files));
@@ -78,7 +78,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
         // These end before a server is thought of.
         _ => return Ok(()),
     };
-    let result = runtime.block_on(serve(config, source, bound, signals, started));
+    let result = runtime.block_on(serve(config, source, bound, signals, started_at));
     // The resolution of a name may last; nobody waits for it any more.
     runtime.shutdown_background();
     result
@@ -97,7 +97,7 @@ async fn serve(
     source: Source,
     bound: Bound,
     mut signals: Signals,
-    started: Instant,
+    started_at: Instant,
 ) -> Result<(), RunError> {
     let (stop, draining, ending) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
@@ -109,7 +109,7 @@ async fn serve(
     let history = Arc::new(History::default());
     let admin_address = bound.admin.as_ref().and_then(|listener| listener.local_addr().ok());
     let condition =
-        Condition::new(Arc::clone(&ring), views.clone(), Arc::clone(&cells), Arc::clone(&history), &config, started);
+        Condition::new(Arc::clone(&ring), views.clone(), Arc::clone(&cells), Arc::clone(&history), &config, started_at);
     let condition = Arc::new(condition);
     tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&condition).keep()));
     let (pulse, beats) = Pulse::new(config.workers);
@@ -142,7 +142,7 @@ async fn serve(
         settings: settings(&config, &bound.data),
         cells: Arc::clone(&cells),
         itself: Arc::default(),
-        started,
+        started_at,
     };
     let workers = beats
         .into_iter()

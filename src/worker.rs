@@ -83,7 +83,7 @@ pub struct Parts {
     /// Every connection to a node, for who accepts clients.
     pub itself: Arc<Itself>,
     /// The zero of the core's time.
-    pub started: Instant,
+    pub started_at: Instant,
 }
 
 /// A running worker.
@@ -239,7 +239,7 @@ enum Read {
 
 impl Rim {
     fn now(&self) -> Tick {
-        Tick::default().after(self.parts.started.elapsed())
+        Tick::default().after(self.parts.started_at.elapsed())
     }
 
     /// Carries out what the core asked for, and wakes the flusher when there is something to write.

@@ -55,7 +55,7 @@ pub struct Bounds {
     /// Most keys of each node.
     pub keys: usize,
     /// When reading ends.
-    pub until: Instant,
+    pub ends_at: Instant,
     /// Keys to ask for where a node does not tell its own.
     pub known: Arc<Vec<Vec<u8>>>,
     /// Keys read so far, of all nodes.
@@ -88,7 +88,7 @@ enum End {
 }
 
 async fn dump(node: &Node, bounds: &Bounds, keys: &mut Vec<Vec<u8>>) -> io::Result<End> {
-    let mut connection = Connection::open(node, bounds.until).await?;
+    let mut connection = Connection::open(node, bounds.ends_at).await?;
     connection.send(b"lru_crawler metadump all\r\n").await?;
     loop {
         let line = connection.line().await?;
@@ -116,7 +116,7 @@ async fn dump(node: &Node, bounds: &Bounds, keys: &mut Vec<Vec<u8>>) -> io::Resu
 
 /// Asks for the keys that are known. Returns how many were asked for.
 async fn probe(node: &Node, bounds: &Bounds, keys: &mut Vec<Vec<u8>>) -> io::Result<usize> {
-    let mut connection = Connection::open(node, bounds.until).await?;
+    let mut connection = Connection::open(node, bounds.ends_at).await?;
     connection.send(b"version\r\n").await?;
     let version = connection.line().await?;
     let meta = version
@@ -143,17 +143,17 @@ fn refused(what: &str, line: &[u8]) -> io::Error {
 struct Connection {
     stream: BufReader<TcpStream>,
     line: Vec<u8>,
-    until: Instant,
+    ends_at: Instant,
 }
 
 // === impl Connection ===
 
 impl Connection {
-    async fn open(node: &Node, until: Instant) -> io::Result<Self> {
+    async fn open(node: &Node, ends_at: Instant) -> io::Result<Self> {
         let connected = timeout(CONNECT, TcpStream::connect(node.address())).await;
         let stream = connected.map_err(|_| io::Error::other("no connection within 2 s"))?;
         let stream = stream.map_err(|error| io::Error::other(format!("no connection: {error}")))?;
-        Ok(Self { stream: BufReader::with_capacity(64 << 10, stream), line: Vec::new(), until })
+        Ok(Self { stream: BufReader::with_capacity(64 << 10, stream), line: Vec::new(), ends_at })
     }
 
     async fn send(&mut self, request: &[u8]) -> io::Result<()> {
@@ -177,9 +177,9 @@ impl Connection {
     }
 
     async fn in_time<T>(&mut self, step: impl AsyncFnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
-        let until = self.until.min(Instant::now() + SILENCE);
-        let over = self.until <= until;
-        let done = timeout_at(until, step(self)).await;
+        let ends_at = self.ends_at.min(Instant::now() + SILENCE);
+        let over = self.ends_at <= ends_at;
+        let done = timeout_at(ends_at, step(self)).await;
         done.map_err(|_| io::Error::other(if over { "the time was over (--time)" } else { "it fell silent" }))?
     }
 

@@ -146,7 +146,7 @@ fn detect(
     let nodes: Vec<Arc<Node>> = runtime.block_on(nodes(source, options))?.into_iter().map(Arc::new).collect();
     let bounds = Bounds {
         keys: how.limit,
-        until: runtime.block_on(async { Instant::now() }) + how.time,
+        ends_at: runtime.block_on(async { Instant::now() }) + how.time,
         known: Arc::new(known),
         progress: Arc::default(),
     };

@@ -35,19 +35,19 @@ pub(super) struct Cli {
 pub(super) enum CliCommand {
     /// Serve clients on a local port in front of memcached nodes (the default command)
     Serve(ServeArgs),
-    /// Is each node there, is it a memcached, does it store and give back? Exits 1 when one fails
+    /// Check every node: resolve, connect, version, set and get; exit 1 when one fails
     Check(ServeArgs),
-    /// Which node owns each key
+    /// Show which node owns each key
     Locate(LocateArgs),
-    /// Where another client may have put the keys: the placements there are, what each matches, its limits
+    /// List the placements, the clients and versions each matches, and its limits
     Placements,
-    /// Which placement put the keys where the nodes hold them now; reads only
+    /// Find the placement that put the keys where the nodes hold them now; read only
     Detect(DetectArgs),
-    /// What a change of nodes or of the placement would move
+    /// Show what a change of nodes or of the placement would move
     Plan(PlanArgs),
-    /// Have a running sidecar read its source of nodes again (sends SIGHUP)
+    /// Tell a running sidecar to read its source of nodes again (sends SIGHUP)
     Reload(ReloadArgs),
-    /// Try it: the same proxy in front of in-memory nodes of its own, nothing to install
+    /// Run the same proxy in front of in-memory nodes of its own: a trial that needs nothing installed
     Dev(DevArgs),
 }
 
@@ -58,7 +58,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "MEMCACHED_NODES", value_name = "LIST")]
     pub(super) nodes: Vec<String>,
 
-    /// File with such a list, `#` begins a comment; or a mounted ConfigMap with the keys `MEMCACHED_NODES` and `MEMCACHED_PORT`; read again each second
+    /// File with such a list, `#` begins a comment; or the directory of a mounted ConfigMap with the keys `MEMCACHED_NODES` and `MEMCACHED_PORT`; checked each second
     #[arg(long, env = "MEMCACHED_NODES_FILE", value_name = "PATH")]
     pub(super) nodes_file: Option<PathBuf>,
 
@@ -74,23 +74,23 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "SLIPRING_DNS", value_name = "NAME")]
     pub(super) dns: Option<String>,
 
-    /// How often a discovery endpoint is asked, 1s to 60m; a DNS name when its TTL ends, but not before half and not after three times this
+    /// Interval between queries of a discovery endpoint, 1s to 60m; a DNS name is resolved when its TTL ends, but not before half of this and not after three times this
     #[arg(long, env = "SLIPRING_DISCOVERY_INTERVAL", value_name = "DURATION", default_value = "10s", value_parser = parse_discovery_interval)]
     pub(super) discovery_interval: Duration,
 
-    /// How long a node stays that discovery no longer lists, 0s to 60m; a file is obeyed at once
+    /// Time a node stays in the ring after discovery stops listing it, 0s to 60m; a file is obeyed at once
     #[arg(long, env = "SLIPRING_REMOVAL_HOLD", value_name = "DURATION", default_value = "30s", value_parser = parse_patience)]
     pub(super) removal_hold: Duration,
 
-    /// Directory where the last good ring is kept for a restart; kept nowhere if not given
+    /// Directory for the last good ring, which is used after a restart; not kept if not given
     #[arg(long, env = "SLIPRING_STATE_DIR", value_name = "PATH")]
     pub(super) state_dir: Option<PathBuf>,
 
-    /// Longest wait for the first ring before readiness is reported without one, 0s to 60m
+    /// Time after which readiness is reported even without a first ring, 0s to 60m
     #[arg(long, env = "SLIPRING_READY_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_patience)]
     pub(super) ready_timeout: Duration,
 
-    /// How long a removed node may be silent while it still owes replies, 0s to 60m; then its connections are closed
+    /// Longest silence of a removed node that still owes replies, 0s to 60m; then its connections are closed
     #[arg(long, env = "SLIPRING_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = parse_patience)]
     pub(super) drain_timeout: Duration,
 
@@ -98,7 +98,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = NODE_PORT, value_name = "PORT", default_value_t = 11211, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) node_port: u16,
 
-    /// Order of the nodes, for placements that count them: those listed here, `host[:port][/name]`, come first, whatever the source says; the others follow as they came to be known
+    /// Order of the nodes, for placements that count them: those listed here, `host[:port][/name]`, come first, in this order; the others follow in the order they became known
     #[arg(long, env = "SLIPRING_NODE_ORDER", value_name = "LIST")]
     pub(super) node_order: Vec<String>,
 
@@ -109,11 +109,11 @@ pub(super) struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_line_help = true)]
 pub(super) struct LocateArgs {
-    /// The keys; read from standard input, one a line, when there are none
+    /// Keys; read from standard input, one per line, if none is given
     #[arg(value_name = "KEY")]
     pub(super) keys: Vec<String>,
 
-    /// An object a line with `key` and `node`, the address
+    /// Print one JSON object per line with `key` and `node`, the address
     #[arg(long)]
     pub(super) json: bool,
 
@@ -124,23 +124,23 @@ pub(super) struct LocateArgs {
 #[derive(Debug, Args)]
 #[command(next_line_help = true)]
 pub(super) struct DetectArgs {
-    /// File with keys, one a line, asked for where nodes do not list theirs
+    /// File with keys, one per line, to ask for where nodes do not list theirs
     #[arg(long, value_name = "FILE")]
     pub(super) keys: Option<PathBuf>,
 
-    /// Exit with 1 unless this placement has put at least `--min` of the keys where they are
+    /// Exit with 1 unless this placement puts at least `--min` of the keys where they are
     #[arg(long, value_name = "NAME", value_parser = str::parse::<Placement>)]
     pub(super) verify: Option<Placement>,
 
-    /// The share of keys that `--verify` asks for, 0 to 1
+    /// Share of keys that `--verify` requires, 0 to 1
     #[arg(long, value_name = "SHARE", requires = "verify", default_value_t = 0.99, value_parser = parse_share)]
     pub(super) min: f64,
 
-    /// Most keys read from each node, 1 to 10000000
+    /// Maximum number of keys read from each node, 1 to 10000000
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(super) limit: u32,
 
-    /// Longest time for reading them, 1s to 60m
+    /// Time limit for reading them, 1s to 60m
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_discovery_interval)]
     pub(super) time: Duration,
 
@@ -151,27 +151,27 @@ pub(super) struct DetectArgs {
 #[derive(Debug, Args)]
 #[command(next_line_help = true)]
 pub(super) struct PlanArgs {
-    /// The nodes before, as for `--nodes`
+    /// Nodes before the change, as for `--nodes`
     #[arg(long, value_name = "LIST", required = true)]
     pub(super) from: Vec<String>,
 
-    /// The nodes after
+    /// Nodes after the change
     #[arg(long, value_name = "LIST", required = true)]
     pub(super) to: Vec<String>,
 
-    /// File with keys, one a line: what moves is counted with them
+    /// File with keys, one per line, to count what moves
     #[arg(long, value_name = "FILE")]
     pub(super) keys: Option<PathBuf>,
 
-    /// The placement before, and after unless `--to-placement` says otherwise
+    /// Placement before the change, and after it unless `--to-placement` is given
     #[arg(long, env = "SLIPRING_PLACEMENT", value_name = "NAME", default_value = "ring", value_parser = str::parse::<Placement>)]
     pub(super) placement: Placement,
 
-    /// The placement after
+    /// Placement after the change
     #[arg(long, value_name = "NAME", value_parser = str::parse::<Placement>)]
     pub(super) to_placement: Option<Placement>,
 
-    /// What a placement hashes of a node
+    /// Text that a placement hashes for a node
     #[arg(long, env = "SLIPRING_NODE_NAME_FORMAT", value_name = "TEXT", value_parser = str::parse::<NameFormat>)]
     pub(super) node_name_format: Option<NameFormat>,
 
@@ -182,7 +182,7 @@ pub(super) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ReloadArgs {
-    /// The sidecar's process; in its own container that is 1
+    /// Process ID of the sidecar; 1 in its own container
     #[arg(long, value_name = "PID", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: i32,
 }
@@ -194,7 +194,7 @@ pub(super) struct DevArgs {
     #[arg(long, env = "SLIPRING_DEV_NODES", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     pub(super) nodes: u8,
 
-    /// Memory of each in-memory node, 1MiB to 64GiB; the least recently used values make room
+    /// Memory of each in-memory node, 1MiB to 64GiB; the least recently used values are evicted
     #[arg(long, env = "SLIPRING_DEV_NODE_MEMORY", value_name = "SIZE", default_value = "64MiB", value_parser = parse_node_memory)]
     pub(super) node_memory: u64,
 
@@ -204,15 +204,15 @@ pub(super) struct DevArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct CommonArgs {
-    /// Where a key lives: `ring`, our own, or where another client put it, `NAME[,option=value…]`; `slipring placements` lists them
+    /// Placement of the keys: `ring`, the default, or that of another client, `NAME[,option=value…]`; `slipring placements` lists them
     #[arg(long, env = "SLIPRING_PLACEMENT", value_name = "NAME", default_value = "ring", value_parser = str::parse::<Placement>)]
     pub(super) placement: Placement,
 
-    /// What a placement hashes of a node, if not what its client does: a text with `{host}`, `{port}`, `{ip}` (what is dialled), `{server}` (host, and port unless 11211)
+    /// Text that the placement hashes for a node in place of what its client hashes: with `{host}`, `{port}`, `{ip}` (the address dialled), `{server}` (host, and port unless 11211)
     #[arg(long, env = "SLIPRING_NODE_NAME_FORMAT", value_name = "TEXT", value_parser = str::parse::<NameFormat>)]
     pub(super) node_name_format: Option<NameFormat>,
 
-    /// Where clients connect: `IP:port` or `unix:/path`, comma separated; `localhost` is `127.0.0.1:11211` and, if there is one, `[::1]:11211`
+    /// Addresses that clients connect to: `IP:port` or `unix:/path`, comma separated; `localhost` is `127.0.0.1:11211` and, where there is IPv6, `[::1]:11211`
     #[arg(long, env = "SLIPRING_LISTEN", value_name = "ADDRESS", default_value = "localhost", value_delimiter = ',', value_parser = parse_listen)]
     pub(super) listen: Vec<ListenAddress>,
 
@@ -224,7 +224,7 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_UNIX_MODE", value_name = "MODE", default_value = "0700", value_parser = parse_mode)]
     pub(super) unix_mode: u32,
 
-    /// Where health, readiness and the ring are served over HTTP: `IP:port`, or `off`
+    /// Address of the HTTP endpoint for health, readiness, metrics and the page: `IP:port`, or `off`
     #[arg(long, env = "SLIPRING_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:9150", value_parser = parse_admin_listen)]
     pub(super) admin_listen: AdminListen,
 
@@ -240,23 +240,23 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "250ms", value_parser = parse_timeout)]
     pub(super) connect_timeout: Duration,
 
-    /// Longest silence of a node that owes a reply, 1ms to 60s; then the request is answered without it
+    /// Longest silence of a node that owes a reply, 1ms to 60s; then the request is answered with a miss or an error
     #[arg(long, env = "SLIPRING_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "500ms", value_parser = parse_timeout)]
     pub(super) request_timeout: Duration,
 
-    /// Longest wait of a request that its connection does not take, 1ms to 60s; then it is answered and never sent
+    /// Longest wait of a request in the queue of its connection, 1ms to 60s; then it is answered with a miss or an error and never sent
     #[arg(long, env = "SLIPRING_QUEUE_TIMEOUT", value_name = "DURATION", default_value = "250ms", value_parser = parse_timeout)]
     pub(super) queue_timeout: Duration,
 
-    /// Most memory for everything that waits, 8MiB to 64GiB; `auto` is 40 % of the container's memory limit, 64MiB without one
+    /// Memory limit for all waiting data, 8MiB to 64GiB; `auto` is 40 % of the container's memory limit, 64MiB without one
     #[arg(long, env = "SLIPRING_BUFFER_LIMIT", value_name = "SIZE", default_value = "auto", value_parser = parse_buffer_limit)]
     pub(super) buffer_limit: BufferLimit,
 
-    /// Most clients at a time, 1 to 1000000; a further one is told `ERROR Too many open connections` and closed
+    /// Maximum number of clients at a time, 1 to 1000000; one more gets `ERROR Too many open connections` and is closed
     #[arg(long, env = "SLIPRING_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) max_connections: u32,
 
-    /// How long clients may stay after SIGTERM, 0s to 60m; when none has been connected for 5 s it ends earlier
+    /// Time clients may stay connected after SIGTERM, 0s to 60m; ends earlier when none has been connected for 5 s
     #[arg(long, env = "SLIPRING_DRAIN_TIMEOUT_ON_EXIT", value_name = "DURATION", default_value = "25s", value_parser = parse_patience)]
     pub(super) drain_timeout_on_exit: Duration,
 
@@ -264,15 +264,15 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_MAX_VALUE", value_name = "SIZE", default_value = "128MiB", value_parser = parse_max_value)]
     pub(super) max_value: u64,
 
-    /// Larger values travel on connections apart from small ones, 16KiB to 1MiB
+    /// Size above which values use separate connections to the nodes, 16KiB to 1MiB
     #[arg(long, env = "SLIPRING_BULK_ABOVE", value_name = "SIZE", default_value = "1MiB", value_parser = parse_bulk_above)]
     pub(super) bulk_above: u64,
 
-    /// Send gets that arrive together to their node as one request, which costs it less: `on` or `off`
+    /// Send gets that arrive together to their node as one request, which costs the node less: `on` or `off`
     #[arg(long, env = "SLIPRING_MERGE_GETS", value_name = "on|off", default_value = "on", value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) merge_gets: bool,
 
-    /// What reads get while their node is down: `miss` or `error`; writes always get an error
+    /// Answer to reads while their node is down: `miss` or `error`; writes always get an error
     #[arg(
         long,
         env = "SLIPRING_ON_NODE_DOWN",
@@ -283,7 +283,7 @@ pub(super) struct CommonArgs {
     )]
     pub(super) on_node_down: OnNodeDown,
 
-    /// Answer `config get cluster`, as auto-discovery clients ask it: `on`, with this sidecar as the only node; with another address, `HOST:PORT`; `off`, with `ERROR`
+    /// Answer to `config get cluster` of auto-discovery clients: `on` for this sidecar as the only node, `HOST:PORT` for another address, `off` for `ERROR`
     #[arg(long, env = "SLIPRING_ANSWER_DISCOVERY", value_name = "on|HOST:PORT|off", default_value = "on", value_parser = parse_answer_discovery)]
     pub(super) answer_discovery: AnswerDiscovery,
 
@@ -291,19 +291,19 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_DENY_FLUSH_ALL", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) deny_flush_all: bool,
 
-    /// Requests to nodes that take at least this long are logged, and those given up (one a second of each kind); replies so late are counted; 0s to 60m, 0s for none
+    /// Time from which a request to a node is logged as slow, as are those that time out (one per second of each kind), and counted, 0s to 60m; 0s for none
     #[arg(long, env = "SLIPRING_SLOW_REQUEST", value_name = "DURATION", default_value = "100ms", value_parser = parse_patience)]
     pub(super) slow_request: Duration,
 
-    /// Count which keys are asked for most, from a sample: `/hotkeys` and the page show them; `on` or `off`
+    /// Count the most requested keys, from a sample, for `/hotkeys` and the page: `on` or `off`
     #[arg(long, env = "SLIPRING_HOT_KEYS", value_name = "on|off", default_value = "on", value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) hot_keys: bool,
 
-    /// Show keys as they are in logs and among the hot keys, where else they are a hash of 16 digits
+    /// Show keys in logs and among the hot keys; without it a hash of 16 digits
     #[arg(long, env = "SLIPRING_LOG_KEYS", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) log_keys: bool,
 
-    /// What is logged: `off`, `error`, `warn`, `info`, `debug` or `trace`; `RUST_LOG`, if set, wins
+    /// Log level: `off`, `error`, `warn`, `info`, `debug` or `trace`; `RUST_LOG`, if set, wins
     #[arg(
         long,
         env = "SLIPRING_LOG_LEVEL",
@@ -314,7 +314,7 @@ pub(super) struct CommonArgs {
     )]
     pub(super) log_level: LogLevel,
 
-    /// How: `text`, or `json`, one object a line
+    /// Log format: `text`, or `json`, one object per line
     #[arg(
         long,
         env = "SLIPRING_LOG_FORMAT",

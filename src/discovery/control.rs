@@ -1,6 +1,5 @@
 //! The loop around a source: read, believe, probe, publish, wait.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +10,7 @@ use super::damping::{Change, Damping};
 use super::dns::{Dns, Question};
 use super::endpoint::{Endpoint, Versions};
 use super::file::ListFile;
+use super::jitter::jitter;
 use super::names::Names;
 use super::order::arranged;
 use super::probe::Probes;
@@ -348,10 +348,4 @@ impl Control {
             }
         }
     }
-}
-
-/// The same, give or take a fifth: a thousand sidecars that started together must not ask together.
-pub(super) fn jitter(duration: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish() % 401;
-    duration.mul_f64(0.8 + random as f64 / 1000.0)
 }

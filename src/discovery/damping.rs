@@ -39,7 +39,7 @@ pub struct Pending {
     /// Its identity.
     pub node: String,
     /// Since when it is not listed.
-    pub since: Instant,
+    pub missing_at: Instant,
     /// What the last probe found; `None` before the first.
     pub answers: Option<bool>,
     /// When it is dropped, if nothing changes; `None` while the ring would become too small.
@@ -68,7 +68,7 @@ pub struct Damping {
 
 #[derive(Debug, Clone, Copy)]
 struct Missing {
-    since: Instant,
+    missing_at: Instant,
     by_version: bool,
     answers: Option<bool>,
 }
@@ -88,8 +88,8 @@ impl Pending {
             Some(at) => format!("dropped in {} s", at.saturating_duration_since(now).as_secs_f64().ceil()),
             None => "kept, for the ring would fall below half of its size".to_owned(),
         };
-        let since = now.saturating_duration_since(self.since).as_secs();
-        format!("{} missing since {since} s, {probe}, {end}", self.node)
+        let missing = now.saturating_duration_since(self.missing_at).as_secs();
+        format!("{} missing since {missing} s, {probe}, {end}", self.node)
     }
 }
 
@@ -145,7 +145,7 @@ impl Damping {
                 *node = (*current).clone();
                 continue;
             }
-            let first = Missing { since: now, by_version: false, answers: None };
+            let first = Missing { missing_at: now, by_version: false, answers: None };
             let missing = self.missing.entry(Arc::clone(&node.name)).or_insert(first);
             missing.by_version |= authority == Authority::Version;
         }
@@ -178,12 +178,12 @@ impl Damping {
         let mut room = self.ring.len().saturating_sub(self.floor(now));
         let mut pending = Vec::new();
         for (name, missing) in self.by_age() {
-            let at = if missing.is_gone() { now } else { missing.since + self.hold };
+            let at = if missing.is_gone() { now } else { missing.missing_at + self.hold };
             let may_go = missing.is_gone() || room > 0;
             room = room.saturating_sub(1);
             pending.push(Pending {
                 node: name.to_string(),
-                since: missing.since,
+                missing_at: missing.missing_at,
                 answers: missing.answers,
                 dropped_at: may_go.then_some(at),
             });
@@ -227,7 +227,7 @@ impl Damping {
     fn drop_due(&mut self, now: Instant, why: &mut Vec<String>) {
         let floor = self.floor(now);
         for (name, missing) in self.by_age() {
-            let held = now.saturating_duration_since(missing.since) >= self.hold;
+            let held = now.saturating_duration_since(missing.missing_at) >= self.hold;
             let reason = if missing.is_gone() {
                 "absent from a higher version and not answering"
             } else if held && self.ring.len() > floor {
@@ -246,7 +246,7 @@ impl Damping {
 
     fn by_age(&self) -> Vec<(Arc<str>, Missing)> {
         let mut list: Vec<_> = self.missing.iter().map(|(name, missing)| (Arc::clone(name), *missing)).collect();
-        list.sort_by_key(|(_, missing)| missing.since);
+        list.sort_by_key(|(_, missing)| missing.missing_at);
         list
     }
 

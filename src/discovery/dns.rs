@@ -156,7 +156,7 @@ fn tune(options: &mut ResolverOpts, system: bool, limit: Duration) {
 pub(super) async fn resolve_all(
     resolver: &TokioResolver,
     names: BTreeSet<String>,
-    until: Instant,
+    ends_at: Instant,
 ) -> Vec<(String, Result<(Vec<IpAddr>, Duration), String>)> {
     let mut left = names.into_iter();
     let mut lookups = JoinSet::new();
@@ -167,7 +167,7 @@ pub(super) async fn resolve_all(
         {
             let resolver = resolver.clone();
             lookups.spawn(async move {
-                let lookup = tokio::time::timeout_at(until, addresses(&resolver, &name, false)).await;
+                let lookup = tokio::time::timeout_at(ends_at, addresses(&resolver, &name, false)).await;
                 (name, lookup.unwrap_or_else(|_| Err("time-out".to_owned())))
             });
         }

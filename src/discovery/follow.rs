@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use tokio::sync::watch;
 
 use super::View;
 use crate::routing::{Placement, Published, Topology};
+use crate::time::unix_seconds;
 
 /// So many changes are remembered.
 const REMEMBERED: usize = 10;
@@ -139,7 +140,7 @@ fn publish(view: &View, ring: &Published, placement: &Arc<Placement>, history: &
                 reason = %view.reason,
                 "ring changed"
             );
-            let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let at = unix_seconds(SystemTime::now());
             history.note(Turn { at, version: new.version(), reason: view.reason.clone(), moved }, change);
             ring.publish(new);
             true

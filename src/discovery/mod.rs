@@ -9,6 +9,7 @@ mod dns;
 pub mod endpoint;
 mod file;
 pub mod follow;
+mod jitter;
 mod names;
 mod nodes;
 mod order;

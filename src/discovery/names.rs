@@ -17,7 +17,7 @@ use hickory_resolver::TokioResolver;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::control::jitter;
+use super::jitter::jitter;
 use super::{Options, dns, probe};
 use crate::routing::Node;
 
@@ -53,8 +53,8 @@ pub(super) struct Names {
     interval: Duration,
     /// The look that is under way; it must not keep a file from being read.
     looks: JoinSet<Vec<Found>>,
-    asked: Option<Instant>,
-    next: Instant,
+    asked_at: Option<Instant>,
+    next_at: Instant,
     /// A connection failed since the last look.
     suspicious: bool,
 }
@@ -107,8 +107,8 @@ impl Names {
             probe_limit: options.probe_timeout,
             interval: options.resolve_interval,
             looks: JoinSet::new(),
-            asked: None,
-            next: Instant::now(),
+            asked_at: None,
+            next_at: Instant::now(),
             suspicious: false,
         }
     }
@@ -120,7 +120,7 @@ impl Names {
             let mut before = std::mem::take(&mut self.places);
             for node in nodes.iter().filter(|node| node.host.parse::<IpAddr>().is_err()) {
                 let place = before.remove(&node.name).unwrap_or_else(|| {
-                    self.next = Instant::now();
+                    self.next_at = Instant::now();
                     Place { node: node.clone(), known: BTreeSet::new(), at: None, failing: false }
                 });
                 self.places.insert(Arc::clone(&node.name), Place { node: node.clone(), ..place });
@@ -142,7 +142,7 @@ impl Names {
 
     /// When to look next; `None` without names, and while a look is under way.
     pub(super) fn due(&self) -> Option<Instant> {
-        (!self.places.is_empty() && self.looks.is_empty()).then_some(self.next)
+        (!self.places.is_empty() && self.looks.is_empty()).then_some(self.next_at)
     }
 
     /// Whether a failed connection makes a difference now.
@@ -153,32 +153,32 @@ impl Names {
     /// A connection failed: looks soon.
     pub(super) fn suspect(&mut self) {
         self.suspicious = true;
-        self.next = self.soonest();
+        self.next_at = self.soonest();
     }
 
     /// An operator asks: looks now.
     pub(super) fn hurry(&mut self) {
-        self.next = Instant::now();
+        self.next_at = Instant::now();
     }
 
     fn soonest(&self) -> Instant {
         let now = Instant::now();
-        self.asked.map_or(now, |asked| now.max(asked + self.interval / 30))
+        self.asked_at.map_or(now, |asked_at| now.max(asked_at + self.interval / 30))
     }
 
     /// Begins a look at every name.
     pub(super) fn look(&mut self) {
         let now = Instant::now();
-        self.asked = Some(now);
-        self.next = now + jitter(self.interval);
+        self.asked_at = Some(now);
+        self.next_at = now + jitter(self.interval);
         let suspicious = std::mem::take(&mut self.suspicious);
         let resolver = match self.resolver() {
             Ok(resolver) => resolver,
             Err(error) => return tracing::warn!(%error, "host names of nodes are not resolved again"),
         };
         let places: Vec<Place> = self.places.values().cloned().collect();
-        let until = now + self.limit.max(self.interval / 2);
-        self.looks.spawn(look(resolver, places, suspicious, self.probe_limit, until));
+        let ends_at = now + self.limit.max(self.interval / 2);
+        self.looks.spawn(look(resolver, places, suspicious, self.probe_limit, ends_at));
     }
 
     fn resolver(&mut self) -> Result<TokioResolver, String> {
@@ -220,10 +220,10 @@ async fn look(
     places: Vec<Place>,
     suspicious: bool,
     limit: Duration,
-    until: Instant,
+    ends_at: Instant,
 ) -> Vec<Found> {
     let hosts = places.iter().map(|place| place.node.host.to_string()).collect();
-    let answers: BTreeMap<_, _> = dns::resolve_all(&resolver, hosts, until).await.into_iter().collect();
+    let answers: BTreeMap<_, _> = dns::resolve_all(&resolver, hosts, ends_at).await.into_iter().collect();
     let mut found = Vec::new();
     let mut places = places.into_iter();
     let mut deciding = JoinSet::new();

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::store::{Counted, Item, Step, Store, kept_flags};
-use super::{Shared, VERSION_LINE, stats, unix_time};
+use super::{Shared, VERSION_LINE, now, stats};
 use crate::protocol::meta::request::{Verb, decode_key};
 use crate::protocol::request::{Block, Change, Keys, ReadVerb, Refusal, Request, Stats, Store as StoreLine, StoreVerb};
 use crate::protocol::text::request;
@@ -153,7 +153,7 @@ impl Connection {
             Ok(Request::Store(line)) => return self.store(&line).await,
             Ok(Request::Change { change, key, quiet }) => self.change(change, key, quiet),
             Ok(Request::FlushAll { delay, quiet }) => {
-                self.node.store().flush_all(delay, unix_time());
+                self.node.store().flush_all(delay, now());
                 self.answer("OK", quiet);
             }
             Ok(Request::Verbosity { quiet }) => self.answer("OK", quiet),
@@ -174,7 +174,7 @@ impl Connection {
     }
 
     async fn read(&mut self, verb: ReadVerb, keys: Keys<'_>) -> io::Result<()> {
-        let now = unix_time();
+        let now = now();
         for key in keys {
             let found = match verb {
                 ReadVerb::Get | ReadVerb::Gets => self.node.store().get(key, now),
@@ -244,7 +244,7 @@ impl Connection {
             let mut store = self.node.store();
             store.counters.cmd_set += 1;
             match block {
-                Some(data) => store.store(line, data, unix_time()),
+                Some(data) => store.store(line, data, now()),
                 None => "CLIENT_ERROR bad data chunk",
             }
         };
@@ -282,7 +282,7 @@ impl Connection {
     }
 
     fn change(&mut self, change: Change, key: &[u8], quiet: bool) {
-        let now = unix_time();
+        let now = now();
         let step = match change {
             Change::Delete => {
                 let found = self.node.store().delete(key, now);
@@ -313,7 +313,7 @@ impl Connection {
         let mut store = self.node.store();
         let out = &mut self.out;
         match what {
-            Stats::General => stats::general(out, &mut store, unix_time()),
+            Stats::General => stats::general(out, &mut store, now()),
             Stats::Items => stats::items(out, &mut store),
             Stats::Slabs => stats::slabs(out, &mut store),
             Stats::Settings => stats::settings(out, &store, self.node.local_addr),

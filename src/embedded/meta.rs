@@ -9,8 +9,8 @@ use bytes::Bytes;
 use data_encoding::BASE64;
 
 use super::connection::{Connection, Flow};
+use super::now;
 use super::store::{Counted, Item, Step, Store, deadline};
-use super::unix_time;
 use crate::protocol::meta::request::{Meta, Verb, parse};
 use crate::protocol::request::{Block, Refusal};
 use crate::protocol::{MAX_KEY, number};
@@ -32,7 +32,7 @@ impl Connection {
             Verb::Get => {
                 let value = {
                     let (mut store, out) = self.parts();
-                    get(&mut store, &meta, key, unix_time(), out)
+                    get(&mut store, &meta, key, now(), out)
                 };
                 if let Some(value) = value {
                     self.body(&value).await?;
@@ -41,15 +41,15 @@ impl Connection {
             Verb::Set => return self.meta_set(&meta, key).await,
             Verb::Delete => {
                 let (mut store, out) = self.parts();
-                delete(&mut store, &meta, key, unix_time(), out);
+                delete(&mut store, &meta, key, now(), out);
             }
             Verb::Arithmetic => {
                 let (mut store, out) = self.parts();
-                arithmetic(&mut store, &meta, key, unix_time(), out);
+                arithmetic(&mut store, &meta, key, now(), out);
             }
             Verb::Debug => {
                 let (mut store, out) = self.parts();
-                debug(&mut store, &meta, key, unix_time(), out);
+                debug(&mut store, &meta, key, now(), out);
             }
         }
         Ok(Flow::Continue)
@@ -75,7 +75,7 @@ impl Connection {
         let (mut store, out) = self.parts();
         store.counters.cmd_set += 1;
         match block {
-            Some(data) => set(&mut store, meta, key, data, unix_time(), out),
+            Some(data) => set(&mut store, meta, key, data, now(), out),
             // Said in spite of `q`.
             None => out.extend_from_slice(b"CLIENT_ERROR bad data chunk\r\n"),
         }

@@ -11,7 +11,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -24,6 +24,8 @@ mod store;
 
 use connection::Connection;
 use store::Store;
+
+use crate::time::unix_seconds;
 
 /// The version the nodes report: the memcached whose answers they give.
 pub const VERSION: &str = "1.6.18";
@@ -72,10 +74,7 @@ impl EmbeddedNode {
         Ok(Self {
             listener,
             local_addr,
-            shared: Arc::new(Shared {
-                store: Mutex::new(Store::new(memory_bytes, max_value, unix_time())),
-                local_addr,
-            }),
+            shared: Arc::new(Shared { store: Mutex::new(Store::new(memory_bytes, max_value, now())), local_addr }),
         })
     }
 
@@ -135,7 +134,7 @@ impl Shared {
     }
 }
 
-/// Whole seconds since 1970: memcached's clock has no finer step.
-fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+/// Seconds since 1970: memcached's clock has no finer step.
+fn now() -> u64 {
+    unix_seconds(SystemTime::now())
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::key_name::key_name;
 use crate::time::Tick;
 
 /// One key in so many is looked at.
@@ -24,16 +25,6 @@ const CAPACITY: usize = 128;
 const SHOWN: usize = 20;
 /// A key with fewer samples may be there by chance.
 const LEAST: u64 = 10;
-
-/// How a key is told of: in a log, on the page.
-#[must_use]
-pub fn name(hash: u64, key: Option<&[u8]>) -> String {
-    match key.map(std::str::from_utf8) {
-        None => format!("#{hash:016x}"),
-        Some(Ok(text)) if !text.contains(char::is_control) => text.to_owned(),
-        Some(_) => key.unwrap_or_default().escape_ascii().to_string(),
-    }
-}
 
 type Kept = Option<Box<[u8]>>;
 
@@ -168,7 +159,7 @@ pub(super) fn report<'a>(
     found.truncate(SHOWN);
     let seconds = now.0.saturating_sub(start.0) as f64 / 1e6;
     let key = |(samples, hash, key): (u64, u64, Kept)| HotKey {
-        key: name(hash, key.as_deref().filter(|_| told)),
+        key: key_name(hash, key.as_deref().filter(|_| told)),
         share: samples as f64 / sampled as f64,
         rate: samples as f64 * f64::from(EVERY) / seconds.max(1.0),
         node: owner(hash, key.as_deref()),
@@ -252,13 +243,5 @@ mod tests {
         let owner = |_, key: Option<&[u8]>| String::from_utf8_lossy(key.unwrap()).to_uppercase();
         let report = report([&mut sketch].into_iter(), at(2), false, owner);
         assert_eq!((report.keys[0].key.as_str(), report.keys[0].node.as_str()), ("#0000000000000007", "SECRET"));
-    }
-
-    #[test]
-    fn keys_are_told_as_text_or_as_what_they_are_made_of() {
-        assert_eq!(name(0xff, None), "#00000000000000ff");
-        assert_eq!(name(1, Some("grüße".as_bytes())), "grüße");
-        assert_eq!(name(1, Some(b"a\x01\xff")), "a\\x01\\xff");
-        assert_eq!(name(1, Some("a\u{85}".as_bytes())), "a\\xc2\\x85");
     }
 }

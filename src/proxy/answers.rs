@@ -374,7 +374,7 @@ impl Core {
             && !one
             && let Some(node) = nodes.get_mut(up.node.0)
         {
-            node.no_merge_until = shared.now.after(NO_MERGE);
+            node.merges_again_at = shared.now.after(NO_MERGE);
         }
         let slow = took.filter(|took| self.is_slow(command, *took));
         if let Some(took) = slow {

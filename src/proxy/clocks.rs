@@ -19,7 +19,7 @@ use super::{Core, NodeId, UpstreamId};
 use crate::metrics::{NodeOutcome, NodeState, Reason};
 
 /// A lane that owes a reply and shows no byte is given up after so many time-outs.
-const STRIKES: u32 = 3;
+const MAX_SILENT_TIMEOUTS: u32 = 3;
 /// A lane whose replies drip, but never complete, is given up after so many time-outs.
 const DRIPS: u32 = 10;
 
@@ -68,11 +68,11 @@ impl Core {
         let alone = expired > 0 && up.is_own();
         let drips = expired > 0 && !silent && up.progress_at.after(request * DRIPS) <= now;
         let hopeless = still && (!up.is_greeted() || alone || drips || (silent && partly && stuck));
-        let strikes = still && silent && expired > 0 && up.silence_counted_at.after(request) <= now;
+        let is_silent_timeout = still && silent && expired > 0 && up.silence_counted_at.after(request) <= now;
         let moves = up.last_write_at.max(up.progress_at).after(queue) > now;
         let last = queued.map_or(0, |mark| up.fifo.older(mark.pushed));
-        // A strike gives up what has expired; those behind it may be young still.
-        let given_up = match (hopeless, strikes) {
+        // A silent time-out gives up what has expired; those behind it may be young still.
+        let given_up = match (hopeless, is_silent_timeout) {
             (true, _) => usize::MAX,
             (false, true) => expired,
             (false, false) => 0,
@@ -84,7 +84,7 @@ impl Core {
         if hopeless {
             return self.fail_upstream(id, FailReason::Silent);
         }
-        if strikes && self.strike(id) {
+        if is_silent_timeout && self.count_silent_timeout(id) {
             return;
         }
         if still && expired > 0 {
@@ -98,19 +98,19 @@ impl Core {
     }
 
     /// A lane was silent for a time-out. Returns whether that was the end of it.
-    fn strike(&mut self, id: UpstreamId) -> bool {
+    fn count_silent_timeout(&mut self, id: UpstreamId) -> bool {
         let (now, timeout) = (self.shared.now, self.shared.settings.request_timeout);
         let Some(up) = self.upstreams.get_mut(id.0) else { return true };
         up.silence_counted_at = now;
         up.silent_timeouts += 1;
-        let (node, strikes, moved) = (up.node, up.silent_timeouts, up.moved);
+        let (node, silent_timeouts, moved) = (up.node, up.silent_timeouts, up.moved);
         up.cells.timeouts.add(1);
         // Of an address that a node has left, and of a node that has left, nothing follows.
         let entry = self.nodes.get_mut(node.0).filter(|entry| !moved && !entry.departed);
         if entry.is_some_and(|entry| entry.health.timed_out(now, timeout)) {
             self.open_probe(node);
         }
-        if strikes >= STRIKES {
+        if silent_timeouts >= MAX_SILENT_TIMEOUTS {
             self.fail_upstream(id, FailReason::Silent);
         }
         self.upstreams.get(id.0).is_none()

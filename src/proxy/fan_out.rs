@@ -95,7 +95,7 @@ impl Core {
         let Some(client) = clients.get_mut(id.0) else { return false };
         let waits = !client.may_ask_all(&shared.budget);
         if waits {
-            client.stall = Stall::All;
+            client.stall = Stall::AllLanes;
             shared.cells().waits(Wait::Output);
         }
         waits
@@ -139,7 +139,7 @@ impl Core {
         let Self { clients, upstreams, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return };
         client.fanned += asked.len();
-        let stamp = Stamp { kind: Kind::Other, at: shared.now };
+        let stamp = Stamp { kind: Kind::Other, arrived_at: shared.now };
         let seq = (!quiet).then(|| client.replies.push_gather(gather, stamp, form, &mut shared.pool));
         for (up_id, part) in asked {
             let Some(up) = upstreams.get_mut(up_id.0) else {

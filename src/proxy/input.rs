@@ -55,7 +55,7 @@ impl Core {
         let Some(client) = self.clients.get_mut(id.0) else { return false };
         let waits = client.replies.len() >= FEW;
         if waits {
-            client.stall = Stall::Few;
+            client.stall = Stall::FewReplies;
         }
         waits
     }
@@ -239,9 +239,9 @@ impl Core {
         };
         match client.stall {
             Stall::Output if !client.has_room(self.shared.budget.is_spent()) => return,
-            Stall::Few if client.replies.len() >= FEW => return,
-            Stall::Again if !client.again.is_empty() => return,
-            Stall::All if !client.may_ask_all(&self.shared.budget) => return,
+            Stall::FewReplies if client.replies.len() >= FEW => return,
+            Stall::Retry if !client.again.is_empty() => return,
+            Stall::AllLanes if !client.may_ask_all(&self.shared.budget) => return,
             Stall::Keys if !client.goes_on(&self.shared.budget) => return,
             Stall::OwnLane | Stall::None | Stall::Memory { .. } | Stall::Turn => return,
             _ => {}
@@ -311,7 +311,7 @@ impl Core {
                 // Who was given room does not wait for it, though it was the last.
                 let spent = self.shared.budget.is_spent() && client.reserved + client.promised == 0;
                 if !client.again.is_empty() {
-                    client.stall = Stall::Again;
+                    client.stall = Stall::Retry;
                 } else if client.is_behind(spent) {
                     client.stall = Stall::Output;
                     self.shared.cells().waits(Wait::Output);

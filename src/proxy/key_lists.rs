@@ -33,7 +33,7 @@ impl Core {
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return };
         shared.cells().command(verb.into());
-        let seq = client.replies.push_read(Stamp { kind: Kind::Get, at: shared.now }, Form::Text);
+        let seq = client.replies.push_read(Stamp { kind: Kind::Get, arrived_at: shared.now }, Form::Text);
         client.replies.read_by_parts(seq);
         let list = KeyList::new(verb, seq, end.saturating_sub(keys.rest().len()), end, len);
         client.reading = Reading::Keys(Box::new(list));
@@ -48,7 +48,7 @@ impl Core {
         let (verb, seq, first) = (list.verb, list.seq, list.next);
         let mut keys = Keys::new(line.get(list.at..list.end).unwrap_or_default());
         if !client.again.is_empty() {
-            client.stall = Stall::Again;
+            client.stall = Stall::Retry;
             return None;
         }
         // Those of nodes that cannot be asked need no room, but time.

@@ -111,7 +111,7 @@ impl Core {
         if !self.shared.settings.merge_gets || !matches!(verb, ReadVerb::Get | ReadVerb::Gets) {
             return false;
         }
-        let lane = self.nodes.get(node.0).filter(|entry| entry.no_merge_until <= self.shared.now).map(|e| e.large);
+        let lane = self.nodes.get(node.0).filter(|entry| entry.merges_again_at <= self.shared.now).map(|e| e.large);
         let up = lane.and_then(|lane| self.upstreams.get_mut(lane.0)).filter(|up| up.takes_requests());
         let group = up.and_then(|up| up.open_group());
         group.is_some_and(|group| group.verb == verb && group.has_room(key.len()) && group.travels(key, hash, id))

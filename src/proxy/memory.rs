@@ -224,11 +224,11 @@ impl Core {
         let mut slow = Vec::new();
         let mut look = |id: ClientId, client: &mut Client, wanted_at: Tick, sends: bool| {
             let pace = client.pace;
-            if pace.since.after(PACE) > now {
+            if pace.began_at.after(PACE) > now {
                 return;
             }
             let moved = if sends { pace.sent } else { pace.taken };
-            if moved < PACE_BYTES && wanted_at >= pace.since && wanted_at > Tick(0) {
+            if moved < PACE_BYTES && wanted_at >= pace.began_at && wanted_at > Tick(0) {
                 slow.push((id, if sends { CloseReason::BodyStalled } else { CloseReason::NotReading }));
             } else {
                 client.pace = Pace::begin(now);

@@ -261,7 +261,7 @@ impl Core {
     pub(super) fn owe_read(&mut self, id: ClientId, verb: ReadVerb, form: Form, tail: &[u8]) -> Option<u32> {
         let Self { clients, shared, .. } = self;
         let client = clients.get_mut(id.0)?;
-        let stamp = Stamp { kind: Command::from(verb).into(), at: shared.now };
+        let stamp = Stamp { kind: Command::from(verb).into(), arrived_at: shared.now };
         let seq = client.replies.push_read(stamp, form);
         if !tail.is_empty() {
             client.replies.set_tail(seq, tail);

@@ -78,7 +78,7 @@ impl Core {
         if let Some(client) = self.clients.get_mut(id.0)
             && !quiet
         {
-            let stamp = Stamp { kind, at: self.shared.now };
+            let stamp = Stamp { kind, arrived_at: self.shared.now };
             client.replies.push_ready(text, stamp, form, &mut self.shared.pool);
         }
     }
@@ -112,7 +112,7 @@ impl Core {
             line.clear();
             line.extend_from_slice(refusal.text.as_bytes());
             line.extend_from_slice(b"\r\n");
-            let stamp = Stamp { kind: Kind::Other, at: self.shared.now };
+            let stamp = Stamp { kind: Kind::Other, arrived_at: self.shared.now };
             client.replies.push_ready(&line, stamp, Form::Text, &mut self.shared.pool);
             self.shared.line = line;
         }
@@ -229,7 +229,7 @@ impl Core {
         };
         let merge = shared.settings.merge_gets
             && matches!(verb, ReadVerb::Get | ReadVerb::Gets)
-            && nodes.get(up.node.0).is_some_and(|node| node.no_merge_until <= shared.now);
+            && nodes.get(up.node.0).is_some_and(|node| node.merges_again_at <= shared.now);
         let mut own = false;
         let joins = up.open_group().is_some_and(|group| {
             own = group.members.last().is_some_and(|member| member.client == id && member.seq == seq);
@@ -481,7 +481,7 @@ impl Core {
         }
         let Self { clients, upstreams, shared, .. } = self;
         let (client, up) = (clients.get_mut(id.0)?, upstreams.get_mut(up_id.0)?);
-        let stamp = Stamp { kind: command.into(), at: shared.now };
+        let stamp = Stamp { kind: command.into(), arrived_at: shared.now };
         let seq = (!target.quiet).then(|| client.replies.push(stamp, target.form));
         if let Some(seq) = seq.filter(|_| !tail.is_empty()) {
             client.replies.set_tail(seq, tail);

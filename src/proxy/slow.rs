@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::upstream::Entry;
 use super::upstream::group::Group;
 use super::{Core, UpstreamId};
-use crate::metrics::{Kind, hot};
+use crate::key_name::key_name;
+use crate::metrics::Kind;
 use crate::protocol::command::Command;
 use crate::protocol::request::Keys;
 
@@ -17,7 +18,7 @@ impl Group {
     fn name(&self, log_keys: bool) -> String {
         // Of a meta command without its flags.
         let key = if self.verb.is_meta() { Keys::new(self.text(0)).next().unwrap_or_default() } else { self.text(0) };
-        hot::name(self.hash(0), log_keys.then_some(key))
+        key_name(self.hash(0), log_keys.then_some(key))
     }
 }
 

@@ -102,13 +102,18 @@ impl Core {
             // What is under way ends by the clocks of its lane, and the client is answered.
             let under_way = client.in_flight > client.orphans || !client.again.is_empty();
             let over = match client.stall {
-                Stall::Output | Stall::Few | Stall::All | Stall::Keys | Stall::LaneChange | Stall::Again
+                Stall::Output
+                | Stall::FewReplies
+                | Stall::AllLanes
+                | Stall::Keys
+                | Stall::LaneChange
+                | Stall::Retry
                     if under_way =>
                 {
                     false
                 }
                 Stall::Turn => false,
-                Stall::Output | Stall::Few | Stall::All | Stall::Keys => {
+                Stall::Output | Stall::FewReplies | Stall::AllLanes | Stall::Keys => {
                     since.max(client.last_write_at).after(queue) <= now
                 }
                 // In `own_lanes.rs`.
@@ -231,7 +236,7 @@ impl Core {
                 let Some(client) = clients.get_mut(id.0) else { return };
                 shared.cells().command(verb.into());
                 shared.cells().soft(verb.into(), reason, keys.into_iter().count() as u64, misses);
-                let stamp = client::replies::Stamp { kind: crate::metrics::Kind::Get, at: shared.now };
+                let stamp = client::replies::Stamp { kind: crate::metrics::Kind::Get, arrived_at: shared.now };
                 let seq = client.replies.push_read(stamp, Form::Text);
                 if !misses {
                     client.replies.fail(seq, text.as_bytes(), &mut shared.pool);

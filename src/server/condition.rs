@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 
@@ -11,12 +11,13 @@ use crate::admin::{Place, RingNode, RingReport};
 use crate::config::Config;
 use crate::discovery::View;
 use crate::discovery::follow::History;
+use crate::key_name::key_name;
 use crate::log;
-use crate::metrics::hot::{self, HotKeys};
+use crate::metrics::hot::HotKeys;
 use crate::metrics::{Cells, NodeState, Sources};
 use crate::proxy::ITSELF;
 use crate::routing::{NodeIndex, Published, Topology};
-use crate::time::Tick;
+use crate::time::{Tick, unix_seconds};
 
 /// How the whole is, and since when; the control thread alone changes it.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ pub(super) struct Condition {
     /// `--instance`
     instance: Option<String>,
     /// The zero of the workers' time.
-    started: Instant,
+    started_at: Instant,
     now: Mutex<Now>,
 }
 
@@ -55,7 +56,7 @@ impl Condition {
         cells: Arc<Cells>,
         history: Arc<History>,
         config: &Config,
-        started: Instant,
+        started_at: Instant,
     ) -> Self {
         Self {
             ring,
@@ -67,7 +68,7 @@ impl Condition {
             log_keys: config.log_keys,
             placement: config.placement.to_string(),
             instance: config.instance.clone(),
-            started,
+            started_at,
             now: Mutex::new(Now { status: (UNHEALTHY, unix_seconds(SystemTime::now())), nodes: HashMap::new() }),
         }
     }
@@ -180,8 +181,8 @@ impl Condition {
         let hash = Topology::hash(key);
         let node = topology.owner(key)?;
         Some(Place {
-            key: hot::name(hash, Some(key)),
-            hash: hot::name(hash, None),
+            key: key_name(hash, Some(key)),
+            hash: key_name(hash, None),
             node: node.name.to_string(),
             address: node.address(),
             state: self.cells.node_state(&node.name).word(),
@@ -198,7 +199,7 @@ impl Condition {
             let index = topology.route_with(hash, || key.unwrap_or_default());
             topology.nodes().get(usize::from(index.0)).map(|node| node.name.to_string()).unwrap_or_default()
         };
-        self.cells.hot_keys(Tick::default().after(self.started.elapsed()), self.log_keys, name)
+        self.cells.hot_keys(Tick::default().after(self.started_at.elapsed()), self.log_keys, name)
     }
 }
 
@@ -221,10 +222,6 @@ fn arcs(topology: &Topology) -> Vec<u16> {
     const SLICES: u32 = 360;
     let known = !topology.nodes().is_empty();
     known.then(|| topology.slices(SLICES)).into_iter().flatten().map(|node| node.0).collect()
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 const UNHEALTHY: &str = "unhealthy";

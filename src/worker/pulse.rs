@@ -101,7 +101,7 @@ mod tests {
             settings: Settings { cpu_time: stuck, ..Settings::default() },
             cells: Arc::new(Cells::new(2)),
             itself: Arc::default(),
-            started: std::time::Instant::now(),
+            started_at: std::time::Instant::now(),
         };
         let (pulse, beats) = Pulse::new(2);
         let workers = beats.into_iter().zip(0..).map(|(beat, index)| spawn(index, parts.clone(), beat).unwrap());

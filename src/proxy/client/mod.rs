@@ -200,9 +200,9 @@ pub(in crate::proxy) enum Stall {
     /// It has too many replies, or too large ones, waiting.
     Output,
     /// Until few replies wait: its next request costs more than others.
-    Few,
+    FewReplies,
     /// Until there is room for a request to every node.
-    All,
+    AllLanes,
     /// Until enough keys of its long line are answered.
     Keys,
     /// Until others had their turn: what it asks for is too much work for one step.
@@ -218,7 +218,7 @@ pub(in crate::proxy) enum Stall {
     /// Until it gets a lane of its own for a body.
     OwnLane,
     /// Until its values that found no room have been asked for again.
-    Again,
+    Retry,
     /// Until there is room for so many bytes: of a body, or of large values it asks for.
     Memory {
         bytes: usize,
@@ -241,7 +241,7 @@ pub(in crate::proxy) enum Taken {
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::proxy) struct Pace {
     /// Since when it is measured.
-    pub(in crate::proxy) since: Tick,
+    pub(in crate::proxy) began_at: Tick,
     /// Bytes that it has sent, and taken, since then.
     pub(in crate::proxy) sent: usize,
     pub(in crate::proxy) taken: usize,
@@ -250,7 +250,7 @@ pub(in crate::proxy) struct Pace {
 impl Pace {
     /// It is measured from now on.
     pub(in crate::proxy) const fn begin(now: Tick) -> Self {
-        Self { since: now, sent: 0, taken: 0 }
+        Self { began_at: now, sent: 0, taken: 0 }
     }
 }
 
@@ -496,7 +496,7 @@ impl Client {
     #[inline]
     pub(in crate::proxy) fn settle(&mut self, id: ClientId, shared: &mut Shared) {
         for stamp in self.replies.take_answered() {
-            shared.cells().took(stamp.kind, Duration::from_micros(shared.now.0.saturating_sub(stamp.at.0)));
+            shared.cells().took(stamp.kind, Duration::from_micros(shared.now.0.saturating_sub(stamp.arrived_at.0)));
         }
         self.recharge(shared);
         let spent = shared.budget.is_spent();
@@ -510,9 +510,9 @@ impl Client {
         match self.stall {
             Stall::None => {}
             Stall::Output if self.has_room(spent) => shared.resume.push_back(id),
-            Stall::Few if self.replies.len() < FEW => shared.resume.push_back(id),
-            Stall::Again if self.again.is_empty() => shared.resume.push_back(id),
-            Stall::All if self.may_ask_all(&shared.budget) => shared.resume.push_back(id),
+            Stall::FewReplies if self.replies.len() < FEW => shared.resume.push_back(id),
+            Stall::Retry if self.again.is_empty() => shared.resume.push_back(id),
+            Stall::AllLanes if self.may_ask_all(&shared.budget) => shared.resume.push_back(id),
             Stall::Keys if self.goes_on(&shared.budget) => shared.resume.push_back(id),
             _ => {}
         }
@@ -646,7 +646,7 @@ impl Client {
     pub(in crate::proxy) fn begin_stream(&mut self, lane: UpstreamId, now: Tick) -> Option<(Box<Large>, Option<u32>)> {
         match std::mem::replace(&mut self.reading, Reading::Line) {
             Reading::AwaitLane(large) => {
-                let stamp = Stamp { kind: Kind::Store, at: now };
+                let stamp = Stamp { kind: Kind::Store, arrived_at: now };
                 let seq = (!large.target.quiet).then(|| self.replies.push(stamp, large.target.form));
                 if let Some(seq) = seq.filter(|_| !large.tail.is_empty()) {
                     self.replies.set_tail(seq, &large.tail);

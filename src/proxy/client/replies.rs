@@ -28,7 +28,7 @@ const MOVE: usize = 16 << 10;
 #[derive(Clone, Copy, Debug)]
 pub(in crate::proxy) struct Stamp {
     pub(in crate::proxy) kind: Kind,
-    pub(in crate::proxy) at: Tick,
+    pub(in crate::proxy) arrived_at: Tick,
 }
 
 /// What few slots need.
@@ -584,7 +584,7 @@ impl Replies {
             return None;
         }
         let waits = |slot: &&Slot| slot.extra.as_ref().is_some_and(|extra| extra.order.bytes() > 0);
-        self.slots.iter().find(waits).map(|slot| slot.stamp.at)
+        self.slots.iter().find(waits).map(|slot| slot.stamp.arrived_at)
     }
 
     /// Values that came before their turn give way to who finds no room: their keys are missed, or `error` takes the place
@@ -744,7 +744,7 @@ fn append(out: &mut OutBuf, bytes: &[u8], pool: &mut BufferPool) {
 mod tests {
     use super::*;
 
-    const STAMP: Stamp = Stamp { kind: Kind::Other, at: Tick(0) };
+    const STAMP: Stamp = Stamp { kind: Kind::Other, arrived_at: Tick(0) };
 
     fn sent(replies: &mut Replies, pool: &mut BufferPool) -> String {
         let mut text = Vec::new();

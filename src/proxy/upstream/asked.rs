@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::metrics::hot;
+use crate::key_name::key_name;
 use crate::protocol::meta;
 use crate::proxy::settings::Settings;
 
@@ -43,8 +43,8 @@ impl Asked {
     /// How the key is told.
     pub(in crate::proxy) fn name(&self) -> String {
         match self {
-            Self::Hash(hash) => hot::name(*hash, None),
-            Self::Key(key) => hot::name(0, Some(key)),
+            Self::Hash(hash) => key_name(*hash, None),
+            Self::Key(key) => key_name(0, Some(key)),
         }
     }
 }

@@ -20,7 +20,7 @@ struct Place {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::proxy) struct Times {
     /// When it was put on the lane; once it was handed to the kernel, when that was.
-    at: Tick,
+    reached_at: Tick,
     /// How long it was in the queue, in microseconds; none before it is handed over.
     queued: Option<u32>,
 }
@@ -28,7 +28,7 @@ pub(in crate::proxy) struct Times {
 impl Times {
     /// How long it was in the queue, and since when it is on the wire, in microseconds.
     pub(in crate::proxy) fn until(self, now: Tick) -> (u64, u64) {
-        let here = now.0.saturating_sub(self.at.0);
+        let here = now.0.saturating_sub(self.reached_at.0);
         match self.queued {
             Some(queued) => (u64::from(queued), here),
             None => (here, 0),
@@ -72,7 +72,7 @@ impl Fifo {
     pub(in crate::proxy) fn push(&mut self, start: u64, entry: Entry, now: Tick) {
         self.pushed += 1;
         self.apart += weight(&entry);
-        self.entries.push_back(Place { start, times: Times { at: now, queued: None }, entry });
+        self.entries.push_back(Place { start, times: Times { reached_at: now, queued: None }, entry });
     }
 
     /// The kernel has taken the first `sent` bytes: notes when, and says how long each that has begun by
@@ -80,9 +80,9 @@ impl Fifo {
     #[inline]
     pub(in crate::proxy) fn note_sent(&mut self, sent: u64, now: Tick, mut queued: impl FnMut(u64)) {
         while let Some(place) = self.entries.get_mut(self.begun).filter(|place| place.start < sent) {
-            let waited = now.0.saturating_sub(place.times.at.0);
+            let waited = now.0.saturating_sub(place.times.reached_at.0);
             queued(waited);
-            place.times = Times { at: now, queued: Some(u32::try_from(waited).unwrap_or(u32::MAX)) };
+            place.times = Times { reached_at: now, queued: Some(u32::try_from(waited).unwrap_or(u32::MAX)) };
             self.begun += 1;
         }
     }

@@ -44,9 +44,9 @@ pub(in crate::proxy) struct Health {
     /// Failed connections since one has lasted.
     failures: u32,
     /// When the first of them was.
-    since: Tick,
+    first_failed_at: Tick,
     /// When a connection was last validated.
-    up_since: Tick,
+    validated_at: Tick,
     /// When it last answered something.
     answered_at: Tick,
     /// When it was first asked whether it still answers at all, as long as it has answered nothing since.
@@ -60,7 +60,7 @@ pub(in crate::proxy) struct Health {
 impl Health {
     /// A connection has been established and validated.
     pub(in crate::proxy) fn succeeded(&mut self, now: Tick) {
-        self.up_since = now;
+        self.validated_at = now;
         self.probe_at = None;
         self.answered(now);
     }
@@ -103,17 +103,17 @@ impl Health {
     pub(in crate::proxy) fn failed(&mut self, worked: bool, now: Tick, random: u64) -> Duration {
         self.probe_at = None;
         // A node that takes connections and drops them at once must not be asked in a tight loop.
-        if worked && self.up_since.after(LASTING) <= now {
+        if worked && self.validated_at.after(LASTING) <= now {
             self.failures = 0;
         }
         if self.failures == 0 {
-            self.since = now;
+            self.first_failed_at = now;
         }
         self.failures = self.failures.saturating_add(1);
         if worked && self.failures == 1 {
             return Duration::ZERO;
         }
-        let ceiling = if now < self.since.after(EARLY) { EARLY_CEILING } else { LATE_CEILING };
+        let ceiling = if now < self.first_failed_at.after(EARLY) { EARLY_CEILING } else { LATE_CEILING };
         let step = FIRST.saturating_mul(1 << (self.failures - 1).min(6)).min(ceiling);
         let micros = u64::try_from(step.as_micros()).unwrap_or(0).max(1);
         Duration::from_micros(random % micros).max(LEAST)

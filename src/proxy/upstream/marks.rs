@@ -8,7 +8,7 @@ use crate::time::Tick;
 /// How far a lane was at a tick.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::proxy) struct Mark {
-    at: Tick,
+    taken_at: Tick,
     /// Entries ever put on it.
     pub(in crate::proxy) pushed: u64,
     /// Bytes ever written.
@@ -23,14 +23,14 @@ impl Upstream {
         request: Duration,
         queue: Duration,
     ) -> (Option<Mark>, Option<Mark>) {
-        let old = |wait: Duration| move |mark: &&Mark| mark.at.after(wait) <= now;
+        let old = |wait: Duration| move |mark: &&Mark| mark.taken_at.after(wait) <= now;
         let wire = self.marks.iter().rev().find(old(request)).copied();
         let queued = self.marks.iter().rev().find(old(queue)).copied();
         // Only the newest that both clocks can use is needed.
-        while self.marks.get(1).is_some_and(|mark| mark.at.after(request.max(queue)) <= now) {
+        while self.marks.get(1).is_some_and(|mark| mark.taken_at.after(request.max(queue)) <= now) {
             self.marks.pop_front();
         }
-        self.marks.push_back(Mark { at: now, pushed: self.fifo.pushed(), sent: self.sent });
+        self.marks.push_back(Mark { taken_at: now, pushed: self.fifo.pushed(), sent: self.sent });
         (wire, queued)
     }
 

@@ -30,7 +30,7 @@ pub(in crate::proxy) struct NodeEntry {
     /// What the node's `VERSION` said last.
     pub(in crate::proxy) version: Option<Version>,
     /// No merged group before this moment (a group was answered by an error line).
-    pub(in crate::proxy) no_merge_until: Tick,
+    pub(in crate::proxy) merges_again_at: Tick,
     /// The lane for everyone's reads of values that are known to be large, if there is one.
     pub(in crate::proxy) large: UpstreamId,
     pub(in crate::proxy) own: OwnLanes,
@@ -93,7 +93,7 @@ impl NodeEntry {
             health: Health::default(),
             state: NodeState::Connecting,
             version: None,
-            no_merge_until: Tick(0),
+            merges_again_at: Tick(0),
             large: UpstreamId::NONE,
             own: OwnLanes::default(),
             probe: UpstreamId::NONE,
