@@ -43,6 +43,7 @@
 mod account;
 mod answers;
 mod auto_discovery;
+mod bodies;
 mod buffer;
 mod client;
 mod clocks;

@@ -4,23 +4,22 @@ pub(in crate::proxy) mod elsewhere;
 pub(in crate::proxy) mod gather;
 pub(in crate::proxy) mod key_list;
 mod order;
+mod reading;
 pub(in crate::proxy) mod replies;
+mod stall;
 
 use std::time::Duration;
 
 use super::account;
-use super::buffer::OutBuf;
 use super::ends::Ends;
 use super::ids::{ClientId, NodeId, UpstreamId};
 use super::shared::Shared;
 use crate::metrics::{CloseReason, Kind};
-use crate::protocol::command::Command;
-use crate::protocol::form::Form;
-use crate::protocol::request::ReadVerb;
 use crate::time::Tick;
 use elsewhere::Elsewhere;
-use key_list::KeyList;
+pub(in crate::proxy) use reading::{Again, Arriving, Body, Large, Reading, Target};
 use replies::{Replies, Stamp};
+pub(in crate::proxy) use stall::Stall;
 
 /// Most requests of one client that wait for their reply; what lies behind stays unparsed.
 const MAX_PIPELINE: usize = 1024;
@@ -32,201 +31,6 @@ const MIN_PIPELINE: usize = 4;
 pub(in crate::proxy) const FEW: usize = 16;
 /// A value's size, in bytes, before a client has seen any.
 const FIRST_GUESS: usize = 64 << 10;
-
-/// What the next bytes of a client are.
-#[derive(Debug)]
-pub(in crate::proxy) enum Reading {
-    /// The first byte of the connection, which tells what the client speaks.
-    Opening,
-    /// A command line.
-    Line,
-    /// A long line of keys, of which some have been asked for.
-    Keys(Box<KeyList>),
-    /// The data block of a stored value.
-    Body(Box<Body>),
-    /// The block of a refused line: bytes to drop.
-    Swallow(u64),
-    /// The data block of a large value, not begun: waits for a lane of its own.
-    AwaitLane(Box<Large>),
-    /// The data block of a large value on its way through a lane of its own.
-    Stream {
-        lane: UpstreamId,
-        /// Bytes to come.
-        left: u64,
-        /// The slot of its answer.
-        seq: Option<u32>,
-        /// The client closes it with CRLF.
-        is_closed: bool,
-    },
-}
-
-/// Where a storage request goes, and who is told.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::proxy) struct Target {
-    pub(in crate::proxy) hash: u64,
-    /// `noreply`: nobody is told anything.
-    pub(in crate::proxy) quiet: bool,
-    pub(in crate::proxy) command: Command,
-    pub(in crate::proxy) form: Form,
-    /// The node is asked by a meta command.
-    pub(in crate::proxy) meta: bool,
-}
-
-impl Target {
-    /// Of a classic command.
-    pub(in crate::proxy) const fn text(hash: u64, command: Command, quiet: bool) -> Self {
-        Self { hash, quiet, command, form: Form::Text, meta: false }
-    }
-
-    /// Of a meta command.
-    pub(in crate::proxy) const fn meta(hash: u64, command: Command, quiet: bool) -> Self {
-        Self { hash, quiet: false, command, form: Form::Meta { quiet, reads: false }, meta: true }
-    }
-}
-
-/// A value that a client is about to send.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::proxy) struct Arriving<'a> {
-    /// The line as it is sent to the node.
-    pub(in crate::proxy) header: &'a [u8],
-    /// What its place is found by.
-    pub(in crate::proxy) key: &'a [u8],
-    /// The block's length in bytes, its closing CRLF not counted.
-    pub(in crate::proxy) len: usize,
-    /// It takes the place of what was there.
-    pub(in crate::proxy) replaces: bool,
-    pub(in crate::proxy) target: Target,
-    /// As in [`Replies::set_tail`].
-    pub(in crate::proxy) tail: &'a [u8],
-    /// The client closes it with CRLF.
-    pub(in crate::proxy) is_closed: bool,
-}
-
-impl Arriving<'_> {
-    /// Bytes that come for it.
-    pub(in crate::proxy) const fn total(&self) -> usize {
-        if self.is_closed { self.len + 2 } else { self.len }
-    }
-}
-
-/// A value that is forwarded once it has arrived.
-#[derive(Debug)]
-pub(in crate::proxy) struct Body {
-    /// The line as it is sent to the node.
-    pub(in crate::proxy) header: Vec<u8>,
-    pub(in crate::proxy) target: Target,
-    /// As in [`Replies::set_tail`].
-    pub(in crate::proxy) tail: Box<[u8]>,
-    /// The block so far.
-    pub(in crate::proxy) block: OutBuf,
-    /// Its last two bytes.
-    pub(in crate::proxy) end: [u8; 2],
-    /// Bytes that come for it.
-    pub(in crate::proxy) total: usize,
-    /// The client closes it with CRLF.
-    pub(in crate::proxy) is_closed: bool,
-}
-
-impl Body {
-    /// Bytes to come.
-    pub(in crate::proxy) const fn left(&self) -> usize {
-        self.total - self.block.len()
-    }
-}
-
-/// A value that is too large to be stored here.
-#[derive(Debug)]
-pub(in crate::proxy) struct Large {
-    pub(in crate::proxy) header: Vec<u8>,
-    pub(in crate::proxy) target: Target,
-    /// As in [`Replies::set_tail`].
-    pub(in crate::proxy) tail: Box<[u8]>,
-    /// Bytes that come for it.
-    pub(in crate::proxy) total: u64,
-    /// The client closes it with CRLF.
-    pub(in crate::proxy) is_closed: bool,
-}
-
-/// A key whose value found no room, or is known to find none: it is asked for, alone, when its turn has come.
-#[derive(Debug)]
-pub(in crate::proxy) struct Again {
-    pub(in crate::proxy) seq: u32,
-    pub(in crate::proxy) place: u32,
-    pub(in crate::proxy) node: NodeId,
-    pub(in crate::proxy) verb: ReadVerb,
-    pub(in crate::proxy) key: Box<[u8]>,
-    pub(in crate::proxy) hash: u64,
-    /// Its turn has come: the client waits for a lane of its own.
-    pub(in crate::proxy) queued: bool,
-    /// The lane of its own on which it was asked for; forgotten once that is answered.
-    pub(in crate::proxy) lane: Option<UpstreamId>,
-}
-
-impl Again {
-    /// Whether it waits for a lane of its own of a node.
-    pub(in crate::proxy) fn waits(&self, node: NodeId) -> bool {
-        self.queued && self.lane.is_none() && self.node == node
-    }
-}
-
-/// Why a client's bytes are not looked at: it waits. Who waits holds nothing that others wait for, and each wait has a
-/// clock (`waits.rs`, and where said). A request that is not carried out is a miss for a read, and `SERVER_ERROR` for
-/// what else has an answer.
-///
-/// | state | waits for | may hold | what ends it, and what the client is told |
-/// |---|---|---|---|
-/// | `Output`, `Few` | its own replies: to come, and to be taken | its replies | to come: the clocks of their lanes (`clocks.rs`). To be taken: it is its own time, until the memory is tight; then it is closed after 1 s without a byte (`memory.rs`) |
-/// | `All` | memory for a request to every node, or that nothing of it is on lanes | its replies | the clocks of the lanes |
-/// | `Keys` | replies to keys of its long line | the line, and replies to earlier keys of it | as `Output` |
-/// | `Turn` | nothing: others have their turn first | what it held before | the next round of the worker |
-/// | `Ring` | the first ring | nothing | it has come; or the queue time-out, once for each client: goes on, and is answered as where a node is down |
-/// | `Lane` | room on a lane | nothing; in the middle of a streamed body its own lane | the lane's clocks. While the lane moves nothing for the queue time-out: the request is not carried out, unless nobody waits for its answer. A streamed body: see below |
-/// | `LaneChange` | replies to what it asked for the same key on another lane | nothing, or the body that is to be sent | that lane's clocks. While that lane moves nothing for the request and the queue time-out: the request is not carried out, unless nobody waits for its answer |
-/// | `LostWrite` | the time in which a write of it that was lost on a lane we gave up may still be carried out | nothing, or the body that is to be sent | the connect time-out; then it goes on (`routes.rs`) |
-/// | `OwnLane` | a lane of its own for a large body | nothing | the queue time-out, while no lane is given to anybody and no holder moves 16 KiB: not carried out (`own_lanes.rs`) |
-/// | `Again` | values that found no room, each by a lane of its own | values behind them in order | the same: the value is a miss |
-/// | `Memory`, a body | room for it | nothing | 5 s in which nobody got room: not carried out, unless nobody waits for its answer (`memory.rs`) |
-/// | `Memory`, a read | room for its values | nothing | the queue time-out in which nobody got room: goes on, and asks for each by a lane of its own |
-///
-/// A client that has sent its end waits no longer than the queue time-out for anything: then its request is not carried
-/// out, nor what lies behind it, and it is closed when it has been answered. What waits in its socket alone counts as
-/// taken while it takes something.
-///
-/// What others wait for is held by clients that move: who holds a lane of its own, or room for a body, that others wait
-/// for is closed when it moves less than 64 KiB in 5 s, reading or writing (`memory.rs`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::proxy) enum Stall {
-    None,
-    /// It has too many replies, or too large ones, waiting.
-    Output,
-    /// Until few replies wait: its next request costs more than others.
-    FewReplies,
-    /// Until there is room for a request to every node.
-    AllLanes,
-    /// Until enough keys of its long line are answered.
-    Keys,
-    /// Until others had their turn: what it asks for is too much work for one step.
-    Turn,
-    /// No ring is known yet.
-    Ring,
-    /// A lane it needs is full.
-    Lane,
-    /// Something of it for the same key is under way on another lane of the node.
-    LaneChange,
-    /// A write of it on a connection that was given up may still be carried out.
-    LostWrite,
-    /// Until it gets a lane of its own for a body.
-    OwnLane,
-    /// Until its values that found no room have been asked for again.
-    Retry,
-    /// Until there is room for so many bytes: of a body, or of large values it asks for.
-    Memory {
-        bytes: usize,
-        body: bool,
-    },
-    /// It has got what it waited for, and goes on in its turn.
-    Granted,
-}
 
 /// What became of a request.
 #[derive(Debug)]
