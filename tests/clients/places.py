@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from conftest import serving
-from processes import free_port, memcached, running
+from processes import binary, free_port, memcached, running
 
 RELAY = str(pathlib.Path(__file__).with_name("old_node.py"))
 PATIENT = ["--request-timeout", "30s", "--queue-timeout", "30s"]
@@ -26,13 +26,23 @@ def relayed(*traits):
             yield port
 
 
+@contextlib.contextmanager
+def dev():
+    listen, admin = free_port(), free_port()
+    command = [binary(), "dev", "--listen", f"127.0.0.1:{listen}", "--admin-listen", f"127.0.0.1:{admin}", *PATIENT]
+    with running(command, listen):
+        yield listen
+
+
 # The kinds of nodes, and those that are tried: all of them, once every client may expect to be served there.
 KINDS = {
     "1.6.18": node,
     "as 1.5.16": lambda: relayed("as-1.5.16"),
     "no binary": lambda: node("-B", "ascii"),
 }
-TRIED = ["1.6.18", "no binary"]
+TRIED = ["1.6.18", "no binary", "dev"]
+# With nodes of its own.
+EMBEDDED = {"dev": dev}
 # Itself: what every answer is held against. Clients that ask for the nodes need one that tells them.
 THEMSELVES = {"memcached": node, "memcached with discovery": lambda: relayed("discovery")}
 
@@ -45,8 +55,9 @@ class Places:
 
     def port(self, place):
         if place not in self.ports:
-            if place in THEMSELVES:
-                self.ports[place] = self.stack.enter_context(THEMSELVES[place]())
+            alone = THEMSELVES | EMBEDDED
+            if place in alone:
+                self.ports[place] = self.stack.enter_context(alone[place]())
             else:
                 nodes = [self.stack.enter_context(KINDS[place]()) for _ in range(3)]
                 self.ports[place], _ = self.stack.enter_context(serving(nodes, *PATIENT))
