@@ -53,17 +53,22 @@ const EAFNOSUPPORT: i32 = 97;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {}", reason(.address, .error))]
+#[error("cannot listen on {address}: {}", reason(.address, .option, .error))]
 pub struct BindError {
     address: ListenAddress,
+    /// The option that names it.
+    option: &'static str,
     error: io::Error,
 }
 
-fn reason(address: &ListenAddress, error: &io::Error) -> String {
+/// The option for where clients connect.
+const LISTEN: &str = "--listen";
+
+fn reason(address: &ListenAddress, option: &str, error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::AddrInUse => {
             let what = if matches!(address, ListenAddress::Unix(_)) { "socket" } else { "port" };
-            format!("the {what} is already taken (choose another with --listen)")
+            format!("the {what} is already taken (choose another with {option})")
         }
         ErrorKind::PermissionDenied => "not permitted".to_owned(),
         _ => error.to_string(),
@@ -131,12 +136,12 @@ fn has_no_ipv6(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
-/// Binds one TCP address.
+/// Binds one TCP address that `option` names.
 ///
 /// # Errors
 /// Where it cannot be bound.
-pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
-    open_tcp(address).map(Into::into).map_err(|error| BindError { address: ListenAddress::Tcp(address), error })
+pub fn bind(address: SocketAddr, option: &'static str) -> Result<std::net::TcpListener, BindError> {
+    open_tcp(address).map(Into::into).map_err(|error| BindError { address: ListenAddress::Tcp(address), option, error })
 }
 
 fn open_tcp(address: SocketAddr) -> io::Result<Socket> {
@@ -219,14 +224,14 @@ impl Listener {
             let address = socket.local_addr()?.as_socket().unwrap_or(address);
             Ok(Self { _file: None, socket, address: ListenAddress::Tcp(address) })
         };
-        open().map_err(|error| BindError { address: ListenAddress::Tcp(address), error })
+        open().map_err(|error| BindError { address: ListenAddress::Tcp(address), option: LISTEN, error })
     }
 
     fn unix(path: &Path, mode: u32) -> Result<Self, BindError> {
         let address = ListenAddress::Unix(path.to_owned());
         match open_unix(path, mode) {
             Ok((socket, file)) => Ok(Self { _file: Some(file), socket, address }),
-            Err(error) => Err(BindError { address, error }),
+            Err(error) => Err(BindError { address, option: LISTEN, error }),
         }
     }
 
@@ -423,8 +428,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_taken_names_the_option_to_choose_another_with() {
+        let first = bind("127.0.0.1:0".parse().unwrap(), LISTEN).unwrap();
+        first.set_nonblocking(false).unwrap();
+        let error = bind(first.local_addr().unwrap(), "--admin-listen").unwrap_err().to_string();
+        assert!(error.ends_with("the port is already taken (choose another with --admin-listen)"), "{error}");
+    }
+
+    #[test]
     fn an_accepted_connection_inherits_what_the_listener_has() {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = bind("127.0.0.1:0".parse().unwrap(), LISTEN).unwrap();
         listener.set_nonblocking(false).unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let accepted = Socket::from(listener.accept().unwrap().0);

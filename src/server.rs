@@ -320,7 +320,7 @@ fn cpu_time() -> (Duration, Duration) {
 
 /// The admin port is a convenience: taken, the data port serves on.
 fn bind_admin(address: SocketAddr) -> Option<std::net::TcpListener> {
-    match listener::bind(address) {
+    match listener::bind(address, "--admin-listen") {
         Ok(listener) => Some(listener),
         Err(error) => {
             tracing::warn!("{error}; going on without the admin endpoint");

@@ -9,6 +9,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, Registry, TextEncoder};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::table::{FAMILIES, Sort};
 use super::{Cells, CloseReason, DURATIONS, Kind, NodeCells, NodeOutcome, NodeState, Outcome, Reason, SIZES, Wait};
@@ -78,10 +79,24 @@ impl Exposition {
     /// # Errors
     /// Where a family cannot be written as text; never with our own.
     pub fn text(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut families = self.registry.gather();
+        // The process collector counts whole seconds: a rate over them is 0 or 1.
+        let cpu = families.iter_mut().find(|family| family.name() == "process_cpu_seconds_total");
+        for metric in cpu.into_iter().flat_map(|family| family.mut_metric().iter_mut()) {
+            let mut counter = Counter::default();
+            counter.set_value(cpu_seconds());
+            metric.set_counter(counter);
+        }
         let mut text = Vec::with_capacity(64 << 10);
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
     }
+}
+
+/// CPU time of this process, user and system, in seconds with their fraction.
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 impl fmt::Debug for Exposition {
@@ -385,5 +400,20 @@ impl Collector for Workers {
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.page().finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processor_time_has_its_fraction() {
+        let exposition = Exposition::new(Arc::new(Cells::new(1)), Sources::default).unwrap();
+        let text = String::from_utf8(exposition.text().unwrap()).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total ")).unwrap();
+        // Whole nanoseconds at least: a test has used some and not exactly a second.
+        let seconds: f64 = line.parse().unwrap();
+        assert!(seconds > 0.0 && seconds.fract() > 0.0, "{line}");
     }
 }
