@@ -7,33 +7,34 @@
 mod cgroup;
 mod cli;
 mod command;
+mod exit;
+mod listen;
+mod source;
 
 use std::{
     collections::HashSet,
     ffi::{OsStr, OsString},
     fmt::{self, Display, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use clap::{
-    ArgMatches, CommandFactory as _, FromArgMatches as _, ValueEnum,
-    error::{ContextKind, ContextValue, ErrorKind},
-    parser::ValueSource,
-};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, ValueEnum, parser::ValueSource};
 use serde::Serialize;
 use tracing_subscriber::filter::Targets;
 
-use crate::discovery::{self, Source, parse_nodes, parse_server};
-use crate::routing::{Node, Placement, Topology};
+use crate::discovery::{self, Source, parse_nodes};
+use crate::routing::{Placement, Topology};
 use cgroup::Limits;
 use cli::{Cli, CliCommand, CommonArgs, DetectArgs, LocateArgs, PlanArgs, ServeArgs};
 pub use command::{Command, Detect};
-
-/// Exit code for a wrong option or a wrong variable (`EX_USAGE` of sysexits.h).
-const EXIT_USAGE: u8 = 64;
+use exit::one_line;
+pub use exit::{Exit, Stream};
+pub use listen::ListenAddress;
+use listen::listen;
+use source::{node_order, node_source, refuse_itself};
 
 /// `--buffer-limit` without a memory limit, and its least, in bytes.
 const BUFFERS: usize = 64 << 20;
@@ -131,17 +132,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where clients connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// `127.0.0.1:11211` and, where the machine has it, `[::1]:11211`.
-    Localhost,
-    /// An IP address and port; port 0 is any free port.
-    Tcp(SocketAddr),
-    /// The path of a Unix socket, absolute and short enough for one.
-    Unix(PathBuf),
-}
-
 /// What reads get while their node is down; writes always get an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnNodeDown {
@@ -160,26 +150,6 @@ pub enum AnswerDiscovery {
     At(Arc<str>, u16),
     /// Nothing: `ERROR`, as by a memcached.
     Off,
-}
-
-/// Why the process ends before it has begun.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exit {
-    /// What to print, without the last line end; one line unless it is the help.
-    pub text: String,
-    /// Where to print it.
-    pub stream: Stream,
-    /// Exit code: 0 for help and version, 64 for anything wrong.
-    pub code: u8,
-}
-
-/// An output of the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
 }
 
 /// The variables that took effect, each with its option's long name.
@@ -418,28 +388,6 @@ impl Config {
     }
 }
 
-// === impl ListenAddress ===
-
-impl ListenAddress {
-    /// Whether a connection to `host` and `port`, made on this machine, arrives here. Of the addresses of the machine
-    /// only those of loopback are known.
-    fn takes(&self, host: IpAddr, port: u16) -> bool {
-        let here = |address: SocketAddr| {
-            let (own, host) = (address.ip(), host.to_canonical());
-            let same_family = own.is_ipv4() == host.is_ipv4();
-            // "No address" stands for every one of ours when it is listened on, for loopback when it is dialled.
-            let dialled = if host.is_unspecified() { own.is_loopback() } else { own == host };
-            let any = own.is_unspecified() && (host.is_loopback() || host.is_unspecified());
-            port == address.port() && same_family && (dialled || any)
-        };
-        match self {
-            Self::Localhost => here((Ipv4Addr::LOCALHOST, PORT).into()) || here((Ipv6Addr::LOCALHOST, PORT).into()),
-            Self::Tcp(address) => here(*address),
-            Self::Unix(_) => false,
-        }
-    }
-}
-
 impl Display for AnswerDiscovery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -447,46 +395,6 @@ impl Display for AnswerDiscovery {
             Self::Off => f.write_str("off"),
             Self::At(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::At(host, port) => write!(f, "{host}:{port}"),
-        }
-    }
-}
-
-impl Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Localhost => f.write_str("localhost"),
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-// === impl Exit ===
-
-impl Exit {
-    fn usage(problem: &str) -> Self {
-        Self { text: format!("slipring: {}", one_line(problem)), stream: Stream::Stderr, code: EXIT_USAGE }
-    }
-
-    fn from_clap(error: &clap::Error, from_env: &[(String, String)]) -> Self {
-        let text = error.to_string();
-        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-            return Self { text: text.trim_end().to_owned(), stream: Stream::Stdout, code: 0 };
-        }
-        // What is wrong, and perhaps what was meant; usage and the way to the help follow.
-        let mut paragraphs = text.trim_start_matches("error: ").split("\n\n");
-        let mut problem = paragraphs.next().unwrap_or_default().to_owned();
-        if let Some(tip) = paragraphs.find(|paragraph| paragraph.trim_start().starts_with("tip:")) {
-            problem.push_str("; ");
-            problem.push_str(tip);
-        }
-        let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else {
-            return Self::usage(&problem);
-        };
-        let long = shown.trim_start_matches('-').split([' ', '=', '[']).next().unwrap_or_default();
-        match from_env.iter().find(|(option, _)| option == long) {
-            Some((_, name)) => Self::usage(&problem.replace(&format!("'{shown}'"), name)),
-            None => Self::usage(&problem),
         }
     }
 }
@@ -563,116 +471,12 @@ fn is_service_link(port: &str) -> bool {
     ["tcp://", "udp://", "sctp://"].iter().any(|scheme| port.starts_with(scheme))
 }
 
-/// The one source that was named; a discovery endpoint may have a list beside it.
-fn node_source(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Source, Exit> {
-    let named = [!serve.nodes.is_empty(), serve.nodes_file.is_some(), serve.discovery.is_some(), serve.dns.is_some()];
-    let named: Vec<&str> =
-        cli::SOURCES.into_iter().zip(named).filter(|(_, named)| *named).map(|(long, _)| long).collect();
-    let refuse = |long: &str, problem: &dyn Display| Exit::usage(&format!("{}: {problem}", source(long, from_env)));
-    let list = || parse_nodes(&serve.nodes.join(","), serve.node_port).map_err(|error| refuse("nodes", &error));
-    match (named.as_slice(), &serve.nodes_file, &serve.discovery, &serve.dns) {
-        (["nodes"], ..) => list().map(Source::Static),
-        (["nodes-file"], Some(path), ..) => Ok(Source::File(path.clone())),
-        (["discovery"] | ["nodes", "discovery"], _, Some(server), _) => {
-            let (host, port) =
-                parse_server(server, serve.discovery_port).map_err(|error| refuse("discovery", &error))?;
-            let first = if serve.nodes.is_empty() { Vec::new() } else { list()? };
-            Ok(Source::Endpoint { host, port, first })
-        }
-        (["dns"], .., Some(name)) => dns_source(name, serve.node_port).map_err(|problem| refuse("dns", &problem)),
-        ([], ..) => Err(Exit::usage(
-            "no nodes: name them with --nodes or MEMCACHED_NODES, --nodes-file or MEMCACHED_NODES_FILE, --discovery or \
-             MEMCACHED_DISCOVERY_HOST, --dns or SLIPRING_DNS; `slipring dev` brings its own",
-        )),
-        (several, ..) => {
-            let names: Vec<String> = several.iter().map(|long| source(long, from_env)).collect();
-            Err(Exit::usage(&format!("{}: only one may say who the nodes are", names.join(" and "))))
-        }
-    }
-}
-
-/// The nodes whose order is pinned.
-fn node_order(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Vec<Node>, Exit> {
-    if serve.node_order.is_empty() {
-        return Ok(Vec::new());
-    }
-    let refuse = |problem: &dyn Display| Exit::usage(&format!("{}: {problem}", source("node-order", from_env)));
-    let pinned = parse_nodes(&serve.node_order.join(","), serve.node_port).map_err(|error| refuse(&error))?;
-    match pinned.iter().find(|node| node.weight != 1) {
-        Some(node) => Err(refuse(&format!("{node} has a weight, which belongs into the list of nodes"))),
-        None => Ok(pinned),
-    }
-}
-
-/// A list of nothing but ourselves, which an application's own variable makes, can never serve. One whose nodes are
-/// ourselves behind other names is found out when it is connected to.
-fn refuse_itself(source_of_nodes: &Source, listen: &[ListenAddress], from_env: &FromEnvironment) -> Result<(), Exit> {
-    let Source::Static(nodes) = source_of_nodes else { return Ok(()) };
-    let is_own = |node: &Node| {
-        let hosts = match node.host.parse::<IpAddr>() {
-            Ok(host) => vec![host],
-            Err(_) if &*node.host == "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-            Err(_) => Vec::new(),
-        };
-        hosts.into_iter().any(|host| listen.iter().any(|address| address.takes(host, node.port)))
-    };
-    match nodes.first().filter(|_| nodes.iter().all(is_own)) {
-        None => Ok(()),
-        Some(first) => Err(Exit::usage(&format!(
-            "{}: {first} is this sidecar itself, which listens there; name the memcached nodes",
-            source("nodes", from_env)
-        ))),
-    }
-}
-
-fn dns_source(name: &str, node_port: u16) -> Result<Source, String> {
-    let (services, name) = match name.strip_prefix("srv:") {
-        Some(name) => (true, name),
-        None => (false, name),
-    };
-    let (host, port) = parse_server(name, node_port).map_err(|error| error.to_string())?;
-    if host.parse::<IpAddr>().is_ok() {
-        return Err(format!("{host} is an address; a list of those is given as --nodes"));
-    }
-    // The dot at the end keeps the resolver from trying its search list.
-    let dot = if name.split(':').next().is_some_and(|name| name.ends_with('.')) { "." } else { "" };
-    let host = format!("{host}{dot}");
-    match services {
-        true if name.contains(':') => Err("the port of srv: comes from its records".to_owned()),
-        true => Ok(Source::Srv { name: host }),
-        false => Ok(Source::Dns { name: host, port }),
-    }
-}
-
-fn listen(items: &[ListenAddress], from_env: &FromEnvironment) -> Result<Vec<ListenAddress>, Exit> {
-    let refuse = |problem: String| Exit::usage(&format!("{}: {problem}", source("listen", from_env)));
-    let mut addresses = Vec::new();
-    for item in items {
-        let any_port = matches!(item, ListenAddress::Tcp(address) if address.port() == 0);
-        if !any_port && addresses.contains(item) {
-            return Err(refuse(format!("{item} is listed twice")));
-        }
-        addresses.push(item.clone());
-    }
-    let has_tcp = addresses.iter().any(|address| matches!(address, ListenAddress::Tcp(_)));
-    if has_tcp && addresses.contains(&ListenAddress::Localhost) {
-        return Err(refuse("localhost goes with no other IP:port".to_owned()));
-    }
-    Ok(addresses)
-}
-
 /// How the user gave an option: the variable's name or the flag.
 fn source(long: &str, from_env: &FromEnvironment) -> String {
     match from_env.iter().find(|(option, _)| option == long) {
         Some((_, name)) => name.clone(),
         None => format!("--{long}"),
     }
-}
-
-/// Whatever a value contained, the complaint about it is one line.
-fn one_line(text: &str) -> String {
-    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    words.replace(char::is_control, "?")
 }
 
 #[cfg(test)]

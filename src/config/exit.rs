@@ -1,0 +1,62 @@
+//! What is said, and with which code the process ends, when an option is wrong or only help was asked for.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// Exit code for a wrong option or a wrong variable (`EX_USAGE` of sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
+/// Why the process ends before it has begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// What to print, without the last line end; one line unless it is the help.
+    pub text: String,
+    /// Where to print it.
+    pub stream: Stream,
+    /// Exit code: 0 for help and version, 64 for anything wrong.
+    pub code: u8,
+}
+
+/// An output of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+// === impl Exit ===
+
+impl Exit {
+    pub(super) fn usage(problem: &str) -> Self {
+        Self { text: format!("slipring: {}", one_line(problem)), stream: Stream::Stderr, code: EXIT_USAGE }
+    }
+
+    pub(super) fn from_clap(error: &clap::Error, from_env: &[(String, String)]) -> Self {
+        let text = error.to_string();
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            return Self { text: text.trim_end().to_owned(), stream: Stream::Stdout, code: 0 };
+        }
+        // What is wrong, and perhaps what was meant; usage and the way to the help follow.
+        let mut paragraphs = text.trim_start_matches("error: ").split("\n\n");
+        let mut problem = paragraphs.next().unwrap_or_default().to_owned();
+        if let Some(tip) = paragraphs.find(|paragraph| paragraph.trim_start().starts_with("tip:")) {
+            problem.push_str("; ");
+            problem.push_str(tip);
+        }
+        let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else {
+            return Self::usage(&problem);
+        };
+        let long = shown.trim_start_matches('-').split([' ', '=', '[']).next().unwrap_or_default();
+        match from_env.iter().find(|(option, _)| option == long) {
+            Some((_, name)) => Self::usage(&problem.replace(&format!("'{shown}'"), name)),
+            None => Self::usage(&problem),
+        }
+    }
+}
+
+/// Whatever a value contained, the complaint about it is one line.
+pub(super) fn one_line(text: &str) -> String {
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    words.replace(char::is_control, "?")
+}

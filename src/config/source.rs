@@ -1,0 +1,94 @@
+//! Who the nodes are: the one source that the options name.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::cli::{self, ServeArgs};
+use super::{Exit, FromEnvironment, ListenAddress, source};
+use crate::discovery::{Source, parse_nodes, parse_server};
+use crate::routing::Node;
+
+/// The one source that was named; a discovery endpoint may have a list beside it.
+pub(super) fn node_source(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Source, Exit> {
+    let named = [!serve.nodes.is_empty(), serve.nodes_file.is_some(), serve.discovery.is_some(), serve.dns.is_some()];
+    let named: Vec<&str> =
+        cli::SOURCES.into_iter().zip(named).filter(|(_, named)| *named).map(|(long, _)| long).collect();
+    let refuse = |long: &str, problem: &dyn Display| Exit::usage(&format!("{}: {problem}", source(long, from_env)));
+    let list = || parse_nodes(&serve.nodes.join(","), serve.node_port).map_err(|error| refuse("nodes", &error));
+    match (named.as_slice(), &serve.nodes_file, &serve.discovery, &serve.dns) {
+        (["nodes"], ..) => list().map(Source::Static),
+        (["nodes-file"], Some(path), ..) => Ok(Source::File(path.clone())),
+        (["discovery"] | ["nodes", "discovery"], _, Some(server), _) => {
+            let (host, port) =
+                parse_server(server, serve.discovery_port).map_err(|error| refuse("discovery", &error))?;
+            let first = if serve.nodes.is_empty() { Vec::new() } else { list()? };
+            Ok(Source::Endpoint { host, port, first })
+        }
+        (["dns"], .., Some(name)) => dns_source(name, serve.node_port).map_err(|problem| refuse("dns", &problem)),
+        ([], ..) => Err(Exit::usage(
+            "no nodes: name them with --nodes or MEMCACHED_NODES, --nodes-file or MEMCACHED_NODES_FILE, --discovery or \
+             MEMCACHED_DISCOVERY_HOST, --dns or SLIPRING_DNS; `slipring dev` brings its own",
+        )),
+        (several, ..) => {
+            let names: Vec<String> = several.iter().map(|long| source(long, from_env)).collect();
+            Err(Exit::usage(&format!("{}: only one may say who the nodes are", names.join(" and "))))
+        }
+    }
+}
+
+/// The nodes whose order is pinned.
+pub(super) fn node_order(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Vec<Node>, Exit> {
+    if serve.node_order.is_empty() {
+        return Ok(Vec::new());
+    }
+    let refuse = |problem: &dyn Display| Exit::usage(&format!("{}: {problem}", source("node-order", from_env)));
+    let pinned = parse_nodes(&serve.node_order.join(","), serve.node_port).map_err(|error| refuse(&error))?;
+    match pinned.iter().find(|node| node.weight != 1) {
+        Some(node) => Err(refuse(&format!("{node} has a weight, which belongs into the list of nodes"))),
+        None => Ok(pinned),
+    }
+}
+
+/// A list of nothing but ourselves, which an application's own variable makes, can never serve. One whose nodes are
+/// ourselves behind other names is found out when it is connected to.
+pub(super) fn refuse_itself(
+    source_of_nodes: &Source,
+    listen: &[ListenAddress],
+    from_env: &FromEnvironment,
+) -> Result<(), Exit> {
+    let Source::Static(nodes) = source_of_nodes else { return Ok(()) };
+    let is_own = |node: &Node| {
+        let hosts = match node.host.parse::<IpAddr>() {
+            Ok(host) => vec![host],
+            Err(_) if &*node.host == "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            Err(_) => Vec::new(),
+        };
+        hosts.into_iter().any(|host| listen.iter().any(|address| address.takes(host, node.port)))
+    };
+    match nodes.first().filter(|_| nodes.iter().all(is_own)) {
+        None => Ok(()),
+        Some(first) => Err(Exit::usage(&format!(
+            "{}: {first} is this sidecar itself, which listens there; name the memcached nodes",
+            source("nodes", from_env)
+        ))),
+    }
+}
+
+fn dns_source(name: &str, node_port: u16) -> Result<Source, String> {
+    let (services, name) = match name.strip_prefix("srv:") {
+        Some(name) => (true, name),
+        None => (false, name),
+    };
+    let (host, port) = parse_server(name, node_port).map_err(|error| error.to_string())?;
+    if host.parse::<IpAddr>().is_ok() {
+        return Err(format!("{host} is an address; a list of those is given as --nodes"));
+    }
+    // The dot at the end keeps the resolver from trying its search list.
+    let dot = if name.split(':').next().is_some_and(|name| name.ends_with('.')) { "." } else { "" };
+    let host = format!("{host}{dot}");
+    match services {
+        true if name.contains(':') => Err("the port of srv: comes from its records".to_owned()),
+        true => Ok(Source::Srv { name: host }),
+        false => Ok(Source::Dns { name: host, port }),
+    }
+}

@@ -1,0 +1,138 @@
+//! The task of one connection to a node: it connects, reads, and hands the bytes to the core.
+
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
+
+use super::sockets::{Read, Socket, insert, poll_read, poll_writable};
+use super::stream::{self, ReadHalf};
+use super::{Parts, Rim};
+use crate::itself::Made;
+use crate::proxy::{FailReason, UpstreamId};
+use crate::resolve;
+use crate::routing::Node;
+
+/// A node's socket as its task reads it.
+struct NodeReader {
+    half: ReadHalf,
+    /// It had nothing more, and has been looked at once again since.
+    looked_again: bool,
+}
+
+impl Rim {
+    pub(super) async fn upstream(self: Rc<Self>, id: UpstreamId, wait: Duration) {
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        let (node, connected) = loop {
+            let Some(node) = self.core.borrow().upstream_node(id) else { return };
+            let connected = timeout(self.parts.settings.connect_timeout, connect(&node, &self.parts)).await;
+            let Some(current) = self.core.borrow().upstream_node(id) else { return };
+            // Whatever came of it, at an address the node has left meanwhile it counts for nothing.
+            if (&current.host, current.port) == (&node.host, node.port) {
+                break (node, connected);
+            }
+        };
+        let reason = match &connected {
+            Ok(Ok((_, made))) => made.is_itself().then_some(FailReason::Itself),
+            Ok(Err(error)) => {
+                tracing::debug!(node = %node.name, %error, "cannot connect");
+                Some(FailReason::Connect)
+            }
+            Err(_) => Some(FailReason::ConnectTimeout),
+        };
+        if let Some(reason) = reason {
+            self.parts.node_failed.notify_one();
+            self.core.borrow_mut().upstream_failed(id, reason, self.now());
+            return self.apply();
+        }
+        let Ok(Ok((stream, made))) = connected else { return };
+        let pauses = self.core.borrow().upstream_pauses(id);
+        if pauses {
+            stream::bound_paused_input(&stream);
+        }
+        let (half, write) = stream::split(stream);
+        let mut read = NodeReader { half, looked_again: false };
+        let mut socket = Socket::new(id, write, Some(made));
+        socket.is_bounded = pauses;
+        insert(&self.upstreams, id.index(), socket);
+        self.core.borrow_mut().upstream_connected(id, self.now());
+        self.apply();
+        poll_fn(|cx| self.polls.time("upstream", || self.poll_upstream(id, &mut read, cx))).await;
+    }
+
+    fn poll_upstream(self: &Rc<Self>, id: UpstreamId, read: &mut NodeReader, cx: &mut Context<'_>) -> Poll<()> {
+        if poll_writable(&self.upstreams, id.index(), cx, |socket| socket.id == id).is_ready() {
+            self.core.borrow_mut().upstream_writable(id);
+            self.apply();
+        }
+        let mut full = false;
+        loop {
+            if !self.core.borrow_mut().upstream_may_read(id) {
+                self.apply();
+                return if self.core.borrow().has_upstream(id) { Poll::Pending } else { Poll::Ready(()) };
+            }
+            if full {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let mut scratch = self.scratch.borrow_mut();
+            let space = scratch.space();
+            let most = space.len();
+            let core = match poll_read(&mut read.half, space, cx) {
+                Read::Pending => {
+                    drop(scratch);
+                    if self.core.borrow().holds_back() && !std::mem::replace(&mut read.looked_again, true) {
+                        // Again when it is known what came meanwhile.
+                        let _ = pin!(yield_now()).poll(cx);
+                        return Poll::Pending;
+                    }
+                    self.core.borrow_mut().upstream_drained();
+                    self.apply();
+                    return Poll::Pending;
+                }
+                Read::Bytes(n) => {
+                    full = n == most;
+                    read.looked_again = false;
+                    let mut core = self.core.borrow_mut();
+                    core.upstream_read(id, &mut scratch, n, self.now());
+                    core
+                }
+                Read::End | Read::Failed => {
+                    let sockets = self.upstreams.borrow();
+                    let socket = sockets.get(id.index()).and_then(Option::as_ref).filter(|socket| socket.id == id);
+                    let reason = socket.map_or(FailReason::Closed, Socket::closed);
+                    drop(sockets);
+                    let mut core = self.core.borrow_mut();
+                    core.upstream_failed(id, reason, self.now());
+                    core
+                }
+            };
+            let more = core.has_effects() || core.is_dirty();
+            drop((core, scratch));
+            if more {
+                self.apply();
+            }
+        }
+    }
+}
+
+/// Connects, and lets it be known.
+async fn connect(node: &Node, parts: &Parts) -> io::Result<(TcpStream, Made)> {
+    let connecting = parts.itself.connecting();
+    let stream = resolve::connect(&node.host, node.port).await?;
+    let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
+    // A port that nobody listens on may be the one this very attempt was given: then it has met itself.
+    if local == peer {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream::prepare_upstream(&stream, parts.settings.request_timeout)?;
+    Ok((stream, connecting.made(local, peer)))
+}
