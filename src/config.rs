@@ -10,6 +10,7 @@ mod command;
 mod exit;
 mod listen;
 mod source;
+mod variables;
 
 use std::{
     collections::HashSet,
@@ -28,13 +29,14 @@ use tracing_subscriber::filter::Targets;
 use crate::discovery::{self, Source, parse_nodes};
 use crate::routing::{Placement, Topology};
 use cgroup::Limits;
-use cli::{Cli, CliCommand, CommonArgs, DetectArgs, LocateArgs, PlanArgs, ServeArgs};
+use cli::{Cli, CliCommand, CommonArgs, DetectArgs, LocateArgs, LogLevel, PlanArgs, ServeArgs};
 pub use command::{Command, Detect};
 use exit::one_line;
 pub use exit::{Exit, Stream};
 pub use listen::ListenAddress;
 use listen::listen;
 use source::{node_order, node_source, refuse_itself};
+pub use variables::unknown_variables;
 
 /// `--buffer-limit` without a memory limit, and its least, in bytes.
 const BUFFERS: usize = 64 << 20;
@@ -274,6 +276,21 @@ pub fn option_table() -> String {
     table
 }
 
+/// The filter of `RUST_LOG`, unless it is for other programs alone: then nothing would be logged, not even why.
+fn filter_for_us(filter: String, level: LogLevel, warnings: &mut Vec<String>) -> Result<Option<String>, Exit> {
+    let targets: Targets = filter.parse().map_err(|error| Exit::usage(&format!("RUST_LOG={filter}: {error}")))?;
+    let is_meant = |directive: &str| directive.eq_ignore_ascii_case("off") || directive.starts_with("slipring");
+    if targets.would_enable("slipring", &tracing::Level::ERROR) || filter.split(',').map(str::trim).any(is_meant) {
+        return Ok(Some(filter));
+    }
+    let level = level.as_str();
+    warnings.push(format!(
+        "RUST_LOG={} ignored: it has no level for slipring; --log-level {level} holds",
+        one_line(&filter)
+    ));
+    Ok(None)
+}
+
 // === impl Config ===
 
 impl Config {
@@ -285,9 +302,9 @@ impl Config {
         warnings: Vec<String>,
         from_env: &FromEnvironment,
     ) -> Result<Self, Exit> {
-        if let Some(filter) = &rust_log {
-            filter.parse::<Targets>().map_err(|error| Exit::usage(&format!("RUST_LOG={filter}: {error}")))?;
-        }
+        let mut warnings = warnings;
+        let rust_log =
+            rust_log.map(|filter| filter_for_us(filter, common.log_level, &mut warnings)).transpose()?.flatten();
         let automatic = if limits.cpus.is_some_and(|limit| limit >= 2.0) { 2 } else { 1 };
         Ok(Self {
             command,

@@ -61,11 +61,12 @@ struct Counted<W> {
     count: Arc<Count>,
 }
 
-/// Starts the log of the process: events that `filter` lets through, and panics. Once; the first one counts.
+/// Starts the log of the process: events that `filter` lets through, and panics; in colour if it may, on a terminal.
+/// Once; the first one counts.
 ///
 /// # Panics
 /// When the thread that writes it cannot be started.
-pub fn start(filter: &str, format: LogFormat) {
+pub fn start(filter: &str, format: LogFormat, may_colour: bool) {
     let queue = LOG.get_or_init(|| Queue::new(io::stderr()));
     // The filter was checked with the configuration. Levels by module need no regular expressions,
     // which are a fifth of a megabyte of an idle sidecar.
@@ -73,7 +74,7 @@ pub fn start(filter: &str, format: LogFormat) {
     // What goes wrong with the log is not printed: that would wait, too.
     let lines = fmt::layer().with_writer(queue).log_internal_errors(false);
     let lines = match format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Text => lines.with_ansi(may_colour && io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     if tracing_subscriber::registry().with(lines).with(levels).try_init().is_ok() {

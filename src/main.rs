@@ -39,8 +39,11 @@ fn main() -> ExitCode {
 }
 
 fn start_logging(config: &Config) {
-    log::start(&config.log_filter, config.log_format);
-    for warning in &config.warnings {
+    // https://no-color.org
+    let may_colour = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    log::start(&config.log_filter, config.log_format, may_colour);
+    let names = env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    for warning in config.warnings.iter().chain(&config::unknown_variables(names)) {
         tracing::warn!("{warning}");
     }
 }

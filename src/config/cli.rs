@@ -10,10 +10,11 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, b
 
 use super::{AnswerDiscovery, ListenAddress, LogFormat, OnNodeDown};
 use crate::routing::{NameFormat, Placement};
+pub(super) use values::LogLevel;
 use values::{
-    AdminListen, BufferLimit, LogLevel, Workers, parse_admin_listen, parse_answer_discovery, parse_buffer_limit,
+    AdminListen, BufferLimit, Workers, parse_admin_listen, parse_answer_discovery, parse_buffer_limit,
     parse_bulk_above, parse_discovery_interval, parse_instance, parse_listen, parse_max_value, parse_mode,
-    parse_node_memory, parse_patience, parse_share, parse_switch, parse_timeout, parse_workers,
+    parse_node_memory, parse_patience, parse_share, parse_switch, parse_timeout, parse_whole, parse_workers,
 };
 
 /// A memcached sidecar proxy: one local port, a hash ring of nodes behind it.
@@ -73,7 +74,7 @@ pub(super) struct ServeArgs {
     pub(super) discovery: Option<String>,
 
     /// Port of a discovery endpoint named without one
-    #[arg(long, env = DISCOVERY_PORT, value_name = "PORT", default_value_t = 11211, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = DISCOVERY_PORT, value_name = "PORT", default_value_t = 11211, value_parser = parse_whole::<u16>(1..=65_535))]
     pub(super) discovery_port: u16,
 
     /// DNS name whose addresses are the nodes, `name[:port]`; or whose SRV records name them, `srv:name`; a dot at its end skips the search list
@@ -101,7 +102,7 @@ pub(super) struct ServeArgs {
     pub(super) drain_timeout: Duration,
 
     /// Port of nodes named without one
-    #[arg(long, env = NODE_PORT, value_name = "PORT", default_value_t = 11211, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = NODE_PORT, value_name = "PORT", default_value_t = 11211, value_parser = parse_whole::<u16>(1..=65_535))]
     pub(super) node_port: u16,
 
     /// Order of the nodes, for placements that count them: those listed here, `host[:port][/name]`, come first, in this order; the others follow in the order they became known
@@ -143,7 +144,7 @@ pub(super) struct DetectArgs {
     pub(super) min: f64,
 
     /// Maximum number of keys read from each node, 1 to 10000000
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = parse_whole::<u32>(1..=10_000_000))]
     pub(super) limit: u32,
 
     /// Time limit for reading them, 1s to 60m
@@ -182,14 +183,14 @@ pub(super) struct PlanArgs {
     pub(super) node_name_format: Option<NameFormat>,
 
     /// Port of nodes named without one
-    #[arg(long, env = NODE_PORT, value_name = "PORT", default_value_t = 11211, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = NODE_PORT, value_name = "PORT", default_value_t = 11211, value_parser = parse_whole::<u16>(1..=65_535))]
     pub(super) node_port: u16,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ReloadArgs {
     /// Process ID of the sidecar; 1 in its own container
-    #[arg(long, value_name = "PID", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "PID", default_value_t = 1, value_parser = parse_whole::<i32>(1..=2_147_483_647))]
     pub(super) pid: i32,
 }
 
@@ -197,7 +198,7 @@ pub(super) struct ReloadArgs {
 #[command(next_line_help = true)]
 pub(super) struct DevArgs {
     /// Number of in-memory nodes, 1 to 20
-    #[arg(long, env = "SLIPRING_DEV_NODES", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    #[arg(long, env = "SLIPRING_DEV_NODES", value_name = "N", default_value_t = 3, value_parser = parse_whole::<u8>(1..=20))]
     pub(super) nodes: u8,
 
     /// Memory of each in-memory node, 1MiB to 64GiB; the least recently used values are evicted
@@ -239,7 +240,7 @@ pub(super) struct CommonArgs {
     pub(super) workers: Workers,
 
     /// Connections of each worker to each node, 1 to 16; opened at start, shared by all clients
-    #[arg(long, env = "SLIPRING_CONNECTIONS_PER_NODE", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    #[arg(long, env = "SLIPRING_CONNECTIONS_PER_NODE", value_name = "N", default_value_t = 1, value_parser = parse_whole::<u8>(1..=16))]
     pub(super) connections_per_node: u8,
 
     /// Longest wait for a connection to a node, 1ms to 60s; after it the node counts as down
@@ -259,7 +260,7 @@ pub(super) struct CommonArgs {
     pub(super) buffer_limit: BufferLimit,
 
     /// Maximum number of clients at a time, 1 to 1000000; one more gets `ERROR Too many open connections` and is closed
-    #[arg(long, env = "SLIPRING_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, env = "SLIPRING_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096, value_parser = parse_whole::<u32>(1..=1_000_000))]
     pub(super) max_connections: u32,
 
     /// Time clients may stay connected after SIGTERM, 0s to 60m; ends earlier when none has been connected for 5 s
@@ -341,17 +342,58 @@ pub(super) const DISCOVERY_PORT: &str = "MEMCACHED_DISCOVERY_PORT";
 /// The options that say who the nodes are; one of them does.
 pub(super) const SOURCES: [&str; 4] = ["nodes", "nodes-file", "discovery", "dns"];
 
+/// What the commands that do not serve use of a sidecar's options; their help leaves the others out.
+const USED_BY_ALL: [&str; 14] = [
+    "nodes",
+    "nodes_file",
+    "discovery",
+    "discovery_port",
+    "dns",
+    "node_port",
+    "node_order",
+    "placement",
+    "to_placement",
+    "node_name_format",
+    "connect_timeout",
+    "request_timeout",
+    "log_level",
+    "log_format",
+];
+
 /// The command as it parses: clap would read the variables from the process itself, before any option is looked at,
 /// so their names move into the help and [`super::parse`] reads the values.
 pub(super) fn without_environment(command: clap::Command) -> clap::Command {
     command.mut_subcommands(|subcommand| {
-        subcommand.mut_args(|arg| {
+        let is_serving = ["serve", "dev"].contains(&subcommand.get_name());
+        // Else `--version` says `slipring-serve`.
+        subcommand.display_name("slipring").mut_args(|arg| {
+            // Taken, for a sidecar's own arguments may be given to them, and without effect there.
+            let is_used = is_serving || arg.get_env().is_none() || USED_BY_ALL.contains(&arg.get_id().as_str());
+            let heading = heading(arg.get_id().as_str());
+            let arg = arg.hide(!is_used).help_heading(heading);
             let Some(name) = arg.get_env().map(|name| name.to_string_lossy().into_owned()) else {
                 return arg;
             };
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
             arg.env(Resettable::Reset).help(format!("{help}\n[env: {name}]"))
         })
+    })
+}
+
+/// The part of the help that an option stands in; the first part for those of a command itself.
+fn heading(id: &str) -> Option<&'static str> {
+    Some(match id {
+        "nodes" | "node_memory" | "discovery" | "discovery_port" | "dns" | "discovery_interval" | "removal_hold"
+        | "state_dir" | "nodes_file" | "node_port" | "node_order" => "Nodes",
+        "placement" | "node_name_format" | "to_placement" => "Placement",
+        "listen" | "unix_mode" | "max_connections" | "answer_discovery" | "deny_flush_all" | "max_value" => "Clients",
+        "workers" | "connections_per_node" | "bulk_above" | "merge_gets" | "buffer_limit" => "Data path",
+        "connect_timeout" | "request_timeout" | "queue_timeout" | "on_node_down" => "Failures",
+        "drain_timeout" | "drain_timeout_on_exit" | "ready_timeout" => "Start and end",
+        "instance" | "admin_listen" | "slow_request" | "hot_keys" | "log_keys" | "log_level" | "log_format" => {
+            "Observing"
+        }
+        _ => return None,
     })
 }
 

@@ -40,7 +40,8 @@ impl Exit {
         // What is wrong, and perhaps what was meant; usage and the way to the help follow.
         let mut paragraphs = text.trim_start_matches("error: ").split("\n\n");
         let mut problem = paragraphs.next().unwrap_or_default().to_owned();
-        if let Some(tip) = paragraphs.find(|paragraph| paragraph.trim_start().starts_with("tip:")) {
+        let tip = paragraphs.find(|paragraph| paragraph.trim_start().starts_with("tip:"));
+        if let Some(tip) = tip.filter(|_| is_near(error)) {
             problem.push_str("; ");
             problem.push_str(tip);
         }
@@ -52,6 +53,21 @@ impl Exit {
             Some((_, name)) => Self::usage(&problem.replace(&format!("'{shown}'"), name)),
             None => Self::usage(&problem),
         }
+    }
+}
+
+/// Whether the command that clap suggests may have been meant: it is generous, `locate` for `frobnicate`.
+fn is_near(error: &clap::Error) -> bool {
+    let (Some(ContextValue::String(given)), Some(suggested)) =
+        (error.get(ContextKind::InvalidSubcommand), error.get(ContextKind::SuggestedSubcommand))
+    else {
+        return true;
+    };
+    let near = |word: &str| strsim::osa_distance(given, word) <= 2;
+    match suggested {
+        ContextValue::String(word) => near(word),
+        ContextValue::Strings(words) => words.iter().any(|word| near(word)),
+        _ => true,
     }
 }
 

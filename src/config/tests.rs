@@ -324,11 +324,50 @@ fn help_and_version_leave_with_success_whatever_the_environment_says() {
         ("dev -h", "[default: 64MiB]"),
         ("--version", concat!("slipring ", env!("CARGO_PKG_VERSION"))),
         ("-V", "slipring"),
+        ("serve --version", concat!("slipring ", env!("CARGO_PKG_VERSION"))),
+        ("serve --help", "Failures:\n"),
     ] {
         let exit = parsed_with(line, env, None).unwrap_err();
         assert_eq!((exit.code, exit.stream), (0, Stream::Stdout), "{line}: {}", exit.text);
         assert!(exit.text.contains(part), "{line}: {}", exit.text);
         assert!(!exit.text.contains("nonsense"));
+    }
+}
+
+#[test]
+fn the_help_of_a_command_shows_only_what_it_uses() {
+    for command in ["check", "locate", "detect"] {
+        let help = parsed_with(&format!("{command} --help"), &[], None).unwrap_err().text;
+        assert!(help.contains("--nodes-file") && help.contains("--log-level"), "{help}");
+        assert!(!help.contains("--max-connections") && !help.contains("--hot-keys"), "{help}");
+        // Given to it all the same, as with a sidecar's own arguments, it is accepted.
+        let key = if command == "locate" { " key" } else { "" };
+        parsed(&format!("{command} --nodes a --max-connections 5{key}"), &[]);
+    }
+}
+
+#[test]
+fn numbers_and_words_that_are_wrong_get_plain_words() {
+    let port = "expected a whole number from 1 to 65535";
+    let port_text = refused("--nodes a", &[("MEMCACHED_PORT", "abc")]);
+    assert_eq!(port_text, format!("invalid value 'abc' for MEMCACHED_PORT: {port}"));
+    assert!(refused("dev --nodes 10.0.0.2", &[]).ends_with(": expected a whole number from 1 to 20"));
+    assert!(refused("reload --pid abc", &[]).ends_with(": expected a whole number from 1 to 2147483647"));
+    assert_eq!(refused("frobnicate", &[]), "unrecognized subcommand 'frobnicate'");
+    assert!(refused("relaod", &[]).ends_with("'reload'"));
+}
+
+#[test]
+fn a_filter_for_other_programs_alone_is_ignored_with_a_word() {
+    for filter in ["nonsense", "my_app=debug", "hyper=off"] {
+        let config = parsed("--nodes a --log-level error", &[("RUST_LOG", filter)]);
+        assert_eq!(config.log_filter, "error");
+        let expected = format!("RUST_LOG={filter} ignored: it has no level for slipring; --log-level error holds");
+        assert_eq!(config.warnings, [expected]);
+    }
+    for filter in ["off", "slipring=off", "slipring::proxy=debug", "warn", "info,hyper=off"] {
+        let config = parsed("--nodes a", &[("RUST_LOG", filter)]);
+        assert_eq!((config.log_filter.as_str(), config.warnings.len()), (filter, 0));
     }
 }
 

@@ -11,7 +11,7 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts,
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -183,7 +183,9 @@ pub(super) async fn resolve_all(
 /// is taken. Sorted, for name servers shuffle them. `ipv4` asks for nothing else.
 async fn addresses(resolver: &TokioResolver, name: &str, ipv4: bool) -> Result<(Vec<IpAddr>, Duration), String> {
     let mut record_type = RecordType::A;
-    let mut lookup = resolver.lookup(name, record_type).await;
+    // As it is written: by the rules of internationalised names an underscore, which Compose allows, is none.
+    let name = Name::from_ascii(name).map_err(|error| error.to_string())?;
+    let mut lookup = resolver.lookup(name.clone(), record_type).await;
     if !ipv4 && lookup.as_ref().is_err_and(NetError::is_no_records_found) {
         record_type = RecordType::AAAA;
         lookup = resolver.lookup(name, record_type).await;

@@ -1,6 +1,7 @@
 //! The list of nodes as people write it: in a flag, a variable, a file.
 
-use std::{collections::HashSet, net::Ipv6Addr};
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::routing::{MAX_NODES, MAX_WEIGHT, Node};
 
@@ -37,6 +38,12 @@ pub enum NodeListError {
     /// The same host and port as an earlier entry.
     #[error("node {0:?} is listed twice")]
     Duplicate(String),
+    /// Another way to write an earlier entry's address.
+    #[error("node {0:?} is the same server as {1:?}")]
+    Same(String, String),
+    /// A list that a shell or a file did not take the quotes from.
+    #[error("node {0:?}: quotes do not belong into the list")]
+    Quoted(String),
 }
 
 /// Reads a list of nodes: `host`, `host:port`, `IPv6`, `[IPv6]` or `[IPv6]:port`, each with an optional `/name` and an
@@ -47,22 +54,41 @@ pub enum NodeListError {
 /// [`NodeListError`], at the first entry that is wrong.
 pub fn parse_nodes(text: &str, default_port: u16) -> Result<Vec<Node>, NodeListError> {
     let mut nodes = Vec::new();
-    let mut seen = HashSet::new();
+    let mut names = HashSet::new();
+    let mut servers = HashMap::new();
     for entry in text.split(|c: char| c == ',' || c == ';' || c.is_whitespace()).filter(|entry| !entry.is_empty()) {
         if nodes.len() == MAX_NODES {
             return Err(NodeListError::TooMany);
         }
         let node = parse_node(entry, default_port)?;
-        let address = node.address();
-        if !seen.insert(node.name.to_string()) || (node.named && !seen.insert(address)) {
-            return Err(NodeListError::Duplicate(quote(entry)));
+        let first = servers.insert(server(&node), (node.address(), entry));
+        match first {
+            Some((address, first)) if address != node.address() => {
+                return Err(NodeListError::Same(quote(entry), quote(first)));
+            }
+            Some(_) => return Err(NodeListError::Duplicate(quote(entry))),
+            None if !names.insert(node.name.to_string()) => return Err(NodeListError::Duplicate(quote(entry))),
+            None => {}
         }
         nodes.push(node);
     }
     if nodes.is_empty() { Err(NodeListError::Empty) } else { Ok(nodes) }
 }
 
+/// A node's address in the one form of those that are surely the same server.
+fn server(node: &Node) -> (String, u16) {
+    let host = match node.host.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().to_string(),
+        Err(_) if &*node.host == "localhost" => Ipv4Addr::LOCALHOST.to_string(),
+        Err(_) => node.host.to_string(),
+    };
+    (host, node.port)
+}
+
 pub(super) fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeListError> {
+    if entry.contains(['"', '\'']) {
+        return Err(NodeListError::Quoted(quote(entry)));
+    }
     let (address, weight) = match entry.split_once('=') {
         Some((address, weight)) => {
             let weight = number(weight).filter(|weight| (1..=MAX_WEIGHT).contains(weight));
@@ -265,6 +291,26 @@ mod tests {
             let line = listed(&name).unwrap_err();
             assert!(line.starts_with("node \"a"), "{line}");
             assert!(line.len() < 160, "{line}");
+        }
+    }
+
+    #[test]
+    fn one_server_written_in_two_ways_is_refused() {
+        for (first, second) in [
+            ("localhost:1", "127.0.0.1:1"),
+            ("127.0.0.1", "::ffff:127.0.0.1"),
+            ("10.0.0.1/a", "[::ffff:10.0.0.1]:11211/b"),
+        ] {
+            let expected = format!("node {second:?} is the same server as {first:?}");
+            assert_eq!(listed(&format!("{first} other {second}")), Err(expected));
+        }
+        assert!(listed("localhost:1 127.0.0.1:2 [::1]:1").is_ok());
+    }
+
+    #[test]
+    fn quotes_are_told_from_a_wrong_port() {
+        for entry in ["\"a:11211\"", "'a'", "a:11211\""] {
+            assert_eq!(listed(entry), Err(format!("node {entry:?}: quotes do not belong into the list")));
         }
     }
 

@@ -97,6 +97,17 @@ pub(in crate::config) fn parse_workers(text: &str) -> Result<Workers, String> {
     number.map(|number| Workers(Some(number))).ok_or_else(|| "expected 1 to 64, or auto".to_owned())
 }
 
+/// A whole number within a range, which the complaint names.
+pub(in crate::config) fn parse_whole<T: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let number = number.and_then(|number| T::try_from(number).ok());
+        number.ok_or_else(|| format!("expected a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
 pub(in crate::config) fn parse_share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "expected a share from 0 to 1, such as 0.99".to_owned())

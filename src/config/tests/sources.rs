@@ -107,7 +107,7 @@ fn a_list_of_nothing_but_ourselves_is_refused() {
     assert_eq!(refused("", &[("MEMCACHED_NODES", "localhost")]), format!("MEMCACHED_NODES: localhost:11211 {own}"));
     for line in [
         "--nodes localhost",
-        "--nodes localhost.,127.0.0.1,::1=3",
+        "--nodes localhost.,::1=3",
         "--nodes 0.0.0.0",
         "--nodes [::]:11211",
         "--nodes ::ffff:127.0.0.1",
