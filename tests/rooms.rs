@@ -21,6 +21,7 @@ const FILES: &[&str] = &[
     "client/gather",
     "client/order",
     "client/replies",
+    "client/retries",
     "client/elsewhere",
     "client/key_list",
     "client/reading",

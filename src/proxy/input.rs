@@ -227,7 +227,7 @@ impl Core {
         shared.pool.put(client.unparsed);
         shared.effects.extend(client.paused.drain(..).map(Effect::WakeUpstream));
         self.drop_lanes_of(id, &lanes);
-        for again in client.again {
+        for again in client.again.iter() {
             self.forget_departed(again.node);
         }
     }

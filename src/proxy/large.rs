@@ -138,7 +138,7 @@ impl Core {
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return true };
         if client.promised < size {
-            self.push_again(id, Again { seq, place, node, verb, key: key.into(), hash, queued: false, lane: None });
+            self.push_again(id, Again { seq, place, node, verb, key: key.into(), hash, lane: None });
             return true;
         }
         client.promised -= size;
@@ -221,7 +221,7 @@ impl Core {
                 self.no_room_for(*reader, *seq, *place, verb);
             } else {
                 let (seq, place, key) = (*seq, *place, key.into());
-                let again = Again { seq, place, node, verb, key, hash, queued: false, lane: None };
+                let again = Again { seq, place, node, verb, key, hash, lane: None };
                 self.push_again(*reader, again);
             }
         }

@@ -40,8 +40,7 @@ impl Core {
     /// A key that a client asks for again has its turn.
     pub(super) fn ask_again(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(id.0) else { return };
-        let next = client.again.iter().find(|again| again.waits(again.node)).map(|again| again.node);
-        if let Some(node) = next {
+        if let Some(node) = client.again.next_node() {
             self.await_own(id, node, false);
         }
     }
@@ -113,9 +112,8 @@ impl Core {
         };
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return };
-        let again = client.again.iter().position(|again| again.waits(node)).filter(|_| !body);
-        if let Some(at) = again {
-            let again = client.again.swap_remove(at);
+        let again = if body { None } else { client.again.give_up(node) };
+        if let Some(again) = again {
             let misses = shared.may_miss(again.verb);
             shared.cells().soft(again.verb.into(), reason, 1, misses);
             client.replies.asked(again.seq, again.place);
@@ -177,9 +175,8 @@ impl Core {
         client.pace = Pace::begin(shared.now);
         client.in_flight += 1;
         shared.cells().bulk_transfers.add(1);
-        let again = client.again.iter().position(|again| again.waits(node)).filter(|_| !body);
-        if let Some(again) = again.and_then(|at| client.again.get_mut(at)) {
-            again.lane = Some(lane);
+        let again = if body { None } else { client.again.begin(node, lane) };
+        if let Some(again) = again {
             let (seq, place, hash) = (again.seq, again.place, again.hash);
             let mut group = groups.take(again.verb);
             group.join(owner, seq);

@@ -128,7 +128,7 @@ impl Client {
 
     /// An entry on a lane is over.
     pub(super) fn landed_elsewhere(&mut self, id: ClientId, lane: UpstreamId, seq: Option<u32>, shared: &mut Shared) {
-        self.again.retain(|again| again.lane != Some(lane));
+        self.again.landed(lane);
         let mut freed = 0;
         let mut over = false;
         self.elsewhere.retain_mut(|other| {

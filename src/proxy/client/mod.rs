@@ -6,6 +6,7 @@ pub(in crate::proxy) mod key_list;
 mod order;
 mod reading;
 pub(in crate::proxy) mod replies;
+mod retries;
 mod stall;
 
 use std::time::Duration;
@@ -17,8 +18,10 @@ use super::shared::Shared;
 use crate::metrics::{CloseReason, Kind};
 use crate::time::Tick;
 use elsewhere::Elsewhere;
-pub(in crate::proxy) use reading::{Again, Arriving, Body, Large, Reading, Target};
+pub(in crate::proxy) use reading::{Arriving, Body, Large, Reading, Target};
 use replies::{Replies, Stamp};
+pub(in crate::proxy) use retries::Again;
+use retries::Retries;
 pub(in crate::proxy) use stall::Stall;
 
 /// Most requests of one client that wait for their reply; what lies behind stays unparsed.
@@ -98,7 +101,7 @@ pub(in crate::proxy) struct Client {
     /// Lanes whose reader it is and that are not read until it has room.
     pub(in crate::proxy) paused: Vec<UpstreamId>,
     /// Keys that are to be asked for again.
-    pub(in crate::proxy) again: Vec<Again>,
+    pub(in crate::proxy) again: Retries,
     /// What of it is under way on other lanes than the shared one it keeps to.
     pub(in crate::proxy) elsewhere: Vec<Elsewhere>,
     /// Moving average of the sizes of the values it got, in bytes.
@@ -149,7 +152,7 @@ impl Client {
             lane,
             dirty: false,
             paused: Vec::new(),
-            again: Vec::new(),
+            again: Retries::default(),
             elsewhere: Vec::new(),
             average: FIRST_GUESS,
             closing: false,
@@ -249,8 +252,7 @@ impl Client {
     }
 
     fn rare_weight(&self) -> usize {
-        let again: usize = self.again.iter().map(|again| size_of::<Again>() + again.key.len()).sum();
-        again + self.elsewhere.iter().map(Elsewhere::weight).sum::<usize>()
+        self.again.weight() + self.elsewhere.iter().map(Elsewhere::weight).sum::<usize>()
     }
 
     /// What counts against its share of the memory, in bytes: what it holds, its equal part of what is shared, and
@@ -280,11 +282,7 @@ impl Client {
     /// Whether a key (by its hash) is to be asked for again for an earlier place, with whatever command.
     #[inline]
     pub(in crate::proxy) fn asks_again(&self, hash: impl FnOnce() -> u64) -> bool {
-        if self.again.is_empty() {
-            return false;
-        }
-        let hash = hash();
-        self.again.iter().any(|again| again.hash == hash)
+        !self.again.is_empty() && self.again.has(hash())
     }
 
     /// Room that is kept for what it sends or asks for next is free: it waits for something else.
@@ -353,8 +351,7 @@ impl Client {
     /// Says once that a key that is to be asked for again has its turn.
     fn look_for_due(&mut self, id: ClientId, shared: &mut Shared) {
         if let Some(due) = self.replies.due()
-            && let Some(again) = self.again.iter_mut().find(|again| (again.seq, again.place) == due)
-            && !std::mem::replace(&mut again.queued, true)
+            && self.again.has_turn(due)
         {
             shared.due_again.push_back(id);
         }
@@ -412,7 +409,7 @@ impl Client {
     pub(in crate::proxy) fn waits_with_meta(&self, node: NodeId, body: bool) -> bool {
         match &self.reading {
             Reading::AwaitLane(large) if body => large.target.meta,
-            _ => !body && self.again.iter().any(|again| again.waits(node) && again.verb.is_meta()),
+            _ => !body && self.again.next_at(node).is_some_and(|again| again.verb.is_meta()),
         }
     }
 

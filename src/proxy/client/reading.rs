@@ -3,9 +3,8 @@
 use super::key_list::KeyList;
 use crate::protocol::command::Command;
 use crate::protocol::form::Form;
-use crate::protocol::request::ReadVerb;
 use crate::proxy::buffer::OutBuf;
-use crate::proxy::ids::{NodeId, UpstreamId};
+use crate::proxy::ids::UpstreamId;
 
 /// What the next bytes of a client are.
 #[derive(Debug)]
@@ -119,26 +118,4 @@ pub(in crate::proxy) struct Large {
     pub(in crate::proxy) total: u64,
     /// The client closes it with CRLF.
     pub(in crate::proxy) is_closed: bool,
-}
-
-/// A key whose value found no room, or is known to find none: it is asked for, alone, when its turn has come.
-#[derive(Debug)]
-pub(in crate::proxy) struct Again {
-    pub(in crate::proxy) seq: u32,
-    pub(in crate::proxy) place: u32,
-    pub(in crate::proxy) node: NodeId,
-    pub(in crate::proxy) verb: ReadVerb,
-    pub(in crate::proxy) key: Box<[u8]>,
-    pub(in crate::proxy) hash: u64,
-    /// Its turn has come: the client waits for a lane of its own.
-    pub(in crate::proxy) queued: bool,
-    /// The lane of its own on which it was asked for; forgotten once that is answered.
-    pub(in crate::proxy) lane: Option<UpstreamId>,
-}
-
-impl Again {
-    /// Whether it waits for a lane of its own of a node.
-    pub(in crate::proxy) fn waits(&self, node: NodeId) -> bool {
-        self.queued && self.lane.is_none() && self.node == node
-    }
 }

@@ -377,3 +377,41 @@ fn large_values_asked_for_crosswise_do_not_wait_for_each_other() {
     let whole = value(&a, HUGE).len() + value(&b, HUGE).len() + 5;
     assert_eq!(got, clients.len() * whole, "they wait for each other");
 }
+
+#[test]
+fn thousands_of_keys_that_find_no_room_are_answered_in_order() {
+    const KEYS: usize = 2_000;
+    const LEN: usize = 17 << 10;
+    let mut rig = Rig::with(1, |settings| {
+        settings.bulk_above = 16 << 10;
+        settings.buffer_limit = 8 << 20;
+    });
+    let client = rig.client();
+    let keys: Vec<String> = (0..KEYS).map(|n| format!("k{n}")).collect();
+    rig.send(client, format!("get {}\r\n", keys.join(" ")));
+    let (mut got, mut again) = (Vec::new(), 0);
+    loop {
+        let mut moved = false;
+        for lane in 0..rig.lanes() {
+            let sent = rig.sent(lane);
+            for line in sent.lines() {
+                moved = true;
+                let asked = line.strip_prefix("get ").unwrap();
+                again += usize::from(lane > 0);
+                for key in asked.split(' ') {
+                    rig.reply(lane, value(key, LEN));
+                }
+                rig.reply(lane, "END\r\n");
+            }
+        }
+        // The client takes nothing before the whole line was answered.
+        let taken = if moved && again == 0 { Vec::new() } else { rig.got_bytes(client) };
+        if !moved && taken.is_empty() {
+            break;
+        }
+        got.extend(taken);
+    }
+    let all: Vec<u8> = keys.iter().flat_map(|key| value(key, LEN)).chain(*b"END\r\n").collect();
+    assert!(got == all, "{} bytes of {}", got.len(), all.len());
+    assert!(again > KEYS / 2, "only {again} were asked again");
+}

@@ -1,0 +1,135 @@
+//! The keys of a client that are to be asked for again, each when its turn has come.
+//!
+//! A read may have thousands of them, and each value that comes meanwhile asks whether its key is one: nothing here looks
+//! at all of them.
+
+use std::collections::BTreeMap;
+
+use crate::protocol::request::ReadVerb;
+use crate::proxy::ids::{NodeId, UpstreamId};
+
+/// A key whose value found no room, or is known to find none: it is asked for, alone, when its turn has come.
+#[derive(Debug)]
+pub(in crate::proxy) struct Again {
+    pub(in crate::proxy) seq: u32,
+    pub(in crate::proxy) place: u32,
+    pub(in crate::proxy) node: NodeId,
+    pub(in crate::proxy) verb: ReadVerb,
+    pub(in crate::proxy) key: Box<[u8]>,
+    pub(in crate::proxy) hash: u64,
+    /// The lane of its own on which it was asked for; forgotten once that is answered.
+    pub(in crate::proxy) lane: Option<UpstreamId>,
+}
+
+impl Again {
+    /// Bytes of memory held, its places in the maps included.
+    fn weight(&self) -> usize {
+        size_of::<Self>() + size_of::<(u32, u32, u64, u32)>() + self.key.len()
+    }
+}
+
+/// See the module. By order and not by hash: what is done in turn is the same in every run.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct Retries {
+    /// By slot and place.
+    keys: BTreeMap<(u32, u32), Again>,
+    /// How many have a hash.
+    hashes: BTreeMap<u64, u32>,
+    /// Those whose turn has come: the client waits for a lane of its own, or has it. There are few, for each must be
+    /// answered before the next has its turn.
+    due: Vec<(u32, u32)>,
+    /// Bytes of memory held.
+    weight: usize,
+}
+
+impl Retries {
+    #[inline]
+    pub(in crate::proxy) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Whether one of the keys has this hash.
+    pub(in crate::proxy) fn has(&self, hash: u64) -> bool {
+        self.hashes.contains_key(&hash)
+    }
+
+    /// Bytes of memory held.
+    pub(in crate::proxy) const fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// One more: a place that is not among them.
+    pub(in crate::proxy) fn push(&mut self, again: Again) {
+        let at = (again.seq, again.place);
+        debug_assert!(!self.keys.contains_key(&at), "asked again twice at a time: {again:?}");
+        self.remove(at);
+        *self.hashes.entry(again.hash).or_default() += 1;
+        self.weight += again.weight();
+        self.keys.insert(at, again);
+    }
+
+    fn remove(&mut self, at: (u32, u32)) -> Option<Again> {
+        let again = self.keys.remove(&at)?;
+        self.due.retain(|due| *due != at);
+        self.weight -= again.weight();
+        if let Some(count) = self.hashes.get_mut(&again.hash) {
+            *count -= 1;
+            if *count == 0 {
+                self.hashes.remove(&again.hash);
+            }
+        }
+        Some(again)
+    }
+
+    /// A slot's place has its turn. Returns whether that is new of one of the keys.
+    pub(in crate::proxy) fn has_turn(&mut self, at: (u32, u32)) -> bool {
+        let is_new = !self.due.contains(&at) && self.keys.contains_key(&at);
+        if is_new {
+            self.due.push(at);
+        }
+        is_new
+    }
+
+    /// Those that wait for a lane of their own.
+    fn waiting(&self) -> impl Iterator<Item = &Again> {
+        self.due.iter().filter_map(|at| self.keys.get(at)).filter(|again| again.lane.is_none())
+    }
+
+    /// The node of the first key that waits for a lane of its own.
+    pub(in crate::proxy) fn next_node(&self) -> Option<NodeId> {
+        self.waiting().next().map(|again| again.node)
+    }
+
+    /// The first key that waits for a lane of its own of a node.
+    pub(in crate::proxy) fn next_at(&self, node: NodeId) -> Option<&Again> {
+        self.waiting().find(|again| again.node == node)
+    }
+
+    /// It has its lane.
+    pub(in crate::proxy) fn begin(&mut self, node: NodeId, lane: UpstreamId) -> Option<&Again> {
+        let at = self.next_at(node).map(|again| (again.seq, again.place))?;
+        let again = self.keys.get_mut(&at)?;
+        again.lane = Some(lane);
+        Some(again)
+    }
+
+    /// It gets none.
+    pub(in crate::proxy) fn give_up(&mut self, node: NodeId) -> Option<Again> {
+        let at = self.next_at(node).map(|again| (again.seq, again.place))?;
+        self.remove(at)
+    }
+
+    /// What was asked for on a lane of its own is over.
+    pub(super) fn landed(&mut self, lane: UpstreamId) {
+        for at in self.due.clone() {
+            if self.keys.get(&at).is_some_and(|again| again.lane == Some(lane)) {
+                self.remove(at);
+            }
+        }
+    }
+
+    /// All of them, by slot and place.
+    pub(in crate::proxy) fn iter(&self) -> impl Iterator<Item = &Again> {
+        self.keys.values()
+    }
+}
