@@ -1,5 +1,4 @@
 //! Packets of the binary protocol: what a client sends, and what it is answered.
-use super::shown;
 pub use slipring::protocol::binary::HEADER_BYTES;
 use slipring::protocol::binary::opcode;
 
@@ -111,7 +110,7 @@ impl Packet {
     /// When they are no answer.
     pub fn read(bytes: &[u8]) -> Option<(Self, usize)> {
         let header = bytes.first_chunk::<HEADER_BYTES>()?;
-        assert_eq!(header[0], 0x81, "not an answer: {}", shown(bytes));
+        assert_eq!(header[0], 0x81, "not an answer");
         let number = |from: usize, to: usize| header[from..to].iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
         let end = HEADER_BYTES + number(8, 12) as usize;
         let body = bytes.get(HEADER_BYTES..end)?;
