@@ -23,73 +23,11 @@ use slipring::protocol::binary::reply::{Reply, Status};
 use slipring::protocol::binary::request::{Action, Header, Packet, parse};
 use slipring::protocol::binary::translate::{self, Form, Refused, flags_and_cas, is_odd, text_exptime};
 use slipring::protocol::binary::{HEADER_BYTES, opcode};
+use support::packets::{Ask, QUIET, Unique, ask, count, join, plain, set, store, timed};
 use support::{Memcached, PATIENCE, Random, TextClient, number_from_environment, shown};
 
 /// The largest value that is translated, unless a test is about it: what a node refuses is for the node to say.
 const MAX_VALUE: usize = 128 << 20;
-
-// === requests ===
-
-/// The unique number a request names.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Unique {
-    None,
-    /// The one the item has at that node.
-    Right,
-    Wrong,
-}
-
-#[derive(Clone, Debug)]
-struct Ask {
-    opcode: u8,
-    extras: Vec<u8>,
-    key: Vec<u8>,
-    value: Vec<u8>,
-    unique: Unique,
-}
-
-fn ask(opcode: u8, key: impl AsRef<[u8]>) -> Ask {
-    Ask { opcode, extras: Vec::new(), key: key.as_ref().to_vec(), value: Vec::new(), unique: Unique::None }
-}
-
-fn store(opcode: u8, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, flags: u32, exptime: u32) -> Ask {
-    let extras = [flags.to_be_bytes(), exptime.to_be_bytes()].concat();
-    Ask { extras, value: value.as_ref().to_vec(), ..ask(opcode, key) }
-}
-
-fn set(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Ask {
-    store(opcode::SET, key, value, 0xdead_beef, 0)
-}
-
-fn join(opcode: u8, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Ask {
-    Ask { value: value.as_ref().to_vec(), ..ask(opcode, key) }
-}
-
-fn timed(opcode: u8, key: impl AsRef<[u8]>, exptime: u32) -> Ask {
-    Ask { extras: exptime.to_be_bytes().to_vec(), ..ask(opcode, key) }
-}
-
-fn count(opcode: u8, key: impl AsRef<[u8]>, delta: u64, initial: u64, exptime: u32) -> Ask {
-    let extras = [&delta.to_be_bytes()[..], &initial.to_be_bytes(), &exptime.to_be_bytes()].concat();
-    Ask { extras, ..ask(opcode, key) }
-}
-
-impl Ask {
-    fn naming(self, unique: Unique) -> Self {
-        Self { unique, ..self }
-    }
-
-    fn packet(&self, opaque: u32, unique: u64) -> Vec<u8> {
-        let mut bytes = vec![0x80, self.opcode];
-        bytes.extend((self.key.len() as u16).to_be_bytes());
-        bytes.extend([self.extras.len() as u8, 0, 0, 0]);
-        bytes.extend(((self.extras.len() + self.key.len() + self.value.len()) as u32).to_be_bytes());
-        bytes.extend(opaque.to_be_bytes());
-        bytes.extend(unique.to_be_bytes());
-        bytes.extend([&self.extras[..], &self.key, &self.value].concat());
-        bytes
-    }
-}
 
 // === a client of the binary protocol ===
 
@@ -311,34 +249,6 @@ impl Pair {
     /// Asked so, it is answered so.
     fn expect(&mut self, ask: &Ask, status: impl Into<Option<Status>>) -> &mut Self {
         self.ask(ask).said(status.into())
-    }
-}
-
-const QUIET: [(u8, u8); 12] = [
-    (opcode::SET, opcode::SETQ),
-    (opcode::ADD, opcode::ADDQ),
-    (opcode::REPLACE, opcode::REPLACEQ),
-    (opcode::APPEND, opcode::APPENDQ),
-    (opcode::PREPEND, opcode::PREPENDQ),
-    (opcode::DELETE, opcode::DELETEQ),
-    (opcode::INCREMENT, opcode::INCREMENTQ),
-    (opcode::DECREMENT, opcode::DECREMENTQ),
-    (opcode::GET, opcode::GETQ),
-    (opcode::GETK, opcode::GETKQ),
-    (opcode::GAT, opcode::GATQ),
-    (opcode::GATK, opcode::GATKQ),
-];
-
-/// A request of this opcode with arguments that fit.
-fn plain(opcode: u8, key: &[u8]) -> Ask {
-    match opcode {
-        opcode::SET..=opcode::REPLACE | opcode::SETQ..=opcode::REPLACEQ => store(opcode, key, "12", 7, 0),
-        opcode::APPEND | opcode::PREPEND | opcode::APPENDQ | opcode::PREPENDQ => join(opcode, key, "3"),
-        opcode::INCREMENT | opcode::DECREMENT | opcode::INCREMENTQ | opcode::DECREMENTQ => {
-            count(opcode, key, 5, 0, u32::MAX)
-        }
-        opcode::TOUCH | opcode::GAT | opcode::GATQ | opcode::GATK | opcode::GATKQ => timed(opcode, key, 3600),
-        _ => ask(opcode, key),
     }
 }
 

@@ -3,10 +3,10 @@
 //! 64 connections with pipelines of mixed requests over three real nodes; some leave in the middle
 //! of a request or of a reply. Each connection owns keys nobody else writes, of which it knows the
 //! exact value at every moment, and shares others with everyone, of which any value must at least
-//! be whole and be the key's own.
+//! be whole and be the key's own. Clients of text, meta and binary do the same on keys they share (`soak/mixed.rs`).
 //!
 //! `SLIPRING_SOAK_OPERATIONS` sets how many; 2,000,000 in a release build. A debug build does
-//! 100,000: it is there to run the invariant checks of the core over the same traffic, and they
+//! 100,000 (200,000 in three dialects): it is there to run the invariant checks of the core over the same traffic, and they
 //! cost twenty times as much. `SLIPRING_SOAK_ADDRESS` has them done through a proxy that somebody
 //! else started, before nodes of which this knows nothing: they must not evict.
 #![allow(
@@ -21,6 +21,12 @@
     reason = "test code: a panic is how it says no, and real processes need a real clock"
 )]
 
+#[path = "soak/dialect.rs"]
+mod dialect;
+#[path = "soak/history.rs"]
+mod history;
+#[path = "soak/mixed.rs"]
+mod mixed;
 mod support;
 
 use std::net::SocketAddr;
@@ -341,10 +347,14 @@ fn put(out: &mut Vec<u8>, verb: &str, key: &str, value: &[u8], noreply: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// How many there are to be.
+fn operations(default: u64) -> u64 {
+    number_from_environment("SLIPRING_SOAK_OPERATIONS", default)
+}
+
 #[test]
 fn millions_of_operations_and_none_is_wrong() {
-    let default = if cfg!(debug_assertions) { 100_000 } else { 2_000_000 };
-    let total = number_from_environment("SLIPRING_SOAK_OPERATIONS", default);
+    let total = operations(if cfg!(debug_assertions) { 100_000 } else { 2_000_000 });
     let seed = number_from_environment("SLIPRING_TEST_SEED", 1);
     println!("SLIPRING_SOAK_OPERATIONS={total} SLIPRING_TEST_SEED={seed}");
     let elsewhere: Option<SocketAddr> = std::env::var("SLIPRING_SOAK_ADDRESS").ok().map(|word| word.parse().unwrap());

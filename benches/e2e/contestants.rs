@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::workload::Dialect;
+
 const NODES: usize = 3;
 /// A process that does not listen, or cannot store, after this long has failed.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -23,11 +25,18 @@ pub(crate) enum Contestant {
     Slipring {
         merge_gets: bool,
     },
+    /// Slipring as it is by default, asked in binary.
+    SlipringBinary,
 }
 
 impl Contestant {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Direct, Self::Twemproxy, Self::Slipring { merge_gets: true }, Self::Slipring { merge_gets: false }];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Direct,
+        Self::Twemproxy,
+        Self::Slipring { merge_gets: true },
+        Self::Slipring { merge_gets: false },
+        Self::SlipringBinary,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -35,7 +44,13 @@ impl Contestant {
             Self::Twemproxy => "twemproxy",
             Self::Slipring { merge_gets: true } => "slipring",
             Self::Slipring { merge_gets: false } => "slipring-nomerge",
+            Self::SlipringBinary => "slipring-binary",
         }
+    }
+
+    /// What its clients speak.
+    pub(crate) fn dialect(self) -> Dialect {
+        if self == Self::SlipringBinary { Dialect::Binary } else { Dialect::Text }
     }
 
     /// Starts the proxy, if there is one; it listens when this returns.
@@ -44,10 +59,11 @@ impl Contestant {
             Self::Direct => {
                 return Ok(Started { proxy: None, addresses: nodes.addresses.clone() });
             }
-            Self::Twemproxy | Self::Slipring { .. } => free_address()?,
+            Self::Twemproxy | Self::Slipring { .. } | Self::SlipringBinary => free_address()?,
         };
         let command = match self {
             Self::Slipring { merge_gets } => slipring(address, nodes, merge_gets)?,
+            Self::SlipringBinary => slipring(address, nodes, true)?,
             Self::Direct | Self::Twemproxy => twemproxy(address, nodes, scratch)?,
         };
         let proxy = Process::start(self.name(), command, address, scratch)?;

@@ -131,7 +131,7 @@ impl Connection {
                     outcome.right(now.duration_since(next.since));
                     at += len;
                 }
-                Verdict::WrongLine(len) => {
+                Verdict::Wrong(len) => {
                     outcome.wrong(1, || describe(dataset, next.request, input));
                     at += len;
                 }
@@ -377,10 +377,13 @@ pub(crate) fn preload(dataset: &Dataset, addresses: &[SocketAddr]) -> io::Result
         for batch in keys.chunks(BATCH) {
             let requests: Vec<u8> = batch.iter().flat_map(|k| dataset.bytes(Request::Set(*k))).copied().collect();
             stream.write_all(&requests)?;
-            let mut replies = vec![0; batch.len() * b"STORED\r\n".len()];
+            let reply_len = dataset.stored().len();
+            let mut replies = vec![0; batch.len() * reply_len];
             stream.read_exact(&mut replies)?;
-            if replies.chunks(8).any(|reply| reply != b"STORED\r\n") {
-                return Err(io::Error::other(format!("preload: {}", show(&replies))));
+            for (reply, key) in replies.chunks(reply_len).zip(batch) {
+                if !matches!(dataset.check(Request::Set(*key), reply), Verdict::Right(_)) {
+                    return Err(io::Error::other(format!("preload: {}", show(reply))));
+                }
             }
         }
     }

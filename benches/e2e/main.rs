@@ -2,9 +2,10 @@
 //! real memcached nodes.
 //!
 //! ```text
-//! cargo bench --bench e2e                   # everything: some seven minutes
+//! cargo bench --bench e2e                   # everything: some nine minutes
 //! cargo bench --bench e2e -- --one-core     # all processes on one CPU: software cost, least noise
 //! cargo bench --bench e2e -- --rounds 3 --seconds 1 --profiles L1,L50 --contestants twemproxy,slipring
+//! cargo bench --bench e2e -- --one-core --profiles L50,P16,M24 --contestants slipring,slipring-binary
 //! SLIPRING_BIN=target/release/slipring cargo bench --bench e2e    # the shipped binary
 //! ```
 //!
@@ -28,6 +29,7 @@
 //! - `direct` spreads its connections over the nodes, each asking one node for everything (with one
 //!   connection: one node is all there is), so its multiget does a third of the fan-out of a
 //!   router's.
+//! - `slipring-binary` is slipring with clients that speak the binary protocol, asking for the same.
 //!
 //! # How to read it
 //! Compare within one run only. With free placement on few cores the generator, the proxy and the
@@ -42,6 +44,7 @@
 mod contestants;
 mod load;
 mod measure;
+mod packets;
 mod report;
 mod workload;
 
@@ -59,7 +62,7 @@ use contestants::{Contestant, Nodes, Scratch, Started, patiently, slipring_path,
 use load::{Load, Outcome, preload};
 use measure::{Counter, Method, cpu_ns, memory_kib};
 use report::{Row, Sample, Table, print_targets};
-use workload::{Dataset, PROFILES, Profile};
+use workload::{Dataset, Dialect, PROFILES, Profile};
 
 const WARM_UP: Duration = Duration::from_millis(300);
 /// A fresh proxy is left alone this long before its idle memory is read.
@@ -77,7 +80,7 @@ struct Options {
     /// Some of L1, L50, P16, M24, O20k.
     #[arg(long, value_delimiter = ',', value_parser = profile)]
     profiles: Vec<&'static Profile>,
-    /// Some of direct, twemproxy, slipring, slipring-nomerge.
+    /// Some of direct, twemproxy, slipring, slipring-nomerge, slipring-binary.
     #[arg(long, value_delimiter = ',', value_parser = contestant)]
     contestants: Vec<Contestant>,
     /// Pin everything, the generator too, to one CPU.
@@ -168,7 +171,8 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn table(&mut self, profile: &'static Profile, method: Option<Method>) -> Table {
-        let dataset = Dataset::new(profile);
+        let datasets = [Dialect::Text, Dialect::Binary].map(|dialect| Dataset::new(profile, dialect));
+        let dataset = |contestant: Contestant| &datasets[usize::from(contestant.dialect() == Dialect::Binary)];
         let mut rows: Vec<Row> = self.options.contestants.iter().map(|c| Row::new(*c)).collect();
         for round in 0..self.options.rounds as usize {
             // A contestant that failed is not tried again.
@@ -176,14 +180,14 @@ impl Bench<'_> {
             let count = rows.len();
             for turn in 0..count {
                 let row = &mut rows[(round + turn) % count];
-                let result = self.sample(row.contestant, profile, &dataset);
+                let result = self.sample(row.contestant, profile, dataset(row.contestant));
                 row.samples.extend(self.noted(row.contestant, profile, result));
             }
         }
         rows.retain(|row| !row.samples.is_empty());
         for row in rows.iter_mut().filter(|row| row.contestant != Contestant::Direct) {
             if let Some(method) = method {
-                let result = self.syscalls(row.contestant, profile, &dataset, method);
+                let result = self.syscalls(row.contestant, profile, dataset(row.contestant), method);
                 row.syscalls_per_op = self.noted(row.contestant, profile, result);
             }
         }

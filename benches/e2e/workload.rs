@@ -1,6 +1,8 @@
 //! What is asked: the profiles, and every request and every right answer made beforehand, so that
 //! the generator only copies and compares.
 
+use crate::packets;
+
 /// One kind of load.
 #[derive(Debug)]
 pub(crate) struct Profile {
@@ -65,6 +67,13 @@ pub(crate) const PROFILES: &[Profile] = &[
     },
 ];
 
+/// What the clients of a load speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Text,
+    Binary,
+}
+
 /// A request: an index into what the [`Dataset`] has ready.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Request {
@@ -80,9 +89,9 @@ pub(crate) enum Verdict {
     Partial,
     /// The right answer, this long.
     Right(usize),
-    /// A wrong answer that is one line (a miss, an error): counted, and the connection goes on
-    /// behind it.
-    WrongLine(usize),
+    /// A wrong answer that is one line or packet (a miss, an error): counted, and the connection
+    /// goes on behind it.
+    Wrong(usize),
     /// Anything else: where the next answer begins is unknown.
     OutOfStep,
 }
@@ -120,18 +129,53 @@ struct Multiget {
 
 /// Every request of a profile and its right answer.
 pub(crate) struct Dataset {
+    dialect: Dialect,
     key_count: usize,
     gets: Table,
     sets: Table,
     /// `VALUE … END`: the whole answer to the get of one key.
     hits: Table,
+    /// The answer to a set.
+    stored: Vec<u8>,
     multigets: Vec<Multiget>,
+    /// In binary, what a multiget is answered about each key, and its end.
+    named_hits: Table,
+    end: Vec<u8>,
 }
 
 impl Dataset {
-    pub(crate) fn new(profile: &Profile) -> Self {
+    pub(crate) fn new(profile: &Profile, dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Text => Self::text(profile),
+            Dialect::Binary => Self::binary(profile),
+        }
+    }
+
+    fn binary(profile: &Profile) -> Self {
+        let (count, len) = (profile.key_count, profile.value_len);
+        let value = |i| value(i, len).collect::<Vec<u8>>();
+        let mut multigets = multigets(profile);
+        for multiget in &mut multigets {
+            let names: Vec<String> = multiget.keys.iter().map(|i| key(*i)).collect();
+            multiget.line = packets::multiget(names.iter().map(String::as_bytes));
+        }
+        Self {
+            dialect: Dialect::Binary,
+            key_count: count,
+            gets: Table::new(count, |i| packets::get(key(i).as_bytes())),
+            sets: Table::new(count, |i| packets::set(key(i).as_bytes(), &value(i))),
+            hits: Table::new(count, |i| packets::hit(&value(i))),
+            stored: packets::stored(),
+            multigets,
+            named_hits: Table::new(count, |i| packets::named_hit(key(i).as_bytes(), &value(i))),
+            end: packets::end(),
+        }
+    }
+
+    fn text(profile: &Profile) -> Self {
         let (count, len) = (profile.key_count, profile.value_len);
         Self {
+            dialect: Dialect::Text,
             key_count: count,
             gets: Table::new(count, |i| format!("get {}\r\n", key(i)).into_bytes()),
             sets: Table::new(count, |i| {
@@ -147,12 +191,20 @@ impl Dataset {
                 reply.extend(END);
                 reply
             }),
-            multigets: if profile.keys_per_get > 1 { multigets(profile) } else { Vec::new() },
+            stored: STORED.to_vec(),
+            multigets: multigets(profile),
+            named_hits: Table::new(1, |_| Vec::new()),
+            end: END.to_vec(),
         }
     }
 
     pub(crate) fn key_count(&self) -> usize {
         self.key_count
+    }
+
+    /// The answer to a set, save its unique number.
+    pub(crate) fn stored(&self) -> &[u8] {
+        &self.stored
     }
 
     /// The next request of this profile.
@@ -177,10 +229,23 @@ impl Dataset {
 
     /// Judges the head of `input` as the answer to `request`, byte for byte.
     pub(crate) fn check(&self, request: Request, input: &[u8]) -> Verdict {
+        let same = match self.dialect {
+            Dialect::Text => same,
+            Dialect::Binary => packets::same,
+        };
         match request {
             Request::Get(key) => same(self.hits.row(key), input),
-            Request::Set(_) => same(STORED, input),
-            Request::Multiget(index) => self.check_multiget(&self.multigets[index].keys, input),
+            Request::Set(_) => same(&self.stored, input),
+            Request::Multiget(index) => {
+                let keys = &self.multigets[index].keys;
+                match self.dialect {
+                    Dialect::Text => self.check_multiget(keys, input),
+                    Dialect::Binary => {
+                        let hits = keys.iter().map(|key| self.named_hits.row(*key));
+                        packets::same_all(hits.chain([&*self.end]), input)
+                    }
+                }
+            }
         }
     }
 
@@ -195,12 +260,12 @@ impl Dataset {
                 return match same(END, rest) {
                     Verdict::Right(len) => Verdict::Right(at + len),
                     Verdict::Partial => Verdict::Partial,
-                    Verdict::WrongLine(_) | Verdict::OutOfStep => Verdict::OutOfStep,
+                    Verdict::Wrong(_) | Verdict::OutOfStep => Verdict::OutOfStep,
                 };
             }
             if !rest.starts_with(VALUE) {
                 return match same(VALUE, rest) {
-                    Verdict::WrongLine(len) => Verdict::WrongLine(at + len),
+                    Verdict::Wrong(len) => Verdict::Wrong(at + len),
                     other => other,
                 };
             }
@@ -232,7 +297,7 @@ fn same(right: &[u8], input: &[u8]) -> Verdict {
     }
     match memchr::memchr(b'\n', input) {
         Some(_) if input.starts_with(VALUE) => Verdict::OutOfStep,
-        Some(end) => Verdict::WrongLine(end + 1),
+        Some(end) => Verdict::Wrong(end + 1),
         None if input.len() > 512 => Verdict::OutOfStep,
         None => Verdict::Partial,
     }
@@ -255,6 +320,9 @@ fn value(index: usize, len: usize) -> impl Iterator<Item = u8> {
 
 fn multigets(profile: &Profile) -> Vec<Multiget> {
     assert!(profile.keys_per_get <= 128, "check_multiget marks keys in 128 bits");
+    if profile.keys_per_get == 1 {
+        return Vec::new();
+    }
     let mut random = Random::new(24);
     let one = |_| {
         let mut keys = Vec::with_capacity(profile.keys_per_get);

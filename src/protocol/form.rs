@@ -1,6 +1,7 @@
 //! How a client wants its replies: in the dialect in which it asked.
 
 use super::binary::translate as binary;
+use super::meta::request::Verb;
 use super::request::ReadVerb;
 
 /// The dialect of one reply, and what is left out of it.
@@ -60,6 +61,12 @@ impl ReadVerb {
     #[must_use]
     pub const fn is_meta(self) -> bool {
         matches!(self, Self::Meta { .. })
+    }
+
+    /// Whether its answer may be a number that it made.
+    #[must_use]
+    pub const fn counts(self) -> bool {
+        matches!(self, Self::Meta { verb: Verb::Arithmetic, .. })
     }
 
     /// Whether it may change what it reads: its loss is an error, and it is not asked twice.

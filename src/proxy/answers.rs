@@ -20,6 +20,9 @@ use crate::time::Tick;
 /// lasting error shows itself as what it is.
 const NO_MERGE: Duration = Duration::from_secs(1);
 
+/// The longest number of a counter: 64 bits.
+const MAX_DIGITS: u64 = 20;
+
 /// The miss of the meta commands, with nothing told besides.
 const EN: &[u8] = b"EN\r\n";
 
@@ -147,17 +150,23 @@ impl Core {
             if up.partial.is_empty() {
                 at += self.reply_line(id, raw, behind)?;
             } else {
-                let mut line = std::mem::take(&mut up.partial);
-                line.extend_from_slice(raw);
-                at += self.reply_line(id, &line, behind)?;
-                self.shared.pool.put(line);
+                let mut kept = std::mem::take(&mut up.partial);
+                kept.extend_from_slice(raw);
+                let line_len = memchr::memchr(b'\n', &kept).map_or(kept.len(), |end| end + 1);
+                let (line, number) = kept.split_at(line_len);
+                if number.is_empty() {
+                    at += self.reply_line(id, line, behind)?;
+                } else if self.reply_line(id, line, Input::borrowed(number))? != number.len() {
+                    return Err(Desync);
+                }
+                self.shared.pool.put(kept);
             }
         }
         Ok(())
     }
 
     /// One line, with its CRLF, for the entry at the head. Returns how much of what is `behind` it belonged to it: a
-    /// whole value.
+    /// whole value, or the beginning of a number, which is kept with its line until it is whole.
     fn reply_line(&mut self, id: UpstreamId, raw: &[u8], behind: Input<'_>) -> Result<usize, Desync> {
         let line = raw.strip_suffix(b"\r\n").filter(|line| line.len() < MAX_REPLY_LINE).ok_or(Desync)?;
         let line = reply::parse(line).ok_or(Desync)?;
@@ -168,6 +177,15 @@ impl Core {
         match up.fifo.front_mut().ok_or(Desync)? {
             Entry::Group(group) if group.verb.is_meta() => match line {
                 _ if !group.may_be_answered(&line, raw) => Err(Desync),
+                // Clients of another dialect are told it in other bytes, and quiet ones not at all.
+                Line::Va { len }
+                    if group.verb.counts() && len <= MAX_DIGITS && behind.bytes.len() as u64 <= len + 1 =>
+                {
+                    up.partial = self.shared.pool.take();
+                    up.partial.extend_from_slice(raw);
+                    up.partial.extend_from_slice(behind.bytes);
+                    Ok(behind.bytes.len())
+                }
                 Line::Va { len } => {
                     group.answer();
                     group.bytes += len;

@@ -30,6 +30,9 @@
 mod client;
 mod link;
 mod node;
+#[allow(dead_code, unreachable_pub, reason = "it is the packets of all tests")]
+#[path = "../support/packets.rs"]
+mod packets;
 mod script;
 mod split;
 mod world;

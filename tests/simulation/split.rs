@@ -4,8 +4,11 @@
 use proptest::prelude::*;
 use slipring::proxy::ClientId;
 
+use slipring::protocol::binary::opcode;
+
 use crate::Rng;
 use crate::node::{Node, Session, segment};
+use crate::packets::{ask, count, join, plain, set, store};
 use crate::script::Rig;
 
 const NODES: usize = 3;
@@ -19,7 +22,7 @@ fn stream(seed: u64) -> Vec<u8> {
         let key = format!("k{}", rng.below(6));
         let quiet = if rng.one_in(3) { " noreply" } else { "" };
         let end = if rng.one_in(4) { "\n" } else { "\r\n" };
-        match rng.below(14) {
+        match rng.below(18) {
             0..3 => out.extend(format!("get {key}{end}").bytes()),
             3 => out.extend(format!("get k0 k1  k2 k3 k4 k5 k0 nobody{end}").bytes()),
             4 => out.extend(format!("gats 10 {key} hot{end}").bytes()),
@@ -35,7 +38,19 @@ fn stream(seed: u64) -> Vec<u8> {
             9 => out.extend(format!("delete {key}{quiet}{end}").bytes()),
             10 => out.extend(format!("touch {key} 0{quiet}{end}").bytes()),
             11 => out.extend(b"set k0 x 0 9\r\nget hot\r\n\r\n"),
-            12 => out.extend(format!("{}{end}", ["mn", "version", "bogus", "", " "][rng.below(5)]).bytes()),
+            12 => {
+                let quiet = ["", " q"][rng.below(2)];
+                out.extend(format!("set n 0 0 2\r\n97\r\nma n D1 v{quiet} O{serial}{end}ma n D1{quiet}{end}").bytes());
+            }
+            13 => out.extend(format!("mg {key} v f k q{end}mg {key} v s O{serial}{end}md {key} q{end}").bytes()),
+            14 => {
+                let data = segment(key.as_bytes(), serial, rng.below(3_000));
+                let quiet = ["", " q"][rng.below(2)];
+                out.extend(format!("ms {key} {} F3 ME c{quiet}{end}", data.len()).bytes());
+                out.extend(data);
+                out.extend(b"\r\n");
+            }
+            15 => out.extend(format!("{}{end}", ["mn", "version", "bogus", "", " "][rng.below(5)]).bytes()),
             _ => out.extend(format!("get {} {}{end}", "x".repeat(251), key).bytes()),
         }
     }
@@ -44,6 +59,42 @@ fn stream(seed: u64) -> Vec<u8> {
         out.extend(format!("set big 0 0 {}\r\n", data.len()).bytes());
         out.extend(data);
         out.extend(b"\r\nget k1 big k2\r\nmn\r\n");
+    }
+    out
+}
+
+/// The same in packets.
+fn packets(seed: u64) -> Vec<u8> {
+    let mut rng = Rng::new(seed);
+    let mut out = Vec::new();
+    for serial in 0..20 {
+        let key = if rng.one_in(4) { b"odd \0".to_vec() } else { format!("k{}", rng.below(6)).into_bytes() };
+        let most = [10, 3_000, 100_000][rng.below(3)];
+        let data = segment(&key, serial, rng.below(most));
+        let quiet = rng.one_in(2);
+        let asks = match rng.below(9) {
+            0 => (0..6).map(|at| ask(opcode::GETKQ, format!("k{at}"))).chain([ask(opcode::NOOP, "")]).collect(),
+            1 => vec![ask([opcode::GET, opcode::GETK, opcode::GETQ, opcode::GETKQ][rng.below(4)], &key)],
+            2 => vec![plain([opcode::TOUCH, opcode::GAT, opcode::GATKQ][rng.below(3)], &key)],
+            3..5 => {
+                let verb = [opcode::SET, opcode::SETQ, opcode::ADD, opcode::ADDQ, opcode::REPLACEQ][rng.below(5)];
+                vec![store(verb, &key, data, 3, 0)]
+            }
+            5 => vec![join(if quiet { opcode::APPENDQ } else { opcode::PREPEND }, &key, data)],
+            6 => {
+                let verb = if quiet { opcode::INCREMENTQ } else { opcode::INCREMENT };
+                vec![set("n", "97"), count(verb, "n", 1, 0, u32::MAX), count(verb, "n", 10, 0, u32::MAX)]
+            }
+            7 => vec![ask(if quiet { opcode::DELETEQ } else { opcode::DELETE }, &key)],
+            _ => vec![ask([opcode::NOOP, opcode::VERSION, 0x99][rng.below(3)], "")],
+        };
+        out.extend(asks.iter().flat_map(|ask| ask.packet(serial as u32, 0)));
+    }
+    if rng.one_in(2) {
+        let data = segment(b"big", 99, (1 << 20) + 5);
+        out.extend(
+            [set("big", data), ask(opcode::GETK, "big"), ask(opcode::NOOP, "")].map(|ask| ask.packet(7, 0)).concat(),
+        );
     }
     out
 }
@@ -119,15 +170,16 @@ proptest! {
 
     #[test]
     fn no_chunking_changes_what_a_client_gets(seed: u64, cuts: u64) {
-        let stream = stream(seed);
-        let whole = run(&stream, None);
-        prop_assert!(!whole.is_empty());
-        let cut = run(&stream, Some(Rng::new(cuts)));
-        prop_assert!(
-            cut == whole,
-            "{:?}\n{:?}",
-            String::from_utf8_lossy(&cut),
-            String::from_utf8_lossy(&whole)
-        );
+        for stream in [stream(seed), packets(seed)] {
+            let whole = run(&stream, None);
+            prop_assert!(!whole.is_empty());
+            let cut = run(&stream, Some(Rng::new(cuts)));
+            prop_assert!(
+                cut == whole,
+                "{:?}\n{:?}",
+                String::from_utf8_lossy(&cut),
+                String::from_utf8_lossy(&whole)
+            );
+        }
     }
 }

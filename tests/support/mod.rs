@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test crate uses its own part of this module")]
 
 mod client;
+pub mod packets;
 mod pattern;
 mod process;
 mod scripted;
