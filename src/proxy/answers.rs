@@ -288,7 +288,7 @@ impl Core {
         }
         if !denied.is_empty() {
             let text = group.text(0).to_vec();
-            self.pass_by(id, verb, (&text, hash), &denied);
+            self.pass_by(id, verb, (&text, hash), &denied, &[]);
         }
         self.finish_group(id, None).map(|()| 0)
     }
@@ -357,7 +357,7 @@ impl Core {
             let denied = miss_open_keys(&mut group, clients, shared, own);
             for (key, (reader, seq, place)) in denied {
                 let text = group.text(key).to_vec();
-                self.pass_by(id, group.verb, (&text, group.hash(key)), &[(reader, seq, place)]);
+                self.pass_by(id, group.verb, (&text, group.hash(key)), &[(reader, seq, place)], &[]);
             }
         }
         let Self { upstreams, clients, shared, nodes, .. } = self;

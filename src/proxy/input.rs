@@ -6,7 +6,7 @@
 use std::sync::Once;
 
 use super::buffer::{Input, OutBuf, ReadBuffer};
-use super::client::{self, Client, FEW, Reading, Stall, Taken};
+use super::client::{self, Client, FEW, Reading, Stall, Taken, UNCHARGED};
 use super::effect::Effect;
 use super::upstream::STREAM_BYTES;
 use super::{ClientId, CloseReason, Core, Ends, UpstreamId};
@@ -308,6 +308,10 @@ impl Core {
                 return input.bytes.len();
             }
             if client.stall == Stall::None && matches!(client.reading, Reading::Line) {
+                // What is answered at once counts as it comes: a read has thousands of requests, each with a longer answer.
+                if client.replies.bytes() >= UNCHARGED {
+                    client.recharge(&mut self.shared);
+                }
                 // Who was given room does not wait for it, though it was the last.
                 let spent = self.shared.budget.is_spent() && client.reserved + client.promised == 0;
                 if !client.again.is_empty() {

@@ -138,7 +138,10 @@ impl Core {
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return true };
         if client.promised < size {
-            self.push_again(id, Again { seq, place, node, verb, key: key.into(), hash, lane: None });
+            self.push_again(
+                id,
+                Again { seq, place, node, verb, key: key.into(), hash, told: Box::default(), lane: None },
+            );
             return true;
         }
         client.promised -= size;
@@ -188,14 +191,17 @@ impl Core {
 
     /// A key of a read passes by readers who are not given what came for it: there is no room for its value, or the same
     /// key is to be asked for again for an earlier place, and this answer must not be older than that one. Each asks again,
-    /// or, with a write behind it, goes without.
+    /// or, with a write behind it, goes without. `told` is the line of the value, empty where it was a miss.
     pub(super) fn pass_by(
         &mut self,
         id: UpstreamId,
         verb: ReadVerb,
         (key, hash): (&[u8], u64),
         readers: &[(ClientId, u32, u32)],
+        told: &[u8],
     ) {
+        // What the node says once it says to the one who asked; see `Again::told`.
+        let told = if verb.is_meta() { told } else { &[] };
         let Self { upstreams, clients, .. } = self;
         let Some(up) = upstreams.get(id.0) else { return };
         let node = up.node;
@@ -221,7 +227,7 @@ impl Core {
                 self.no_room_for(*reader, *seq, *place, verb);
             } else {
                 let (seq, place, key) = (*seq, *place, key.into());
-                let again = Again { seq, place, node, verb, key, hash, lane: None };
+                let again = Again { seq, place, node, verb, key, hash, told: told.into(), lane: None };
                 self.push_again(*reader, again);
             }
         }

@@ -226,7 +226,8 @@ impl Core {
         }
         self.shared.sample(key, target.hash);
         self.shared.cells().command(target.command);
-        if meta.verb == Verb::Delete {
+        // With `I` the value stays, and with `C` or `x` it may.
+        if meta.verb == Verb::Delete && !meta.flags().any(|flag| matches!(flag.first(), Some(b'I' | b'C' | b'x'))) {
             self.shared.large_keys.forget(target.hash);
         }
         self.enqueue(id, line, target, &[]);

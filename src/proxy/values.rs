@@ -5,6 +5,8 @@
 //! its readers go on. A node that has ever answered otherwise (a proxy may) has its misses decided at `END` only; so has
 //! every node where gets are not merged, for there it may be a proxy.
 
+use std::borrow::Cow;
+
 use super::account::Budget;
 use super::buffer::{Input, SHARE, SHARE_COPY};
 use super::client::Client;
@@ -15,6 +17,7 @@ use super::upstream::{Body, Entry, Role, Upstream};
 use super::{ClientId, CloseReason, Core, UpstreamId};
 use crate::metrics::{Outcome, Reason};
 use crate::protocol::command::Command;
+use crate::protocol::meta::reply::as_first_told;
 use crate::protocol::request::ReadVerb;
 
 /// What a reader is told when there is no room for a value, where errors are asked for.
@@ -36,7 +39,7 @@ impl Core {
         for key in found.from..found.key {
             // One after the other: a read must know of what it asks again before its last key ends it.
             let denied = self.pass_over_key(id, key);
-            self.pass_by_all(id, &denied);
+            self.pass_by_all(id, &denied, &[]);
         }
     }
 
@@ -75,12 +78,12 @@ impl Core {
     }
 
     /// Readers that ask for a key again for an earlier place do so for the later one, too.
-    fn pass_by_all(&mut self, id: UpstreamId, denied: &[(usize, (ClientId, u32, u32))]) {
+    fn pass_by_all(&mut self, id: UpstreamId, denied: &[(usize, (ClientId, u32, u32))], told: &[u8]) {
         for (key, reader) in denied {
             let head = self.upstreams.get(id.0).and_then(|up| up.fifo.front());
             let Some(Entry::Group(group)) = head else { return };
             let (verb, hash, text) = (group.verb, group.hash(*key), group.text(*key).to_vec());
-            self.pass_by(id, verb, (&text, hash), &[*reader]);
+            self.pass_by(id, verb, (&text, hash), &[*reader], told);
         }
     }
 
@@ -154,7 +157,7 @@ impl Core {
             client.settle(member.client, shared);
         }
         if !denied.is_empty() {
-            self.pass_by_all(id, &denied);
+            self.pass_by_all(id, &denied, raw);
         }
         Ok(block.len())
     }
@@ -197,7 +200,9 @@ impl Core {
                 }
                 shared.cells().request(command, Outcome::Hit, 1);
                 client.saw_value(len);
-                client.replies.begin(member.seq, asker.place, raw, &mut shared.pool);
+                let told = client.again.told((member.seq, asker.place));
+                let raw = if told.is_empty() { Cow::Borrowed(raw) } else { as_first_told(told, raw) };
+                client.replies.begin(member.seq, asker.place, &raw, &mut shared.pool);
                 client.settle(member.client, shared);
             } else {
                 member.left = member.left.saturating_sub(1);
@@ -231,7 +236,7 @@ impl Core {
         }
         let (hash, text) = (group.hash(key), group.text(key).to_vec());
         let again = denied.into_iter().filter(|(_, again, _)| *again).map(|(.., reader)| reader);
-        self.pass_by(id, verb, (&text, hash), &again.collect::<Vec<_>>());
+        self.pass_by(id, verb, (&text, hash), &again.collect::<Vec<_>>(), raw);
     }
 
     /// A piece of a value, for those towards whom it has begun. Returns how much of `input` it was.

@@ -1,5 +1,7 @@
 //! Whether a reply is a meta request's own.
 
+use std::borrow::Cow;
+
 use data_encoding::BASE64;
 
 use super::super::reply::Line;
@@ -17,6 +19,8 @@ use super::request::Verb;
 /// versions up to 1.6.18 tell it as it is, with spaces perhaps; one that holds a LF breaks the line, and is out of step.
 #[must_use]
 pub fn may_answer(line: &Line<'_>, raw: &[u8], verb: Verb, asked: &[u8]) -> bool {
+    // No more than the line's end: a key may end in white space.
+    let raw = raw.strip_suffix(b"\n").map_or(raw, |raw| raw.strip_suffix(b"\r").unwrap_or(raw));
     let mut flags = Keys::new(asked);
     let key = flags.next().unwrap_or_default();
     let has = |letter: u8| flags.into_iter().any(|flag| flag.first() == Some(&letter));
@@ -66,6 +70,31 @@ fn behind<'a>(text: &'a [u8], words: &[u8]) -> Option<&'a [u8]> {
     text.strip_prefix(words).filter(|rest| rest.first().is_none_or(|byte| *byte == b' '))
 }
 
+/// The line of a value that was asked for twice, with what the node says only the first time: that a stale value is the
+/// asker's to renew (`W`, the second time `Z`), and that it was not fetched before (`h0`). `first` and `second` are the two
+/// lines; one whose unique or length has changed is another value's, and stays.
+#[must_use]
+pub fn as_first_told<'a>(first: &[u8], second: &'a [u8]) -> Cow<'a, [u8]> {
+    let has = |line: &[u8], word: &[u8]| Keys::new(line.trim_ascii_end()).skip(2).any(|other| other == word);
+    let unique = |line: &[u8]| Keys::new(line).skip(2).find(|word| word.first() == Some(&b'c')).map(<[u8]>::to_vec);
+    if Keys::new(first).nth(1) != Keys::new(second).nth(1) || unique(first) != unique(second) {
+        return Cow::Borrowed(second);
+    }
+    let mut line = Cow::Borrowed(second);
+    for (once, later) in [(b"W".as_slice(), b"Z".as_slice()), (b"h0", b"h1")] {
+        if has(first, once) && has(&line, later) && !has(&line, once) {
+            let words = line.split(|byte| *byte == b' ');
+            let end = |word: &[u8]| word.len() - word.trim_ascii_end().len();
+            let said = words.enumerate().map(|(index, word)| match word.trim_ascii_end() == later && index > 1 {
+                true => [once, word.get(word.len() - end(word)..).unwrap_or_default()].concat(),
+                false => word.to_vec(),
+            });
+            line = Cow::Owned(said.collect::<Vec<_>>().join(&b' '));
+        }
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::super::text::reply::parse;
@@ -98,6 +127,28 @@ mod tests {
         assert!(!may_answer("VA 0 c7 k k 2 O3 W", Verb::Get, "IGsgMQ== b v N30 c k O3"));
         assert!(may_answer("ME  k 1 exp=-1", Verb::Debug, "IGsgMQ== b"));
         assert!(!may_answer("ME  k 2 exp=-1", Verb::Debug, "IGsgMQ== b"));
+        // It ends in white space, and the line with it.
+        for (key, asked) in
+            [("a ", "YSA= b s k"), ("a\r", "YQ0= b s k"), ("a\t", "YQk= b s k"), ("a\r\r", "YQ0N b s k")]
+        {
+            assert!(may_answer(&format!("HD s1 k{key}\r\n"), Verb::Get, asked), "{key:?}");
+            assert!(may_answer(&format!("HD s1 k{key}"), Verb::Get, asked) || key.ends_with('\r'), "{key:?}");
+            assert!(may_answer(&format!("ME {key}\r\n"), Verb::Debug, asked), "{key:?}");
+            assert!(!may_answer("HD s1 ka\r\n", Verb::Get, asked), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_node_says_once_reaches_who_had_to_ask_twice() {
+        let told = |first: &str, second: &str| {
+            String::from_utf8(super::as_first_told(first.as_bytes(), second.as_bytes()).into_owned()).unwrap()
+        };
+        assert_eq!(told("VA 9 c7 W X\r\n", "VA 9 c7 X Z\r\n"), "VA 9 c7 X W\r\n");
+        assert_eq!(told("VA 9 h0 kZ X W\r\n", "VA 9 h1 kZ X Z\r\n"), "VA 9 h0 kZ X W\r\n");
+        assert_eq!(told("VA 9 h1 Z X\r\n", "VA 9 h1 Z X\r\n"), "VA 9 h1 Z X\r\n");
+        assert_eq!(told("VA 9 c7 W\r\n", "VA 9 c8 Z\r\n"), "VA 9 c8 Z\r\n", "another value, another winner");
+        assert_eq!(told("VA 9 W\r\n", "VA 8 Z\r\n"), "VA 8 Z\r\n");
+        assert_eq!(told("VA 9 W\r\n", "VA 9\r\n"), "VA 9\r\n");
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(in crate::proxy) use stall::Stall;
 
 /// Most requests of one client that wait for their reply; what lies behind stays unparsed.
 const MAX_PIPELINE: usize = 1024;
+/// Answers that wait are charged before the next request is looked at once they are so many bytes.
+pub(in crate::proxy) const UNCHARGED: usize = 4 << 10;
 /// A client is not read while so many bytes of its replies wait.
 const CLIENT_BYTES: usize = 1 << 20;
 /// So many requests are always read ahead, however large the values.
@@ -176,8 +178,8 @@ impl Client {
     /// Whether it must take replies before it may ask for more.
     pub(in crate::proxy) fn is_behind(&self, spent: bool) -> bool {
         let slots = self.replies.len();
-        // What nobody is told of waits, too.
-        spent && (slots > 0 || self.in_flight > 0)
+        // What nobody is told of waits, too; and what is answered and not taken yet.
+        spent && (slots > 0 || self.in_flight > 0 || self.replies.bytes() > 0)
             || slots >= MAX_PIPELINE
             || self.replies.bytes() >= CLIENT_BYTES
             || (slots >= MIN_PIPELINE && slots * self.average >= CLIENT_BYTES)
@@ -185,7 +187,7 @@ impl Client {
 
     pub(in crate::proxy) fn has_room(&self, spent: bool) -> bool {
         let slots = self.replies.len();
-        (!spent || slots == 0 && self.in_flight == 0)
+        (!spent || slots == 0 && self.in_flight == 0 && self.replies.bytes() == 0)
             && slots <= MAX_PIPELINE / 2
             && self.replies.bytes() <= CLIENT_BYTES / 2
             && (slots <= MIN_PIPELINE / 2 || slots * self.average <= CLIENT_BYTES / 2)

@@ -17,6 +17,9 @@ pub(in crate::proxy) struct Again {
     pub(in crate::proxy) verb: ReadVerb,
     pub(in crate::proxy) key: Box<[u8]>,
     pub(in crate::proxy) hash: u64,
+    /// The line of its value when that passed by, of a meta command: a node tells one client alone that a stale value is
+    /// its to renew, and it has told so to this one. Empty else.
+    pub(in crate::proxy) told: Box<[u8]>,
     /// The lane of its own on which it was asked for; forgotten once that is answered.
     pub(in crate::proxy) lane: Option<UpstreamId>,
 }
@@ -24,7 +27,7 @@ pub(in crate::proxy) struct Again {
 impl Again {
     /// Bytes of memory held, its places in the maps included.
     fn weight(&self) -> usize {
-        size_of::<Self>() + size_of::<(u32, u32, u64, u32)>() + self.key.len()
+        size_of::<Self>() + size_of::<(u32, u32, u64, u32)>() + self.key.len() + self.told.len()
     }
 }
 
@@ -117,6 +120,11 @@ impl Retries {
     pub(in crate::proxy) fn give_up(&mut self, node: NodeId) -> Option<Again> {
         let at = self.next_at(node).map(|again| (again.seq, again.place))?;
         self.remove(at)
+    }
+
+    /// What was told of a key when its value passed by.
+    pub(in crate::proxy) fn told(&self, at: (u32, u32)) -> &[u8] {
+        self.keys.get(&at).map_or(&[], |again| &again.told)
     }
 
     /// What was asked for on a lane of its own is over.

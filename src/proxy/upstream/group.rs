@@ -407,7 +407,7 @@ impl Group {
     /// Whether a line may answer the meta command that this is.
     pub(in crate::proxy) fn may_be_answered(&self, line: &Line<'_>, raw: &[u8]) -> bool {
         let ReadVerb::Meta { verb, .. } = self.verb else { return false };
-        may_answer(line, raw.trim_ascii_end(), verb, self.text(0))
+        may_answer(line, raw, verb, self.text(0))
     }
 
     /// A meta command is answered: not by a miss.

@@ -259,3 +259,52 @@ fn quiet_requests_to_all_nodes_are_few_a_step_and_within_the_memory() {
     rig.send(client, "mn\r\n");
     assert_eq!(rig.got(client), "MN\r\n");
 }
+
+/// What needs no node: an answer follows at once, and may be many times as long as what asks for it.
+#[test]
+fn answers_that_are_there_at_once_stay_within_the_budget() {
+    const LIMIT: usize = 8 << 20;
+    const CLIENTS: usize = 200;
+    let noop = {
+        let mut packet = vec![0x80, 0x0a];
+        packet.resize(24, 0);
+        packet
+    };
+    for request in [b"\n".as_slice(), b"mn\r\n", b"x\r\n", &noop] {
+        let mut rig = tight(1);
+        let clients: Vec<ClientId> = (0..CLIENTS).map(|_| rig.client()).collect();
+        let stream = request.repeat((128 << 10) / request.len());
+        let mut sent = [0; CLIENTS];
+        for _ in 0..8 {
+            for (client, sent) in clients.iter().zip(&mut sent) {
+                if rig.core.client_may_read(*client) {
+                    // Whole requests: the beginning of one would wait for its end.
+                    let most = rig.core.client_most_read(*client).min(64 << 10) / request.len() * request.len();
+                    let bytes = &stream[*sent..(*sent + most).min(stream.len())];
+                    *sent += bytes.len();
+                    rig.send(*client, bytes);
+                }
+            }
+        }
+        let held = usize::try_from(rig.cells.sum(|cells| &cells.buffered)).unwrap();
+        // What a client that waits has sent stays, a little each, in its socket and here.
+        assert!(
+            held < LIMIT + CLIENTS * (24 << 10),
+            "{held} bytes wait after {:?}",
+            request.escape_ascii().to_string()
+        );
+        // Nothing is lost: who reads gets the answers to all it has sent, as there is room for them.
+        let mut answers = [0; CLIENTS];
+        loop {
+            let got: Vec<usize> = clients.iter().map(|client| rig.got_bytes(*client).len()).collect();
+            answers.iter_mut().zip(&got).for_each(|(answer, got)| *answer += got);
+            if got.iter().all(|got| *got == 0) {
+                break;
+            }
+        }
+        for (answer, sent) in answers.iter().zip(&sent) {
+            assert!(*answer >= sent / request.len() * 4, "{answer} bytes for {sent}");
+        }
+        assert_eq!(rig.cells.sum(|cells| &cells.buffered), 0, "{}", rig.core.describe());
+    }
+}

@@ -67,3 +67,21 @@ fn a_large_block_that_waits_while_its_node_becomes_older_is_no_command() {
     rig.send(clients[3], ["x".repeat(LARGE).as_str(), "\r\nmn\r\n"].concat());
     assert_eq!(rig.got(clients[3]), "MN\r\n");
 }
+
+/// A node tells one client alone that a stale value is its to renew. The value passes by once, for it finds no room, and is
+/// asked for again: by then the node says that somebody else renews it.
+#[test]
+fn a_large_stale_value_is_its_askers_to_renew_though_it_is_asked_for_twice() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.send(client, "mg big v c h\r\n");
+    assert_eq!(rig.sent(0), "mg big v c h\r\n");
+    let reply = |flags: &str| format!("VA {HUGE} {flags}\r\n{}\r\n", "x".repeat(HUGE)).into_bytes();
+    rig.try_reply(0, &reply("c7 h0 X W"));
+    assert_eq!(rig.got(client), "");
+    let own = rig.newest(0);
+    assert_eq!(rig.sent(own), "mg big v c h\r\n");
+    rig.try_reply(own, &reply("c7 h1 X Z"));
+    let got = rig.got(client);
+    assert!(got.starts_with(&format!("VA {HUGE} c7 h0 X W\r\nxxx")), "{}", &got[..60.min(got.len())]);
+}
