@@ -301,8 +301,10 @@ impl Core {
         // A probe is a shared lane: that of a large value was asked for before the outage.
         let tells = up.role == Role::Shared && !up.is_draining();
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
+        let version = Version::read(text);
+        up.has_meta = version.as_ref().is_some_and(Version::has_meta);
         if !up.moved {
-            entry.version = Version::read(text);
+            entry.version = version;
         }
         if up.role == Role::Probe {
             // It still answers: that is all there was to ask.
@@ -312,7 +314,9 @@ impl Core {
         }
         if !tells || entry.departed {
             // A node that comes back while this lane drains is known by it.
-            return up.greeted();
+            up.greeted();
+            // A large value may have waited for this one's version.
+            return self.grant(node);
         }
         if matches!(entry.state, NodeState::Down | NodeState::Probing) {
             up.cells.probes[0].add(1);

@@ -121,7 +121,8 @@ impl Core {
     }
 
     /// Whether the node of a key knows the meta commands. To one that does not, the block of an `ms` would be commands: so
-    /// they wait until the connection has said its version.
+    /// they wait until the connection has said its version, and go by that alone. Behind one address there may be several
+    /// versions.
     pub(super) fn speaks_meta(&mut self, id: ClientId, key: &[u8], hash: u64) -> Speaks {
         let node = self.owner(hash, || key);
         let Some(lane) = self.clients.get(id.0).and_then(|client| self.lane(node, client.lane)) else {
@@ -138,7 +139,7 @@ impl Core {
             up.waiters.push_back(id);
             return Speaks::NotYet;
         }
-        if self.knows_meta(node) { Speaks::Yes } else { Speaks::No(self.node_name(node).to_owned()) }
+        if up.has_meta { Speaks::Yes } else { Speaks::No(self.node_name(node).to_owned()) }
     }
 
     /// Whether a client has to wait until the node of a key has said its version.
@@ -146,7 +147,7 @@ impl Core {
         matches!(self.speaks_meta(id, key, hash), Speaks::NotYet)
     }
 
-    /// Whether a node has said that it knows the meta commands.
+    /// Whether a node has last said that it knows the meta commands. That no block is sent by: see [`Self::speaks_meta`].
     pub(super) fn knows_meta(&self, node: NodeId) -> bool {
         let entry = self.nodes.get(node.0);
         entry.and_then(|entry| entry.version.as_ref()).is_some_and(Version::has_meta)

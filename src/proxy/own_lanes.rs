@@ -11,7 +11,7 @@ use super::buffer::Input;
 use super::client::{Arriving, Client, Large, Pace, Reading, Stall, Taken, Target};
 use super::failure::Failure;
 use super::upstream::node::{MAX_OWN, Waiting};
-use super::upstream::{Asked, Entry, Role, STREAM_BYTES};
+use super::upstream::{Asked, Entry, Role, STREAM_BYTES, Upstream};
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::{NodeState, Reason, Wait};
 use crate::time::Tick;
@@ -89,11 +89,31 @@ impl Core {
                 self.refuse_own(owner, node, body, Reason::NodeError);
                 continue;
             }
-            let Some(entry) = self.nodes.get_mut(node.0) else { return };
+            let is_block = body && client.waits_with_meta(node, body);
+            let Self { nodes, upstreams, .. } = self;
+            let Some(entry) = nodes.get_mut(node.0) else { return };
+            let idle = &mut entry.own.idle;
+            let lane = if is_block {
+                // By one that has said which memcached is behind it: to an older one the block would be commands.
+                let greeted = |id: &UpstreamId| upstreams.get(id.0).is_some_and(Upstream::is_greeted);
+                let Some(index) = idle.iter().position(greeted) else {
+                    entry.own.waiting.push_front(waiting);
+                    return self.open_idle(node);
+                };
+                let lane = idle.swap_remove(index);
+                if !upstreams.get(lane.0).is_some_and(|up| up.has_meta) {
+                    idle.push(lane);
+                    self.refuse_own(owner, node, body, Reason::NodeError);
+                    continue;
+                }
+                Some(lane)
+            } else {
+                idle.pop()
+            };
             entry.own.busy += 1;
             entry.own.granted_at = self.shared.now;
-            let lane = match entry.own.idle.pop() {
-                Some(id) => id,
+            let lane = match lane {
+                Some(lane) => lane,
                 None => self.open_upstream(node, Role::Own { owner }),
             };
             if let Some(up) = self.upstreams.get_mut(lane.0) {
@@ -101,6 +121,18 @@ impl Core {
             }
             self.begin_own(owner, lane, node, body);
         }
+    }
+
+    /// Who waits needs a lane that has said its version: opens one, unless one is on its way.
+    fn open_idle(&mut self, node: NodeId) {
+        if self.nodes.get(node.0).is_none_or(|entry| !entry.own.idle.is_empty()) {
+            return;
+        }
+        let lane = self.open_upstream(node, Role::Own { owner: ClientId::NONE });
+        if let Some(entry) = self.nodes.get_mut(node.0) {
+            entry.own.idle.push(lane);
+        }
+        self.shared.ask_for_tick();
     }
 
     /// A client does not get the own lane it waits for: its large value is not read, or not stored.
@@ -296,7 +328,8 @@ impl Core {
         let all: Vec<(UpstreamId, Tick)> = self
             .upstreams
             .iter()
-            .filter(|(_, up)| up.is_idle() || up.role == Role::Large && up.fifo.is_empty())
+            // One that has not said its version is waited for; its clock is that of every connection.
+            .filter(|(_, up)| up.is_idle() && up.is_greeted() || up.role == Role::Large && up.fifo.is_empty())
             .map(|(key, up)| (UpstreamId(key), up.used_at.after(IDLE)))
             .collect();
         for (id, _) in all.iter().filter(|(_, until)| *until <= now) {

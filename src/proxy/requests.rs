@@ -301,8 +301,8 @@ impl Core {
             self.answer_down(id, node, target);
             return None;
         }
-        if meta && !self.knows_meta(node) {
-            // While its block came its key went to another node.
+        if meta && !self.upstreams.get(up_id.0).is_some_and(|up| up.has_meta) {
+            // While its block came its key went to another node, or the node is another memcached.
             let text = self.needs_meta(node);
             self.shared.cells().soft(command, Reason::NodeError, 1, false);
             self.answer_for(id, target, text.as_bytes());

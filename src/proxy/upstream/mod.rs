@@ -126,6 +126,8 @@ pub(in crate::proxy) struct Upstream {
     stage: Stage,
     /// Where it stood when it began to drain.
     drained_at_stage: Stage,
+    /// What it is connected to has said that it knows the meta commands.
+    pub(in crate::proxy) has_meta: bool,
     /// It is expected to be ready in a moment: requests are put on it meanwhile.
     pub(in crate::proxy) eager: bool,
     /// It takes the place of one that could not be made, or was lost again and again.
@@ -185,6 +187,7 @@ impl Upstream {
             role,
             stage: Stage::Dialling,
             drained_at_stage: Stage::Dialling,
+            has_meta: false,
             eager: true,
             after_failure: false,
             moved: false,

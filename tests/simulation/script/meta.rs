@@ -85,3 +85,70 @@ fn a_large_stale_value_is_its_askers_to_renew_though_it_is_asked_for_twice() {
     let got = rig.got(client);
     assert!(got.starts_with(&format!("VA {HUGE} c7 h0 X W\r\nxxx")), "{}", &got[..60.min(got.len())]);
 }
+
+/// Behind an address may be several versions, one after the other or at the same time: each connection says its own.
+#[test]
+fn a_block_goes_only_by_a_connection_that_has_said_that_it_knows_the_command() {
+    let mut rig = Rig::new(1);
+    rig.mute = true;
+    let clients: Vec<ClientId> = (0..2).map(|_| rig.client()).collect();
+    for client in &clients {
+        rig.send(*client, format!("ms k {LARGE}\r\n{}", "flush_all\r\n".repeat(10)));
+    }
+    let own = rig.newest(0);
+    assert_eq!(rig.open_lanes(0), 2, "one is opened, and asked what it is");
+    assert_eq!(rig.sent(own), "version\r\n");
+    rig.reply(own, "VERSION 1.5.16\r\n");
+    assert_eq!(rig.sent(own), "");
+    for client in &clients {
+        assert_eq!(rig.got(*client), NEEDS);
+        rig.send(*client, "x".repeat(LARGE - 110) + "\r\nmn\r\n");
+        assert_eq!(rig.got(*client), "MN\r\n");
+    }
+    assert_eq!(rig.sent(own), "");
+}
+
+#[test]
+fn a_large_block_follows_the_version_of_its_own_connection() {
+    let mut rig = Rig::new(1);
+    rig.mute = true;
+    let client = rig.client();
+    rig.send(client, format!("ms k {LARGE}\r\nxx"));
+    let own = rig.newest(0);
+    assert_eq!(rig.sent(own), "version\r\n");
+    rig.reply(own, "VERSION 1.6.18\r\n");
+    assert_eq!(rig.sent(own), format!("ms k {LARGE}\r\nxx"));
+    rig.send(client, "x".repeat(LARGE - 2) + "\r\n");
+    rig.sent(own);
+    rig.reply(own, "HD\r\n");
+    assert_eq!(rig.got(client), "HD\r\n");
+    // A connection that is lost before it has said anything: the client is told so in time.
+    let other = rig.client();
+    rig.send(client, format!("ms k {LARGE}\r\n"));
+    rig.send(other, format!("ms l {LARGE}\r\n"));
+    let lane = rig.newest(0);
+    assert_ne!(lane, own);
+    rig.fail(lane, FailReason::Closed);
+    for _ in 0..10 {
+        rig.pass(100);
+    }
+    assert!(rig.got(other).ends_with("has no free connection for the value\r\n"));
+}
+
+#[test]
+fn of_two_connections_to_several_versions_each_is_asked_what_it_knows() {
+    let mut rig = Rig::with(1, |settings| settings.lanes = 2);
+    let clients: Vec<ClientId> = (0..2).map(|_| rig.client()).collect();
+    // Both are up; then the first is replaced, and behind the address is an older one, too.
+    rig.mute = true;
+    rig.fail(0, FailReason::Closed);
+    let lane = rig.newest(0);
+    rig.sent(lane);
+    rig.reply(lane, "VERSION 1.5.16\r\n");
+    for client in &clients {
+        rig.send(*client, "ms k 11 T0\r\nflush_all\r\n\r\nmn\r\n");
+    }
+    let sent: Vec<String> = (0..rig.lanes()).map(|lane| rig.sent(lane)).collect();
+    assert_eq!(sent[lane].matches("ms k").count(), 0, "{sent:?}");
+    assert!(sent[1].starts_with("ms k 11 T0\r\nflush_all\r\n\r\n"), "{sent:?}");
+}
