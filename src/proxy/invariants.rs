@@ -85,10 +85,14 @@ impl Core {
         let lanes = self.upstreams.iter().map(|(key, up)| {
             format!("{key:?}: {:?}, {} entries, {} bytes to send\n", up.role, up.fifo.len(), up.out.len())
         });
+        let own = self.nodes.iter().filter(|(_, entry)| !entry.own.is_unused()).map(|(key, entry)| {
+            let (state, version) = (entry.state, entry.version.is_some());
+            format!("{key:?}: {state:?}, version known {version}, own lanes {:?}\n", entry.own)
+        });
         let budget = &self.shared.budget;
         let memory =
             format!("{} bytes of {}, {} wait for room\n", budget.total(), budget.limit(), budget.waiting.len());
-        clients.chain(lanes).chain([memory]).collect()
+        clients.chain(lanes).chain(own).chain([memory]).collect()
     }
 
     /// What clients have elsewhere is there.

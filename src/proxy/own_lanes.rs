@@ -172,7 +172,8 @@ impl Core {
         let awaited: Vec<NodeId> =
             self.nodes.iter().filter(|(_, n)| !n.own.waiting.is_empty()).map(|(key, _)| NodeId(key)).collect();
         for node in &awaited {
-            let own = self.upstreams.iter().filter(|(_, up)| up.node == *node && up.is_own());
+            let held = |up: &Upstream| up.node == *node && up.is_own() && !up.is_idle();
+            let own = self.upstreams.iter().filter(|(_, up)| held(up));
             let moved_at = own.map(|(_, up)| up.moved_at).max().unwrap_or_default();
             let Self { nodes, clients, .. } = self;
             let Some(entry) = nodes.get_mut(node.0) else { continue };
@@ -194,6 +195,10 @@ impl Core {
                     self.read_no_more(id);
                 }
             }
+        }
+        for node in &awaited {
+            // One that was to say its version may have been lost: another is opened, no sooner than now.
+            self.grant(*node);
         }
         !awaited.is_empty()
     }
