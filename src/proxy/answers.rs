@@ -274,14 +274,19 @@ impl Core {
             for asker in askers {
                 let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
                 let Some(client) = clients.get_mut(member.client.0) else { continue };
+                // It must not be older than the answer that an earlier place is still to get.
+                let is_denied = !own && client.asks_again(|| hash);
                 if !missed {
                     member.left = member.left.saturating_sub(1);
-                    if !own && client.asks_again(|| hash) {
-                        // It must not be older than the answer that an earlier place is still to get.
+                    if is_denied {
                         denied.push((member.client, member.seq, asker.place));
-                        continue;
+                    } else {
+                        shared.cells().request(command, outcome(line, raw), 1);
                     }
-                    shared.cells().request(command, outcome(line, raw), 1);
+                }
+                if is_denied {
+                    // Of a miss `finish_group` takes care, as of every key without a value.
+                    continue;
                 }
                 client.replies.value(member.seq, asker.place, raw, b"", &mut shared.pool);
             }

@@ -152,3 +152,24 @@ fn of_two_connections_to_several_versions_each_is_asked_what_it_knows() {
     assert_eq!(sent[lane].matches("ms k").count(), 0, "{sent:?}");
     assert!(sent[1].starts_with("ms k 11 T0\r\nflush_all\r\n\r\n"), "{sent:?}");
 }
+
+/// A miss that tells what was asked for is given as a line: that, too, may be older than an answer that is still to come.
+#[test]
+fn a_miss_with_its_key_waits_for_an_earlier_read_of_the_same_key() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.send(client, "get big\r\nmg big v k\r\n");
+    assert_eq!(rig.sent(0), "get big\r\nmg big v k\r\n");
+    rig.try_reply(0, &value("big", HUGE));
+    rig.reply(0, "END\r\nEN kbig\r\n");
+    assert_eq!(rig.got(client), "");
+    let own = rig.newest(0);
+    assert_eq!(rig.sent(own), "get big\r\n");
+    rig.reply(own, "VALUE big 0 2\r\n22\r\nEND\r\n");
+    assert_eq!(rig.got(client), "VALUE big 0 2\r\n22\r\nEND\r\n");
+    assert_eq!(rig.sent(own), "mg big v k\r\n");
+    rig.reply(own, "EN kbig\r\n");
+    assert_eq!(rig.got(client), "EN kbig\r\n");
+    rig.send(client, "mn\r\n");
+    assert_eq!(rig.got(client), "MN\r\n");
+}
