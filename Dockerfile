@@ -8,7 +8,7 @@
 #
 #   docker buildx build --platform linux/amd64,linux/arm64 -t REGISTRY/slipring:0.1.0 --push .
 
-ARG BUILD_IMAGE=rust:1.95-slim
+ARG BUILD_IMAGE=docker.io/library/rust:1.95-slim
 ARG RUNTIME_IMAGE=scratch
 
 FROM ${BUILD_IMAGE} AS build
@@ -17,21 +17,21 @@ WORKDIR /build
 # compiler and cannot be static.
 ENV RUSTFLAGS="-C target-feature=+crt-static" \
     CARGO_BUILD_TARGET=host-tuple \
-    CARGO_PROFILE_RELEASE_DEBUG=0 \
-    CARGO_PROFILE_RELEASE_STRIP=symbols
+    CARGO_PROFILE_DIST_DEBUG=0 \
+    CARGO_PROFILE_DIST_STRIP=symbols
 
 # The dependencies, against empty sources: this layer is built again only when they change. The benches are no part of
 # it, and cargo wants the file of each that is declared.
 COPY Cargo.toml Cargo.lock ./
 RUN sed -i '/^\[\[bench\]\]/,/^$/d' Cargo.toml \
     && mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs \
-    && cargo build --release --locked --bin slipring
+    && cargo build --profile dist --locked --bin slipring
 
 # The real sources; touched, for cargo judges by the time of the last change.
 COPY src src
 RUN touch src/main.rs src/lib.rs \
-    && cargo build --release --locked --bin slipring \
-    && cp target/*/release/slipring /slipring
+    && cargo build --profile dist --locked --bin slipring \
+    && cp target/*/dist/slipring /slipring
 
 FROM ${RUNTIME_IMAGE}
 COPY --from=build /slipring /usr/local/bin/slipring
@@ -43,9 +43,11 @@ ENTRYPOINT ["slipring"]
 # No HEALTHCHECK: probes ask /healthz over HTTP.
 ARG REVISION
 ARG CREATED
+ARG SOURCE
 LABEL org.opencontainers.image.title="slipring" \
       org.opencontainers.image.description="A memcached sidecar proxy: one local port, a hash ring of nodes behind it" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"

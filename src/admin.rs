@@ -1,9 +1,10 @@
-//! The admin endpoint over HTTP/1: health, metrics, the ring, the configuration, the hot keys and, for people, the page
-//! at `/`.
+//! The admin endpoint over HTTP/1: health, metrics, the ring, the configuration, the hot keys, the last ten minutes and,
+//! for people, the page at `/`.
 //!
 //! It shares the pod with what must not be disturbed, and its port is open to the cluster: few
 //! connections, one request each, small buffers, and a clock on everything a client may delay.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -24,6 +25,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::follow::Turn;
+use crate::metrics::history::HistoryReport;
 use crate::metrics::hot::HotKeys;
 use crate::protocol::is_key;
 use crate::worker::pulse::Pulse;
@@ -53,8 +55,11 @@ const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
-/// The page at `/`: it asks for `/ring` and `/metrics` by itself.
+/// The page at `/`: it asks for `/ring`, `/metrics` and others by itself, again and again.
 const PAGE: &str = include_str!("admin/page.html");
+
+/// Where the page has its first answers: they come with it, so that nobody has to wait for them.
+const FIRST: &str = r#"<script id="first" type="application/json">null</script>"#;
 
 /// Nothing from elsewhere, and the page asks nobody but us.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
@@ -83,6 +88,8 @@ pub struct AdminState {
     pub place: PlaceOf,
     /// `/hotkeys`: likewise.
     pub hot_keys: Box<dyn Fn() -> HotKeys + Send + Sync>,
+    /// `/history`: likewise.
+    pub history: Box<dyn Fn() -> HistoryReport + Send + Sync>,
     /// `/metrics`: likewise. An error is one line.
     pub metrics: Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>,
 }
@@ -94,6 +101,9 @@ pub struct RingReport {
     pub status: &'static str,
     /// Since when, in seconds of Unix time.
     pub since: u64,
+    /// It has been told to end, and serves on until its clients have gone; absent else.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
     /// What the sidecar is called; absent when it has no name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
@@ -108,14 +118,17 @@ pub struct RingReport {
     /// What was wrong with the source's last answer; absent after a good one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// How often the source was read because an operator told so (SIGHUP, `slipring reload`); the ring is what that made of it.
+    pub reloads: u64,
     /// All nodes, in the order of the ring's own list.
     pub nodes: Vec<RingNode>,
     /// What is in the ring and no longer listed, one line each.
     pub pending: Vec<String>,
+    /// Nodes of a list that are one server, one line each; absent where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alike: Vec<String>,
     /// The last changes of the ring, the newest first.
     pub changes: Vec<Turn>,
-    /// Which node owns the beginning of each of 360 equal slices of the key space: an index into `nodes`.
-    pub arcs: Vec<u16>,
 }
 
 /// One node of [`RingReport`].
@@ -133,9 +146,19 @@ pub struct RingNode {
     pub state: &'static str,
     /// Since when, in seconds of Unix time.
     pub since: u64,
-    /// What is wrong with it, where that is known to be no fault of the node; else absent.
+    /// Why it is down or lacks connections, in one phrase; absent while it is up.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<&'static str>,
+    pub cause: Option<String>,
+}
+
+/// What the page begins with; each as its own path answers it.
+#[derive(Serialize)]
+struct First<'a> {
+    ring: RingReport,
+    /// Nothing where `/metrics` fails.
+    metrics: Option<Cow<'a, str>>,
+    history: HistoryReport,
+    hot_keys: HotKeys,
 }
 
 /// Where a key lives.
@@ -221,12 +244,12 @@ async fn reply(request: Request<Incoming>, state: Arc<AdminState>) -> Response<F
     }
     match request.uri().path() {
         "/" => {
-            let mut reply = page(StatusCode::OK, HTML, PAGE);
+            let mut reply = page(StatusCode::OK, HTML, state.page());
             let headers = reply.headers_mut();
             headers.insert(CONTENT_SECURITY_POLICY, PAGE_POLICY);
             headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-            // The next version's page, not the one before it.
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            // What it says is true now.
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             reply
         }
         // At the end the workers go one by one.
@@ -239,7 +262,7 @@ async fn reply(request: Request<Incoming>, state: Arc<AdminState>) -> Response<F
         "/readyz" if state.ready.load(Ordering::Acquire) => page(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
         "/ring" => match wanted_key(request.uri().query().unwrap_or_default()) {
-            None => json(&(state.ring)()),
+            None => json(&state.report()),
             Some(key) if !is_key(&key) => page(StatusCode::BAD_REQUEST, TEXT, NO_KEY),
             Some(key) => match (state.place)(&key) {
                 Some(place) => json(&place),
@@ -247,6 +270,7 @@ async fn reply(request: Request<Incoming>, state: Arc<AdminState>) -> Response<F
             },
         },
         "/hotkeys" => json(&(state.hot_keys)()),
+        "/history" => json(&(state.history)()),
         "/config" => page(StatusCode::OK, JSON, state.config.clone()),
         "/metrics" => match (state.metrics)() {
             Ok(text) => page(StatusCode::OK, METRICS, text),
@@ -277,6 +301,28 @@ fn page(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -
 }
 
 // === impl AdminState ===
+
+impl AdminState {
+    fn report(&self) -> RingReport {
+        RingReport { draining: self.draining.is_cancelled(), ..(self.ring)() }
+    }
+
+    /// The page, with the answers that it would ask for first.
+    fn page(&self) -> String {
+        let metrics = (self.metrics)().ok();
+        let first = First {
+            ring: self.report(),
+            metrics: metrics.as_deref().map(String::from_utf8_lossy),
+            history: (self.history)(),
+            hot_keys: (self.hot_keys)(),
+        };
+        let (begin, end) = PAGE.split_once(FIRST).unwrap_or((PAGE, ""));
+        // In JSON a `<` is part of a string. Escaped it ends no script, whatever a node or a key is called.
+        let first = serde_json::to_string(&first).unwrap_or_else(|_| "null".into()).replace('<', "\\u003c");
+        let tag = FIRST.replace("null", &first);
+        [begin, &tag, end].concat()
+    }
+}
 
 impl fmt::Debug for AdminState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

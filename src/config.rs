@@ -9,13 +9,13 @@ mod cli;
 mod command;
 mod exit;
 mod listen;
+mod manual;
 mod source;
 mod variables;
 
 use std::{
-    collections::HashSet,
     ffi::{OsStr, OsString},
-    fmt::{self, Display, Write as _},
+    fmt::{self, Display},
     net::SocketAddr,
     path::Path,
     sync::Arc,
@@ -29,13 +29,16 @@ use tracing_subscriber::filter::Targets;
 use crate::discovery::{self, Source, parse_nodes};
 use crate::routing::{Placement, Topology};
 use cgroup::Limits;
-use cli::{Cli, CliCommand, CommonArgs, DetectArgs, LocateArgs, LogLevel, PlanArgs, ServeArgs};
+use cli::{
+    Cli, CliCommand, CommonArgs, CompletionsArgs, DetectArgs, LocateArgs, LogLevel, ManArgs, PlanArgs, ServeArgs,
+};
 pub use command::{Command, Detect};
 use exit::one_line;
 pub use exit::{Exit, Stream};
 pub use listen::ListenAddress;
-use listen::listen;
-use source::{node_order, node_source, refuse_itself};
+use listen::{admin_listen, listen};
+pub use manual::{completions, manual, option_table};
+use source::{node_order, node_source, own, refuse_itself};
 pub use variables::unknown_variables;
 
 /// `--buffer-limit` without a memory limit, and its least, in bytes.
@@ -44,6 +47,9 @@ const LEAST_BUFFERS: usize = 8 << 20;
 
 /// The port that clients know.
 pub const PORT: u16 = 11211;
+
+/// The port of the admin endpoint, if none is given.
+pub const ADMIN_PORT: u16 = 9150;
 
 /// The default command.
 const SERVE: &str = "serve";
@@ -61,8 +67,8 @@ pub struct Config {
     pub instance: Option<String>,
     /// Permissions of the Unix sockets among them, 0 to 0o777.
     pub unix_mode: u32,
-    /// Where the admin endpoint listens; `None` when it is off.
-    pub admin_listen: Option<SocketAddr>,
+    /// Where the admin endpoint listens; empty when it is off.
+    pub admin_listen: Vec<SocketAddr>,
     /// Worker threads, 1 to 64.
     pub workers: usize,
     /// Shared connections (lanes) of each worker to each node, 1 to 16.
@@ -188,7 +194,7 @@ fn parse_within(
         let Some(value) = env(&name) else { continue };
         if [cli::NODE_PORT, cli::DISCOVERY_PORT].contains(&&*name) && is_service_link(&value) {
             warnings.push(format!(
-                "{name}={} ignored: Kubernetes sets it for a Service of that name; the port is given as --{long}",
+                "{name}={} ignored: Kubernetes sets it for a Service of that name; give the port as --{long}, or as a number",
                 one_line(&value)
             ));
             continue;
@@ -205,9 +211,8 @@ fn parse_within(
     let given = given(&declared, &matches, &from_env);
     let config = match cli.command {
         CliCommand::Serve(serve) => {
-            let source = node_source(&serve, &from_env)?;
-            refuse_itself(&source, &serve.common.listen, &from_env)?;
-            let command = Command::Serve { source };
+            let command = Command::Serve { source: node_source(&serve, &from_env)? };
+            refuse_itself(&command, &serve.common.listen, &from_env)?;
             let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
             config.with_discovery(serve, &from_env)
         }
@@ -239,6 +244,18 @@ fn parse_within(
             Ok(Config { placement: placement.with_names(node_name_format), ..config })
         }
         CliCommand::Placements => Config::plain(Command::Placements, rust_log, limits, warnings, &from_env),
+        CliCommand::Completions(CompletionsArgs { shell }) => {
+            Config::plain(Command::Completions { shell }, rust_log, limits, warnings, &from_env)
+        }
+        CliCommand::Man(ManArgs { command }) => {
+            let is_known = |name: &String| declared.get_subcommands().any(|known| known.get_name() == name);
+            if let Some(name) = command.as_ref().filter(|name| !is_known(name)) {
+                return Err(Exit::usage(&format!(
+                    "man: there is no command {name:?} (they are listed by: slipring --help)"
+                )));
+            }
+            Config::plain(Command::Manual { command }, rust_log, limits, warnings, &from_env)
+        }
         CliCommand::Reload(reload) => {
             Config::plain(Command::Reload { pid: reload.pid }, rust_log, limits, warnings, &from_env)
         }
@@ -248,32 +265,6 @@ fn parse_within(
         }
     };
     config.map(|config| Config { given, ..config })
-}
-
-/// Every option as a Markdown table: flag, variable, default, meaning. README holds it, a test compares them.
-#[must_use]
-pub fn option_table() -> String {
-    let mut table = "| flag | environment | default | meaning |\n|---|---|---|---|\n".to_owned();
-    let mut seen = HashSet::new();
-    for command in Cli::command().get_subcommands() {
-        for arg in command.get_arguments() {
-            let (Some(long), Some(env)) = (arg.get_long(), arg.get_env()) else {
-                continue;
-            };
-            if !seen.insert(env.to_owned()) {
-                continue;
-            }
-            let only = if command.get_name() == SERVE { "" } else { "`slipring dev`: " };
-            let default = match arg.get_default_values() {
-                [] => "–".to_owned(),
-                values => format!("`{}`", values.join(OsStr::new(" ")).to_string_lossy()),
-            };
-            let help = arg.get_help().map(ToString::to_string).unwrap_or_default().replace('|', "\\|");
-            // Writing to a string cannot fail.
-            let _ = writeln!(table, "| `--{long}` | `{}` | {default} | {only}{help} |", env.to_string_lossy());
-        }
-    }
-    table
 }
 
 /// The filter of `RUST_LOG`, unless it is for other programs alone: then nothing would be logged, not even why.
@@ -306,13 +297,14 @@ impl Config {
         let rust_log =
             rust_log.map(|filter| filter_for_us(filter, common.log_level, &mut warnings)).transpose()?.flatten();
         let automatic = if limits.cpus.is_some_and(|limit| limit >= 2.0) { 2 } else { 1 };
+        let clients = listen(&common.listen, from_env)?;
         Ok(Self {
             command,
             placement: common.placement.clone().with_names(common.node_name_format.clone()),
-            listen: listen(&common.listen, from_env)?,
             instance: common.instance.clone(),
             unix_mode: common.unix_mode,
-            admin_listen: common.admin_listen.0,
+            admin_listen: admin_listen(&common.admin_listen, &clients, from_env)?,
+            listen: clients,
             workers: common.workers.0.unwrap_or(automatic),
             connections_per_node: common.connections_per_node.into(),
             max_value: bytes(common.max_value),
@@ -350,6 +342,12 @@ impl Config {
     ) -> Result<Self, Exit> {
         let defaults = CommonArgs::defaults().map_err(|error| Exit::from_clap(&error, &[]))?;
         Self::new(command, &defaults, rust_log, limits, warnings, from_env)
+    }
+
+    /// Whether an option (its flag, without dashes) was given, by flag or variable.
+    #[must_use]
+    pub fn is_given(&self, option: &str) -> bool {
+        self.given.iter().any(|given| given.option == option && given.from != "default")
     }
 
     /// `/config`: every option as it was given, what `auto` came to, and what is logged (`RUST_LOG` wins).
@@ -393,7 +391,9 @@ impl Config {
             return Err(Exit::usage(&format!("{}: {error}", source(option, from_env))));
         }
         let discovery = discovery::Options {
+            own: own(&self.command, &self.listen),
             keep_order: self.placement.counts_order(),
+            placement: Arc::new(self.placement.clone()),
             pinned,
             interval: serve.discovery_interval,
             removal_hold: serve.removal_hold,

@@ -8,8 +8,8 @@ use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::{ListenAddress, PORT};
 use crate::itself::Itself;
+use crate::log::{Onset, Pace};
 use crate::metrics::Cells;
 use crate::proxy::Ends;
 use crate::worker::keepalive;
@@ -29,6 +30,8 @@ const BACKLOG: i32 = 1024;
 const BACK_OFF: Duration = Duration::from_millis(50);
 /// Between two lines in the log about the same trouble with accepting.
 const LOG_GAP: Duration = Duration::from_secs(10);
+/// Between two lines in the log about clients that are refused.
+const REFUSED_GAP: Duration = Duration::from_secs(60);
 /// Bytes that the kernel takes for a client beyond what it can send now. Without a limit it took 4 MB for one that does
 /// not read, which the container's memory limit counts and our own buffers' limit does not; with this, 32 KB. The sender
 /// does not run dry: we are woken when half of it is gone.
@@ -59,6 +62,17 @@ pub struct BindError {
     /// The option that names it.
     option: &'static str,
     error: io::Error,
+}
+
+// === impl BindError ===
+
+impl BindError {
+    /// Whether the machine has no such address, or nothing of its kind.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self.error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::Unsupported)
+            || self.error.raw_os_error() == Some(EAFNOSUPPORT)
+    }
 }
 
 /// The option for where clients connect.
@@ -116,24 +130,24 @@ pub fn bind_all(addresses: &[ListenAddress], unix_mode: u32) -> Result<Vec<Liste
     let mut bound = Vec::new();
     for address in addresses {
         match address {
-            ListenAddress::Tcp(address) => bound.push(Listener::tcp(*address)?),
+            ListenAddress::Tcp(address) => match Listener::tcp(*address) {
+                Ok(listener) => bound.push(listener),
+                // All addresses of a kind, of which this machine has none, beside others.
+                Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && !bound.is_empty() && error.is_missing() => {}
+                Err(error) => return Err(error),
+            },
             ListenAddress::Unix(path) => bound.push(Listener::unix(path, unix_mode)?),
             ListenAddress::Localhost => {
                 bound.push(Listener::tcp((Ipv4Addr::LOCALHOST, PORT).into())?);
                 match Listener::tcp((Ipv6Addr::LOCALHOST, PORT).into()) {
                     Ok(listener) => bound.push(listener),
-                    Err(BindError { error, .. }) if has_no_ipv6(&error) => {}
+                    Err(error) if error.is_missing() => {}
                     Err(error) => return Err(error),
                 }
             }
         }
     }
     Ok(bound)
-}
-
-fn has_no_ipv6(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::Unsupported)
-        || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
 /// Binds one TCP address that `option` names.
@@ -318,6 +332,8 @@ pub struct Acceptor {
     room: AtomicU64,
     /// The connections to nodes: none of them is a client.
     itself: Arc<Itself>,
+    /// Clients are refused at `max_connections`.
+    refuses: Mutex<Onset>,
 }
 
 impl Acceptor {
@@ -331,7 +347,15 @@ impl Acceptor {
         itself: Arc<Itself>,
     ) -> Self {
         let handed = workers.iter().map(|_| AtomicU64::new(0)).collect();
-        Self { workers, handed, cells, max_connections, room: AtomicU64::new(0), itself }
+        Self {
+            workers,
+            handed,
+            cells,
+            max_connections,
+            room: AtomicU64::new(0),
+            itself,
+            refuses: Mutex::new(Onset::every(REFUSED_GAP)),
+        }
     }
 
     /// From now on there are descriptors for so many clients at a time. Those that are connected stay.
@@ -341,7 +365,7 @@ impl Acceptor {
 
     /// Accepts until the task is dropped.
     pub async fn run(self: Arc<Self>, incoming: Incoming) {
-        let mut logged: Option<Instant> = None;
+        let mut pace = Pace::every(LOG_GAP);
         loop {
             let accepted =
                 if self.sockets() < self.room.load(Relaxed) { incoming.accept().await } else { Err(no_room()) };
@@ -353,8 +377,7 @@ impl Acceptor {
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     // Those that are connected go on; those to come wait in the backlog meanwhile.
-                    if logged.is_none_or(|at| at.elapsed() > LOG_GAP) {
-                        logged = Some(Instant::now());
+                    if pace.allows(Instant::now()) {
                         tracing::warn!(%error, on = %incoming.address, "cannot accept connections for now");
                     }
                     sleep(BACK_OFF).await;
@@ -390,11 +413,23 @@ impl Acceptor {
         self.handed.get(worker).map_or(0, |handed| handed.load(Relaxed)).saturating_sub(closed)
     }
 
+    fn refuses(&self) -> MutexGuard<'_, Onset> {
+        self.refuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn hand_over(&self, stream: Accepted) {
         if self.clients() >= self.max_connections as u64 {
             self.cells.rejected.add(1);
+            if self.refuses().begins(Instant::now()) {
+                tracing::warn!(
+                    "--max-connections is reached ({} clients): further clients are refused; this is logged once a minute \
+                     at most",
+                    self.max_connections
+                );
+            }
             return stream.refuse();
         }
+        self.refuses().ends();
         let least = (0..self.workers.len()).min_by_key(|index| self.load(*index)).unwrap_or_default();
         if let Some(handed) = self.handed.get(least) {
             handed.fetch_add(1, Relaxed);

@@ -4,8 +4,11 @@
 //! it waits for ever. So lines go into a bounded queue, which never waits, and one thread takes them out. What finds no
 //! place is lost and counted.
 
+mod pace;
+
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal as _, Write};
+use std::os::fd::AsFd;
 use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -13,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
@@ -21,12 +25,15 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
 use crate::config::LogFormat;
+pub use pace::{Onset, Pace};
 
 /// Most lines that wait for the thread that writes them. A reader that is merely slow loses none of a burst; one that
 /// has stopped costs some hundred kilobytes.
 const QUEUE: usize = 512;
 /// Longest wait for lines that are not written yet, when the process ends.
 pub const PATIENCE: Duration = Duration::from_millis(200);
+/// So often again, while there is room for them: 5 s in all.
+const TURNS: u32 = 24;
 /// How often it is looked whether they are.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -87,15 +94,28 @@ pub fn tell(text: &str) {
     // Nothing can be done about an output that is closed.
     let _ = match LOG.get() {
         Some(queue) => Line(queue).write_all(format!("{text}\n").as_bytes()),
+        // Nothing that nobody reads keeps a process from ending.
+        None if !has_room(io::stderr(), PATIENCE) => return,
         None => writeln!(io::stderr(), "{text}"),
     };
 }
 
-/// Waits until every line is written, for at most [`PATIENCE`]. The process is about to end.
+/// Waits until every line is written: for at most [`PATIENCE`] where nobody takes it. On a busy machine the thread that
+/// writes may not have had its turn by then: while standard error has room it gets more. The process is about to end.
 pub fn end() {
     if let Some(queue) = LOG.get() {
-        queue.settle(PATIENCE);
+        let mut turns = TURNS;
+        while !queue.settle(PATIENCE) && turns > 0 && has_room(io::stderr(), Duration::ZERO) {
+            turns -= 1;
+        }
     }
+}
+
+/// Whether a write of a line would not wait, or would not any more within `patience`, of less than a second.
+fn has_room(to: impl AsFd, patience: Duration) -> bool {
+    let patience = Timespec { tv_sec: 0, tv_nsec: i64::from(patience.subsec_nanos()) };
+    let mut polled = [PollFd::new(&to, PollFlags::OUT)];
+    poll(&mut polled, Some(&patience)).is_ok() && polled.iter().all(|polled| polled.revents().contains(PollFlags::OUT))
 }
 
 /// Lines lost so far because nobody read the log.
@@ -215,6 +235,15 @@ mod tests {
         let mut heard = [0; 12];
         reader.read_exact(&mut heard).unwrap();
         assert_eq!(&heard, b"heard again\n");
+    }
+
+    #[test]
+    fn it_is_known_whether_a_write_would_wait() {
+        let (_reader, mut writer) = io::pipe().unwrap();
+        assert!(has_room(&writer, Duration::ZERO));
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        while writer.write(&[b'x'; 4096]).is_ok() {}
+        assert!(!has_room(&writer, Duration::from_millis(1)));
     }
 
     #[test]

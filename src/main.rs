@@ -23,7 +23,12 @@ fn main() -> ExitCode {
     let own = |exit: Exit| config::parse(check::sidecars_own(&args, &sidecar()).ok_or(exit)?, &environment);
     let config = match config::parse(args.clone(), &environment).or_else(own) {
         Ok(config) => config,
-        Err(exit) => return leave(&exit),
+        Err(exit) => {
+            // A misspelt variable may be why.
+            let warnings = if exit.stream == Stream::Stderr { unknown_variables() } else { Vec::new() };
+            warnings.iter().for_each(|warning| log::tell(&format!("slipring: {warning}")));
+            return leave(&exit);
+        }
     };
     start_logging(&config);
     if let Some(result) = commands::run(&config, &mut io::stdout()) {
@@ -42,10 +47,14 @@ fn start_logging(config: &Config) {
     // https://no-color.org
     let may_colour = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     log::start(&config.log_filter, config.log_format, may_colour);
-    let names = env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-    for warning in config.warnings.iter().chain(&config::unknown_variables(names)) {
+    for warning in config.warnings.iter().chain(&unknown_variables()) {
         tracing::warn!("{warning}");
     }
+}
+
+/// A line for each variable that looks like one of ours and is none.
+fn unknown_variables() -> Vec<String> {
+    config::unknown_variables(env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()))
 }
 
 /// Says why it ends, if there is something to say, and waits for the log.

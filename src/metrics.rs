@@ -3,7 +3,9 @@
 //! Each worker owns one block of cells and is the only one to write it, so counting is a plain load
 //! and store; readers sum the blocks. Counters never go backwards while the process lives.
 
+mod cause;
 mod collector;
+pub mod history;
 pub mod hot;
 mod labels;
 mod table;
@@ -17,8 +19,10 @@ use tokio::sync::Notify;
 
 use crate::protocol::command::Command;
 use crate::time::Tick;
+use history::{History, HistoryReport, Totals};
 use hot::{HotKeys, Sketch};
 
+pub use cause::{Cause, Span};
 pub use collector::{Exposition, Sources};
 pub use labels::{CloseReason, Kind, NodeOutcome, NodeState, Outcome, Reason, Wait};
 pub use table::metric_table;
@@ -55,6 +59,9 @@ impl Counter {
 
 /// A node that leaves is forgotten at once where so many are known.
 const MOST_KNOWN: usize = 256;
+
+/// A node that was out of step is in step again when it has not been for so long.
+const DESYNC_ENDS: Duration = Duration::from_secs(60);
 
 /// Counts nothing.
 static NONE: Counter = Counter(AtomicU64::new(0));
@@ -109,8 +116,8 @@ impl<const N: usize> Histogram<N> {
 #[allow(missing_docs, reason = "each name is its meaning; table.rs has the help texts")]
 pub struct NodeCells {
     state: Counter,
-    /// 1 while it is down because what listens there is this process.
-    itself: Counter,
+    /// Why the last connection to it failed. Locked when one fails, and to report.
+    cause: Mutex<Option<Cause>>,
     /// Requests by [`NodeOutcome`].
     pub requests: [Counter; 4],
     pub hits: Counter,
@@ -157,9 +164,19 @@ impl NodeCells {
         }
     }
 
-    /// Publishes whether it is down because what listens there is this process.
-    pub fn set_itself(&self, is: bool) {
-        self.itself.set(u64::from(is));
+    /// Publishes why a connection to it has failed. Call before [`Self::set_state`]: who sees the state sees the cause.
+    /// Returns whether it is another cause than before.
+    pub fn set_cause(&self, cause: Cause) -> bool {
+        let mut last = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = last.as_ref() != Some(&cause);
+        *last = Some(cause);
+        is_new
+    }
+
+    /// Why the last connection to it failed, whatever came after that.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Publishes how the worker sees the node.
@@ -324,14 +341,18 @@ fn micros(time: Duration) -> u64 {
 #[derive(Debug)]
 pub struct Cells {
     workers: Box<[WorkerCells]>,
-    /// Told when a worker sees a node in another state.
+    /// Told when a worker sees a node in another state, or for another cause.
     pub node_changed: Notify,
+    /// When a connection to a node was last out of step, by the node's name.
+    desynced_at: Mutex<HashMap<Arc<str>, Tick>>,
     /// Client connections refused at the limit; written by the acceptor alone.
     pub rejected: Counter,
     /// Times that the source of nodes could not be read; written by who watches the nodes alone.
     pub source_failures: Counter,
     /// What the counters of `stats` were when they were last reset.
     before_reset: Mutex<Vec<u64>>,
+    /// The last ten minutes. Locked at each tick of a worker, and to report.
+    history: Mutex<History>,
 }
 
 impl Cells {
@@ -342,9 +363,11 @@ impl Cells {
         Self {
             workers,
             node_changed: Notify::new(),
+            desynced_at: Mutex::default(),
             rejected: Counter::default(),
             source_failures: Counter::default(),
             before_reset: Mutex::default(),
+            history: Mutex::default(),
         }
     }
 
@@ -410,6 +433,21 @@ impl Cells {
         self.before_reset.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Brings the history up to date. Who comes while another does so leaves it out: a worker waits for nobody.
+    pub fn update_history(&self, now: Tick) {
+        if let Ok(mut history) = self.history.try_lock() {
+            history.update(now, &Totals::of(self));
+        }
+    }
+
+    /// The last ten minutes; `now` is `unix` seconds of Unix time.
+    #[must_use]
+    pub fn history(&self, now: Tick, unix: f64) -> HistoryReport {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.update(now, &Totals::of(self));
+        history.report(now, unix)
+    }
+
     /// The sum of one counter over the nodes that are not forgotten, all workers together.
     pub fn node_sum(&self, counter: impl Fn(&NodeCells) -> &Counter) -> u64 {
         let of = |cells: &WorkerCells| cells.nodes().values().map(|node| counter(node).get()).sum::<u64>();
@@ -432,9 +470,22 @@ impl Cells {
         self.workers.iter().map(of).max().unwrap_or_default()
     }
 
-    /// Whether a worker has found that a node is this process.
+    /// Why a node is down, or lacks connections; nothing while it is up, or about to be. Of several workers' causes the
+    /// first one's that sees it in the worst state: they see the same node.
     #[must_use]
-    pub fn node_is_itself(&self, name: &str) -> bool {
-        self.workers.iter().any(|cells| cells.nodes().get(name).is_some_and(|node| node.itself.get() > 0))
+    pub fn node_cause(&self, name: &str) -> Option<Cause> {
+        let known = self.workers.iter().filter_map(|cells| cells.nodes().get(name).map(Arc::clone));
+        let failing = known.filter(|node| node.state().has_cause()).collect::<Vec<_>>();
+        let worst = failing.iter().map(|node| node.state()).max()?;
+        failing.iter().filter(|node| node.state() == worst).find_map(|node| node.cause())
+    }
+
+    /// A connection to a node was out of step. Returns whether that begins anew: no worker has seen it there for a while.
+    pub fn desync_begins(&self, name: &Arc<str>, now: Tick) -> bool {
+        let mut last = self.desynced_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() >= MOST_KNOWN {
+            last.retain(|_, at| at.after(DESYNC_ENDS) > now);
+        }
+        last.insert(Arc::clone(name), now).is_none_or(|at| at.after(DESYNC_ENDS) <= now)
     }
 }

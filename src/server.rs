@@ -5,6 +5,7 @@
 //! endpoint, which answers whatever the nodes do, the ring, the workers, the acceptors.
 
 mod condition;
+mod told;
 
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -68,10 +69,10 @@ pub fn run(config: Config) -> Result<(), RunError> {
     // Before anyone can see that it runs: unheard, a SIGHUP would end it.
     let signals = {
         let _entered = runtime.enter();
-        Signals::listen()?
+        Signals::listen(matches!(config.command, Command::Dev { .. }))?
     };
     let data = listener::bind_all(&config.listen, config.unix_mode)?;
-    let bound = Bound { data, admin: config.admin_listen.and_then(bind_admin), files };
+    let bound = Bound { data, admin: bind_admin(&config.admin_listen), files };
     let source = match &config.command {
         Command::Serve { source } => source.clone(),
         Command::Dev { nodes, node_memory } => Source::Static(start_embedded(*nodes, *node_memory)?),
@@ -87,7 +88,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
 /// What is there before anything that takes time.
 struct Bound {
     data: Vec<Listener>,
-    admin: Option<std::net::TcpListener>,
+    admin: Vec<std::net::TcpListener>,
     /// Most open files.
     files: u64,
 }
@@ -107,15 +108,16 @@ async fn serve(
     let cells = Arc::new(Cells::new(config.workers));
     let ready = Arc::new(AtomicBool::new(false));
     let history = Arc::new(History::default());
-    let admin_address = bound.admin.as_ref().and_then(|listener| listener.local_addr().ok());
+    let admin_address = bound.admin.first().and_then(|listener| listener.local_addr().ok());
     let condition =
         Condition::new(Arc::clone(&ring), views.clone(), Arc::clone(&cells), Arc::clone(&history), &config, started_at);
     let condition = Arc::new(condition);
     tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&condition).keep()));
     let (pulse, beats) = Pulse::new(config.workers);
-    if let Some(listener) = bound.admin {
+    if !bound.admin.is_empty() {
         let of = |condition: &Arc<Condition>| Arc::clone(condition);
-        let (sources, report, hot_keys, place) = (of(&condition), of(&condition), of(&condition), condition);
+        let (sources, report, hot_keys) = (of(&condition), of(&condition), of(&condition));
+        let (minutes, place) = (of(&condition), condition);
         let exposition = Exposition::new(Arc::clone(&cells), move || sources.sources()).map_err(io::Error::other)?;
         let state = AdminState {
             ready: Arc::clone(&ready),
@@ -126,9 +128,13 @@ async fn serve(
             ring: Box::new(move || report.report()),
             place: Box::new(move |key| place.place(key)),
             hot_keys: Box::new(move || hot_keys.hot_keys()),
+            history: Box::new(move || minutes.minutes()),
             metrics: Box::new(move || exposition.text().map_err(|error| error.to_string())),
         };
-        tasks.spawn(admin::serve(TcpListener::from_std(listener)?, Arc::new(state), stop.clone()));
+        let state = Arc::new(state);
+        for listener in bound.admin {
+            tasks.spawn(admin::serve(TcpListener::from_std(listener)?, Arc::clone(&state), stop.clone()));
+        }
     }
     // The first ring is there before the first worker asks, where its source has it at once.
     let placement = Arc::new(config.placement.clone());
@@ -173,7 +179,7 @@ async fn serve(
     draining.cancel();
     tokio::select! {
         () = end(order, config.drain_timeout_on_exit, acceptor, accepting, ended, ending) => tracing::info!("ended"),
-        _ = signals.next(&triggers) => tracing::warn!("told twice: ending at once"),
+        () = signals.again(order, &triggers) => tracing::warn!("told twice: ending at once"),
     }
     stop.cancel();
     tasks.close();
@@ -198,9 +204,12 @@ async fn end(
     ending: CancellationToken,
 ) {
     if order == Order::Drain {
-        tracing::info!(clients = acceptor.clients(), ?longest, "draining: serving on until clients have gone");
+        let longest_seconds = longest.as_secs_f64();
+        tracing::info!(clients = acceptor.clients(), longest_seconds, "draining: serving on until clients have gone");
         match shutdown::drain(&acceptor, longest).await {
             Drained::Quiet => tracing::info!("clients have gone"),
+            // As it was told: a native sidecar outlives its clients, and does not wait for what is left of them.
+            Drained::TimedOut(clients) if longest.is_zero() => tracing::info!(clients, "clients are not waited for"),
             Drained::TimedOut(clients) => tracing::warn!(clients, "clients are still connected"),
         }
     }
@@ -318,15 +327,23 @@ fn cpu_time() -> (Duration, Duration) {
     (Duration::from_millis(ticks() * 10), Duration::from_millis(ticks() * 10))
 }
 
-/// The admin port is a convenience: taken, the data port serves on.
-fn bind_admin(address: SocketAddr) -> Option<std::net::TcpListener> {
-    match listener::bind(address, "--admin-listen") {
-        Ok(listener) => Some(listener),
-        Err(error) => {
-            tracing::warn!("{error}; going on without the admin endpoint");
-            None
+/// The admin port is a convenience: taken, the data port serves on. Of several addresses the machine need not have all:
+/// many a pod has IPv4 or IPv6 alone.
+fn bind_admin(addresses: &[SocketAddr]) -> Vec<std::net::TcpListener> {
+    let (mut bound, mut missing) = (Vec::new(), Vec::new());
+    for address in addresses {
+        match listener::bind(*address, "--admin-listen") {
+            Ok(listener) => bound.push(listener),
+            Err(error) if error.is_missing() => missing.push(error),
+            Err(error) => tracing::warn!("{error}; going on without the admin endpoint there"),
         }
     }
+    if bound.is_empty() {
+        for error in missing {
+            tracing::warn!("{error}; going on without the admin endpoint there");
+        }
+    }
+    bound
 }
 
 /// Starts the embedded nodes on a thread of their own: they stand in for other machines.

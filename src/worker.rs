@@ -1,6 +1,6 @@
 //! THE RIM: a thread, a runtime, and one small task per socket.
 //!
-//! The only part of the data path that knows sockets. A task reads once per poll into the worker's one
+//! The only part of the data path that knows sockets. A task reads a few times per poll into the worker's one
 //! buffer and hands the bytes to the core; what the core queues is written by the *flusher*, a task
 //! that the first enqueue of a round wakes. The runtime's queue is a plain FIFO, so the flusher runs
 //! behind every task of the same round, and one write carries all they queued.
@@ -11,6 +11,7 @@
 mod client;
 mod flusher;
 mod node;
+mod pipe;
 mod poll_clock;
 pub mod pulse;
 mod sockets;
@@ -36,6 +37,7 @@ use crate::metrics::Cells;
 use crate::proxy::{ClientId, Core, Effect, ReadBuffer, Settings, UpstreamId};
 use crate::routing::Published;
 use crate::time::Tick;
+use pipe::Pipe;
 use poll_clock::PollClock;
 use pulse::Beat;
 use sockets::{Sockets, remove, reset, wake};
@@ -43,8 +45,8 @@ pub use stream::keepalive;
 use stream::{Fate, WriteHalf};
 
 /// Tasks that run before the runtime asks for new events while some are always ready. Streams of
-/// large values are: each of their polls moves 64 KiB, and a small request waits for so many of
-/// them twice. It does not cut a round short: what becomes ready runs behind the flusher.
+/// large values are: each of their polls reads up to 256 KiB, or lets up to 1 MiB pass, and a small request waits for so
+/// many of them twice. It does not cut a round short: what becomes ready runs behind the flusher.
 const EVENT_INTERVAL: u32 = 31;
 /// Most names of nodes that are resolved at a time; each holds a thread while its name server hangs.
 const LOOKUPS: usize = 64;
@@ -125,6 +127,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
     let rim = Rc::new(Rim {
         core: RefCell::new(core),
         scratch: RefCell::default(),
+        pipe: Pipe::new(),
         clients: RefCell::default(),
         upstreams: RefCell::default(),
         flusher: RefCell::new(Waker::noop().clone()),
@@ -165,6 +168,8 @@ struct Rim {
     core: RefCell<Core>,
     /// What sockets are read into: stays in the L2 cache as long as the core keeps nothing of it.
     scratch: RefCell<ReadBuffer>,
+    /// By which long values pass from one socket to another.
+    pipe: Pipe,
     clients: Sockets<ClientId>,
     upstreams: Sockets<UpstreamId>,
     flusher: RefCell<Waker>,
@@ -256,6 +261,7 @@ impl Rim {
             sleep(Duration::from_micros(at.0.saturating_sub(self.now().0))).await;
             next = self.polls.time("tick", || {
                 let next = self.core.borrow_mut().tick(self.now());
+                self.parts.cells.update_history(self.now());
                 self.look_after_unread();
                 self.bound_nodes();
                 self.apply();

@@ -16,7 +16,7 @@
 mod support;
 
 use std::time::Duration;
-use support::{Memcached, Random, Slipring, TextClient};
+use support::{Memcached, Random, Slipring, TextClient, eventually};
 
 const CLIENTS: usize = 8;
 const SIZE: usize = 127 << 20;
@@ -122,4 +122,41 @@ fn readers_of_one_large_value_at_different_speeds_all_get_it_whole() {
     stalled.in_step();
     let peak = slipring.memory_kib("VmHWM");
     assert!(peak < PEAK_KIB, "the proxy's peak was {peak} KiB");
+}
+
+/// What waited for its readers is given back when they have it, whatever was put into memory beside it meanwhile.
+#[test]
+fn memory_of_values_that_waited_is_given_back() {
+    const READERS: usize = 16;
+    const LARGE: usize = 8 << 20;
+    let node = Memcached::with(&["-I", "16m", "-m", "1024"]);
+    let slipring = Slipring::with(&[node.address()], &["--buffer-limit", "512MiB"]);
+    let value = vec![b'v'; LARGE];
+    let mut others: Vec<TextClient> = (0..READERS).map(|_| slipring.client()).collect();
+    for (number, writer) in others.iter_mut().enumerate() {
+        writer.send(format!("set large{number} 0 0 {LARGE}\r\n"));
+        writer.send(&value);
+        writer.send("\r\n");
+        writer.expect("STORED\r\n");
+    }
+    let idle = slipring.memory_kib("VmRSS");
+    let mut readers: Vec<TextClient> = (0..READERS).map(|_| slipring.client()).collect();
+    for (number, reader) in readers.iter_mut().enumerate() {
+        reader.send(format!("get large{number}\r\n"));
+        reader.expect(format!("VALUE large{number} 0 {LARGE}\r\n"));
+        // What is asked meanwhile takes memory between theirs.
+        others[number].set("small", "value");
+    }
+    eventually("the values wait for their readers", || slipring.memory_kib("VmRSS") > idle + (64 << 10));
+    for reader in &mut readers {
+        let mut left = LARGE;
+        reader.stream_through(LARGE, |_, piece| left -= piece.len());
+        assert_eq!(left, 0);
+        reader.expect("\r\nEND\r\n");
+    }
+    let most = idle + (8 << 10);
+    eventually("their memory is given back", || slipring.memory_kib("VmRSS") < most);
+    for client in &mut others {
+        client.in_step();
+    }
 }

@@ -228,6 +228,64 @@ fn detect_names_the_placement_and_touches_nothing() {
 }
 
 #[test]
+fn what_is_detected_while_a_node_does_not_answer_is_uncertain() {
+    let mut nodes = [(); 3].map(|()| Memcached::start());
+    let keys: Vec<String> = (0..600).map(|i| format!("user:{i}")).collect();
+    fill(&nodes, "pymemcache", &keys);
+    let nodes_option = listed(&nodes);
+    let file = Scratch::new("uncertain", &keys.join("\n"));
+    let dead = nodes[1].address().to_string();
+    nodes[1].kill();
+    let verify = ["--verify", "pymemcache"];
+    for further in [&[][..], &verify, &["--keys", file.path()], &["--keys", file.path(), "--verify", "pymemcache"]] {
+        let output = run_to_end(&[&["detect", "--nodes", &nodes_option], further].concat(), &[]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let text = out(&output);
+        assert!(text.contains("\nuncertain: --placement pymemcache\n"), "{text}");
+        assert!(!text.contains("verified") && !text.contains("\nuse:"), "{text}");
+        let told = error(&output);
+        assert!(told.contains("1 of 3 nodes could not be read, so the result is uncertain: "), "{told}");
+        assert!(told.trim_end().ends_with(&dead), "{told}");
+    }
+    // What is refuted is refuted.
+    let output = run_to_end(&["detect", "--nodes", &nodes_option, "--verify", "dalli"], &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(error(&output).contains("placement dalli put "), "{output:?}");
+    // A node that is merely empty has told so.
+    nodes[1].restart();
+    let output = run_to_end(&[&["detect", "--nodes", &nodes_option][..], &verify].concat(), &[]);
+    assert!(output.status.success() && out(&output).contains("\nverified: pymemcache 100.00 %\n"), "{output:?}");
+}
+
+#[test]
+fn what_is_detected_while_a_node_breaks_off_is_uncertain() {
+    let nodes = [(); 2].map(|()| Memcached::start());
+    let broken = ScriptedNode::start(|request| match request.line.as_str() {
+        "lru_crawler metadump all" => {
+            vec![Step::send("key=told exp=-1 la=1 cas=1 fetch=no cls=1 size=60\r\n"), Step::Close]
+        }
+        _ => honest(request),
+    });
+    let names = [nodes[0].address().to_string(), nodes[1].address().to_string(), broken.address().to_string()];
+    let topology = topology("pymemcache", &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut clients = nodes.each_ref().map(Memcached::client);
+    for i in 0..300 {
+        let key = format!("user:{i}");
+        if let Some(client) = clients.get_mut(usize::from(topology.route(key.as_bytes()).0)) {
+            client.set(&key, "v");
+        }
+    }
+    for further in [&[][..], &["--verify", "pymemcache", "--min", "0.5"]] {
+        let output = run_to_end(&[&["detect", "--nodes", &names.join(",")], further].concat(), &[]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let text = out(&output);
+        assert!(text.contains("1 key; cut off: the connection was closed"), "{text}");
+        assert!(text.contains("\nuncertain: ") && !text.contains("verified"), "{text}");
+        assert!(error(&output).contains("1 of 3 nodes could not be read"), "{output:?}");
+    }
+}
+
+#[test]
 fn detect_asks_for_the_keys_of_a_file_where_the_nodes_do_not_tell_theirs() {
     let nodes = [(); 3].map(|()| Memcached::with(&["-o", "no_lru_crawler"]));
     let keys: Vec<String> = (0..400).map(|i| format!("user:{i}")).collect();
@@ -275,7 +333,7 @@ fn what_a_node_tells_wrongly_or_in_part_is_said() {
     });
     let file = Scratch::new("old", "user:1\nuser:2\n");
     let output = run_to_end(&["detect", "--nodes", &old.address().to_string(), "--keys", file.path()], &[]);
-    assert!(out(&output).contains("1 keys; of 2 asked for"), "{output:?}");
+    assert!(out(&output).contains("1 key; of 2 asked for"), "{output:?}");
     assert!(out(&output).contains("one node holds every key"), "{output:?}");
 }
 

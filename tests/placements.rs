@@ -130,8 +130,6 @@ fn one_node_has_every_key_and_shares_add_up() {
             let topology = topology(&text, nodes(count));
             let sum: f64 = (0..count).map(|i| topology.share(NodeIndex(u16::try_from(i).unwrap()))).sum();
             assert!((sum - 1.0).abs() < 1e-6, "{text}: {sum}");
-            assert_eq!(topology.slices(360).len(), 360);
-            assert!(topology.slices(360).iter().all(|node| usize::from(node.0) < count), "{text}");
             for key in ["", "k", "a long key that some hashes take in blocks of sixteen", "ключ", "\u{1f511}"] {
                 assert!(usize::from(topology.route(key.as_bytes()).0) < count, "{text}: {key:?}");
             }

@@ -1,16 +1,43 @@
-//! README's tables of options and of metrics are the ones the program is declared by.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+//! The documentation: its tables are the ones the program is declared by, its links lead somewhere, README is short.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test may panic"
+)]
 
-use std::{env, fs, path::Path};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 const REFRESH: &str = "UPDATE_README=1 cargo test --test readme -- --test-threads 1";
+const PAGES: [&str; 11] = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+    "benches/README.md",
+    "deploy/README.md",
+    "deploy/OPERATING.md",
+    "deploy/example/README.md",
+    "deploy/helm/README.md",
+    "deploy/monitoring/README.md",
+    "tests/README.md",
+];
+/// What a newcomer reads is read in ten minutes.
+const README_LINES: usize = 220;
 
-/// Compares what README holds between two markers with what is declared, or puts it there.
-fn holds(name: &str, declared: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(&path).unwrap();
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
+}
+
+/// Compares what a page holds between two markers with what is declared, or puts it there.
+fn holds(page: &str, name: &str, declared: &str) {
+    let path = root().join(page);
+    let text = fs::read_to_string(&path).unwrap();
     let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
-    let (before, rest) = readme.split_once(&begin).expect("the marker of its begin");
+    let (before, rest) = text.split_once(&begin).expect("the marker of its begin");
     let (table, after) = rest.split_once(&end).expect("the marker of its end");
     if table == declared {
         return;
@@ -19,20 +46,98 @@ fn holds(name: &str, declared: &str) {
         fs::write(&path, format!("{before}{begin}{declared}{end}{after}")).unwrap();
         return;
     }
-    panic!("README.md's table of {name} is not the declared one; refresh it: {REFRESH}");
+    panic!("the table of {name} in {page} is not the declared one; refresh it: {REFRESH}");
 }
 
 #[test]
-fn readme_holds_the_option_table_as_declared() {
-    holds("options", &slipring::config::option_table());
+fn the_manual_holds_the_option_table_as_declared() {
+    holds("deploy/OPERATING.md", "options", &slipring::config::option_table());
 }
 
 #[test]
-fn readme_holds_the_placements_as_declared() {
-    holds("placements", &slipring::commands::placements::markdown());
+fn the_manual_holds_the_placements_as_declared() {
+    holds("deploy/OPERATING.md", "placements", &slipring::commands::placements::markdown());
 }
 
 #[test]
-fn readme_holds_the_metric_table_as_declared() {
-    holds("metrics", &slipring::metrics::metric_table());
+fn the_monitoring_page_holds_the_metric_table_as_declared() {
+    holds("deploy/monitoring/README.md", "metrics", &slipring::metrics::metric_table());
+}
+
+#[test]
+fn readme_is_short() {
+    let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    assert!(lines <= README_LINES, "{lines} lines");
+}
+
+/// The lines of a page outside of its code.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut code = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        code ^= fence;
+        !code && !fence
+    })
+}
+
+/// The names by which the headings of a page are linked to.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let heading = |line: &str| {
+        let title = line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#'))?;
+        let kept = title.chars().filter(|c| c.is_alphanumeric() || "-_ ".contains(*c));
+        Some(kept.collect::<String>().to_lowercase().replace(' ', "-"))
+    };
+    prose(text).filter_map(heading).collect()
+}
+
+/// What the links of a page lead to.
+fn links(text: &str) -> Vec<String> {
+    prose(text)
+        .flat_map(|line| line.split("](").skip(1))
+        .filter_map(|rest| Some(rest.split_once(')')?.0.to_owned()))
+        .collect()
+}
+
+#[test]
+fn links_lead_to_what_is_there() {
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for page in PAGES {
+        let path = root().join(page);
+        let text = fs::read_to_string(&path).unwrap();
+        for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
+            seen += 1;
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let to = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            let known = to.exists()
+                && (anchor.is_empty() || fs::read_to_string(&to).is_ok_and(|text| anchors(&text).contains(anchor)));
+            if !known {
+                wrong.push(format!("{page}: {link}"));
+            }
+        }
+    }
+    assert!(seen > 50, "{seen} links were found");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_manual_lists_its_chapters() {
+    for page in PAGES.iter().filter(|page| page.contains('/')) {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let chapters = prose(&text).filter_map(|line| line.strip_prefix("## "));
+        let listed: Vec<String> =
+            prose(&text).filter_map(|line| Some(line.strip_prefix("- [")?.split_once("](#")?.0.to_owned())).collect();
+        assert!(chapters.eq(listed.iter()), "{page} lists {listed:?}");
+    }
+}
+
+/// What is said in running text without a link, and was a chapter's name once.
+#[test]
+fn references_are_links() {
+    for page in PAGES {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        for line in prose(&text) {
+            assert!(!line.contains("see *") && !line.contains("(see \""), "{page}: {line}");
+        }
+    }
 }

@@ -30,6 +30,7 @@ const FILES: &[&str] = &[
     // A lane and its node.
     "upstream/asked",
     "upstream/group",
+    "upstream/entry",
     "upstream/health",
     "upstream/fifo",
     "upstream/marks",
@@ -39,8 +40,10 @@ const FILES: &[&str] = &[
     "values",
     "large",
     "failure",
+    "cause",
     "routes",
     "lanes",
+    "binary_lanes",
     "own_lanes",
     "memory",
     "waits",
@@ -57,6 +60,7 @@ const FILES: &[&str] = &[
     "key_lists",
     "input",
     "answers",
+    "passing",
     "invariants",
 ];
 
@@ -64,6 +68,7 @@ const FILES: &[&str] = &[
 const ONE_ROOM: &[(&str, &str)] = &[
     ("client/elsewhere", "client"),
     ("client/key_list", "client"),
+    ("upstream/entry", "upstream"),
     ("upstream/fifo", "upstream"),
     ("upstream/marks", "upstream"),
 ];

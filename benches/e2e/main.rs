@@ -6,7 +6,7 @@
 //! cargo bench --bench e2e -- --one-core     # all processes on one CPU: software cost, least noise
 //! cargo bench --bench e2e -- --rounds 3 --seconds 1 --profiles L1,L50 --contestants twemproxy,slipring
 //! cargo bench --bench e2e -- --one-core --profiles L50,P16,M24 --contestants slipring,slipring-binary
-//! SLIPRING_BIN=target/release/slipring cargo bench --bench e2e    # the shipped binary
+//! SLIPRING_BIN=target/dist/slipring cargo bench --bench e2e    # the shipped binary
 //! ```
 //!
 //! Needs `memcached` and, for its rows, `nutcracker` in PATH; `perf` (or `strace`) and the right to

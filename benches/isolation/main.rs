@@ -3,8 +3,8 @@
 //! ```text
 //! cargo bench --bench isolation                                  # every row: an hour or so
 //! cargo bench --bench isolation -- --rows herd,mixed --rounds 1  # those whose names begin so
-//! cargo bench --bench isolation -- --rows small --seconds 5      # the table in README
-//! SLIPRING_BIN=target/release/slipring cargo bench --bench isolation -- --rows aborts
+//! cargo bench --bench isolation -- --rows small --seconds 5      # the table in deploy/OPERATING.md
+//! SLIPRING_BIN=target/dist/slipring cargo bench --bench isolation -- --rows aborts
 //! SLIPRING_BEFORE=/path/of/another/slipring cargo bench --bench isolation -- --rows size
 //! ```
 //!
@@ -121,6 +121,8 @@ fn run(options: &Options) -> io::Result<()> {
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
     setrlimit(Resource::Nofile, files)?;
+    let given = std::env::var("SLIPRING_BIN").ok();
+    println!("slipring: {}", given.unwrap_or_else(|| processes::BUILT.to_owned()));
     for row in ROWS.iter().filter(|row| options.wants(row)) {
         println!("\n## {}: {:?} {}", row.name, row.load, row.arguments.join(" "));
         if matches!(row.load, Load::Small) {

@@ -29,15 +29,17 @@ async fn admin() -> Admin {
         ring: Box::new(|| RingReport {
             status: "healthy",
             since: 1_700_000_000,
+            draining: false,
             instance: Some("shop/app-1".into()),
             fingerprint: "0000001f".into(),
             placement: "ring".into(),
             version: 3,
             source: "list".into(),
+            reloads: 0,
             last_error: None,
             pending: vec!["a is missing".into()],
+            alike: Vec::new(),
             changes: Vec::new(),
-            arcs: vec![0, 0],
             nodes: vec![RingNode {
                 name: "we\"ird\\\n:1".into(),
                 address: "10.0.0.2:11211".into(),
@@ -45,7 +47,7 @@ async fn admin() -> Admin {
                 share: 0.25,
                 state: "up",
                 since: 1_700_000_001,
-                problem: None,
+                cause: Some("answered \"</script><script>alert(1)\"".into()),
             }],
         }),
         pulse,
@@ -61,6 +63,7 @@ async fn admin() -> Admin {
             })
         }),
         hot_keys: Box::new(HotKeys::default),
+        history: Box::new(|| HistoryReport { now: 1.5, slot_seconds: 5, ..HistoryReport::default() }),
         metrics: Box::new(|| Ok(b"# HELP a b\n".to_vec())),
     });
     tokio::spawn(serve(listener, state, stop.clone()));
@@ -94,9 +97,9 @@ async fn the_pages_say_what_they_should() {
         get(admin.addr, "/ring").await,
         pair(
             "200",
-            "{\"status\":\"healthy\",\"since\":1700000000,\"instance\":\"shop/app-1\",\"fingerprint\":\"0000001f\",\"placement\":\"ring\",\"version\":3,\"source\":\"list\",\"nodes\":[{\"name\":\
+            "{\"status\":\"healthy\",\"since\":1700000000,\"instance\":\"shop/app-1\",\"fingerprint\":\"0000001f\",\"placement\":\"ring\",\"version\":3,\"source\":\"list\",\"reloads\":0,\"nodes\":[{\"name\":\
              \"we\\\"ird\\\\\\n:1\",\"address\":\"10.0.0.2:11211\",\"weight\":2,\"share\":0.25,\
-             \"state\":\"up\",\"since\":1700000001}],\"pending\":[\"a is missing\"],\"changes\":[],\"arcs\":[0,0]}"
+             \"state\":\"up\",\"since\":1700000001,\"cause\":\"answered \\\"</script><script>alert(1)\\\"\"}],\"pending\":[\"a is missing\"],\"changes\":[]}"
         )
     );
     assert_eq!(get(admin.addr, "/config").await, pair("200", "{}"));
@@ -104,6 +107,8 @@ async fn the_pages_say_what_they_should() {
         get(admin.addr, "/hotkeys").await,
         pair("200", r#"{"enabled":false,"sampled":0,"every":0,"seconds":0.0,"keys":[]}"#)
     );
+    let history = r#"{"now":1.5,"slot_seconds":5,"last_slot_seconds":0.0,"durations":[],"duration_bounds":[]}"#;
+    assert_eq!(get(admin.addr, "/history").await, pair("200", history));
     for path in ["/nonsense", "/healthz/", "//ring", "/page.html"] {
         assert_eq!(get(admin.addr, path).await.0, "404", "{path}");
     }
@@ -149,7 +154,25 @@ async fn the_page_comes_whole_and_under_its_policy() {
     assert!(head.contains("content-type: text/html; charset=utf-8\r\n"), "{head}");
     assert!(head.contains("content-security-policy: default-src 'none'; "), "{head}");
     assert!(head.contains("x-content-type-options: nosniff\r\n"), "{head}");
-    assert_eq!(body, PAGE);
+    assert!(head.contains("cache-control: no-store\r\n"), "{head}");
+    let (begin, end) = PAGE.split_once(FIRST).expect("a place for the first answers");
+    assert!(body.starts_with(begin) && body.ends_with(end), "{body}");
+}
+
+#[tokio::test]
+async fn the_page_brings_the_first_answers_and_none_of_them_is_markup() {
+    let admin = admin().await;
+    let (_, body) = get(admin.addr, "/").await;
+    let (open, close) = FIRST.split_once("null").unwrap();
+    let first = body.split_once(open).unwrap().1.split_once(close).unwrap().0;
+    assert!(!first.contains('<'), "{first}");
+    let first: serde_json::Value = serde_json::from_str(first).unwrap();
+    for (name, path) in [("ring", "/ring"), ("hot_keys", "/hotkeys"), ("history", "/history")] {
+        let own: serde_json::Value = serde_json::from_str(&get(admin.addr, path).await.1).unwrap();
+        assert_eq!(first[name], own, "{path}");
+    }
+    assert_eq!(first["ring"]["nodes"][0]["cause"], "answered \"</script><script>alert(1)\"");
+    assert_eq!(first["metrics"], get(admin.addr, "/metrics").await.1);
 }
 
 #[test]

@@ -11,10 +11,25 @@ use std::time::Duration;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
+use crate::metrics::{Cause, Span};
 use crate::routing::Node;
 
-/// Longest wait for each step of the check of one node.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a node is waited for, per step of its check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Until the connection is made.
+    pub connect: Duration,
+    /// Until a request is answered.
+    pub answer: Duration,
+}
+
+impl Default for Patience {
+    /// A person waits for it, and a node that is slow to answer is to be told from one that is gone.
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(2), answer: Duration::from_secs(2) }
+    }
+}
+
 /// Most bytes of one answer that are looked at.
 const ANSWER: usize = 4096;
 
@@ -40,15 +55,30 @@ pub enum Fault {
     /// Nobody listens there.
     #[error("connection refused")]
     Refused,
-    /// No answer in time, to the connection attempt or to a request.
-    #[error("no answer within {} s", PATIENCE.as_secs())]
-    TimedOut,
+    /// No connection in time.
+    #[error("no connection within {}", Span(*.0))]
+    TimedOut(Duration),
+    /// A connection, and no answer in time.
+    #[error("connected, but no answer within {}", Span(*.0))]
+    Silent(Duration),
     /// Anything else that the network says.
     #[error("{0}")]
     Failed(io::Error),
-    /// It talks, but not as memcached does.
-    #[error("unexpected answer {0:?}")]
-    Strange(String),
+    /// It hung up when it was asked.
+    #[error("closed the connection without an answer")]
+    HungUp,
+    /// It talks, but not as memcached does: the first line, printable.
+    #[error("unexpected answer \"{0}\"")]
+    Strange(Box<str>),
+    /// It talks TLS.
+    #[error("TLS expected")]
+    Tls,
+    /// It wants to be logged in to.
+    #[error("authentication wanted")]
+    Authentication,
+    /// It has no room for one more connection.
+    #[error("too many open connections")]
+    Full,
 }
 
 impl Fault {
@@ -57,12 +87,37 @@ impl Fault {
         match self {
             Self::Unresolved(_) => "wrong name, or no headless service of that name in this namespace",
             Self::Refused => "wrong port, or the node is restarting: nothing listens there",
-            Self::TimedOut => {
+            Self::TimedOut(_) => {
                 "packets are dropped: network not peered with this cluster, a NetworkPolicy or a firewall, or an \
                  address that is no longer a node"
             }
+            Self::Silent(_) => "the node hangs or is overloaded, or something else listens there",
             Self::Failed(_) => "the network between this pod and the node",
-            Self::Strange(_) => "something else listens there, or the node is full (maxconns) or read-only",
+            Self::HungUp => {
+                "something else listens there, or a node that takes only TLS or, with SASL authentication, only the \
+                 binary protocol; slipring speaks neither to nodes"
+            }
+            Self::Strange(_) => "something else listens there, or the node is full (out of memory) or read-only",
+            Self::Tls => {
+                "TLS (in-transit encryption) is on at the node, or something else listens there: slipring speaks \
+                          to nodes without TLS"
+            }
+            Self::Authentication => "the node has authentication (`memcached -Y`): slipring cannot log in to nodes",
+            Self::Full => {
+                "the node has as many connections as it may (`memcached -c`, `listen_disabled_num` of its `stats`): raise \
+                 that, or let fewer clients connect"
+            }
+        }
+    }
+
+    /// What follows from an answer that is not the one that was expected.
+    fn answered(answer: &[u8]) -> Self {
+        match Cause::answered(answer) {
+            Cause::Tls => Self::Tls,
+            Cause::Authentication => Self::Authentication,
+            Cause::Full => Self::Full,
+            Cause::Answered(line) => Self::Strange(line),
+            other => Self::Strange(other.to_string().into()),
         }
     }
 }
@@ -71,7 +126,7 @@ impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             ErrorKind::ConnectionRefused => Self::Refused,
-            ErrorKind::TimedOut => Self::TimedOut,
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Self::HungUp,
             _ => Self::Failed(error),
         }
     }
@@ -89,8 +144,8 @@ pub fn sidecars_own(args: &[OsString], cmdline: &[u8]) -> Option<Vec<OsString>> 
 }
 
 /// Checks all nodes at once, in the order given.
-pub async fn run(nodes: &[Node]) -> Vec<Finding> {
-    let tasks: Vec<_> = nodes.iter().cloned().map(|node| tokio::spawn(check(node))).collect();
+pub async fn run(nodes: &[Node], patience: Patience) -> Vec<Finding> {
+    let tasks: Vec<_> = nodes.iter().cloned().map(|node| tokio::spawn(check(node, patience))).collect();
     let mut findings = Vec::with_capacity(tasks.len());
     for task in tasks {
         if let Ok(finding) = task.await {
@@ -100,39 +155,54 @@ pub async fn run(nodes: &[Node]) -> Vec<Finding> {
     findings
 }
 
-async fn check(node: Node) -> Finding {
+async fn check(node: Node, patience: Patience) -> Finding {
     let mut finding = Finding { name: node.name.to_string(), address: None, version: None, fault: None };
-    finding.fault = probe(&node, &mut finding.address, &mut finding.version).await.err();
+    finding.fault = probe(&node, patience, &mut finding.address, &mut finding.version).await.err();
     finding
 }
 
-async fn probe(node: &Node, address: &mut Option<SocketAddr>, version: &mut Option<String>) -> Result<(), Fault> {
+async fn probe(
+    node: &Node,
+    patience: Patience,
+    address: &mut Option<SocketAddr>,
+    version: &mut Option<String>,
+) -> Result<(), Fault> {
     let target = lookup_host(node.address())
         .await
         .and_then(|mut found| found.next().ok_or_else(|| io::Error::other("no address")))
         .map_err(Fault::Unresolved)?;
     *address = Some(target);
-    let stream = timeout(PATIENCE, TcpStream::connect(target)).await.map_err(|_| Fault::TimedOut)??;
-    let told = ask(&stream, "version\r\n", |answer| answer.ends_with("\r\n")).await?;
-    let Some(number) = told.strip_prefix("VERSION ") else { return Err(Fault::Strange(first_line(&told))) };
-    *version = Some(number.trim_end().to_owned());
+    let connected = timeout(patience.connect, TcpStream::connect(target)).await;
+    let stream = connected.map_err(|_| Fault::TimedOut(patience.connect))??;
+    let ask = async |request: &str, whole: &(dyn Fn(&[u8]) -> bool + Sync)| {
+        ask(&stream, patience.answer, request, whole).await
+    };
+    let told = ask("version\r\n", &|answer| answer.ends_with(b"\r\n")).await?;
+    let number = told.strip_prefix(b"VERSION ").ok_or_else(|| Fault::answered(&told))?;
+    *version = Some(String::from_utf8_lossy(number).trim_end().to_owned());
     // A key of our own that expires by itself, in case the delete is lost.
     let key = format!("slipring:check:{}", std::process::id());
-    let stored = ask(&stream, &format!("set {key} 0 60 5\r\nhello\r\n"), |answer| answer.ends_with("\r\n")).await?;
-    if stored != "STORED\r\n" {
-        return Err(Fault::Strange(first_line(&stored)));
+    let stored = ask(&format!("set {key} 0 60 5\r\nhello\r\n"), &|answer| answer.ends_with(b"\r\n")).await?;
+    if stored != b"STORED\r\n" {
+        return Err(Fault::answered(&stored));
     }
-    let ended = |answer: &str| answer.ends_with("END\r\n") || answer.contains("ERROR");
-    let got = ask(&stream, &format!("get {key}\r\n"), ended).await?;
-    if got != format!("VALUE {key} 0 5\r\nhello\r\nEND\r\n") {
-        return Err(Fault::Strange(first_line(&got)));
+    let ended = |answer: &[u8]| answer.ends_with(b"END\r\n") || memchr::memmem::find(answer, b"ERROR").is_some();
+    let got = ask(&format!("get {key}\r\n"), &ended).await?;
+    if got != format!("VALUE {key} 0 5\r\nhello\r\nEND\r\n").as_bytes() {
+        return Err(Fault::answered(&got));
     }
-    ask(&stream, &format!("delete {key}\r\n"), |answer| answer.ends_with("\r\n")).await?;
+    ask(&format!("delete {key}\r\n"), &|answer| answer.ends_with(b"\r\n")).await?;
     Ok(())
 }
 
-/// Sends a request and reads until its answer is whole.
-async fn ask(stream: &TcpStream, request: &str, whole: impl Fn(&str) -> bool) -> Result<String, Fault> {
+/// Sends a request and reads until its answer is whole, or what came of it when the node hangs up or says nothing more.
+async fn ask(
+    stream: &TcpStream,
+    limit: Duration,
+    request: &str,
+    whole: &(dyn Fn(&[u8]) -> bool + Sync),
+) -> Result<Vec<u8>, Fault> {
+    let mut answer = Vec::new();
     let exchange = async {
         let mut rest = request.as_bytes();
         while !rest.is_empty() {
@@ -140,10 +210,11 @@ async fn ask(stream: &TcpStream, request: &str, whole: impl Fn(&str) -> bool) ->
             match stream.try_write(rest) {
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                // It may have said something before it hung up.
+                Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => break,
                 Err(error) => return Err(error),
             }
         }
-        let mut answer = Vec::new();
         let mut buffer = [0; 512];
         loop {
             stream.readable().await?;
@@ -153,17 +224,19 @@ async fn ask(stream: &TcpStream, request: &str, whole: impl Fn(&str) -> bool) ->
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
-            let text = String::from_utf8_lossy(&answer);
-            if whole(&text) || answer.len() > ANSWER {
-                return Ok(text.into_owned());
+            if whole(&answer) || answer.len() > ANSWER {
+                return Ok(());
             }
         }
     };
-    Ok(timeout(PATIENCE, exchange).await.map_err(|_| Fault::TimedOut)??)
-}
-
-fn first_line(answer: &str) -> String {
-    answer.lines().next().unwrap_or_default().to_owned()
+    let ended = timeout(limit, exchange).await;
+    match ended {
+        // A whole answer, or at least the beginning of one, which says more than how it ended.
+        Ok(Ok(())) => Ok(answer),
+        _ if !answer.is_empty() => Ok(answer),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(Fault::Silent(limit)),
+    }
 }
 
 /// The findings as a table for people, and a hint for each fault.
@@ -209,12 +282,35 @@ mod tests {
                 version: Some("1.6.18".into()),
                 fault: None,
             },
-            Finding { name: "cache:1".into(), address: None, version: None, fault: Some(Fault::TimedOut) },
+            Finding {
+                name: "cache:1".into(),
+                address: None,
+                version: None,
+                fault: Some(Fault::TimedOut(Duration::from_millis(250))),
+            },
         ];
         let text = table(&findings);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].starts_with("10.0.0.2:11211  10.0.0.2:11211") && lines[1].ends_with("ok"), "{text}");
-        assert!(lines[2].contains("no answer within 2 s"), "{text}");
+        assert!(lines[2].contains("no connection within 250 ms"), "{text}");
         assert!(lines[3].contains("NetworkPolicy"), "{text}");
+    }
+
+    #[test]
+    fn an_unexpected_answer_has_a_hint_of_its_own() {
+        for (answer, fault, hint) in [
+            (
+                &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+                "unexpected answer \"HTTP/1.1 400 Bad Request\"",
+                "something else",
+            ),
+            (b"\x15\x03\x01\x00\x02\x02\x46", "TLS expected", "in-transit encryption"),
+            (b"CLIENT_ERROR unauthenticated\r\n", "authentication wanted", "cannot log in"),
+            (b"ERROR Too many open connections\r\n", "too many open connections", "memcached -c"),
+        ] {
+            let found = Fault::answered(answer);
+            assert_eq!(found.to_string(), fault);
+            assert!(found.hint().contains(hint), "{}", found.hint());
+        }
     }
 }

@@ -27,6 +27,9 @@ pub struct Match {
     fingerprint: u64,
 }
 
+/// Fewer keys than this may lie by chance where a placement puts them: there are dozens of placements, and few nodes.
+const FEW: usize = 30;
+
 /// What was found.
 #[derive(Debug)]
 pub struct Findings {
@@ -54,6 +57,12 @@ impl Findings {
         Self { matches, keys: held.len(), holders: holders.len() }
     }
 
+    /// Too few keys, or those of one node alone: placements that have nothing in common would explain them as well.
+    #[must_use]
+    pub const fn tell_little(&self, nodes: usize) -> bool {
+        nodes > 1 && (self.keys < FEW || self.holders < 2)
+    }
+
     fn share(&self, found: &Match) -> f64 {
         found.keys as f64 / self.keys.max(1) as f64
     }
@@ -65,26 +74,28 @@ impl Findings {
         found.map_or(0.0, |found| self.share(&found))
     }
 
-    /// For people: the best, the next best, and the flags to use.
+    /// For people: the best, the next best, and the flags to use; `is_whole`: every node was read.
     #[must_use]
-    pub fn report(&self, nodes: usize) -> String {
+    pub fn report(&self, nodes: usize, is_whole: bool) -> String {
         let Some(best) = self.matches.first() else { return "no placement can be built for these nodes\n".to_owned() };
         if nodes == 1 {
             return "one node holds every key: every placement fits\n".to_owned();
         }
-        let keys = grouped(self.keys as u64);
+        let keys = counted(self.keys);
         let equals = self.matches.iter().skip(1).filter(|other| other.keys == best.keys);
         let (alike, as_good): (Vec<&Match>, Vec<&Match>) =
             equals.partition(|other| other.fingerprint == best.fingerprint);
         let next = self.matches.iter().find(|other| other.keys < best.keys);
         let next = next
             .map_or_else(String::new, |next| format!("; next best {} ({})", percent(self.share(next)), next.placement));
-        let mut text = format!("{}: {} of {keys} keys{next}\n", best.placement, percent(self.share(best)));
+        let mut text = format!("{}: {} of {keys}{next}\n", best.placement, percent(self.share(best)));
         if self.holders == 1 {
             text.push_str(
-                "these are the keys of one node alone: a placement that puts nearly all keys there fits them as well. See \
-                 why the others told of none\n",
+                "all keys came from one node: a placement that puts nearly all keys there fits them as well. Find out why \
+                 the other nodes listed none\n",
             );
+        } else if self.keys < FEW {
+            let _ = writeln!(text, "with fewer than {FEW} keys a placement may fit by chance");
         }
         if self.share(best) < PLAUSIBLE {
             text.push_str(
@@ -101,7 +112,8 @@ impl Findings {
                 let _ = writeln!(text, "{heading}: {}", names.join(" "));
             }
         }
-        let _ = write!(text, "use: --placement {}", best.placement);
+        let is_certain = is_whole && !self.tell_little(nodes);
+        let _ = write!(text, "{}: --placement {}", if is_certain { "use" } else { "uncertain" }, best.placement);
         if let Some(order) = &best.order {
             let names: Vec<String> = order.iter().map(|node| node.listed()).collect();
             let _ = write!(text, " --node-order {}", names.join(","));
@@ -114,13 +126,19 @@ impl Findings {
     }
 }
 
+/// A number of keys in words.
+fn counted(keys: usize) -> String {
+    let plural = if keys == 1 { "" } else { "s" };
+    format!("{} key{plural}", grouped(keys as u64))
+}
+
 /// What was read of each node, for people.
 #[must_use]
 pub fn readings(reads: &[Read]) -> String {
     let width = reads.iter().map(|read| read.node.len()).max().unwrap_or(0);
     let mut text = "read only; nothing is written to the nodes\n".to_owned();
     for read in reads {
-        let _ = write!(text, "{:width$}  {} keys", read.node, grouped(read.keys.len() as u64));
+        let _ = write!(text, "{:width$}  {}", read.node, counted(read.keys.len()));
         match &read.remark {
             Some(remark) => writeln!(text, "; {remark}"),
             None => writeln!(text),
@@ -212,7 +230,7 @@ mod tests {
     fn found(placement: &str, order: &[usize]) -> (Findings, String) {
         let (held, nodes) = written(placement, order, 1000);
         let findings = Findings::of(&held, &nodes, &[], &Placement::default());
-        let report = findings.report(nodes.len());
+        let report = findings.report(nodes.len(), true);
         (findings, report)
     }
 
@@ -237,6 +255,13 @@ mod tests {
     }
 
     #[test]
+    fn what_some_nodes_tell_alone_is_uncertain() {
+        let (held, nodes) = written("pymemcache", &[0, 1, 2], 1000);
+        let report = Findings::of(&held, &nodes, &[], &Placement::default()).report(nodes.len(), false);
+        assert!(report.contains("\nuncertain: --placement pymemcache\n") && !report.contains("use:"), "{report}");
+    }
+
+    #[test]
     fn the_order_of_the_nodes_is_found_out() {
         for placement in ["libmemcached", "python-memcached", "memcached-proxy", "mcrouter"] {
             let (_, report) = found(placement, &[2, 0, 3, 1]);
@@ -248,13 +273,24 @@ mod tests {
 
     #[test]
     fn keys_of_one_node_alone_are_said_to_tell_little() {
-        const SAID: &str = "these are the keys of one node alone";
+        const SAID: &str = "all keys came from one node";
         let (mut held, nodes) = written("pymemcache", &[0, 1, 2], 1000);
-        let report = |held: &[Held]| Findings::of(held, &nodes, &[], &Placement::default()).report(nodes.len());
+        let report = |held: &[Held]| Findings::of(held, &nodes, &[], &Placement::default()).report(nodes.len(), true);
         held.retain(|held| held.node != NodeIndex(0));
         assert!(!report(&held).contains(SAID), "{}", report(&held));
         held.retain(|held| held.node == NodeIndex(2));
         assert!(report(&held).contains(SAID), "{}", report(&held));
+        assert!(!report(&held).contains("use:"), "{}", report(&held));
+    }
+
+    #[test]
+    fn few_keys_are_said_to_tell_little() {
+        for (keys, certain) in [(1, false), (FEW - 1, false), (FEW, true)] {
+            let (held, nodes) = written("pymemcache", &[0, 1, 2], keys);
+            let findings = Findings::of(&held, &nodes, &[], &Placement::default());
+            let report = findings.report(nodes.len(), true);
+            assert_eq!((report.contains("use:"), !findings.tell_little(3)), (certain, certain), "{report}");
+        }
     }
 
     #[test]
@@ -263,7 +299,7 @@ mod tests {
         for held in &mut held {
             held.node = NodeIndex(u16::try_from((Topology::hash(&held.key) >> 8) % 3).unwrap());
         }
-        let report = Findings::of(&held, &nodes, &[], &Placement::default()).report(3);
+        let report = Findings::of(&held, &nodes, &[], &Placement::default()).report(3, true);
         assert!(report.contains("none of them explains where the keys are"), "{report}");
         assert!(!report.contains("use:"), "{report}");
     }

@@ -47,6 +47,8 @@ pub struct Read {
     pub keys: Vec<Vec<u8>>,
     /// How it went, unless it told all of its keys.
     pub remark: Option<String>,
+    /// It could not be read, or broke off: the keys that are not known may be anywhere.
+    pub is_unread: bool,
 }
 
 /// How much is read.
@@ -65,20 +67,31 @@ pub struct Bounds {
 /// Reads a node within these bounds.
 pub async fn read(node: Arc<Node>, bounds: Bounds) -> Read {
     let mut keys = Vec::new();
+    let mut is_unread = false;
     let remark = match dump(&node, &bounds, &mut keys).await {
         Ok(End::Whole) => None,
         Ok(End::Limit) => Some(format!("cut off at {}", grouped(bounds.keys as u64))),
-        Err(error) if bounds.known.is_empty() && keys.is_empty() => Some(error.to_string()),
-        Err(error) if bounds.known.is_empty() => Some(format!("cut off: {error}")),
+        Err(error) if bounds.known.is_empty() && keys.is_empty() => {
+            is_unread = true;
+            Some(error.to_string())
+        }
+        Err(error) if bounds.known.is_empty() => {
+            // With the time that was given it is cut off as it was asked to be.
+            is_unread = Instant::now() < bounds.ends_at;
+            Some(format!("cut off: {error}"))
+        }
         Err(error) => {
             keys.clear();
             match probe(&node, &bounds, &mut keys).await {
                 Ok(asked) => Some(format!("of {} asked for, as {error}", grouped(asked as u64))),
-                Err(second) => Some(format!("{error}; then {second}")),
+                Err(second) => {
+                    is_unread = keys.is_empty() || Instant::now() < bounds.ends_at;
+                    Some(format!("{error}; then {second}"))
+                }
             }
         }
     };
-    Read { node: node.name.to_string(), keys, remark }
+    Read { node: node.name.to_string(), keys, remark, is_unread }
 }
 
 /// Why no more keys came.

@@ -1,5 +1,5 @@
-//! What the operator runs beside the sidecar: `check`, `locate`, `placements`, `detect`, `plan`, `reload`. Each prints
-//! and ends.
+//! What the operator runs beside the sidecar: `check`, `locate`, `placements`, `detect`, `plan`, `reload`, `completions`,
+//! `man`. Each prints and ends.
 
 pub mod check;
 pub mod detect;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::{Command, Config, Detect};
+use crate::config::{self, Command, Config, Detect};
 use crate::discovery::{self, Options, Source};
 use crate::routing::{Node, NodeIndex, Placement, Plan, Topology, TopologyError};
 use detect::Findings;
@@ -47,7 +47,7 @@ pub enum CommandError {
     /// The nodes make no ring.
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    /// The signal could not be sent.
+    /// There was no reload, or none that is known of.
     #[error(transparent)]
     Reload(#[from] reload::ReloadError),
     /// Neither arguments nor a file nor a pipe.
@@ -65,9 +65,18 @@ pub enum CommandError {
     /// The nodes told of no key.
     #[error("the nodes told of no key: nothing can be detected (--keys FILE asks for those in a file)")]
     NothingHeld,
+    /// No node holds a key of the file.
+    #[error("no node has any of the keys of {0}: nothing can be detected")]
+    NothingKnown(String),
+    /// Too few keys, or those of one node alone.
+    #[error("these keys tell too little, so the result is uncertain")]
+    TooFew,
     /// Another placement than the one that was to be verified.
     #[error("placement {0} put {1} of the keys where they are, less than {2}")]
     Unverified(String, String, String),
+    /// Some nodes could not be read, or broke off: how many, of how many, and which.
+    #[error("{0} of {1} nodes could not be read, so the result is uncertain: {2}")]
+    Unread(usize, usize, String),
     /// No runtime, or nobody to print to.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -82,7 +91,7 @@ pub fn run(config: &Config, out: &mut impl io::Write) -> Option<Result<(), Comma
     let options = &config.discovery;
     let done = match &config.command {
         Command::Serve { .. } | Command::Dev { .. } => return None,
-        Command::Check { source } => check(source, options, out),
+        Command::Check { source } => check(source, options, patience(config), out),
         Command::Locate { source, keys, json } => {
             topology(source, options, &config.placement).and_then(|topology| locate::run(&topology, keys, *json, out))
         }
@@ -92,7 +101,9 @@ pub fn run(config: &Config, out: &mut impl io::Write) -> Option<Result<(), Comma
             let to_placement = to_placement.as_ref().unwrap_or(&config.placement);
             plan((from, &config.placement), (to, to_placement), keys.as_deref(), out)
         }
-        Command::Reload { pid } => reload::run(*pid).map_err(CommandError::from),
+        Command::Completions { shell } => config::completions(*shell, out).map_err(CommandError::from),
+        Command::Manual { command } => config::manual(command.as_deref(), out).map_err(CommandError::from),
+        Command::Reload { pid } => reload(*pid, out),
     };
     Some(match done {
         Err(CommandError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -100,16 +111,36 @@ pub fn run(config: &Config, out: &mut impl io::Write) -> Option<Result<(), Comma
     })
 }
 
-fn check(source: &Source, options: &Options, out: &mut impl io::Write) -> Result<(), CommandError> {
+/// As long as the sidecar waits, where that was said: what it would give up on is not well.
+fn patience(config: &Config) -> check::Patience {
+    let given = |option, value| config.is_given(option).then_some(value);
+    let default = check::Patience::default();
+    check::Patience {
+        connect: given("connect-timeout", config.connect_timeout).unwrap_or(default.connect),
+        answer: given("request-timeout", config.request_timeout).unwrap_or(default.answer),
+    }
+}
+
+fn check(
+    source: &Source,
+    options: &Options,
+    patience: check::Patience,
+    out: &mut impl io::Write,
+) -> Result<(), CommandError> {
     let runtime = runtime()?;
     let nodes = runtime.block_on(nodes(source, options))?;
     writeln!(out, "source: {source}")?;
-    let findings = runtime.block_on(check::run(&nodes));
+    let findings = runtime.block_on(check::run(&nodes, patience));
     out.write_all(check::table(&findings).as_bytes())?;
     match findings.iter().filter(|finding| finding.fault.is_some()).count() {
         0 => Ok(()),
         failed => Err(CommandError::Unwell(failed, findings.len())),
     }
+}
+
+fn reload(pid: Option<i32>, out: &mut impl io::Write) -> Result<(), CommandError> {
+    let outcome = runtime()?.block_on(reload::run(pid))?;
+    Ok(writeln!(out, "{outcome}")?)
 }
 
 fn topology(source: &Source, options: &Options, placement: &Placement) -> Result<Topology, CommandError> {
@@ -152,19 +183,28 @@ fn detect(
     };
     let reads = runtime.block_on(read_all(&nodes, &bounds));
     out.write_all(detect::readings(&reads).as_bytes())?;
+    let unread: Vec<String> = reads.iter().filter(|read| read.is_unread).map(|read| read.node.clone()).collect();
     let of_node =
         |(read, index): (dump::Read, u16)| read.keys.into_iter().map(move |key| Held { key, node: NodeIndex(index) });
     let held: Vec<Held> = reads.into_iter().zip(0..).flat_map(of_node).collect();
     if held.is_empty() {
-        return Err(CommandError::NothingHeld);
+        let file = how.keys.as_ref().map(|path| path.display().to_string());
+        return Err(file.map_or(CommandError::NothingHeld, CommandError::NothingKnown));
     }
     let verify = how.verify.as_ref().map(|verify| verify.clone().with_names_of(placement));
     let named: Vec<&Placement> = verify.iter().chain((!placement.is_by_hash()).then_some(placement)).collect();
     let findings = Findings::of(&held, &nodes, &named, placement);
-    write!(out, "\n{}", findings.report(nodes.len()))?;
-    let Some(verify) = verify else { return Ok(()) };
+    write!(out, "\n{}", findings.report(nodes.len(), unread.is_empty()))?;
+    // What they hold may tell of another placement.
+    let certain = match unread.len() {
+        0 if findings.tell_little(nodes.len()) => Err(CommandError::TooFew),
+        0 => Ok(()),
+        count => Err(CommandError::Unread(count, nodes.len(), unread.join(", "))),
+    };
+    let Some(verify) = verify else { return certain };
     let share = findings.of_placement(&verify, &held, &nodes);
     if share >= how.min {
+        certain?;
         return Ok(writeln!(out, "verified: {verify} {}", detect::percent(share))?);
     }
     Err(CommandError::Unverified(verify.to_string(), detect::percent(share), detect::percent(how.min)))
@@ -180,6 +220,7 @@ async fn read_all(nodes: &[Arc<Node>], bounds: &Bounds) -> Vec<dump::Read> {
             node: node.name.to_string(),
             keys: Vec::new(),
             remark: Some(error.to_string()),
+            is_unread: true,
         };
         reads.push(task.await.unwrap_or_else(failed));
     }

@@ -25,7 +25,7 @@ pub fn table() -> String {
     text
 }
 
-/// The same as Markdown, for README; a test compares them.
+/// The same as Markdown, for deploy/OPERATING.md; a test compares them.
 #[must_use]
 pub fn markdown() -> String {
     let mut table = "| placement | what it matches | limits |\n|---|---|---|\n".to_owned();

@@ -1,24 +1,260 @@
-//! `slipring reload`: SIGHUP to a running sidecar. The image has neither shell nor `kill`.
+//! `slipring reload`: SIGHUP to a running sidecar, and what came of it. The image has neither shell nor `kill`.
+//!
+//! The sidecar counts at `/ring` how often it has read its source because it was told to: when that has grown, what stands
+//! beside it is the outcome. Where its admin endpoint listens it was told as we are, by arguments and environment, which
+//! `/proc` shows to who may signal it.
 
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpid, kill_process};
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
 
-/// Why the signal could not be sent.
+use crate::config::{self, Command};
+
+/// Longest wait for the outcome. A source that answers late has its own time-out, of 3 s by default.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Longest wait for one answer of the admin endpoint.
+const ANSWER: Duration = Duration::from_secs(2);
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Why there is no reload, or none that is known of.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// Not a process id.
-    #[error("{0} is not a process id")]
-    NotAPid(i32),
     /// The kernel refused.
     #[error("cannot signal process {0}: {1}")]
     Refused(i32, Errno),
+    /// Another program: SIGHUP may end it.
+    #[error("process {0} is {1:?}, not a slipring: nothing was sent")]
+    Stranger(i32, String),
+    /// None that may be seen.
+    #[error("no slipring runs here, or none that this user may see")]
+    Nobody,
+    /// Several, by process id.
+    #[error("several run here: name one of them with --pid: {0}")]
+    Several(String),
+    /// Its admin endpoint did not answer.
+    #[error("process {0} was told to read its nodes again, but only its log has the outcome: {1}: {2}")]
+    Unknown(i32, SocketAddr, String),
+    /// The new list was refused; the ring as it stays.
+    #[error("{0}; the ring stays as it is: {1}")]
+    Unread(String, String),
 }
 
-/// Sends SIGHUP.
+/// What of `/ring` tells the outcome.
+#[derive(Debug, Deserialize)]
+struct Report {
+    /// How often it has read its source because it was told to.
+    reloads: u64,
+    fingerprint: String,
+    version: u64,
+    nodes: Vec<serde::de::IgnoredAny>,
+    #[serde(default)]
+    pending: Vec<String>,
+    last_error: Option<String>,
+    changes: Vec<Change>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Change {
+    version: u64,
+    moved: f64,
+}
+
+/// Sends SIGHUP to the sidecar with this process id, or to the only one there is, and waits for the outcome. Returns it in
+/// a line.
 ///
 /// # Errors
-/// When there is no such process, or it belongs to someone else.
-pub fn run(pid: i32) -> Result<(), ReloadError> {
-    let target = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(ReloadError::NotAPid(pid))?;
-    kill_process(target, Signal::HUP).map_err(|error| ReloadError::Refused(pid, error))
+/// When there is no such sidecar, when it belongs to someone else, when its source gave no list, or when it does not tell.
+pub async fn run(pid: Option<i32>) -> Result<String, ReloadError> {
+    let pid = pid.map_or_else(the_only_one, Ok)?;
+    let target = Pid::from_raw(pid).ok_or(ReloadError::Refused(pid, Errno::SRCH))?;
+    match name(pid) {
+        None => return Err(ReloadError::Refused(pid, Errno::SRCH)),
+        Some(name) if !is_slipring(&name) => return Err(ReloadError::Stranger(pid, name)),
+        Some(_) => {}
+    }
+    let send = || kill_process(target, Signal::HUP).map_err(|error| ReloadError::Refused(pid, error));
+    let Some(admin) = admin(pid) else {
+        send()?;
+        return Ok(format!(
+            "process {pid} reads its nodes again; without an admin endpoint only its log tells the outcome"
+        ));
+    };
+    let unknown = |problem: String| ReloadError::Unknown(pid, admin, problem);
+    let before = ask(admin).await;
+    send()?;
+    let before = before.map_err(unknown)?;
+    let began_at = Instant::now();
+    let after = loop {
+        match ask(admin).await {
+            Ok(report) if report.reloads > before.reloads => break report,
+            Ok(_) if began_at.elapsed() < PATIENCE => sleep(PAUSE).await,
+            Ok(_) => return Err(unknown(format!("no new answer of its source within {} s", PATIENCE.as_secs()))),
+            Err(problem) => return Err(unknown(problem)),
+        }
+    };
+    match after.last_error {
+        Some(ref problem) => Err(ReloadError::Unread(problem.clone(), after.ring())),
+        None => Ok(after.outcome(before.version)),
+    }
+}
+
+/// The only sidecar that runs here.
+fn the_only_one() -> Result<i32, ReloadError> {
+    let own = getpid().as_raw_nonzero().get();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
+    let mut found: Vec<i32> = pids.filter(|pid| *pid != own && is_sidecar(*pid)).collect();
+    found.sort_unstable();
+    match found.as_slice() {
+        [] => Err(ReloadError::Nobody),
+        [pid] => Ok(*pid),
+        several => Err(ReloadError::Several(several.iter().map(i32::to_string).collect::<Vec<_>>().join(", "))),
+    }
+}
+
+/// Whether a process is a slipring that serves.
+fn is_sidecar(pid: i32) -> bool {
+    let serves = |command: &Command| matches!(command, Command::Serve { .. } | Command::Dev { .. });
+    name(pid).is_some_and(|name| is_slipring(&name)) && parsed(pid).is_none_or(|config| serves(&config.command))
+}
+
+/// The name of a process' program, at most 15 bytes of it.
+fn name(pid: i32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim_end().to_owned())
+}
+
+fn is_slipring(name: &str) -> bool {
+    name.starts_with("slipring")
+}
+
+/// What a sidecar was told, if it may be seen and can be understood.
+fn parsed(pid: i32) -> Option<config::Config> {
+    let read = |file: &str| fs::read(Path::new("/proc").join(pid.to_string()).join(file)).ok();
+    let words = |bytes: &[u8]| -> Vec<OsString> {
+        let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+        bytes.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect()
+    };
+    let variables: HashMap<String, String> = words(&read("environ")?)
+        .iter()
+        .filter_map(|word| {
+            word.to_string_lossy().split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+        })
+        .collect();
+    config::parse(words(&read("cmdline")?), &|name| variables.get(name).cloned()).ok()
+}
+
+/// Where its admin endpoint can be reached from here, if it has one.
+fn admin(pid: i32) -> Option<SocketAddr> {
+    let listens = match parsed(pid) {
+        Some(config) => config.admin_listen.first().copied()?,
+        // It was told by one whose words may not be seen.
+        None => (Ipv4Addr::UNSPECIFIED, config::ADMIN_PORT).into(),
+    };
+    let ip = match listens.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    Some(SocketAddr::new(ip, listens.port()))
+}
+
+/// Asks for `/ring`.
+async fn ask(admin: SocketAddr) -> Result<Report, String> {
+    let asked = async {
+        let stream = TcpStream::connect(admin).await.map_err(|error| error.to_string())?;
+        let (mut sender, connection) =
+            http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let request = Request::get("/ring").header(header::HOST, admin.to_string()).body(Empty::new());
+        let request = request.map_err(|error| error.to_string())?;
+        let answer = async {
+            let response = sender.send_request(request).await?;
+            response.into_body().collect().await
+        };
+        let driven = async {
+            // It ends when the answer has come.
+            let _ = connection.await;
+            std::future::pending::<()>().await;
+        };
+        let body = tokio::select! {
+            body = answer => body.map_err(|error| error.to_string())?.to_bytes(),
+            () = driven => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).to_string()),
+        };
+        serde_json::from_slice(&body).map_err(|_| "it is no slipring, or an older one".to_owned())
+    };
+    timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER.as_secs())))
+}
+
+// === impl Report ===
+
+impl Report {
+    fn ring(&self) -> String {
+        let count = self.nodes.len();
+        let ring = &self.fingerprint;
+        format!("{count} {}, ring {ring}", if count == 1 { "node" } else { "nodes" })
+    }
+
+    /// What the ring is now, and what that changed since a version of it.
+    fn outcome(&self, since: u64) -> String {
+        let moved: Vec<String> = self
+            .changes
+            .iter()
+            .rev()
+            .filter(|change| change.version > since)
+            .map(|change| format!("{:.1} % of the keys moved", 100.0 * change.moved))
+            .collect();
+        let moved = if moved.is_empty() { "nothing changed".to_owned() } else { moved.join(", then ") };
+        let mut line = format!("{}, {moved}", self.ring());
+        for pending in &self.pending {
+            line.push('\n');
+            line.push_str(pending);
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(version: u64, changes: &str) -> Report {
+        let json = format!(
+            r#"{{"reloads":1,"fingerprint":"a1b2c3d4","version":{version},"nodes":[{{"name":"a"}},{{"name":"b"}},{{"name":"c"}}],
+            "changes":[{changes}],"status":"healthy"}}"#
+        );
+        serde_json::from_str(&json).unwrap()
+    }
+
+    #[test]
+    fn the_outcome_is_the_ring_and_what_moved() {
+        let first = r#"{"version":1,"moved":0.0}"#;
+        assert_eq!(report(1, first).outcome(1), "3 nodes, ring a1b2c3d4, nothing changed");
+        let second = r#"{"version":2,"moved":0.25},{"version":1,"moved":0.0}"#;
+        assert_eq!(report(2, second).outcome(1), "3 nodes, ring a1b2c3d4, 25.0 % of the keys moved");
+    }
+
+    #[test]
+    fn programs_are_told_apart_by_name() {
+        // The tests of slipring are a program of that name, too.
+        let own = getpid().as_raw_nonzero().get();
+        assert!(name(own).is_some_and(|name| is_slipring(&name)), "{:?}", name(own));
+        assert_eq!(name(i32::MAX), None);
+        assert!(!is_slipring("memcached") && !is_slipring("pause"));
+    }
 }

@@ -1,4 +1,4 @@
-//! The command line: every option, declared once. Names, defaults and help here are the manual page, and README's
+//! The command line: every option, declared once. Names, defaults and help here are the manual page, and deploy/OPERATING.md's
 //! table is rendered from them.
 
 mod values;
@@ -7,14 +7,15 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable};
+use clap_complete::Shell;
 
 use super::{AnswerDiscovery, ListenAddress, LogFormat, OnNodeDown};
 use crate::routing::{NameFormat, Placement};
-pub(super) use values::LogLevel;
+pub(super) use values::{AdminListen, LogLevel};
 use values::{
-    AdminListen, BufferLimit, Workers, parse_admin_listen, parse_answer_discovery, parse_buffer_limit,
-    parse_bulk_above, parse_discovery_interval, parse_instance, parse_listen, parse_max_value, parse_mode,
-    parse_node_memory, parse_patience, parse_share, parse_switch, parse_timeout, parse_whole, parse_workers,
+    BufferLimit, Workers, parse_admin_listen, parse_answer_discovery, parse_buffer_limit, parse_bulk_above,
+    parse_discovery_interval, parse_instance, parse_listen, parse_max_value, parse_mode, parse_node_memory,
+    parse_patience, parse_share, parse_switch, parse_timeout, parse_whole, parse_workers,
 };
 
 /// A memcached sidecar proxy: one local port, a hash ring of nodes behind it.
@@ -38,11 +39,16 @@ pub(super) struct Cli {
     pub(super) command: CliCommand,
 }
 
+/// Below the help of `check`.
+const CHECK_TIMES: &str = "\
+Each step may take 2 s; or --connect-timeout and --request-timeout, where they are given, by variable too";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum CliCommand {
     /// Serve clients on a local port in front of memcached nodes (the default command)
     Serve(ServeArgs),
     /// Check every node: resolve, connect, version, set and get; exit 1 when one fails
+    #[command(after_help = CHECK_TIMES)]
     Check(ServeArgs),
     /// Show which node owns each key
     Locate(LocateArgs),
@@ -52,10 +58,14 @@ pub(super) enum CliCommand {
     Detect(DetectArgs),
     /// Show what a change of nodes or of the placement would move
     Plan(PlanArgs),
-    /// Tell a running sidecar to read its source of nodes again (sends SIGHUP)
+    /// Tell a running sidecar to read its source of nodes again (sends SIGHUP), and print the outcome
     Reload(ReloadArgs),
     /// Run the same proxy in front of in-memory nodes of its own: a trial that needs nothing installed
     Dev(DevArgs),
+    /// Print the completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page of slipring, or of one of its commands
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -188,10 +198,24 @@ pub(super) struct PlanArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// Shell to complete in
+    #[arg(value_name = "SHELL")]
+    pub(super) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ManArgs {
+    /// Command to describe; the program, if none is given
+    #[arg(value_name = "COMMAND")]
+    pub(super) command: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct ReloadArgs {
-    /// Process ID of the sidecar; 1 in its own container
-    #[arg(long, value_name = "PID", default_value_t = 1, value_parser = parse_whole::<i32>(1..=2_147_483_647))]
-    pub(super) pid: i32,
+    /// Process ID of the sidecar; if not given, that of the only one that runs here
+    #[arg(long, value_name = "PID", value_parser = parse_whole::<i32>(1..=2_147_483_647))]
+    pub(super) pid: Option<i32>,
 }
 
 #[derive(Debug, Args)]
@@ -231,9 +255,9 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_UNIX_MODE", value_name = "MODE", default_value = "0700", value_parser = parse_mode)]
     pub(super) unix_mode: u32,
 
-    /// Address of the HTTP endpoint for health, readiness, metrics and the page: `IP:port`, or `off`
-    #[arg(long, env = "SLIPRING_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:9150", value_parser = parse_admin_listen)]
-    pub(super) admin_listen: AdminListen,
+    /// Addresses of the HTTP endpoint for health, readiness, metrics and the page: `IP:port`, comma separated, or `off`; one that the machine does not have is left out
+    #[arg(long, env = "SLIPRING_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:9150,[::]:9150", value_delimiter = ',', value_parser = parse_admin_listen)]
+    pub(super) admin_listen: Vec<AdminListen>,
 
     /// Worker threads, 1 to 64; `auto` is 2 in a container with a CPU limit of 2 or more, else 1
     #[arg(long, env = "SLIPRING_WORKERS", value_name = "N", default_value = "auto", value_parser = parse_workers)]

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap_complete::Shell;
+
 use crate::discovery::Source;
 use crate::routing::{Node, Placement};
 
@@ -48,10 +50,20 @@ pub enum Command {
         /// A file with keys.
         keys: Option<PathBuf>,
     },
-    /// Sends SIGHUP to a running sidecar and ends.
+    /// Sends SIGHUP to a running sidecar, tells what came of it, and ends.
     Reload {
-        /// Its process id, at least 1.
-        pid: i32,
+        /// Its process id, at least 1; if not given, that of the only one there is.
+        pid: Option<i32>,
+    },
+    /// Prints the completions for a shell and ends.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Prints a page of the manual and ends.
+    Manual {
+        /// Of which command; of the program when there is none.
+        command: Option<String>,
     },
     /// The sidecar in front of embedded nodes.
     Dev {
@@ -87,7 +99,12 @@ impl Command {
             | Self::Check { source }
             | Self::Locate { source, .. }
             | Self::Detect { source, .. } => Some(source),
-            Self::Placements | Self::Plan { .. } | Self::Reload { .. } | Self::Dev { .. } => None,
+            Self::Placements
+            | Self::Plan { .. }
+            | Self::Reload { .. }
+            | Self::Completions { .. }
+            | Self::Manual { .. }
+            | Self::Dev { .. } => None,
         }
     }
 }

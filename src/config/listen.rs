@@ -1,9 +1,10 @@
 //! Where clients connect.
 
 use std::fmt::{self, Display};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::cli::AdminListen;
 use super::{Exit, FromEnvironment, PORT, source};
 
 /// Where clients connect.
@@ -20,21 +21,12 @@ pub enum ListenAddress {
 // === impl ListenAddress ===
 
 impl ListenAddress {
-    /// Whether a connection to `host` and `port`, made on this machine, arrives here. Of the addresses of the machine
-    /// only those of loopback are known.
-    pub(super) fn takes(&self, host: IpAddr, port: u16) -> bool {
-        let here = |address: SocketAddr| {
-            let (own, host) = (address.ip(), host.to_canonical());
-            let same_family = own.is_ipv4() == host.is_ipv4();
-            // "No address" stands for every one of ours when it is listened on, for loopback when it is dialled.
-            let dialled = if host.is_unspecified() { own.is_loopback() } else { own == host };
-            let any = own.is_unspecified() && (host.is_loopback() || host.is_unspecified());
-            port == address.port() && same_family && (dialled || any)
-        };
+    /// The TCP addresses it stands for.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         match self {
-            Self::Localhost => here((Ipv4Addr::LOCALHOST, PORT).into()) || here((Ipv6Addr::LOCALHOST, PORT).into()),
-            Self::Tcp(address) => here(*address),
-            Self::Unix(_) => false,
+            Self::Localhost => vec![(Ipv4Addr::LOCALHOST, PORT).into(), (Ipv6Addr::LOCALHOST, PORT).into()],
+            Self::Tcp(address) => vec![*address],
+            Self::Unix(_) => Vec::new(),
         }
     }
 }
@@ -65,4 +57,39 @@ pub(super) fn listen(items: &[ListenAddress], from_env: &FromEnvironment) -> Res
         return Err(refuse("localhost goes with no other IP:port".to_owned()));
     }
     Ok(addresses)
+}
+
+/// The same for the admin endpoint, and against those where clients connect.
+pub(super) fn admin_listen(
+    items: &[AdminListen],
+    clients: &[ListenAddress],
+    from_env: &FromEnvironment,
+) -> Result<Vec<SocketAddr>, Exit> {
+    let refuse = |problem: String| Exit::usage(&format!("{}: {problem}", source("admin-listen", from_env)));
+    let mut addresses = Vec::new();
+    for AdminListen(item) in items {
+        let Some(address) = *item else {
+            if items.len() > 1 {
+                return Err(refuse("off goes with no address".to_owned()));
+            }
+            continue;
+        };
+        if address.port() != 0 && addresses.contains(&address) {
+            return Err(refuse(format!("{address} is listed twice")));
+        }
+        let mut taken = clients.iter().flat_map(ListenAddress::addresses);
+        if let Some(taken) = taken.find(|taken| overlap(*taken, address)) {
+            let listen = source("listen", from_env);
+            return Err(refuse(format!("{address} takes the port of {taken}, where clients connect ({listen})")));
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+/// Whether one of them leaves no room for the other.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_port = one.port() == other.port() && one.port() != 0;
+    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    same_port && one.is_ipv4() == other.is_ipv4() && (any || one.ip() == other.ip())
 }

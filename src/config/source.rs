@@ -1,11 +1,11 @@
 //! Who the nodes are: the one source that the options name.
 
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::cli::{self, ServeArgs};
-use super::{Exit, FromEnvironment, ListenAddress, source};
-use crate::discovery::{Source, parse_nodes, parse_server};
+use super::{Command, Exit, FromEnvironment, ListenAddress, source};
+use crate::discovery::{Own, Source, parse_nodes, parse_server};
 use crate::routing::Node;
 
 /// The one source that was named; a discovery endpoint may have a list beside it.
@@ -49,28 +49,22 @@ pub(super) fn node_order(serve: &ServeArgs, from_env: &FromEnvironment) -> Resul
     }
 }
 
-/// A list of nothing but ourselves, which an application's own variable makes, can never serve. One whose nodes are
-/// ourselves behind other names is found out when it is connected to.
+/// A list of nothing but ourselves can never serve.
 pub(super) fn refuse_itself(
-    source_of_nodes: &Source,
+    command: &Command,
     listen: &[ListenAddress],
     from_env: &FromEnvironment,
 ) -> Result<(), Exit> {
-    let Source::Static(nodes) = source_of_nodes else { return Ok(()) };
-    let is_own = |node: &Node| {
-        let hosts = match node.host.parse::<IpAddr>() {
-            Ok(host) => vec![host],
-            Err(_) if &*node.host == "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-            Err(_) => Vec::new(),
-        };
-        hosts.into_iter().any(|host| listen.iter().any(|address| address.takes(host, node.port)))
-    };
-    match nodes.first().filter(|_| nodes.iter().all(is_own)) {
-        None => Ok(()),
-        Some(first) => Err(Exit::usage(&format!(
-            "{}: {first} is this sidecar itself, which listens there; name the memcached nodes",
-            source("nodes", from_env)
-        ))),
+    let Some(Source::Static(nodes)) = command.source() else { return Ok(()) };
+    let refused = own(command, listen).refuse(nodes);
+    refused.map_err(|problem| Exit::usage(&format!("{}: {problem}", source("nodes", from_env))))
+}
+
+/// What a sidecar listens on. Who only looks at the nodes listens nowhere.
+pub(super) fn own(command: &Command, listen: &[ListenAddress]) -> Own {
+    match command {
+        Command::Serve { .. } => Own::new(listen.iter().flat_map(ListenAddress::addresses).collect()),
+        _ => Own::default(),
     }
 }
 

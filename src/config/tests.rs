@@ -35,6 +35,11 @@ fn names(config: &Config) -> Vec<String> {
     }
 }
 
+/// What is listened on by default.
+fn localhost_own() -> discovery::Own {
+    discovery::Own::new(vec!["127.0.0.1:11211".parse().unwrap(), "[::1]:11211".parse().unwrap()])
+}
+
 fn addresses(list: &[&str]) -> Vec<ListenAddress> {
     list.iter().map(|address| ListenAddress::Tcp(address.parse().unwrap())).collect()
 }
@@ -48,7 +53,7 @@ fn defaults() {
         listen: vec![ListenAddress::Localhost],
         instance: None,
         unix_mode: 0o700,
-        admin_listen: Some("0.0.0.0:9150".parse().unwrap()),
+        admin_listen: vec!["0.0.0.0:9150".parse().unwrap(), "[::]:9150".parse().unwrap()],
         workers: 1,
         connections_per_node: 1,
         max_value: 128 << 20,
@@ -62,7 +67,7 @@ fn defaults() {
         queue_timeout: Duration::from_millis(250),
         slow_request: Duration::from_millis(100),
         buffer_limit: 64 << 20,
-        discovery: discovery::Options::default(),
+        discovery: discovery::Options { own: localhost_own(), ..discovery::Options::default() },
         ready_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(5),
         drain_timeout_on_exit: Duration::from_secs(25),
@@ -92,7 +97,7 @@ fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
         ("listen", "SLIPRING_LISTEN", "unix:/run/a.sock", "localhost", |c| c.listen[0].to_string()),
         ("instance", "SLIPRING_INSTANCE", "shop/app-1", "b", |c| c.instance.clone().unwrap()),
         ("unix-mode", "SLIPRING_UNIX_MODE", "0660", "0777", |c| format!("{:04o}", c.unix_mode)),
-        ("admin-listen", "SLIPRING_ADMIN_LISTEN", "127.0.0.1:1", "[::]:2", |c| c.admin_listen.unwrap().to_string()),
+        ("admin-listen", "SLIPRING_ADMIN_LISTEN", "127.0.0.1:1", "[::]:2", |c| c.admin_listen[0].to_string()),
         ("workers", "SLIPRING_WORKERS", "3", "64", |c| c.workers.to_string()),
         ("connections-per-node", "SLIPRING_CONNECTIONS_PER_NODE", "2", "16", |c| c.connections_per_node.to_string()),
         ("connect-timeout", "SLIPRING_CONNECT_TIMEOUT", "1ms", "5s", |c| format!("{:?}", c.connect_timeout)),
@@ -190,6 +195,33 @@ fn the_port_that_kubernetes_sets_is_ignored_with_one_warning() {
 }
 
 #[test]
+fn clients_and_the_admin_endpoint_have_addresses_of_their_own() {
+    for (line, expected) in [
+        ("--listen 127.0.0.1:5 --admin-listen 127.0.0.1:5", "127.0.0.1:5 takes the port of 127.0.0.1:5"),
+        ("--listen 127.0.0.1:5 --admin-listen 127.0.0.1:6,0.0.0.0:5", "0.0.0.0:5 takes the port of 127.0.0.1:5"),
+        ("--listen 0.0.0.0:5 --admin-listen 10.0.0.1:5", "10.0.0.1:5 takes the port of 0.0.0.0:5"),
+        ("--listen [::1]:9150", "[::]:9150 takes the port of [::1]:9150"),
+        ("--admin-listen 127.0.0.1:11211", "127.0.0.1:11211 takes the port of 127.0.0.1:11211"),
+    ] {
+        for command in ["serve --nodes a", "dev"] {
+            let text = refused(&format!("{command} {line}"), &[]);
+            assert_eq!(text, format!("--admin-listen: {expected}, where clients connect (--listen)"));
+        }
+    }
+    let text = refused("--nodes a --admin-listen [::1]:7", &[("SLIPRING_LISTEN", "[::1]:7")]);
+    assert!(text.ends_with("where clients connect (SLIPRING_LISTEN)"), "{text}");
+    for line in [
+        "--listen 127.0.0.1:5 --admin-listen [::1]:5",
+        "--listen 127.0.0.1:5 --admin-listen 127.0.0.2:5",
+        "--listen 127.0.0.1:0 --admin-listen 127.0.0.1:0",
+        "--listen unix:/a",
+        "--listen 127.0.0.1:9150 --admin-listen off",
+    ] {
+        parsed(&format!("--nodes a {line}"), &[]);
+    }
+}
+
+#[test]
 fn listening() {
     let both = addresses(&["127.0.0.1:1", "[::1]:1"]);
     assert_eq!(parsed("--nodes a --listen 127.0.0.1:1 --listen [::1]:1", &[]).listen, both);
@@ -199,7 +231,11 @@ fn listening() {
     assert_eq!(localhost, [ListenAddress::Localhost]);
     let any = "--nodes a --listen 127.0.0.1:0,127.0.0.1:0";
     assert_eq!(parsed(any, &[]).listen, addresses(&["127.0.0.1:0", "127.0.0.1:0"]));
-    assert_eq!(parsed("--nodes a --admin-listen off", &[]).admin_listen, None);
+    assert_eq!(parsed("--nodes a --admin-listen off", &[]).admin_listen, []);
+    let line = refused("--nodes a --admin-listen off,127.0.0.1:9150", &[]);
+    assert_eq!(line, "--admin-listen: off goes with no address");
+    let line = refused("--nodes a", &[("SLIPRING_ADMIN_LISTEN", "127.0.0.1:1,127.0.0.1:1")]);
+    assert_eq!(line, "SLIPRING_ADMIN_LISTEN: 127.0.0.1:1 is listed twice");
 
     assert_eq!(refused("--nodes a --listen 1.1.1.1:1,1.1.1.1:1", &[]), "--listen: 1.1.1.1:1 is listed twice");
     assert_eq!(refused("--nodes a --listen unix:/a,unix:/a", &[]), "--listen: unix:/a is listed twice");

@@ -7,33 +7,43 @@ use clap::CommandFactory as _;
 use super::cli::Cli;
 use super::exit::one_line;
 
-/// What our own variables begin with.
-const PREFIX: &str = "SLIPRING_";
+/// What our own variables begin with, and those that name the nodes.
+const PREFIXES: [&str; 2] = ["SLIPRING_", "MEMCACHED_"];
 
-/// A line for each of `names`, the variables of the process, that begins as ours do and is none of them. Those that
-/// Kubernetes sets for a Service whose name begins with `slipring` are left out.
+/// A line for each of `names`, the variables of the process, that begins as ours do and is none of them, or that is a
+/// letter away from one that names the nodes: others with that beginning may be the application's. Those that Kubernetes
+/// sets for a Service are left out.
 #[must_use]
 pub fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String> {
     let declared = Cli::command();
     let arguments = declared.get_subcommands().flat_map(clap::Command::get_arguments);
     let known: BTreeSet<String> =
         arguments.filter_map(|arg| arg.get_env()).map(|name| name.to_string_lossy().into_owned()).collect();
-    let is_unknown = |name: &String| name.starts_with(PREFIX) && !known.contains(name) && !is_service_link(name);
-    let unknown: BTreeSet<String> = names.into_iter().filter(is_unknown).collect();
+    let names: BTreeSet<String> = names.into_iter().collect();
     let line = |name: &String| {
-        let nearest = known.iter().min_by_key(|other| strsim::osa_distance(name, other));
-        let tip = nearest.map(|other| format!("; the most similar one is {other}")).unwrap_or_default();
-        format!("{} ignored: there is no such variable{tip}", one_line(name))
+        let own = name.strip_prefix(PREFIXES[0]);
+        // The beginning is what is mistaken first.
+        let distance = |other: &str| match own {
+            Some(own) => {
+                let rest = PREFIXES.iter().find_map(|prefix| other.strip_prefix(prefix));
+                strsim::osa_distance(own, rest.unwrap_or(other))
+            }
+            None => strsim::osa_distance(name, other),
+        };
+        let nearest = known.iter().min_by_key(|other| distance(other))?;
+        let is_near = name.starts_with(PREFIXES[1]) && strsim::osa_distance(name, nearest) == 1;
+        (own.is_some() || is_near).then(|| {
+            format!("{} ignored: there is no such variable; the most similar one is {nearest}", one_line(name))
+        })
     };
-    unknown.iter().map(line).collect()
+    names.iter().filter(|name| !known.contains(*name) && !is_service_link(name, &names)).filter_map(line).collect()
 }
 
 /// What the kubelet sets for each Service: `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT…`, `NAME_PORT…`.
-fn is_service_link(name: &str) -> bool {
-    let numbered = |end: &str| end.is_empty() || end.starts_with(|c: char| c == '_' || c.is_ascii_digit());
-    name.ends_with("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || name.split_once("_PORT").is_some_and(|(_, end)| numbered(end))
+fn is_service_link(name: &str, names: &BTreeSet<String>) -> bool {
+    let ends = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT"];
+    let services = ends.iter().filter_map(|end| name.find(end).and_then(|at| name.get(..at)));
+    services.into_iter().any(|service| names.contains(&format!("{service}_SERVICE_HOST")))
 }
 
 #[cfg(test)]
@@ -42,10 +52,19 @@ mod tests {
 
     #[test]
     fn a_misspelt_variable_is_told_of_with_the_nearest() {
-        let names = ["SLIPRING_LISTN", "SLIPRING_LISTEN", "PATH", "SLIPRING_SERVICE_HOST", "SLIPRING_PORT_11211_TCP"];
-        assert_eq!(
-            unknown_variables(names.map(str::to_owned)),
-            ["SLIPRING_LISTN ignored: there is no such variable; the most similar one is SLIPRING_LISTEN"]
-        );
+        let none: [String; 0] = [];
+        let names = ["SLIPRING_LISTEN", "PATH", "SLIPRING_SERVICE_HOST", "SLIPRING_PORT_11211_TCP", "MEMCACHED_HOST"];
+        assert_eq!(unknown_variables(names.map(str::to_owned)), none);
+        for (name, nearest) in [
+            ("SLIPRING_LISTN", "SLIPRING_LISTEN"),
+            ("SLIPRING_NODES", "MEMCACHED_NODES"),
+            ("SLIPRING_NODES_FILE", "MEMCACHED_NODES_FILE"),
+            ("SLIPRING_DISCOVERY_HOST", "MEMCACHED_DISCOVERY_HOST"),
+            ("SLIPRING_LISTEN_PORT", "SLIPRING_LISTEN"),
+            ("MEMCACHED_NODES_FILES", "MEMCACHED_NODES_FILE"),
+        ] {
+            let line = format!("{name} ignored: there is no such variable; the most similar one is {nearest}");
+            assert_eq!(unknown_variables([name.to_owned()]), [line]);
+        }
     }
 }

@@ -16,10 +16,13 @@ use super::order::arranged;
 use super::probe::Probes;
 use super::snapshot::Snapshot;
 use super::{Authority, Observation, Options, Origin, Source, Status, Triggers, View};
-use crate::routing::Node;
+use crate::log::Pace;
+use crate::routing::{Node, Topology};
 
 /// First pause of a source that has not answered yet; doubled each time, up to the interval.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// While there is no node it is logged so often.
+const NO_NODE_AGAIN: Duration = Duration::from_secs(60);
 
 /// A source as it is read.
 pub(super) enum Reader {
@@ -27,6 +30,15 @@ pub(super) enum Reader {
     File(ListFile),
     Endpoint(Endpoint),
     Dns(Box<Dns>),
+}
+
+/// A line about a source that gives no list.
+#[derive(Debug, PartialEq, Eq)]
+enum Trouble {
+    /// The ring stays as it is.
+    NothingChanges,
+    /// There is no ring yet.
+    NoNode,
 }
 
 /// Owns everything about the source; lives on the control thread.
@@ -43,7 +55,11 @@ pub(super) struct Control {
     status: Status,
     /// What was missing when it was last logged.
     reported: Vec<String>,
+    /// Nodes that are one server, as last logged.
+    alike: Vec<String>,
     saved: Option<Snapshot>,
+    /// Of the line that there is no node at all.
+    no_node: Pace,
     published: watch::Sender<Arc<View>>,
 }
 
@@ -86,7 +102,9 @@ impl Reader {
             Self::Endpoint(endpoint) => endpoint.read(operator, options.timeout).await,
             Self::Dns(dns) => dns.read(operator).await,
         };
-        read.map(|read| Observation { nodes: arranged(read.nodes, &options.pinned), ..read })
+        let read = read?;
+        options.own.refuse(&read.nodes)?;
+        Ok(Observation { nodes: arranged(read.nodes, &options.pinned), ..read })
     }
 
     /// Whether somebody wrote the nodes down: their host names are for us to resolve.
@@ -115,6 +133,7 @@ impl Control {
             last_error: None,
             kind: source.kind(),
             reads: 0,
+            reloads: 0,
             failures: 0,
             changes: 0,
             holds: 0,
@@ -124,6 +143,7 @@ impl Control {
             generation: 0,
             reason: "no nodes known yet".to_owned(),
             pending: Vec::new(),
+            alike: Vec::new(),
             source: status.clone(),
         };
         let reason = empty.reason.clone();
@@ -139,7 +159,9 @@ impl Control {
             reason,
             status,
             reported: Vec::new(),
+            alike: Vec::new(),
             saved: None,
+            no_node: Pace::every(NO_NODE_AGAIN),
             published,
         };
         control.begin(source);
@@ -159,6 +181,9 @@ impl Control {
         };
         if nodes.is_empty() {
             return;
+        }
+        if let Err(problem) = self.options.own.refuse(&nodes) {
+            return tracing::warn!("the {why} is not used: {problem}");
         }
         let nodes = arranged(nodes, &self.options.pinned);
         if let (Reader::Endpoint(endpoint), Origin::FirstList) = (&mut self.reader, origin) {
@@ -201,6 +226,7 @@ impl Control {
             self.status.reads += 1;
             let outcome = self.reader.read(operator, &self.options).await;
             let pause = self.pause(&outcome);
+            self.status.reloads += u64::from(operator);
             self.take(outcome);
             self.probes.begin(self.damping.missing());
             self.save().await;
@@ -228,14 +254,31 @@ impl Control {
             }
             Err(error) => {
                 self.status.failures += 1;
-                // Once per kind of trouble, not once per question.
-                if self.status.last_error.as_ref() != Some(&error) {
-                    tracing::warn!(source = %self.status.source, %error, "discovery changes nothing");
+                let trouble = self.trouble(&error, Instant::now());
+                let source = &self.status.source;
+                match trouble {
+                    None => {}
+                    Some(Trouble::NothingChanges) => tracing::warn!(%source, %error, "discovery changes nothing"),
+                    Some(Trouble::NoNode) => tracing::warn!(%source, "there is no node: {error}"),
                 }
                 self.status.last_error = Some(error);
             }
         }
         self.publish();
+    }
+
+    /// What is to be logged of an error: once per kind of trouble, not once per question; while nobody is served again
+    /// and again.
+    fn trouble(&mut self, error: &str, now: Instant) -> Option<Trouble> {
+        let is_new = self.status.last_error.as_deref() != Some(error);
+        if !self.damping.ring().is_empty() {
+            return is_new.then_some(Trouble::NothingChanges);
+        }
+        let is_due = self.no_node.allows(now);
+        if is_new && !is_due {
+            self.no_node.told(now);
+        }
+        (is_new || is_due).then_some(Trouble::NoNode)
     }
 
     fn note(&mut self, change: Option<Change>, why: &str) {
@@ -253,11 +296,17 @@ impl Control {
             tracing::warn!("{}", pending.text(now));
         }
         self.reported = names;
+        let alike = self.names.alike();
+        for line in alike.iter().filter(|line| !self.alike.contains(line)) {
+            tracing::warn!("{line}: it is asked for the keys of both");
+        }
+        self.alike = alike;
         self.published.send_replace(Arc::new(View {
             nodes: self.damping.ring().to_vec(),
             generation: self.generation,
             reason: self.reason.clone(),
             pending,
+            alike: self.alike.clone(),
             source: self.status.clone(),
         }));
     }
@@ -274,7 +323,12 @@ impl Control {
             Reader::Endpoint(endpoint) if settled => endpoint.versions.version(),
             _ => None,
         };
-        let nodes = self.damping.ring().iter().map(|node| self.names.as_listed(node)).collect();
+        let nodes: Vec<Node> = self.damping.ring().iter().map(|node| self.names.as_listed(node)).collect();
+        // What makes no ring has not become one: the one before stays the last good one.
+        let members = nodes.iter().cloned().map(Arc::new).collect();
+        if Topology::placed(0, members, &self.options.placement).is_err() {
+            return;
+        }
         let snapshot = Snapshot { source: self.status.source.clone(), version, nodes };
         if self.saved.as_ref() == Some(&snapshot) {
             return;
@@ -326,6 +380,8 @@ impl Control {
                         let change = self.damping.observe(&self.names.dialled(), Authority::Operator, Instant::now());
                         self.note(change, "host names");
                         self.publish();
+                    } else if self.names.alike() != self.alike {
+                        self.publish();
                     }
                 }
                 Some((node, answers)) = self.probes.next() => {
@@ -347,5 +403,31 @@ impl Control {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_there_is_no_node_the_log_says_so_each_minute() {
+        let source = Source::File("/nodes".into());
+        let (mut control, _view) = Control::new(source, Options::default(), Triggers::default());
+        let start = Instant::now();
+        let told = |second, error: &str, control: &mut Control| {
+            let trouble = control.trouble(error, start + Duration::from_secs(second));
+            control.status.last_error = Some(error.to_owned());
+            trouble.map(|trouble| (second, trouble))
+        };
+        let each_second = (0..200).filter_map(|second| told(second, "it is gone", &mut control)).collect::<Vec<_>>();
+        assert_eq!(each_second, [0, 60, 120, 180].map(|second| (second, Trouble::NoNode)));
+        // Another trouble is news, and begins the minute anew.
+        let each_second = (200..300).filter_map(|second| told(second, "it is empty", &mut control)).collect::<Vec<_>>();
+        assert_eq!(each_second, [200, 260].map(|second| (second, Trouble::NoNode)));
+        // Those that are served go on.
+        control.damping.observe(&[Node::new("a", 1, 1)], Authority::Operator, start);
+        let each_second = (300..500).filter_map(|second| told(second, "it is gone", &mut control)).collect::<Vec<_>>();
+        assert_eq!(each_second, [(300, Trouble::NothingChanges)]);
     }
 }

@@ -218,10 +218,27 @@ impl Damping {
         if self.ring == before {
             return None;
         }
+        parts.extend(self.edited(before));
         if parts.is_empty() {
-            parts.push("order, weights or addresses changed".to_owned());
+            parts.push("order changed".to_owned());
         }
         Some(Change(parts.join(", ")))
+    }
+
+    /// What is told of nodes that are still there, and otherwise than they were.
+    fn edited(&self, before: &[Node]) -> Vec<String> {
+        let old: HashMap<&str, &Node> = before.iter().map(|node| (&*node.name, node)).collect();
+        let mut told = Vec::new();
+        for node in &self.ring {
+            let Some(old) = old.get(&*node.name) else { continue };
+            if old.address() != node.address() {
+                told.push(format!("{} moved from {} to {}", node.name, old.address(), node.address()));
+            }
+            if old.weight != node.weight {
+                told.push(format!("weight of {} changed from {} to {}", node.name, old.weight, node.weight));
+            }
+        }
+        told
     }
 
     fn drop_due(&mut self, now: Instant, why: &mut Vec<String>) {

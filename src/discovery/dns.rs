@@ -42,6 +42,8 @@ pub(super) struct Dns {
     ipv4: bool,
     /// Where SRV targets were found last, for when one cannot be resolved.
     addresses: BTreeMap<String, IpAddr>,
+    /// It has been said that the records have several ports.
+    ports_told: bool,
 }
 
 // === impl Dns ===
@@ -49,7 +51,15 @@ pub(super) struct Dns {
 impl Dns {
     /// Asks `servers`, or those of the system when none are given. `limit` bounds one read.
     pub(super) fn new(question: Question, servers: &[SocketAddr], limit: Duration) -> Self {
-        Self { resolver: None, question, servers: servers.to_vec(), limit, ipv4: false, addresses: BTreeMap::new() }
+        Self {
+            resolver: None,
+            question,
+            servers: servers.to_vec(),
+            limit,
+            ipv4: false,
+            addresses: BTreeMap::new(),
+            ports_told: false,
+        }
     }
 
     fn resolver(&mut self) -> Result<TokioResolver, String> {
@@ -106,6 +116,11 @@ impl Dns {
         if targets.is_empty() {
             return Err("it has no SRV records".to_owned());
         }
+        if let Some(text) = several_ports(name, targets.iter().map(|(_, port)| *port))
+            && !std::mem::replace(&mut self.ports_told, true)
+        {
+            tracing::warn!("{text}");
+        }
         let hosts: BTreeSet<String> = targets.iter().map(|(target, _)| target.clone()).collect();
         self.addresses.retain(|host, _| hosts.contains(host));
         for (host, found) in resolve_all(resolver, hosts, Instant::now() + self.limit / 2).await {
@@ -123,6 +138,20 @@ impl Dns {
         };
         Ok((targets.iter().map(node).collect(), ttl))
     }
+}
+
+/// What to say of SRV records with these ports: a name without `_port._proto` has a record for each port of the service,
+/// that of an exporter included.
+fn several_ports(name: &str, ports: impl Iterator<Item = u16>) -> Option<String> {
+    let ports: BTreeSet<u16> = ports.collect();
+    if ports.len() < 2 || name.starts_with('_') {
+        return None;
+    }
+    let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "the SRV records of {name} have several ports ({ports}), and each becomes a node; to take one port, ask for its name, \
+         as in srv:_memcached._tcp.{name}"
+    ))
 }
 
 /// Asks `servers`, or those of the system when none are given. `limit` is for several questions.
@@ -223,5 +252,19 @@ fn describe(error: &NetError) -> String {
         "the name has no such records".to_owned()
     } else {
         error.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn srv_records_of_several_ports_are_told_where_none_was_asked_for() {
+        let told = several_ports("cache.example.", [11211, 9150, 11211].into_iter());
+        let text = told.unwrap();
+        assert!(text.contains("(9150, 11211)") && text.contains("srv:_memcached._tcp.cache.example."), "{text}");
+        assert_eq!(several_ports("_memcache._tcp.cache.example.", [11211, 9150].into_iter()), None);
+        assert_eq!(several_ports("cache.example.", [11211, 11211].into_iter()), None);
     }
 }

@@ -84,9 +84,10 @@ impl ListFile {
         let mut reading = self.reading.take().unwrap_or_else(|| spawn_blocking(move || load(&path)));
         let Ok(read) = timeout(self.limit, &mut reading).await else {
             self.reading = Some(reading);
-            return Err(format!("cannot read it within {:?}", self.limit));
+            return Err(format!("cannot read {} within {:?}", self.path.display(), self.limit));
         };
-        read.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| format!("cannot read it: {error}"))
+        let failed = |error: io::Error| format!("cannot read {}: {error}", self.path.display());
+        read.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)
     }
 }
 
@@ -101,7 +102,11 @@ fn load(path: &Path) -> io::Result<Content> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    Ok(Content { list: text(&directory.join(LIST_KEY))?, port })
+    let list = text(&directory.join(LIST_KEY)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::other(format!("there is no file {LIST_KEY} in it")),
+        _ => error,
+    })?;
+    Ok(Content { list, port })
 }
 
 /// Reads a regular file of at most [`MAX_FILE`] bytes; `flags` are more of `open`'s.

@@ -69,6 +69,10 @@ struct Past {
     turns: VecDeque<Turn>,
     /// All changes after the first ring, by [`Change`].
     counts: [u64; 4],
+    /// How often the source was read because an operator told so; the ring is what that made of it.
+    reloads: u64,
+    /// Why the last list made no ring; nothing if it did.
+    refusal: Option<String>,
 }
 
 impl History {
@@ -78,11 +82,22 @@ impl History {
 
     fn note(&self, turn: Turn, change: Option<Change>) {
         let mut past = self.past();
+        past.refusal = None;
         past.turns.push_front(turn);
         past.turns.truncate(REMEMBERED);
         if let Some(count) = change.and_then(|change| past.counts.get_mut(change as usize)) {
             *count += 1;
         }
+    }
+
+    /// How often the source was read because an operator told so, as far as the ring shows it.
+    pub fn reloads(&self) -> u64 {
+        self.past().reloads
+    }
+
+    /// Why the last list that the source gave made no ring in the placement; nothing if it did.
+    pub fn refusal(&self) -> Option<String> {
+        self.past().refusal.clone()
     }
 
     /// The last changes, the newest first.
@@ -117,6 +132,7 @@ pub async fn follow(
                 ready.store(true, Ordering::Relaxed);
             }
         }
+        history.past().reloads = view.source.reloads;
         if views.changed().await.is_err() {
             return;
         }
@@ -147,6 +163,7 @@ fn publish(view: &View, ring: &Published, placement: &Arc<Placement>, history: &
         }
         Err(error) => {
             tracing::error!(%error, reason = %view.reason, "the ring stays as it is");
+            history.past().refusal = Some(error.to_string());
             false
         }
     }
@@ -155,7 +172,41 @@ fn publish(view: &View, ring: &Published, placement: &Arc<Placement>, history: &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::{Origin, Status};
     use crate::routing::Node;
+
+    #[test]
+    fn a_list_that_makes_no_ring_is_kept_in_mind_until_one_does() {
+        let view = |generation, weight| View {
+            nodes: vec![Node::new("a", 1, 1), Node::new("b", 1, weight)],
+            generation,
+            reason: "file".to_owned(),
+            pending: Vec::new(),
+            alike: Vec::new(),
+            source: Status {
+                source: "file /nodes".to_owned(),
+                origin: Origin::Source,
+                last_success: None,
+                last_error: None,
+                kind: "file",
+                reads: generation,
+                reloads: 0,
+                failures: 0,
+                changes: generation,
+                holds: 0,
+            },
+        };
+        let (ring, history) = (Published::new(Topology::unknown()), History::default());
+        let placement = Arc::new("gomemcache".parse().unwrap());
+        assert!(publish(&view(1, 1), &ring, &placement, &history));
+        assert_eq!(history.refusal(), None);
+        assert!(!publish(&view(2, 3), &ring, &placement, &history));
+        let refusal = history.refusal().unwrap();
+        assert_eq!(refusal, "placement gomemcache has no weights, but b:1 has one");
+        assert_eq!(ring.load().version(), 1, "the ring stays as it is");
+        assert!(publish(&view(3, 1), &ring, &placement, &history));
+        assert_eq!(history.refusal(), None);
+    }
 
     #[test]
     fn a_change_is_what_happened_to_the_list() {

@@ -13,6 +13,7 @@ mod jitter;
 mod names;
 mod nodes;
 mod order;
+mod own;
 pub mod probe;
 pub mod snapshot;
 
@@ -25,10 +26,11 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::routing::Node;
+use crate::routing::{Node, Placement};
 pub use damping::{Authority, Pending};
 pub use nodes::{NodeListError, parse_nodes, parse_server};
 pub use order::unlisted;
+pub use own::Own;
 
 /// Where the list of nodes comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +63,7 @@ pub enum Source {
 }
 
 /// How the source is asked, and how it is believed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Between two questions to a discovery endpoint, give or take a fifth. A DNS name is asked when its TTL has
     /// ended, but not before half of this and not after three times this.
@@ -86,8 +88,12 @@ pub struct Options {
     pub name_servers: Vec<SocketAddr>,
     /// Nodes that come first, in this order and under these names, whoever lists them.
     pub pinned: Vec<Node>,
+    /// A list of nothing but these is no list.
+    pub own: Own,
     /// Whether discovery keeps the order in which nodes came to be known: the placement counts them.
     pub keep_order: bool,
+    /// Where keys are placed: a list that makes no ring there is not kept as the last good one.
+    pub placement: Arc<Placement>,
 }
 
 /// What others may ask of the discovery, from any thread.
@@ -111,6 +117,8 @@ pub struct View {
     pub reason: String,
     /// What is in the ring and no longer listed, oldest first.
     pub pending: Vec<Pending>,
+    /// Nodes of a list that are one server, a line each.
+    pub alike: Vec<String>,
     /// How the source does.
     pub source: Status,
 }
@@ -130,6 +138,8 @@ pub struct Status {
     pub kind: &'static str,
     /// How often it was asked.
     pub reads: u64,
+    /// How often because an operator told it to.
+    pub reloads: u64,
     /// How often it gave no list that counts.
     pub failures: u64,
     /// How often its list changed the ring, and how often it did not for a node that is held.
@@ -232,7 +242,9 @@ impl Default for Options {
             resolve_interval: Duration::from_secs(30),
             name_servers: Vec::new(),
             pinned: Vec::new(),
+            own: Own::default(),
             keep_order: false,
+            placement: Arc::default(),
         }
     }
 }

@@ -135,6 +135,30 @@ impl Names {
         self.listed.iter().map(dialled).collect()
     }
 
+    /// A line for each node that leads to the same server as one before it in the list: their keys share its memory, and it
+    /// takes the place of two on the ring.
+    pub(super) fn alike(&self) -> Vec<String> {
+        let mut servers: BTreeMap<SocketAddr, &Node> = BTreeMap::new();
+        let mut told = Vec::new();
+        for node in &self.listed {
+            let addresses = match (self.places.get(&node.name), node.host.parse::<IpAddr>()) {
+                (Some(Place { at: Some(at), .. }), _) => BTreeSet::from([*at]),
+                (None, Ok(at)) => BTreeSet::from([at]),
+                (Some(place), _) => place.known.clone(),
+                (None, Err(_)) => continue,
+            };
+            let servers_of = addresses.into_iter().map(|address| SocketAddr::new(address.to_canonical(), node.port));
+            let servers_of: Vec<SocketAddr> = servers_of.collect();
+            if let Some((server, other)) = servers_of.iter().find_map(|server| Some((server, servers.get(server)?))) {
+                told.push(format!("{} and {} are one server, {server}", other.name, node.name));
+            }
+            for server in servers_of {
+                servers.entry(server).or_insert(node);
+            }
+        }
+        told
+    }
+
     /// A node as it was listed: addresses are not kept for another run.
     pub(super) fn as_listed(&self, node: &Node) -> Node {
         self.places.get(&node.name).map_or(node, |place| &place.node).clone()
@@ -206,7 +230,7 @@ impl Names {
                 // Once per trouble, not once per question.
                 Err(error) => {
                     if !std::mem::replace(&mut place.failing, true) {
-                        tracing::warn!(node = %name, %error, "its name cannot be resolved; it is dialled as before");
+                        tracing::warn!(node = %name, %error, "its name cannot be resolved now: an address that is in use stays in use");
                     }
                 }
             }

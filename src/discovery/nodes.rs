@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::dns::may_be_a_node;
 use crate::routing::{MAX_NODES, MAX_WEIGHT, Node};
 
 /// Longest host name DNS can carry, in bytes.
@@ -38,9 +39,18 @@ pub enum NodeListError {
     /// The same host and port as an earlier entry.
     #[error("node {0:?} is listed twice")]
     Duplicate(String),
+    /// Another server with the name of an earlier entry.
+    #[error("node {0:?}: an earlier node has the same name")]
+    NameTwice(String),
     /// Another way to write an earlier entry's address.
     #[error("node {0:?} is the same server as {1:?}")]
     Same(String, String),
+    /// An address that no server has.
+    #[error("node {0:?}: this is the address of no server: {1}")]
+    NoServer(String, &'static str),
+    /// A URL, such as Kubernetes makes of a Service.
+    #[error("node {0:?}: expected host or host:port, not a URL")]
+    Url(String),
     /// A list that a shell or a file did not take the quotes from.
     #[error("node {0:?}: quotes do not belong into the list")]
     Quoted(String),
@@ -67,7 +77,7 @@ pub fn parse_nodes(text: &str, default_port: u16) -> Result<Vec<Node>, NodeListE
                 return Err(NodeListError::Same(quote(entry), quote(first)));
             }
             Some(_) => return Err(NodeListError::Duplicate(quote(entry))),
-            None if !names.insert(node.name.to_string()) => return Err(NodeListError::Duplicate(quote(entry))),
+            None if !names.insert(node.name.to_string()) => return Err(NodeListError::NameTwice(quote(entry))),
             None => {}
         }
         nodes.push(node);
@@ -89,6 +99,9 @@ pub(super) fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeLis
     if entry.contains(['"', '\'']) {
         return Err(NodeListError::Quoted(quote(entry)));
     }
+    if entry.contains("://") {
+        return Err(NodeListError::Url(quote(entry)));
+    }
     let (address, weight) = match entry.split_once('=') {
         Some((address, weight)) => {
             let weight = number(weight).filter(|weight| (1..=MAX_WEIGHT).contains(weight));
@@ -108,6 +121,9 @@ pub(super) fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeLis
     if !is_host(host) {
         return Err(NodeListError::BadHost(quote(entry)));
     }
+    if let Some(address) = host.parse::<IpAddr>().ok().filter(|address| !may_be_a_node(*address)) {
+        return Err(NodeListError::NoServer(quote(entry), kind(address)));
+    }
     let node = Node::new(host, port, weight);
     match name {
         None => Ok(node),
@@ -125,6 +141,15 @@ pub fn parse_server(text: &str, default_port: u16) -> Result<(String, u16), Node
         return Err(NodeListError::BadHost(quote(text)));
     }
     parse_node(text, default_port).map(|node| (node.host.to_string(), node.port))
+}
+
+/// What an address stands for that is no server's.
+fn kind(address: IpAddr) -> &'static str {
+    match address.to_canonical() {
+        address if address.is_multicast() => "it is a multicast group",
+        address if address.is_unspecified() => "it is what is listened on, not connected to",
+        _ => "it is the broadcast address",
+    }
 }
 
 /// Splits `host`, `host:port`, `IPv6`, `[IPv6]` and `[IPv6]:port`; what is in brackets must be an IPv6 address.
@@ -157,6 +182,8 @@ pub(super) fn is_host(host: &str) -> bool {
     let has_letter = name.bytes().any(|byte| !byte.is_ascii_digit() && byte != b'.');
     let label = |label: &str| {
         (1..=MAX_LABEL).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
     (name.parse::<std::net::Ipv4Addr>().is_ok() || has_letter) && name.len() <= MAX_HOST && name.split('.').all(label)
@@ -239,6 +266,7 @@ mod tests {
         const NAME: &str = "a name has 1 to 253 letters, digits and ._:-";
         const HOST: &str = "not an IPv4 address, [IPv6] address or host name";
         const PORT: &str = "the port must be a number from 1 to 65535";
+        const URL: &str = "expected host or host:port, not a URL";
         const WEIGHT: &str = "the weight must be a number from 1 to 1000";
         for (entry, problem) in [
             ("a:b:c", FORM),
@@ -248,7 +276,8 @@ mod tests {
             ("[10.0.0.1]:1", FORM),
             ("[localhost]:1", FORM),
             ("fe80::1%eth0", FORM),
-            ("tcp://10.0.0.9:11211", PORT),
+            ("tcp://10.0.0.9:11211", URL),
+            ("http://10.0.0.9", URL),
             ("10.0.0.2:11211/", NAME),
             ("10.0.0.2/a/b", NAME),
             ("10.0.0.2/ä", NAME),
@@ -262,6 +291,9 @@ mod tests {
             ("späti", HOST),
             ("a\u{7}b", HOST),
             ("=2", HOST),
+            ("-", HOST),
+            ("-a", HOST),
+            ("a-.b", HOST),
             ("a:0", PORT),
             ("a:65536", PORT),
             ("a:4294967297", PORT),
@@ -308,6 +340,26 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_no_server_has_is_refused() {
+        for (entry, kind) in [
+            ("224.0.0.1", "it is a multicast group"),
+            ("239.1.2.3:11211=2", "it is a multicast group"),
+            ("[ff02::1]:1", "it is a multicast group"),
+            ("::ffff:224.0.0.1", "it is a multicast group"),
+            ("255.255.255.255", "it is the broadcast address"),
+            ("0.0.0.0", "it is what is listened on, not connected to"),
+            ("0.0.0.0/name", "it is what is listened on, not connected to"),
+            ("[::]:11211", "it is what is listened on, not connected to"),
+            ("::", "it is what is listened on, not connected to"),
+        ] {
+            let expected = format!("node {entry:?}: this is the address of no server: {kind}");
+            assert_eq!(listed(entry), Err(expected.clone()));
+            assert!(parse_server(entry.split(['=', '/']).next().unwrap(), 1).is_err(), "{entry}");
+        }
+        assert!(listed("223.255.255.255 240.0.0.1 0.0.0.1 fe80::1").is_ok());
+    }
+
+    #[test]
     fn quotes_are_told_from_a_wrong_port() {
         for entry in ["\"a:11211\"", "'a'", "a:11211\""] {
             assert_eq!(listed(entry), Err(format!("node {entry:?}: quotes do not belong into the list")));
@@ -323,12 +375,13 @@ mod tests {
             ("a,a:11211", "a:11211"),
             ("a=2,a=3", "a=3"),
             ("::1,[0:0::1]:11211", "[0:0::1]:11211"),
-            ("a/x,b/x", "b/x"),
             ("a/x,a/y", "a/y"),
             ("a,a/y", "a/y"),
-            ("a/b:11211,b", "b"),
         ] {
             assert_eq!(listed(text), Err(format!("node {second:?} is listed twice")));
+        }
+        for (text, second) in [("a/x,b/x", "b/x"), ("a/b:11211,b", "b")] {
+            assert_eq!(listed(text), Err(format!("node {second:?}: an earlier node has the same name")));
         }
         assert_eq!(listed("a:1,a:2").map(|nodes| nodes.len()), Ok(2));
     }

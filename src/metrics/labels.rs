@@ -265,6 +265,12 @@ impl NodeState {
     /// All of them, from the best to the worst.
     pub const ALL: [Self; 5] = [Self::Up, Self::Degraded, Self::Connecting, Self::Probing, Self::Down];
 
+    /// Whether it has that state because connections to it failed.
+    #[must_use]
+    pub const fn has_cause(self) -> bool {
+        matches!(self, Self::Degraded | Self::Probing | Self::Down)
+    }
+
     /// Whether requests are sent to it that it answers.
     #[must_use]
     pub const fn is_serving(self) -> bool {

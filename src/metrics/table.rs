@@ -1,4 +1,4 @@
-//! The one table of metrics: names, kinds, labels and help texts. README's is made from it.
+//! The one table of metrics: names, kinds, labels and help texts. That of deploy/monitoring/README.md is made from it.
 
 /// What kind of number a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("slipring_log_lines_dropped_total", &[], "Lines of the log that were lost, for nobody read it"),
 ];
 
-/// Every metric as a Markdown table. README holds it, a test compares them.
+/// Every metric as a Markdown table. deploy/monitoring/README.md holds it, a test compares them.
 #[must_use]
 pub fn metric_table() -> String {
     let row = |family: &Family| {

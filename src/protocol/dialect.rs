@@ -1,4 +1,12 @@
-//! Which protocol a connection speaks, as its first byte tells.
+//! Which protocol a connection speaks, as its first bytes tell.
+
+/// Types of the first record of a TLS connection (RFC 8446, 5.1): of who refuses, and of who begins.
+const TLS_ALERT: u8 = 0x15;
+const TLS_HANDSHAKE: u8 = 0x16;
+/// What memcached with `-Y` answers to anything but a login (`process_command_ascii` in `proto_text.c`).
+const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated";
+/// What memcached says before it closes a connection for which `-c` leaves no room (`drive_machine` in `memcached.c`).
+const FULL: &[u8] = b"ERROR Too many open connections";
 
 /// What a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +25,37 @@ impl Dialect {
     pub const fn of(first: u8) -> Self {
         match first {
             0x80 => Self::Binary,
-            0x16 => Self::Tls,
+            TLS_HANDSHAKE => Self::Tls,
             _ => Self::Text,
+        }
+    }
+}
+
+/// What a server speaks that did not answer as a memcached without TLS and authentication does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stranger<'a> {
+    /// TLS.
+    Tls,
+    /// It wants a login first.
+    Unauthenticated,
+    /// It has no room for one more connection.
+    Full,
+    /// Anything else: its first line, or the beginning of that.
+    Says(&'a [u8]),
+}
+
+impl<'a> Stranger<'a> {
+    /// By the first bytes of its answer.
+    #[must_use]
+    pub fn of(answer: &'a [u8]) -> Self {
+        if let Some(&(TLS_ALERT | TLS_HANDSHAKE)) = answer.first() {
+            return Self::Tls;
+        }
+        let line = answer.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+        match line {
+            UNAUTHENTICATED => Self::Unauthenticated,
+            FULL => Self::Full,
+            _ => Self::Says(line),
         }
     }
 }

@@ -124,10 +124,11 @@ impl Budget {
     }
 
     /// Whether a value of so many bytes may come for a client that holds so many for itself. A small one for a
-    /// client that takes what it gets always may: it is gone in the same round.
+    /// client that takes what it gets always may: it is gone in the same round. When all is spent it must have taken what
+    /// it got before: else thousands that take nothing would hold many times the limit.
     #[inline]
-    pub(super) fn passes(len: usize, held: usize) -> bool {
-        len <= SMALL && held <= LITTLE
+    pub(super) fn passes(&self, len: usize, held: usize) -> bool {
+        len <= SMALL && (held <= SMALL || held <= LITTLE && !self.is_spent())
     }
 
     /// Whether there is room for so many bytes more.

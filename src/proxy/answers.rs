@@ -84,22 +84,27 @@ impl Core {
         if self.read_replies(id, input).is_err() {
             self.fail_upstream(id, FailReason::Desync);
         } else {
-            if let Some(up) = self.upstreams.get_mut(id.0) {
-                let replies = before.saturating_sub(up.fifo.len());
-                let progress = up.note_progress(input.bytes.len(), replies, now) && !up.moved;
-                up.cells.received_bytes.add(input.bytes.len() as u64);
-                let node = up.node;
-                if let (true, Some(entry)) = (progress, self.nodes.get_mut(node.0))
-                    && entry.health.answered(now)
-                {
-                    self.close_probe(node);
-                }
-            }
+            let replies = before.saturating_sub(self.upstreams.get(id.0).map_or(0, |up| up.fifo.len()));
+            self.note_received(id, input.bytes.len(), replies);
             self.relieve(id);
             self.release_lane(id);
         }
         self.shared.may_hold_back = false;
         self.finish_round();
+    }
+
+    /// A node has sent so many bytes, and by them given so many replies.
+    pub(super) fn note_received(&mut self, id: UpstreamId, bytes: usize, replies: usize) {
+        let now = self.shared.now;
+        let Some(up) = self.upstreams.get_mut(id.0) else { return };
+        let progress = up.note_progress(bytes, replies, now) && !up.moved;
+        up.cells.received_bytes.add(bytes as u64);
+        let node = up.node;
+        if let (true, Some(entry)) = (progress, self.nodes.get_mut(node.0))
+            && entry.health.answered(now)
+        {
+            self.close_probe(node);
+        }
     }
 
     /// Whether something is held back for what nodes may have to say.
@@ -123,6 +128,9 @@ impl Core {
     }
 
     fn read_replies(&mut self, id: UpstreamId, input: Input<'_>) -> Result<(), Desync> {
+        if self.upstreams.get(id.0).is_some_and(|up| up.is_binary) {
+            return self.read_packets(id, input);
+        }
         let mut at = 0;
         while at < input.bytes.len() {
             let rest = input.after(at);
@@ -167,9 +175,12 @@ impl Core {
 
     /// One line, with its CRLF, for the entry at the head. Returns how much of what is `behind` it belonged to it: a
     /// whole value, or the beginning of a number, which is kept with its line until it is whole.
-    fn reply_line(&mut self, id: UpstreamId, raw: &[u8], behind: Input<'_>) -> Result<usize, Desync> {
-        let line = raw.strip_suffix(b"\r\n").filter(|line| line.len() < MAX_REPLY_LINE).ok_or(Desync)?;
-        let line = reply::parse(line).ok_or(Desync)?;
+    pub(super) fn reply_line(&mut self, id: UpstreamId, raw: &[u8], behind: Input<'_>) -> Result<usize, Desync> {
+        let line = raw.strip_suffix(b"\r\n").filter(|line| line.len() < MAX_REPLY_LINE);
+        let Some(line) = line.and_then(reply::parse) else {
+            self.keep_answer(id, raw);
+            return Err(Desync);
+        };
         let up = self.upstreams.get_mut(id.0).ok_or(Desync)?;
         if !up.may_speak() {
             return Err(Desync);
@@ -246,10 +257,14 @@ impl Core {
                 }
                 // `ERROR Too many open connections`: refused, not out of step.
                 Line::Error => {
+                    self.keep_answer(id, raw);
                     self.fail_upstream(id, FailReason::Connect);
                     Ok(0)
                 }
-                _ => Err(Desync),
+                _ => {
+                    self.keep_answer(id, raw);
+                    Err(Desync)
+                }
             },
         }
     }
@@ -308,9 +323,12 @@ impl Core {
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
         let version = Version::read(text);
         up.has_meta = version.as_ref().is_some_and(Version::has_meta);
-        if !up.moved {
+        if !up.moved && entry.version != version {
             entry.version = version;
+            self.leave_binary(node);
         }
+        let Self { nodes, upstreams, .. } = self;
+        let (Some(up), Some(entry)) = (upstreams.get_mut(id.0), nodes.get_mut(node.0)) else { return };
         if up.role == Role::Probe {
             // It still answers: that is all there was to ask.
             up.cells.probes[0].add(1);
@@ -332,6 +350,8 @@ impl Core {
             return self.set_node_state(node, NodeState::Probing);
         }
         up.greeted();
+        // It may be another memcached.
+        entry.binary.refused_until = None;
         let back = entry.state == NodeState::Probing;
         entry.health.succeeded(now);
         self.close_probe(node);

@@ -35,7 +35,7 @@ impl Core {
         let Arriving { header, key, target, .. } = *value;
         let hash = target.hash;
         let total = value.total();
-        if self.stalls_on(id, key, hash) || (after.bytes.len() < total && !self.reserve_body(id, total)) {
+        if self.stalls_on(id, key, hash, target.meta) || (after.bytes.len() < total && !self.reserve_body(id, total)) {
             return Taken::Stalled;
         }
         if value.replaces {
@@ -49,8 +49,10 @@ impl Core {
                 if let Some(up) = self.enqueue(id, header, target, value.tail) {
                     let Self { upstreams, shared, .. } = self;
                     if let Some(lane) = upstreams.get_mut(up.0) {
+                        // A packet has no CRLF behind its value.
+                        let block = if lane.is_binary { block.part(0..value.len) } else { block };
                         lane.out.take(block, &mut shared.pool);
-                        if !value.is_closed {
+                        if !value.is_closed && !lane.is_binary {
                             lane.out.append(b"\r\n", &mut shared.pool);
                         }
                         lane.touch(up, shared);
@@ -83,8 +85,8 @@ impl Core {
         let Some(client) = self.clients.get(id.0) else { return rest.bytes.len() };
         let Reading::Body(body) = &client.reading else { return 0 };
         // It goes on its way with its last byte: that is left where it is as long as it must not.
-        let (hash, ends) = (body.target.hash, body.left() <= rest.bytes.len());
-        let early = usize::from(ends && self.body_stalls(id, hash));
+        let (target, ends) = (body.target, body.left() <= rest.bytes.len());
+        let early = usize::from(ends && self.body_stalls(id, target));
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else { return rest.bytes.len() };
         let Reading::Body(body) = &mut client.reading else { return 0 };
@@ -104,9 +106,9 @@ impl Core {
     }
 
     /// Whether a body has to wait before its end.
-    fn body_stalls(&mut self, id: ClientId, hash: u64) -> bool {
+    fn body_stalls(&mut self, id: ClientId, target: Target) -> bool {
         let Some(header) = self.body(id).map(|body| std::mem::take(&mut body.header)) else { return false };
-        let stalls = self.stalls_behind(id, &key_of(&header), hash);
+        let stalls = self.stalls_behind(id, &key_of(&header), target.hash, target.meta);
         if let Some(body) = self.body(id) {
             body.header = header;
         }
@@ -145,15 +147,19 @@ impl Core {
         let Reading::Body(body) = std::mem::replace(&mut client.reading, Reading::Line) else {
             return;
         };
-        let Body { header, target, mut block, end, is_closed, tail, .. } = *body;
+        let Body { header, target, mut block, end, total, is_closed, tail } = *body;
         if is_closed && end != *b"\r\n" {
             block.clear(&mut self.shared.pool);
             self.refuse_block(id, target);
         } else if let Some(up) = self.enqueue(id, &header, target, &tail) {
             let Self { upstreams, shared, .. } = self;
             if let Some(lane) = upstreams.get_mut(up.0) {
+                if is_closed && lane.is_binary {
+                    // A packet has no CRLF behind its value.
+                    block.cut(std::slice::from_ref(&(total - 2..total)), &mut shared.pool);
+                }
                 lane.out.join(block, &mut shared.pool);
-                if !is_closed {
+                if !is_closed && !lane.is_binary {
                     lane.out.append(b"\r\n", &mut shared.pool);
                 }
                 lane.touch(up, shared);

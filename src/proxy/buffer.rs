@@ -6,8 +6,10 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::rc::Rc;
+
+use memmap2::MmapMut;
 
 /// Buffers that grew beyond this many bytes are freed instead of kept.
 const KEEP_CAPACITY: usize = 64 << 10;
@@ -29,16 +31,54 @@ const KEEP: usize = READ_BYTES / 4 * 3;
 /// A shorter piece for several is copied once for all of them if it is at least so long.
 pub(super) const SHARE_COPY: usize = 256;
 
+/// Bytes of a piece.
+#[derive(Debug)]
+enum Memory {
+    /// Pages of their own: the system has them back as soon as nobody needs them. On the heap the values of a busy minute
+    /// would be kept for ever, for something small always lies behind them.
+    Pages(MmapMut),
+    Heap(Box<[u8]>),
+}
+
+impl Memory {
+    /// Zeros that take no memory until they are written.
+    fn pages(len: usize) -> Self {
+        MmapMut::map_anon(len).map_or_else(|_| Self::Heap(vec![0; len].into()), Self::Pages)
+    }
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Pages(pages) => pages,
+            Self::Heap(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for Memory {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Pages(pages) => pages,
+            Self::Heap(bytes) => bytes,
+        }
+    }
+}
+
 /// Memory that a socket was read into, and who is still to be sent a part of it.
 #[derive(Debug)]
 struct Piece {
-    bytes: Box<[u8]>,
+    bytes: Memory,
     /// Slices of it; the memory is charged while there is one.
     holders: Cell<usize>,
 }
 
 impl Piece {
-    fn new(bytes: Box<[u8]>) -> Self {
+    fn new(bytes: Memory) -> Self {
         Self { bytes, holders: Cell::new(0) }
     }
 }
@@ -49,7 +89,7 @@ pub struct ReadBuffer(Rc<Piece>);
 
 impl Default for ReadBuffer {
     fn default() -> Self {
-        Self(Rc::new(Piece::new(vec![0; READ_BYTES].into())))
+        Self(Rc::new(Piece::new(Memory::pages(READ_BYTES))))
     }
 }
 
@@ -154,7 +194,8 @@ impl BufferPool {
             let range = start..start + input.bytes.len();
             piece.bytes.get(range.clone()).map(|_| (Rc::clone(piece), range))
         });
-        let (piece, range) = place.unwrap_or_else(|| (Rc::new(Piece::new(input.bytes.into())), 0..input.bytes.len()));
+        let (piece, range) =
+            place.unwrap_or_else(|| (Rc::new(Piece::new(Memory::Heap(input.bytes.into()))), 0..input.bytes.len()));
         self.hold(piece, range)
     }
 
@@ -393,6 +434,9 @@ impl OutBuf {
         });
         self.held = held.sum::<usize>() + self.tail.capacity();
         self.len -= ranges.iter().map(ExactSizeIterator::len).sum::<usize>();
+        if self.len == 0 {
+            self.clear(pool);
+        }
     }
 
     /// Drops everything.

@@ -45,6 +45,13 @@ impl Core {
             up.clear_marks();
             return;
         }
+        if up.is_binary && !up.is_greeted() {
+            // Whether its node speaks like that is not known: nothing follows from its silence but that it does not.
+            if up.last_read_at.max(up.last_write_at).after(settings.connect_timeout) <= now {
+                self.fail_upstream(id, FailReason::Silent);
+            }
+            return;
+        }
         let streams = match up.role {
             Role::Own { owner } => self.clients.get(owner.0).is_some_and(|client| client.streams_through(id)),
             _ => false,
@@ -167,7 +174,9 @@ impl Core {
         }
         for (_, up) in self.upstreams.iter() {
             let cells = &up.cells;
-            cells.inflight.add(up.fifo.len() as u64);
+            // What asks for itself whether the node answers is no request.
+            let asked = up.fifo.iter().filter(|entry| !matches!(entry, Entry::Version)).count();
+            cells.inflight.add(asked as u64);
             cells.queued_bytes.add(up.out.len() as u64);
             let state = match up {
                 up if up.is_draining() => 2,
@@ -186,6 +195,7 @@ impl Core {
         let silent = self.nodes.iter().filter(|(_, entry)| entry.health.is_silent(now, patience));
         let silent: Vec<NodeId> = silent.map(|(key, _)| NodeId(key)).collect();
         for node in silent {
+            self.note_silence(node);
             self.node_down(node, FailReason::Silent);
         }
     }

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use super::effect::Effect;
 use super::upstream::group::Group;
+use super::upstream::node::BinaryLane;
 use super::upstream::{Entry, Role};
 use super::values::miss_open_keys;
 use super::{ClientId, Core, NodeId, UpstreamId};
-use crate::metrics::{NodeOutcome, NodeState, Reason};
+use crate::metrics::{Cause, NodeOutcome, NodeState, Reason};
 use crate::protocol::command::Command;
 use crate::protocol::request::ReadVerb;
 use crate::time::Tick;
@@ -15,8 +16,14 @@ use crate::time::Tick;
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailReason {
-    /// The connection could not be made, or was refused by the node's first line.
+    /// Nobody listens there, or it was refused by the node's first line.
     Connect,
+    /// The node's name has no address.
+    NameNotFound,
+    /// Nobody says whether the node's name has an address.
+    NameUnanswered,
+    /// The operating system cannot make the connection, by the number of its error.
+    System(i32),
     /// Not within the connect time-out.
     ConnectTimeout,
     /// Closed or reset by the node.
@@ -32,7 +39,7 @@ pub enum FailReason {
 impl FailReason {
     const fn text(self) -> &'static str {
         match self {
-            Self::Connect => "cannot be reached",
+            Self::Connect | Self::NameNotFound | Self::NameUnanswered | Self::System(_) => "cannot be reached",
             Self::ConnectTimeout => "does not accept in time",
             Self::Closed => "closed the connection",
             Self::Silent => "does not answer",
@@ -45,19 +52,27 @@ impl FailReason {
     const fn ejection(self) -> usize {
         match self {
             Self::Silent => 0,
-            Self::Connect | Self::ConnectTimeout => 1,
             Self::Closed => 2,
             Self::Desync => 3,
             Self::Itself => 4,
+            _ => 1,
         }
+    }
+
+    /// No connection was made.
+    const fn is_unmade(self) -> bool {
+        matches!(
+            self,
+            Self::Connect | Self::NameNotFound | Self::NameUnanswered | Self::System(_) | Self::ConnectTimeout
+        )
     }
 
     const fn reason(self) -> Reason {
         match self {
-            Self::Connect | Self::ConnectTimeout | Self::Itself => Reason::Connect,
             Self::Closed => Reason::Lost,
             Self::Silent => Reason::Timeout,
             Self::Desync => Reason::Desync,
+            _ => Reason::Connect,
         }
     }
 }
@@ -76,6 +91,13 @@ pub(super) struct Failure<'a> {
 impl Failure<'_> {
     /// Nobody is told anything: the answer came by another way, or nobody is there.
     pub(super) const NONE: Failure<'static> = Failure { text: b"", reason: Reason::Lost };
+
+    /// What is the matter with the node, without its name; nothing where nobody is told anything.
+    fn what(&self) -> String {
+        let text = String::from_utf8_lossy(self.text);
+        let named = text.trim_end().strip_prefix("SERVER_ERROR proxy: node ").and_then(|text| text.split_once(' '));
+        named.map_or_else(String::new, |(_, what)| what.to_owned())
+    }
 }
 
 impl Core {
@@ -103,23 +125,42 @@ impl Core {
         let (node, role, idle, waiting) = (up.node, up.role, up.is_idle(), up.fifo.len());
         let draining = up.is_draining();
         match reason {
-            FailReason::Connect => up.cells.connects[1].add(1),
             FailReason::ConnectTimeout => up.cells.connects[2].add(1),
+            reason if reason.is_unmade() => up.cells.connects[1].add(1),
             _ => {}
+        }
+        if up.is_binary && !up.is_greeted() {
+            return self.binary_refused(id, reason);
         }
         let text = self.failure_text(id, reason.text());
         let name = self.node_name(node);
+        let greeted = up.is_greeted();
         match reason {
             FailReason::Desync => {
                 self.shared.cells().desyncs.add(1);
                 up.cells.desyncs.add(1);
-                tracing::error!(node = %name, waiting, "node answered out of step; connection closed");
+                // Of one that never said its version, the change of its state tells.
+                let begins = greeted
+                    && self
+                        .nodes
+                        .get(node.0)
+                        .is_some_and(|entry| self.shared.cells.desync_begins(&entry.node.name, self.shared.now));
+                if begins {
+                    tracing::error!(
+                        node = %name,
+                        waiting,
+                        "node answered out of step; connection closed; further ones are counted, not told"
+                    );
+                } else {
+                    tracing::debug!(node = %name, waiting, "node answered out of step; connection closed");
+                }
             }
             _ if idle => {}
             _ => {
                 tracing::debug!(node = %name, waiting, reason = reason.text(), "connection to node lost");
             }
         }
+        self.note_cause(id, reason);
         let failure = Failure { text: text.as_bytes(), reason: reason.reason() };
         match role {
             Role::Shared if !draining => self.replace_failed(id, reason),
@@ -219,11 +260,11 @@ impl Core {
         }
         let Some(entry) = self.nodes.get_mut(node.0) else { return };
         entry.is_itself = reason == FailReason::Itself;
-        entry.cells.set_itself(entry.is_itself);
         let large = std::mem::replace(&mut entry.large, UpstreamId::NONE);
         entry.health.trusted();
         let asked = std::mem::replace(&mut entry.probe, UpstreamId::NONE);
-        let lanes: Vec<UpstreamId> = entry.lanes.iter().copied().chain([large, asked]).collect();
+        let binary = std::mem::replace(&mut entry.binary, BinaryLane::UNKNOWN).lane;
+        let lanes: Vec<UpstreamId> = entry.lanes.iter().copied().chain([large, asked, binary]).collect();
         if let Some(first) = entry.lanes.first_mut() {
             *first = probe;
         }
@@ -410,7 +451,8 @@ impl Core {
             let Some(client) = clients.get_mut(member.client.0) else { continue };
             let misses = shared.may_miss(group.verb);
             shared.cells().soft(command, failure.reason, u64::from(member.left), misses);
-            if !misses {
+            // Of all it asked for it may have the values, or ask for them again: then only the last word is missing.
+            if !misses && member.left > 0 {
                 client.replies.fail(member.seq, failure.text, &mut shared.pool);
             }
             client.replies.part_done(member.seq, &mut shared.pool);
@@ -433,7 +475,11 @@ impl Core {
     fn answer_part(&mut self, id: ClientId, seq: Option<u32>, part: usize, command: Command, failure: Failure<'_>) {
         self.shared.cells().soft(command, failure.reason, 1, false);
         if let Some(seq) = seq {
-            self.finish_part(id, seq, part, Some(failure.text), Some(NodeState::Down.word()));
+            let cause = match failure.reason {
+                Reason::Timeout => Cause::Unanswered(self.shared.settings.request_timeout).to_string(),
+                _ => failure.what(),
+            };
+            self.finish_part(id, seq, part, Some(failure.text), Some(cause));
         }
     }
 }

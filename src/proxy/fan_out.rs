@@ -30,6 +30,13 @@ fn gathered(text: &[u8]) -> Outcome {
 
 impl Core {
     pub(super) fn flush_all(&mut self, id: ClientId, delay: Option<i32>, quiet: bool, form: Form) -> Taken {
+        if self.shared.settings.deny_flush_all {
+            // No node is asked, so there is nothing to wait for.
+            self.shared.cells().command(Command::FlushAll);
+            self.shared.cells().request(Command::FlushAll, Outcome::ClientError, 1);
+            self.answer_in(id, Kind::Other, form, b"CLIENT_ERROR flush_all not allowed\r\n", quiet);
+            return Taken::Yes(0);
+        }
         // An answer is made of every node's, and takes memory for each.
         if self.waits_for_others(id) || self.stalls_on_any(id) || self.finds_no_room(id) {
             return Taken::Stalled;
@@ -38,11 +45,6 @@ impl Core {
             return Taken::Stalled;
         }
         self.shared.cells().command(Command::FlushAll);
-        if self.shared.settings.deny_flush_all {
-            self.shared.cells().request(Command::FlushAll, Outcome::ClientError, 1);
-            self.answer_in(id, Kind::Other, form, b"CLIENT_ERROR flush_all not allowed\r\n", quiet);
-            return Taken::Yes(0);
-        }
         let mut line = b"flush_all".to_vec();
         if let Some(delay) = delay {
             line.push(b' ');
@@ -124,7 +126,9 @@ impl Core {
                 // Nobody sees who was asked without an answer.
                 Some(up) => asked.push((up, gather.expect(if quiet { "" } else { &entry.node.name }))),
                 None => {
-                    gather.unreachable(&entry.node.name, entry.state.word(), self.down_text(node).as_bytes());
+                    let cause = entry.cells.cause().filter(|_| entry.state.has_cause());
+                    let cause = cause.map(|cause| cause.to_string()).unwrap_or_default();
+                    gather.unreachable(&entry.node.name, entry.state.word(), cause, self.down_text(node).as_bytes());
                 }
             }
         }
@@ -277,11 +281,16 @@ impl Core {
         seq: u32,
         part: usize,
         error: Option<&[u8]>,
-        lost: Option<&'static str>,
+        lost: Option<String>,
     ) {
         let Some(client) = self.clients.get_mut(id.0) else { return };
-        let gather = client.replies.gather(seq);
-        let done = gather.and_then(|gather| gather.finish(part, error, lost).then_some(gather.what));
+        let mut done = None;
+        if let Some(gather) = client.replies.gather(seq) {
+            let before = gather.bytes();
+            done = gather.finish(part, error, lost).then_some(gather.what);
+            let more = gather.bytes() - before;
+            client.replies.gathered(more);
+        }
         if let Some(what) = done {
             let sidecar = self.sidecar(&what);
             let Self { clients, shared, .. } = self;

@@ -94,6 +94,8 @@ impl Core {
     fn take_client_input(&mut self, id: ClientId, input: Input<'_>, now: Tick) {
         self.shared.now = now;
         self.shared.cells().bytes_read.add(input.bytes.len() as u64);
+        // Also where no node is asked: whoever keeps a record of the traffic is called by the tick.
+        self.shared.ask_for_tick();
         let Some(client) = self.clients.get_mut(id.0) else {
             return;
         };
@@ -151,13 +153,21 @@ impl Core {
 
     /// The kernel has taken so many bytes.
     pub fn client_written(&mut self, id: ClientId, bytes: usize, now: Tick) {
+        self.client_took(id, bytes, true, now);
+    }
+
+    /// A client's kernel has taken so many bytes: of what is `queued` for it, or as they came.
+    #[inline]
+    pub(super) fn client_took(&mut self, id: ClientId, bytes: usize, queued: bool, now: Tick) {
         self.shared.now = now;
         self.shared.cells().bytes_written.add(bytes as u64);
         let Self { clients, shared, .. } = self;
         let Some(client) = clients.get_mut(id.0) else {
             return;
         };
-        client.replies.written(bytes, &mut shared.pool);
+        if queued {
+            client.replies.written(bytes, &mut shared.pool);
+        }
         client.last_write_at = now;
         client.pace.taken += bytes;
         client.blocked &= !client.replies.out.is_empty();
@@ -448,4 +458,38 @@ fn keep(unparsed: &mut Vec<u8>, bytes: &[u8]) {
         unparsed.reserve_exact(bytes.len().max(unparsed.len() / 4));
     }
     unparsed.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::metrics::Cells;
+    use crate::proxy::Settings;
+    use crate::routing::{Node, Topology};
+
+    #[test]
+    fn what_is_answered_here_is_followed_by_one_tick_too() {
+        let topology = Topology::new(1, vec![Arc::new(Node::new("a", 1, 1))]).unwrap();
+        let mut core = Core::new(Arc::new(topology), Settings::default(), Arc::new(Cells::new(1)), 0);
+        let (mut effects, mut now) = (Vec::new(), Tick(1));
+        core.take_effects(&mut effects);
+        let lane = effects.iter().find_map(|effect| if let Effect::Connect(id, _) = effect { Some(*id) } else { None });
+        core.upstream_connected(lane.unwrap(), now);
+        core.upstream_written(lane.unwrap(), b"version\r\n".len(), now);
+        core.upstream_input(lane.unwrap(), b"VERSION 1.6.15\r\n", now);
+        let client = core.client_connected();
+        for _ in 0..2 {
+            while let Some(due) = core.tick(now) {
+                now = due;
+            }
+            core.take_effects(&mut effects);
+            effects.clear();
+            core.client_input(client, b"mn\r\nmn\r\n", now);
+            core.take_effects(&mut effects);
+            let ticks = effects.iter().filter(|effect| matches!(effect, Effect::Tick(_)));
+            assert_eq!(ticks.count(), 1, "{effects:?}");
+        }
+    }
 }

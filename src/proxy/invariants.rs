@@ -24,6 +24,8 @@ impl Core {
             }
             let group = matches!(up.fifo.back(), Some(Entry::Group(_)));
             debug_assert!(!up.open || group, "an open group is the last entry");
+            let is_said = |entry: &Entry| matches!(entry, Entry::Version) || entry.line().is_some();
+            debug_assert!(!up.is_binary || up.fifo.iter().all(is_said), "a line is kept of what is asked in packets");
         }
         for (key, client) in self.clients.iter() {
             let counted = in_flight.get(&ClientId(key)).copied().unwrap_or(0);
@@ -83,7 +85,13 @@ impl Core {
             ) + &client.again.iter().map(|again| format!("  {again:?}, due is {:?}\n", client.replies.due())).collect::<String>()
         });
         let lanes = self.upstreams.iter().map(|(key, up)| {
-            format!("{key:?}: {:?}, {} entries, {} bytes to send\n", up.role, up.fifo.len(), up.out.len())
+            let held = (up.out.held(), up.partial.len(), up.partial.capacity(), up.fifo.held());
+            format!(
+                "{key:?}: {:?}, {} entries, {} bytes to send, holds {held:?}\n",
+                up.role,
+                up.fifo.len(),
+                up.out.len()
+            )
         });
         let own = self.nodes.iter().filter(|(_, entry)| !entry.own.is_unused()).map(|(key, entry)| {
             let (state, version) = (entry.state, entry.version.is_some());
@@ -116,6 +124,8 @@ impl Core {
             debug_assert_eq!(own, entry.own.busy + entry.own.idle.len(), "own lanes");
             debug_assert!(own <= MAX_OWN, "too many own lanes");
             debug_assert!(lanes().filter(|up| up.role == Role::Large && !up.is_draining()).count() <= 1, "large lanes");
+            let binary = lanes().filter(|up| up.role == Role::Binary && !up.is_draining()).count();
+            debug_assert!(binary <= 1, "binary lanes");
             let probes = all().filter(|up| up.role == Role::Probe).count();
             debug_assert_eq!(probes, usize::from(entry.probe != UpstreamId::NONE), "probes");
             let shared = lanes().filter(|up| up.role == Role::Shared && !up.is_draining()).count();

@@ -137,7 +137,7 @@ impl Core {
 
     /// Whether a key cannot be asked for now on the lane that is shared.
     fn stop_at(&mut self, id: ClientId, lane: usize, key: &[u8], hash: u64) -> Option<Stop> {
-        if self.stalls_on_full(id, key, hash) {
+        if self.stalls_on_full(id, key, hash, false) {
             return Some(Stop::Lane);
         }
         let up_id = self.lane(self.owner(hash, || key), lane)?;

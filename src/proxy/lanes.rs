@@ -19,10 +19,15 @@ impl Core {
 
     /// Makes a lane and asks the rim to connect it, after a wait.
     pub(super) fn open_lane(&mut self, node: NodeId, role: Role, wait: Duration) -> UpstreamId {
+        self.make_lane(node, role, role == Role::Binary, wait)
+    }
+
+    /// The same; `is_binary`: it is spoken to in packets.
+    pub(super) fn make_lane(&mut self, node: NodeId, role: Role, is_binary: bool, wait: Duration) -> UpstreamId {
         let Self { nodes, upstreams, shared, .. } = self;
         let entry = nodes.get(node.0);
         let cells = entry.map(|entry| Arc::clone(&entry.cells)).unwrap_or_default();
-        let mut up = Upstream::new(node, role, cells, shared);
+        let mut up = Upstream::new(node, role, is_binary, cells, shared);
         up.eager = wait.is_zero();
         up.in_order = shared.settings.merge_gets && entry.is_none_or(|entry| !entry.unordered);
         up.recharge(shared);

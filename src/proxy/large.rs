@@ -50,13 +50,14 @@ impl Core {
             let node = self.owner(hash, || key);
             match self.shared.large_keys.size(hash) {
                 Some(size) => {
-                    if self.changes_lanes(id, node, hash) {
+                    let large = self.nodes.get(node.0).map_or(UpstreamId::NONE, |entry| entry.large);
+                    if self.changes_lanes(id, node, large, hash) {
                         return true;
                     }
                     let travels = self.travels(id, node, verb, text, hash);
                     needed += if travels { 0 } else { size + 2 };
                 }
-                None if self.stalls_elsewhere(id, key, hash) => return true,
+                None if self.stalls_elsewhere(id, key, hash, verb.is_meta()) => return true,
                 None => {}
             }
         }
@@ -82,12 +83,11 @@ impl Core {
         true
     }
 
-    /// Whether a client waits before a request of it for a key goes to another lane of the node than the shared one:
-    /// something of it may be under way there.
-    pub(super) fn changes_lanes(&mut self, id: ClientId, node: NodeId, hash: u64) -> bool {
+    /// Whether a client waits before a request of it for a key goes to a lane `to` of the node that is not the shared one
+    /// it keeps to: something of it may be under way on another.
+    pub(super) fn changes_lanes(&mut self, id: ClientId, node: NodeId, to: UpstreamId, hash: u64) -> bool {
         let Some(client) = self.clients.get(id.0) else { return false };
-        let large = self.nodes.get(node.0).map_or(UpstreamId::NONE, |entry| entry.large);
-        let mut waits = client.is_elsewhere(node, large, Some(hash));
+        let mut waits = client.is_elsewhere(node, to, Some(hash));
         let elsewhere: u32 = client.elsewhere.iter().map(|other| other.entries).sum();
         if !waits && client.in_flight > elsewhere {
             let lane = self.nodes.get(node.0).and_then(|entry| entry.routes.get(client.lane)).copied();

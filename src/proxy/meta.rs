@@ -4,6 +4,7 @@
 //! that may be answered by a value goes the way of a read of one key, its flags taken as a part of the key; it is never
 //! merged, for its answer tells more than a value. The others are requests with a reply of one line.
 
+use super::binary_lanes::Way;
 use super::buffer::Input;
 use super::client::replies::Stamp;
 use super::client::{Arriving, Reading, Stall, Taken, Target};
@@ -11,21 +12,23 @@ use super::large::Wanted;
 use super::upstream::node::Version;
 use super::{ClientId, Core, NodeId};
 use crate::metrics::{Reason, SIZES, Wait};
-use crate::protocol::MAX_KEY;
 use crate::protocol::command::Command;
 use crate::protocol::form::Form;
 use crate::protocol::meta::classic::{Classic, classic};
 use crate::protocol::meta::request::{Meta, Verb};
 use crate::protocol::request::{Keys, ReadVerb, StoreVerb};
+use crate::protocol::{MAX_KEY, binary};
 use crate::routing::Topology;
 
-/// Whether a node knows the meta commands.
+/// Whether a node knows the meta commands, as far as a client is concerned.
 pub(super) enum Speaks {
     Yes,
-    /// It has not said which memcached it is.
+    /// It has not said which memcached it is, or not whether it speaks the binary protocol: the client waits.
     NotYet,
-    /// Its name.
-    No(String),
+    /// It is told them in packets.
+    InPackets(NodeId),
+    /// Not even that.
+    No(NodeId),
 }
 
 impl Core {
@@ -36,7 +39,12 @@ impl Core {
         match self.speaks_meta(id, key, Topology::hash(key)) {
             Speaks::Yes => {}
             Speaks::NotYet => return Taken::Stalled,
-            Speaks::No(name) => return self.meta_in_classic(id, (meta, said), key, after, &name),
+            Speaks::InPackets(node) => {
+                if let Some(flag) = binary::meta::unsaid(meta) {
+                    return self.refuse_flag(id, meta, flag, node);
+                }
+            }
+            Speaks::No(node) => return self.meta_in_classic(id, (meta, said), key, after, node),
         }
         let mut line = std::mem::take(&mut self.shared.line);
         line.clear();
@@ -59,23 +67,26 @@ impl Core {
         taken
     }
 
-    /// One for a node without meta commands: what classic words can say.
+    /// One that its node cannot be told, for a flag.
+    fn refuse_flag(&mut self, id: ClientId, meta: &Meta<'_>, flag: u8, node: NodeId) -> Taken {
+        let what = if meta.verb == Verb::Debug { "me".to_owned() } else { char::from(flag).to_string() };
+        let text = format!("CLIENT_ERROR {what} needs memcached 1.6 at node {}\r\n", self.node_name(node));
+        self.meta_unasked(id, meta, Reason::NodeError, &text, false);
+        Taken::Yes(0)
+    }
+
+    /// One for a node without meta commands that does not speak the binary protocol: what classic words can say.
     fn meta_in_classic(
         &mut self,
         id: ClientId,
         (meta, said): (&Meta<'_>, &[u8]),
         key: &[u8],
         after: Input<'_>,
-        name: &str,
+        node: NodeId,
     ) -> Taken {
         let asked = match classic(meta, key) {
             Ok(asked) => asked,
-            Err(flag) => {
-                let what = if meta.verb == Verb::Debug { "me".to_owned() } else { char::from(flag).to_string() };
-                let text = format!("CLIENT_ERROR {what} needs memcached 1.6 at node {name}\r\n");
-                self.meta_unasked(id, meta, Reason::NodeError, &text, false);
-                return Taken::Yes(0);
-            }
+            Err(flag) => return self.refuse_flag(id, meta, flag, node),
         };
         let form = Form::Classic;
         let target = Target { form, ..Target::text(Topology::hash(key), meta.verb.into(), false) };
@@ -106,7 +117,7 @@ impl Core {
             }
             Classic::Change(change) => {
                 let target = Target { command: change.into(), ..target };
-                let stalls = self.stalls_on(id, key, target.hash);
+                let stalls = self.stalls_on(id, key, target.hash, false);
                 if !stalls {
                     self.shared.sample(key, target.hash);
                     self.shared.cells().command(target.command);
@@ -120,26 +131,26 @@ impl Core {
         taken
     }
 
-    /// Whether the node of a key knows the meta commands. To one that does not, the block of an `ms` would be commands: so
-    /// they wait until the connection has said its version, and go by that alone. Behind one address there may be several
-    /// versions.
+    /// Whether the node of a key knows the meta commands, or can be told them in packets. To one that does not know them,
+    /// the block of an `ms` would be commands: so they wait until the connection has said its version, and go by that
+    /// alone. Behind one address there may be several versions.
     pub(super) fn speaks_meta(&mut self, id: ClientId, key: &[u8], hash: u64) -> Speaks {
         let node = self.owner(hash, || key);
-        let Some(lane) = self.clients.get(id.0).and_then(|client| self.lane(node, client.lane)) else {
-            // It is down, and answered so.
-            return Speaks::Yes;
+        let Some(client) = self.clients.get(id.0) else { return Speaks::Yes };
+        let lane = match self.way(node, client.lane) {
+            // One that is down is answered so.
+            Way::Lines(_) | Way::Down => return Speaks::Yes,
+            Way::Packets(_) => return Speaks::InPackets(node),
+            Way::Lost | Way::Nowhere => return Speaks::No(node),
+            Way::Greeting(lane) => lane,
         };
         let Self { clients, upstreams, shared, .. } = self;
-        let (Some(client), Some(up)) = (clients.get_mut(id.0), upstreams.get_mut(lane.0)) else {
-            return Speaks::Yes;
-        };
-        if !up.is_greeted() {
+        if let (Some(client), Some(up)) = (clients.get_mut(id.0), upstreams.get_mut(lane.0)) {
             client.stall = Stall::Lane;
             shared.cells().waits(Wait::Lane);
             up.waiters.push_back(id);
-            return Speaks::NotYet;
         }
-        if up.has_meta { Speaks::Yes } else { Speaks::No(self.node_name(node).to_owned()) }
+        Speaks::NotYet
     }
 
     /// Whether a client has to wait until the node of a key has said its version.
@@ -148,7 +159,7 @@ impl Core {
     }
 
     /// Whether a node has last said that it knows the meta commands. That no block is sent by: see [`Self::speaks_meta`].
-    pub(super) fn knows_meta(&self, node: NodeId) -> bool {
+    pub(super) fn knew_meta(&self, node: NodeId) -> bool {
         let entry = self.nodes.get(node.0);
         entry.and_then(|entry| entry.version.as_ref()).is_some_and(Version::has_meta)
     }
@@ -187,7 +198,12 @@ impl Core {
         let hash = Topology::hash(key);
         // The verb and CRLF apart.
         let text = line.get(3..line.len().saturating_sub(2)).unwrap_or_default();
-        if self.stalls_on_full(id, key, hash) || verb.writes() && self.stalls_behind(id, key, hash) {
+        let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
+        let in_packets = self.in_packets(self.owner(hash, || key), client.lane).is_some();
+        if self.stalls_on_full(id, key, hash, true)
+            || verb.writes() && self.stalls_behind(id, key, hash, true)
+            || in_packets && self.stalls_elsewhere(id, key, hash, true)
+        {
             self.hold_nothing(id);
             return Taken::Stalled;
         }
@@ -195,7 +211,9 @@ impl Core {
         let lane = client.lane;
         let nothing_large =
             self.shared.large_keys.is_empty() || !matches!(verb, ReadVerb::Meta { verb: Verb::Get, .. });
-        let plain = nothing_large && client.elsewhere.is_empty() && client.promised == 0 && !client.no_room;
+        // In packets all values come by one lane; one that finds no room is asked for again.
+        let plain =
+            in_packets || nothing_large && client.elsewhere.is_empty() && client.promised == 0 && !client.no_room;
         if !plain && self.large_read_waits(id, verb, std::iter::once(Wanted { text, hash, key })) {
             return Taken::Stalled;
         }
@@ -212,7 +230,7 @@ impl Core {
                 client.replies.fail(seq, text.as_bytes(), &mut shared.pool);
             }
             client.replies.close_read(seq, &mut shared.pool);
-            if !plain {
+            if !plain || in_packets {
                 client.break_promise(shared);
             }
         }
@@ -222,7 +240,7 @@ impl Core {
     /// A command without a block and with a reply of one line.
     fn meta_change(&mut self, id: ClientId, meta: &Meta<'_>, key: &[u8], line: &[u8]) -> Taken {
         let target = Target::meta(Topology::hash(key), meta.verb.into(), meta.quiet);
-        if self.stalls_on(id, key, target.hash) {
+        if self.stalls_on(id, key, target.hash, true) {
             return Taken::Stalled;
         }
         self.shared.sample(key, target.hash);

@@ -13,9 +13,9 @@
 //!   `ids`, `table`.
 //! - The other files join the two, and only they are `impl Core`: `input`, `requests`, `meta`, `packets` and
 //!   `key_lists` (a request on its way down), `answers` and `values` (a reply on its way up), `large` and `own_lanes`
-//!   (large values), `fan_out`,
-//!   `lanes`, `routes` (which lane is whose), `failure`, `ring` (nodes and rings that change), `clocks`, `memory`,
-//!   `waits`, `slow`, `conns` and `auto_discovery` (what is answered here), `invariants`.
+//!   (large values), `binary_lanes` (nodes that are asked in packets), `fan_out`, `lanes`, `routes` (which lane is whose),
+//!   `failure`, `ring` (nodes and rings that change), `clocks`, `memory`, `waits`, `slow`, `conns` and `auto_discovery`
+//!   (what is answered here), `invariants`.
 //!
 //! # The way of a request
 //! `input` cuts a client's bytes into requests; `requests` routes each and puts it on a lane: a line in the
@@ -34,6 +34,8 @@
 //!   Now the same key is found when its own answer comes, and only writes are looked for.
 //! - *A write for each read of a large value*: each wakes its reader; 512 KiB cost 270 us, in pieces of 192 KiB 200 us,
 //!   and 140 us in pieces of 512 KiB whose rest waits for one more look at the node.
+//! - *Reading every value*: what is copied in and out again is more than a third of the cost of 512 KiB. Pieces of a long value
+//!   for one client pass by a pipe instead (`passing.rs`); below 128 KiB the system calls cost more than the copies.
 //! - *Bounding what the kernel holds of every node*: nodes were woken for each part of a value, which doubled its cost.
 //!   Only connections that pause for their readers are bounded.
 //!
@@ -43,8 +45,10 @@
 mod account;
 mod answers;
 mod auto_discovery;
+mod binary_lanes;
 mod bodies;
 mod buffer;
+mod cause;
 mod client;
 mod clocks;
 mod conns;
@@ -63,6 +67,7 @@ mod memory;
 mod meta;
 mod own_lanes;
 mod packets;
+mod passing;
 mod requests;
 mod ring;
 mod routes;

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::binary_lanes::Way;
 use super::buffer::Input;
 use super::client::{Arriving, Client, Large, Pace, Reading, Stall, Taken, Target};
 use super::failure::Failure;
@@ -18,6 +19,26 @@ use crate::time::Tick;
 
 /// A lane for large values without work is kept this long.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// What goes by an own lane.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Lines, which any text node takes for one request.
+    Text,
+    /// A meta command with a block, which one without meta commands would execute.
+    MetaBlock,
+    /// Packets.
+    Packets,
+}
+
+/// What there is for a client that waits.
+enum Own {
+    Lane(UpstreamId),
+    /// Nothing yet.
+    Later,
+    /// A connection that does not know its command.
+    NoMeta,
+}
 
 impl Core {
     // === waiting for one ===
@@ -69,70 +90,98 @@ impl Core {
             if entry.own.busy >= MAX_OWN && !down {
                 return;
             }
-            let unknown = entry.version.is_none();
+            let departed = entry.departed;
             let Some(waiting) = entry.own.waiting.pop_front() else {
                 return;
             };
             let Waiting { client: owner, body, .. } = waiting;
             let Some(client) = self.clients.get(owner.0) else { continue };
-            if unknown && !down && client.waits_with_meta(node, body) {
-                // Until it has said which memcached it is.
-                entry.own.waiting.push_front(waiting);
-                return;
-            }
             if down {
                 self.refuse_own(owner, node, body, Reason::Down);
                 continue;
             }
-            if client.waits_with_meta(node, body) && !self.knows_meta(node) {
-                // It has become another memcached meanwhile.
-                self.refuse_own(owner, node, body, Reason::NodeError);
-                continue;
-            }
-            let is_block = body && client.waits_with_meta(node, body);
-            let Self { nodes, upstreams, .. } = self;
-            let Some(entry) = nodes.get_mut(node.0) else { return };
-            let idle = &mut entry.own.idle;
-            let lane = if is_block {
-                // By one that has said which memcached is behind it: to an older one the block would be commands.
-                let greeted = |id: &UpstreamId| upstreams.get(id.0).is_some_and(Upstream::is_greeted);
-                let Some(index) = idle.iter().position(greeted) else {
-                    entry.own.waiting.push_front(waiting);
-                    return self.open_idle(node);
+            let (lane, asked) = (client.lane, client.waits_with_meta(node, body));
+            let mut kind = Kind::Text;
+            if let Some(line) = &asked {
+                // As its shared lane decides; where that is gone with its node, as the node was last.
+                let way = match self.way(node, lane) {
+                    Way::Down if departed && self.knew_meta(node) => Way::Lines(UpstreamId::NONE),
+                    Way::Down if departed => Way::Packets(UpstreamId::NONE),
+                    way => way,
                 };
-                let lane = idle.swap_remove(index);
-                if !upstreams.get(lane.0).is_some_and(|up| up.has_meta) {
-                    idle.push(lane);
+                if matches!(way, Way::Greeting(_) | Way::Down) {
+                    // Until it has said which memcached it is.
+                    return self.wait_on(node, waiting);
+                }
+                if !way.says(line) {
+                    // It has become another memcached meanwhile.
                     self.refuse_own(owner, node, body, Reason::NodeError);
                     continue;
                 }
-                Some(lane)
-            } else {
-                idle.pop()
-            };
-            entry.own.busy += 1;
-            entry.own.granted_at = self.shared.now;
-            let lane = match lane {
-                Some(lane) => lane,
-                None => self.open_upstream(node, Role::Own { owner }),
-            };
-            if let Some(up) = self.upstreams.get_mut(lane.0) {
-                up.role = Role::Own { owner };
+                kind = match way {
+                    Way::Packets(_) => Kind::Packets,
+                    _ if body => Kind::MetaBlock,
+                    _ => Kind::Text,
+                };
             }
-            self.begin_own(owner, lane, node, body);
+            match self.own_lane(node, owner, kind) {
+                Own::Lane(lane) => self.begin_own(owner, lane, node, body),
+                Own::Later => return self.wait_on(node, waiting),
+                Own::NoMeta => self.refuse_own(owner, node, body, Reason::NodeError),
+            }
         }
     }
 
-    /// Who waits needs a lane that has said its version: opens one, unless one is on its way.
-    fn open_idle(&mut self, node: NodeId) {
-        if self.nodes.get(node.0).is_none_or(|entry| !entry.own.idle.is_empty()) {
-            return;
-        }
-        let lane = self.open_upstream(node, Role::Own { owner: ClientId::NONE });
+    /// Who is first goes on waiting.
+    fn wait_on(&mut self, node: NodeId, waiting: Waiting) {
         if let Some(entry) = self.nodes.get_mut(node.0) {
-            entry.own.idle.push(lane);
+            entry.own.waiting.push_front(waiting);
         }
-        self.shared.ask_for_tick();
+    }
+
+    /// A lane for a client, of which fewer than [`MAX_OWN`] are in use.
+    ///
+    /// What may hold lines goes only by one that has been greeted: by one in packets that has answered by a packet, for
+    /// where the node speaks text they would be commands; and the block of a meta command by one that has said its version,
+    /// for an older memcached would take it for commands.
+    fn own_lane(&mut self, node: NodeId, owner: ClientId, kind: Kind) -> Own {
+        let is_binary = kind == Kind::Packets;
+        let Self { nodes, upstreams, .. } = self;
+        let Some(entry) = nodes.get_mut(node.0) else { return Own::Later };
+        let is_alike = |id: &UpstreamId| upstreams.get(id.0).is_some_and(|up| up.is_binary == is_binary);
+        let is_greeted = |id: &UpstreamId| upstreams.get(id.0).is_some_and(Upstream::is_greeted);
+        let fits = |id: &UpstreamId| is_alike(id) && (kind == Kind::Text || is_greeted(id));
+        let found = entry.own.idle.iter().rposition(fits);
+        let lane = match found.and_then(|at| entry.own.idle.get(at).copied()) {
+            Some(lane) => lane,
+            // One is on its way.
+            None if entry.own.idle.iter().any(is_alike) => return Own::Later,
+            None => {
+                // Those of the other kind make room.
+                let is_full = entry.own.busy + entry.own.idle.len() >= MAX_OWN;
+                let surplus = is_full.then(|| entry.own.idle.pop()).flatten();
+                self.drop_upstream(surplus.unwrap_or(UpstreamId::NONE), Failure::NONE);
+                let lane = self.make_lane(node, Role::Own { owner: ClientId::NONE }, is_binary, Duration::ZERO);
+                if let Some(entry) = self.nodes.get_mut(node.0) {
+                    entry.own.idle.push(lane);
+                }
+                if kind != Kind::Text {
+                    self.shared.ask_for_tick();
+                    return Own::Later;
+                }
+                lane
+            }
+        };
+        let Self { nodes, upstreams, shared, .. } = self;
+        let (Some(entry), Some(up)) = (nodes.get_mut(node.0), upstreams.get_mut(lane.0)) else { return Own::Later };
+        if kind == Kind::MetaBlock && !up.has_meta {
+            return Own::NoMeta;
+        }
+        up.role = Role::Own { owner };
+        entry.own.idle.retain(|idle| *idle != lane);
+        entry.own.busy += 1;
+        entry.own.granted_at = shared.now;
+        Own::Lane(lane)
     }
 
     /// A client does not get the own lane it waits for: its large value is not read, or not stored.
@@ -228,7 +277,10 @@ impl Core {
             shared.resume.push_back(owner);
             let Target { hash, command, meta, .. } = large.target;
             client.note_elsewhere(lane, node, seq, (hash, 0), true);
-            let asked = Asked::new(hash, &large.header, &shared.settings);
+            let asked = match up.is_binary {
+                true => Asked::line(hash, &large.header, &shared.settings),
+                false => Asked::new(hash, &large.header, &shared.settings),
+            };
             let entry = Entry::Single { client: owner, seq, command, asked, expired: false, meta };
             up.push(&large.header, entry, shared);
         } else {
@@ -304,7 +356,7 @@ impl Core {
                     }
                     self.grant(node);
                 }
-                Role::Shared | Role::Large | Role::Probe => {}
+                Role::Shared | Role::Large | Role::Binary | Role::Probe => {}
             }
         }
         self.forget_departed(node);
@@ -355,9 +407,7 @@ impl Core {
         let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
         let lane = self.lane(node, client.lane);
         if lane.is_some()
-            && (self.waits_for_lost_write(id, node)
-                || self.changes_lanes(id, node, hash)
-                || self.waits_for_large(id, node, hash))
+            && (self.waits_for_lost_write(id, node) || self.changes_lanes(id, node, UpstreamId::NONE, hash))
         {
             return Taken::Stalled;
         }
@@ -380,16 +430,6 @@ impl Core {
         Taken::Yes(0)
     }
 
-    /// Whether a client's read of a key is under way on the lane that large values share; then it waits.
-    fn waits_for_large(&mut self, id: ClientId, node: NodeId, hash: u64) -> bool {
-        let Some(client) = self.clients.get_mut(id.0) else { return false };
-        let waits = client.is_elsewhere(node, UpstreamId::NONE, Some(hash));
-        if waits {
-            client.stall = Stall::LaneChange;
-        }
-        waits
-    }
-
     /// Moves a piece of a large value to its lane. `None`: not now.
     pub(super) fn stream(&mut self, id: ClientId, rest: Input<'_>) -> Option<usize> {
         let Self { clients, upstreams, shared, .. } = self;
@@ -407,25 +447,33 @@ impl Core {
             up.waiters.push_back(id);
             return None;
         }
-        // The last two bytes go only when they are what they must be.
-        let end = if is_closed { 2 } else { 0 };
+        // The last two bytes go only when they are what they must be; in a packet, which has none behind its value, its last
+        // one does.
+        let end = match (is_closed, up.is_binary) {
+            (false, _) => 0,
+            (true, false) => 2,
+            (true, true) => 3,
+        };
         let used = if *left > end {
             let used = usize::try_from(*left - end).unwrap_or(usize::MAX).min(rest.bytes.len());
             up.out.take(rest.part(0..used), &mut shared.pool);
             *left -= used as u64;
             if *left == 0 {
-                up.out.append(b"\r\n", &mut shared.pool);
+                if !up.is_binary {
+                    up.out.append(b"\r\n", &mut shared.pool);
+                }
                 client.reading = Reading::Line;
             }
             used
         } else {
             let end = rest.bytes.get(..usize::try_from(*left).ok()?)?;
-            if end != b"\r\n" {
+            if !end.ends_with(b"\r\n") {
                 client.reading = Reading::Line;
                 self.refuse_stream(id, lane, seq);
                 return Some(end.len());
             }
-            up.out.append(end, &mut shared.pool);
+            let last = if up.is_binary { end.strip_suffix(b"\r\n").unwrap_or_default() } else { end };
+            up.out.append(last, &mut shared.pool);
             client.reading = Reading::Line;
             end.len()
         };

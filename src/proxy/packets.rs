@@ -1,12 +1,13 @@
 //! Packets of the binary protocol on their way down.
 //!
 //! Nodes are asked in text: a read joins the merged `gets`, the rest becomes a meta command (`protocol/binary/translate`).
+//! A node before 1.6.10 gets these commands, and the reads, in packets again, loud ones (`binary_lanes.rs`).
 //! The reply is written in binary where it is put into the client's queue (`client/replies.rs`).
 
 use super::buffer::Input;
 use super::client::{self, Arriving, Reading, Taken, Target};
 use super::meta::Speaks;
-use super::{ClientId, Core};
+use super::{ClientId, Core, NodeId};
 use crate::metrics::{Kind, Outcome, Reason};
 use crate::protocol::binary::reply::{Reply, Status};
 use crate::protocol::binary::request::{self, Action, Header, Packet, Refusal};
@@ -50,7 +51,7 @@ impl Core {
             Err(refusal) => {
                 if let Some(key) = refusal.stale {
                     let hash = Topology::hash(key);
-                    if self.stalls_on(id, key, hash) || !is_key(key) && self.awaits_version(id, key, hash) {
+                    if self.stalls_on(id, key, hash, false) || !is_key(key) && self.awaits_version(id, key, hash) {
                         return Taken::Stalled;
                     }
                 }
@@ -101,18 +102,26 @@ impl Core {
 
     /// One that is about a key.
     fn packet_of_key(&mut self, id: ClientId, packet: &Packet<'_>, key: &[u8], form: Form, after: Input<'_>) -> Taken {
-        if let (Action::Read { exptime, .. }, false) = (packet.action, translate::is_odd(key)) {
+        let hash = Topology::hash(key);
+        let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
+        let merges = !translate::is_odd(key) && self.in_packets(self.owner(hash, || key), client.lane).is_none();
+        if let (Action::Read { exptime, .. }, true) = (packet.action, merges) {
             let verb = exptime.map_or(ReadVerb::Gets, |exptime| ReadVerb::Gats(translate::text_exptime(exptime)));
-            return self.read(id, verb, Keys::new(key), form, told_of_miss(packet));
+            return self.read(id, verb, Keys::new(key), form, told_of_miss(packet, false));
         }
-        match self.speaks_meta(id, key, Topology::hash(key)) {
-            Speaks::Yes => {}
+        let in_packets = match self.speaks_meta(id, key, hash) {
+            Speaks::Yes => false,
             Speaks::NotYet => return Taken::Stalled,
-            Speaks::No(name) => return self.packet_in_classic(id, packet, key, form, after, &name),
-        }
+            Speaks::InPackets(_) => true,
+            Speaks::No(node) => return self.packet_in_classic(id, packet, key, form, after, node),
+        };
         let mut line = std::mem::take(&mut self.shared.line);
         line.clear();
-        let taken = match translate::write_line(packet, &mut line) {
+        let said = match in_packets {
+            true => translate::write_long_line(packet, &mut line),
+            false => translate::write_line(packet, &mut line),
+        };
+        let taken = match said {
             Ok(()) => self.translated(id, packet, key, &line, form, after),
             Err(_) => {
                 // In base64 the key is too long for a line.
@@ -141,7 +150,7 @@ impl Core {
         let target = Target { hash, quiet: false, command, form, meta: true };
         match packet.action {
             Action::Delete { .. } => {
-                if self.stalls_on(id, key, hash) {
+                if self.stalls_on(id, key, hash, true) {
                     return Taken::Stalled;
                 }
                 self.shared.sample(key, hash);
@@ -159,11 +168,11 @@ impl Core {
                     after,
                 )
             }
-            _ => self.read_line(id, packet.read_verb(), key, line, form, told_of_miss(packet)),
+            _ => self.read_line(id, packet.read_verb(), key, line, form, told_of_miss(packet, true)),
         }
     }
 
-    /// One for a node without meta commands: what classic words can say.
+    /// One for a node without meta commands that does not speak the binary protocol: what classic words can say.
     fn packet_in_classic(
         &mut self,
         id: ClientId,
@@ -171,10 +180,10 @@ impl Core {
         key: &[u8],
         form: Form,
         after: Input<'_>,
-        name: &str,
+        node: NodeId,
     ) -> Taken {
         let Some(asked) = packet.classic(key) else {
-            let text = format!("SERVER_ERROR proxy: the request needs memcached 1.6 at node {name}\r\n");
+            let text = self.needs_meta(node);
             self.packet_unasked(id, packet, Reason::NodeError, &text, false);
             return Taken::Yes(0);
         };
@@ -207,7 +216,7 @@ impl Core {
         if reads {
             let misses = may_miss && self.shared.misses();
             self.shared.cells().soft(command, reason, 1, misses);
-            if let Some(seq) = self.owe_read(id, packet.read_verb(), form, told_of_miss(packet)) {
+            if let Some(seq) = self.owe_read(id, packet.read_verb(), form, told_of_miss(packet, true)) {
                 self.read_unasked(id, seq, (!misses).then_some(text));
             }
         } else {
@@ -268,10 +277,10 @@ impl Core {
     }
 }
 
-/// The key, where a client is told it and the answer of a node does not name it.
-fn told_of_miss<'a>(packet: &Packet<'a>) -> &'a [u8] {
+/// The key, where a client is told it and the answer of a node does not name it: a miss, and one that `is_meta`.
+fn told_of_miss<'a>(packet: &Packet<'a>, is_meta: bool) -> &'a [u8] {
     match packet.action {
-        Action::Read { key, with_key: true, .. } if !packet.quiet || translate::is_odd(key) => key,
+        Action::Read { key, with_key: true, .. } if is_meta || !packet.quiet => key,
         _ => &[],
     }
 }

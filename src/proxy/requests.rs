@@ -2,11 +2,12 @@
 //!
 //! Route and enqueue are one step, so no request ever holds an old ring.
 
+use super::binary_lanes::Way;
 use super::buffer::Input;
 use super::client::replies::Stamp;
 use super::client::{self, Reading, Stall, Taken, Target};
 use super::large::Wanted;
-use super::upstream::{Asked, Entry, Upstream};
+use super::upstream::{Asked, Entry};
 use super::{ClientId, Core, ITSELF, NodeId, UpstreamId};
 use crate::metrics::{Kind, Outcome, Reason, SIZES, Wait};
 use crate::protocol::binary::translate;
@@ -52,7 +53,7 @@ impl Core {
             Err(refusal) => {
                 if let Some(key) = refusal.stale_key() {
                     let hash = Topology::hash(&key);
-                    if self.stalls_on(id, &key, hash)
+                    if self.stalls_on(id, &key, hash, false)
                         || refusal.stale_needs_base64() && self.awaits_version(id, &key, hash)
                     {
                         return Taken::Stalled;
@@ -126,7 +127,9 @@ impl Core {
     /// Puts a read's keys on their nodes' lanes: one slot, and one group per lane (more where a line
     /// would become too long).
     pub(super) fn read(&mut self, id: ClientId, verb: ReadVerb, keys: Keys<'_>, form: Form, tail: &[u8]) -> Taken {
-        if self.shared.full_lanes > 0 && keys.into_iter().any(|key| self.stalls_on_full(id, key, Topology::hash(key))) {
+        if self.shared.full_lanes > 0
+            && keys.into_iter().any(|key| self.stalls_on_full(id, key, Topology::hash(key), false))
+        {
             self.hold_nothing(id);
             return Taken::Stalled;
         }
@@ -194,7 +197,7 @@ impl Core {
         if !plain && self.read_large(id, seq, place, node, verb, key, hash) {
             return Ok(None);
         }
-        if let Some(up) = self.lane(node, lane) {
+        if let Some(up) = self.lane_for(node, lane, verb.is_meta()) {
             return Ok(self.ask(id, up, seq, place, verb, key, hash).then_some(up));
         }
         if let Some(client) = self.clients.get_mut(id.0) {
@@ -230,6 +233,7 @@ impl Core {
         let merge = shared.settings.merge_gets
             && matches!(verb, ReadVerb::Get | ReadVerb::Gets)
             && nodes.get(up.node.0).is_some_and(|node| node.merges_again_at <= shared.now);
+        let (is_binary, node) = (up.is_binary, up.node);
         let mut own = false;
         let joins = up.open_group().is_some_and(|group| {
             own = group.members.last().is_some_and(|member| member.client == id && member.seq == seq);
@@ -244,6 +248,10 @@ impl Core {
             client.replies.add_part(seq);
             group.join(id, seq);
             client.in_flight += 1;
+            if is_binary {
+                client.note_all(up_id, node);
+                client.recharge(shared);
+            }
         }
         if !group.add(key, hash, place) {
             shared.cells().coalesced_keys.add(1);
@@ -254,7 +262,7 @@ impl Core {
 
     fn change(&mut self, id: ClientId, change: Change, key: &[u8], quiet: bool) -> Taken {
         let hash = Topology::hash(key);
-        if self.stalls_on(id, key, hash) {
+        if self.stalls_on(id, key, hash, false) {
             return Taken::Stalled;
         }
         self.shared.sample(key, hash);
@@ -276,8 +284,12 @@ impl Core {
         let mut target = Target::text(Topology::hash(key), Command::Delete, true);
         if !is_key(key) {
             // No text has put it there.
-            if key.len() > translate::MAX_ODD_KEY || !self.knows_meta(self.owner(target.hash, || key)) {
-                return;
+            let node = self.owner(target.hash, || key);
+            let Some(client) = self.clients.get(id.0) else { return };
+            match self.known_way(node, client.lane) {
+                Way::Packets(_) => {}
+                Way::Lines(_) if key.len() <= translate::MAX_ODD_KEY => {}
+                _ => return,
             }
             meta::request::write_delete(key, &mut line);
             target.meta = true;
@@ -292,22 +304,25 @@ impl Core {
         let Target { hash, command, meta, .. } = target;
         let node = self.owner_of_line(hash, line);
         let lane = self.clients.get(id.0)?.lane;
-        let Some(up_id) = self.lane(node, lane) else {
-            self.answer_down(id, node, target);
-            return None;
+        let way = match meta {
+            true => self.known_way(node, lane),
+            false => self.lane(node, lane).map_or(Way::Down, Way::Lines),
         };
-        if meta && !self.upstreams.get(up_id.0).is_some_and(Upstream::is_greeted) {
-            // While its block came the connection was lost: which memcached answers next is not known.
-            self.answer_down(id, node, target);
-            return None;
-        }
-        if meta && !self.upstreams.get(up_id.0).is_some_and(|up| up.has_meta) {
-            // While its block came its key went to another node, or the node is another memcached.
-            let text = self.needs_meta(node);
-            self.shared.cells().soft(command, Reason::NodeError, 1, false);
-            self.answer_for(id, target, text.as_bytes());
-            return None;
-        }
+        let up_id = match way {
+            Way::Lines(lane) | Way::Packets(lane) if !meta || way.says(line) => lane,
+            Way::Greeting(_) | Way::Lost | Way::Down => {
+                // While its block came the connection was lost: which memcached answers next is not known.
+                self.answer_down(id, node, target);
+                return None;
+            }
+            Way::Lines(_) | Way::Packets(_) | Way::Nowhere => {
+                // While its block came its key went to another node, or the node is another memcached.
+                let text = self.needs_meta(node);
+                self.shared.cells().soft(command, Reason::NodeError, 1, false);
+                self.answer_for(id, target, text.as_bytes());
+                return None;
+            }
+        };
         let Self { clients, upstreams, shared, .. } = self;
         let (client, up) = (clients.get_mut(id.0)?, upstreams.get_mut(up_id.0)?);
         let stamp = Stamp { kind: command.into(), arrived_at: shared.now };
@@ -316,7 +331,13 @@ impl Core {
             client.replies.set_tail(seq, tail);
         }
         client.in_flight += 1;
-        let asked = Asked::new(hash, line, &shared.settings);
+        let asked = if up.is_binary {
+            client.note_all(up_id, node);
+            client.recharge(shared);
+            Asked::line(hash, line, &shared.settings)
+        } else {
+            Asked::new(hash, line, &shared.settings)
+        };
         up.push(line, Entry::Single { client: id, seq, command, asked, expired: false, meta }, shared);
         up.touch(up_id, shared);
         Some(up_id)
@@ -374,14 +395,14 @@ impl Core {
     }
 
     /// Whether the client of a request for a key has to wait: its lane is at its limit, or something of the client for
-    /// this key is under way on another lane of the node.
-    pub(super) fn stalls_on(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
-        self.stalls_on_full(id, key, hash) || self.stalls_behind(id, key, hash)
+    /// this key is under way on another lane of the node. `meta`: it is a meta command.
+    pub(super) fn stalls_on(&mut self, id: ClientId, key: &[u8], hash: u64, meta: bool) -> bool {
+        self.stalls_on_full(id, key, hash, meta) || self.stalls_behind(id, key, hash, meta)
     }
 
     /// Whether a write has to wait for something of its client that is, or may be, under way elsewhere.
-    pub(super) fn stalls_behind(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
-        if self.stalls_elsewhere(id, key, hash) {
+    pub(super) fn stalls_behind(&mut self, id: ClientId, key: &[u8], hash: u64, meta: bool) -> bool {
+        if self.stalls_elsewhere(id, key, hash, meta) {
             return true;
         }
         let Some(client) = self.clients.get(id.0) else { return false };
@@ -390,11 +411,18 @@ impl Core {
         self.lane(node, lane).is_some() && self.waits_for_lost_write(id, node)
     }
 
-    /// Whether something of a client for a key is under way on another lane than the shared one; then it waits.
-    pub(super) fn stalls_elsewhere(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
-        let Some(client) = self.clients.get(id.0).filter(|client| !client.elsewhere.is_empty()) else { return false };
+    /// Whether something of a client for a key is under way on another lane than the one it goes by; then it waits.
+    pub(super) fn stalls_elsewhere(&mut self, id: ClientId, key: &[u8], hash: u64, meta: bool) -> bool {
+        let Some(client) = self.clients.get(id.0).filter(|client| meta || !client.elsewhere.is_empty()) else {
+            return false;
+        };
+        let (idle, lane) = (client.elsewhere.is_empty(), client.lane);
         let node = self.owner(hash, || key);
-        let waits = self.lane(node, client.lane).is_some_and(|lane| client.is_elsewhere(node, lane, Some(hash)));
+        if meta && let Some(binary) = self.in_packets(node, lane) {
+            return self.changes_lanes(id, node, binary, hash);
+        }
+        let Some(client) = self.clients.get(id.0).filter(|_| !idle) else { return false };
+        let waits = self.lane(node, lane).is_some_and(|lane| client.is_elsewhere(node, lane, Some(hash)));
         if let (true, Some(client)) = (waits, self.clients.get_mut(id.0)) {
             client.stall = Stall::LaneChange;
         }
@@ -402,12 +430,12 @@ impl Core {
     }
 
     /// Whether the lane a key needs is at its limit; then the client waits for it.
-    pub(super) fn stalls_on_full(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
+    pub(super) fn stalls_on_full(&mut self, id: ClientId, key: &[u8], hash: u64, meta: bool) -> bool {
         if self.shared.full_lanes == 0 {
             return false;
         }
         let node = self.owner(hash, || key);
-        let Some(lane) = self.clients.get(id.0).and_then(|client| self.lane(node, client.lane)) else {
+        let Some(lane) = self.clients.get(id.0).and_then(|client| self.lane_for(node, client.lane, meta)) else {
             return false;
         };
         let (Some(client), Some(up)) = (self.clients.get_mut(id.0), self.upstreams.get_mut(lane.0)) else {

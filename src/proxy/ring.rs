@@ -225,6 +225,7 @@ impl Core {
             up.moved |= up.is_connected();
         }
         self.leave_large(id);
+        self.leave_binary(id);
         self.close_idle_of(id);
         self.shared.ask_for_tick();
     }
@@ -247,6 +248,7 @@ impl Core {
             self.release_lane(lane);
         }
         self.leave_large(id);
+        self.leave_binary(id);
         self.close_idle_of(id);
         self.shared.ask_for_tick();
     }

@@ -16,12 +16,14 @@ pub struct NodeReport<'a> {
     pub name: &'a str,
     /// `up`, `down` or `connecting`.
     pub state: &'static str,
+    /// Why that is so; empty where nothing is wrong.
+    pub cause: &'a str,
     /// `STAT <name> <value>\r\n` lines; an `END` is skipped. Empty when the node was not reached.
     pub stats: &'a [u8],
 }
 
-/// The sidecar's own figures, in memcached's words. Counters count from the start of the process
-/// and, for reads, keys, not requests; the names that begin with `proxy_` are those of memcached's own proxy.
+/// The sidecar's own figures, in memcached's words. Counters count from the start of the process and, for reads, keys, not
+/// requests; the names that begin with `proxy_` are those of memcached's own proxy.
 #[derive(Clone, Debug, Default)]
 pub struct Sidecar {
     /// Process id.
@@ -226,8 +228,7 @@ const PER_NODE: &[&str] = &[
     "get_misses",
 ];
 
-/// Answers `stats`: the sidecar's counters, and the sizes and losses of the reachable nodes added
-/// up (`reports` holds their answers to a bare `stats`).
+/// Answers `stats`: the sidecar's counters, and the sizes and losses of the reachable nodes added up (their `stats`).
 pub fn general(out: &mut Vec<u8>, sidecar: &Sidecar, reports: &[NodeReport<'_>]) {
     let mut sums = Table::default();
     for report in reports {
@@ -258,10 +259,8 @@ pub fn general(out: &mut Vec<u8>, sidecar: &Sidecar, reports: &[NodeReport<'_>])
     append_end(out);
 }
 
-/// Answers `stats nodes`: `STAT <node>.<field> <value>`, `<node>.state` for every node.
-///
-/// A node's name has dots and colons of its own, a field's name neither: the last dot is always
-/// the one between them.
+/// Answers `stats nodes`: `STAT <node>.<field> <value>`, `<node>.state` for every node, `<node>.cause` for one that is
+/// down. A node's name has dots and colons of its own, a field's name neither: the last dot is the one between them.
 pub fn nodes(out: &mut Vec<u8>, reports: &[NodeReport<'_>]) {
     for report in reports {
         let mut line = |field: &str, value: &[u8]| {
@@ -269,6 +268,10 @@ pub fn nodes(out: &mut Vec<u8>, reports: &[NodeReport<'_>]) {
             append_stat(out, &name, value);
         };
         line("state", report.state.as_bytes());
+        if !report.cause.is_empty() {
+            // What a stranger said may contain that word.
+            line("cause", report.cause.replace("END", "End").as_bytes());
+        }
         for field in PER_NODE {
             let found = lines(report.stats).find(|(name, _)| *name == field.as_bytes());
             if let Some((_, value)) = found {
@@ -281,9 +284,8 @@ pub fn nodes(out: &mut Vec<u8>, reports: &[NodeReport<'_>]) {
 
 /// Answers `stats sum`: the nodes' own numeric counters added up.
 ///
-/// What no sum describes: `pid` is left out, `pointer_size`, `time` and `hash_power_level` are the
-/// largest, `uptime` is that of the node started last, `accepting_conns` is 0 as soon as one node
-/// accepts none. Text (`version`, `libevent`) is left out.
+/// What no sum describes: `pid` is left out, `pointer_size`, `time` and `hash_power_level` are the largest, `uptime` is
+/// that of the node started last, `accepting_conns` is 0 as soon as one node accepts none. Text is left out.
 pub fn sum(out: &mut Vec<u8>, reports: &[NodeReport<'_>]) {
     fold(out, reports, |name| {
         Some(match name {
@@ -305,9 +307,8 @@ pub fn items(out: &mut Vec<u8>, reports: &[NodeReport<'_>]) {
     });
 }
 
-/// Answers `stats slabs`: per slab class, added up over the nodes; the shape of a class
-/// (`chunk_size`, `chunks_per_page`) is the largest, `active_slabs` the number of classes that
-/// appear.
+/// Answers `stats slabs`: per slab class, added up over the nodes; the shape of a class (`chunk_size`,
+/// `chunks_per_page`) is the largest, `active_slabs` the number of classes that appear.
 pub fn slabs(out: &mut Vec<u8>, reports: &[NodeReport<'_>]) {
     fold(out, reports, |name| {
         Some(match field(name) {
@@ -318,8 +319,7 @@ pub fn slabs(out: &mut Vec<u8>, reports: &[NodeReport<'_>]) {
     });
 }
 
-/// Answers `stats settings`: those of the first reachable node (a fleet is homogeneous), with the
-/// sidecar's own `maxconns`, the one that its clients run into.
+/// Answers `stats settings`: those of the first reachable node, with the sidecar's own `maxconns`, which its clients meet.
 pub fn settings(out: &mut Vec<u8>, sidecar: &Sidecar, reports: &[NodeReport<'_>]) {
     let reachable = reports.iter().map(|report| report.stats).find(|stats| lines(stats).next().is_some());
     append_figure(out, b"maxconns", whole(sidecar.max_connections), false);

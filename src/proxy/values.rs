@@ -7,7 +7,6 @@
 
 use std::borrow::Cow;
 
-use super::account::Budget;
 use super::buffer::{Input, SHARE, SHARE_COPY};
 use super::client::Client;
 use super::shared::Shared;
@@ -144,7 +143,7 @@ impl Core {
             }
             member.done = early && member.left == 0;
             let fits = || shared.budget.has_room(len) && client.held + client.arriving + len <= shared.budget.share();
-            if Budget::passes(len, client.held) || fits() {
+            if shared.budget.passes(len, client.held) || fits() {
                 shared.cells().request(command, Outcome::Hit, 1);
                 client.saw_value(len as u64);
                 client.replies.value(member.seq, asker.place, raw, block, &mut shared.pool);
@@ -192,7 +191,7 @@ impl Core {
             }
             let copy = if accepted > 0 && block >= SHARE { 0 } else { block };
             let fits = || shared.budget.has_room(copy) && client.charged() + block <= shared.budget.share();
-            if own || !client.asks_again(|| hash) && (Budget::passes(block, client.held) || fits()) {
+            if own || !client.asks_again(|| hash) && (shared.budget.passes(block, client.held) || fits()) {
                 accepted += 1;
                 if !own {
                     client.reserve(block);
@@ -318,6 +317,17 @@ impl Core {
             let Some(client) = clients.get_mut(member.client.0) else { continue };
             if !own {
                 client.unreserve(left);
+            }
+            if client.replies.is_told_no_value(member.seq) {
+                // It has its whole answer: that the node gave with the line.
+                member.left = member.left.saturating_sub(1);
+                member.done = member.left == 0;
+                client.replies.end(member.seq, asker.place, &mut shared.pool);
+                if member.done {
+                    client.replies.part_done(member.seq, &mut shared.pool);
+                }
+                client.settle(member.client, shared);
+                continue;
             }
             if client.replies.cut_off(member.seq, asker.place, &mut shared.pool) {
                 shared.finished.push((member.client, CloseReason::ValueLost));

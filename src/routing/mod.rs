@@ -319,12 +319,6 @@ impl Topology {
         self.scheme.share(node)
     }
 
-    /// Who owns each of so many equal slices of the key space, where the slice begins.
-    #[must_use]
-    pub fn slices(&self, count: u32) -> Vec<NodeIndex> {
-        self.scheme.slices(count)
-    }
-
     /// The share of the key space, 0 to 1, whose owner is another in `other`: exact where both can be written down, else
     /// by samples, few enough for the control thread.
     #[must_use]

@@ -1,4 +1,4 @@
-//! The placements by what the user has: data. `slipring placements` and README's table are made from it.
+//! The placements by what the user has: data. `slipring placements` and the manual's table are made from it.
 //!
 //! Versions are those whose placement was compared key by key with ours (`tests/vectors`, `tests/clients`).
 

@@ -89,40 +89,6 @@ impl Scheme {
         }
     }
 
-    /// Who owns each of so many equal slices of the key space, where the slice begins. Placements that have no order
-    /// of keys give each node one arc.
-    pub(super) fn slices(&self, count: u32) -> Vec<NodeIndex> {
-        let begins = (0..count).map(|slice| u32::MAX / count * slice);
-        match self {
-            Self::Ring(ring) => begins.map(|point| ring.at(point)).collect(),
-            Self::Keyed(keyed) => match &keyed.built {
-                Built::Circle(hash, ring) => {
-                    // Of a hash of 15 bits only the beginning of the circle is ever asked for.
-                    let range = hash.range().unwrap_or(1 << 32);
-                    let scaled = |point: u32| low((u64::from(point) * (range >> 8)) >> 24);
-                    begins.map(|point| ring.at(scaled(point))).collect()
-                }
-                _ => {
-                    let mut ends = keyed.shares.iter().zip(0..).scan(0.0, |end, (share, node)| {
-                        *end += share;
-                        Some((*end, NodeIndex(node)))
-                    });
-                    let mut current = ends.next();
-                    (0..count)
-                        .map(|slice| {
-                            let place = f64::from(slice) / f64::from(count);
-                            while current.is_some_and(|(end, _)| end <= place) {
-                                let Some(next) = ends.next() else { break };
-                                current = Some(next);
-                            }
-                            current.map_or(NodeIndex(0), |(_, node)| node)
-                        })
-                        .collect()
-                }
-            },
-        }
-    }
-
     /// Where all hashes are, where that can be written down.
     pub(super) fn map(&self) -> Option<Map> {
         match self {

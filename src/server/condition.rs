@@ -2,20 +2,23 @@
 //! the admin endpoint; and each change of a node is told, once, whatever the number of workers.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
+use super::told::Told;
 use crate::admin::{Place, RingNode, RingReport};
 use crate::config::Config;
 use crate::discovery::View;
 use crate::discovery::follow::History;
 use crate::key_name::key_name;
 use crate::log;
+use crate::metrics::history::HistoryReport;
 use crate::metrics::hot::HotKeys;
 use crate::metrics::{Cells, NodeState, Sources};
-use crate::proxy::ITSELF;
 use crate::routing::{NodeIndex, Published, Topology};
 use crate::time::{Tick, unix_seconds};
 
@@ -36,7 +39,7 @@ pub(super) struct Condition {
     /// `--instance`
     instance: Option<String>,
     /// The zero of the workers' time.
-    started_at: Instant,
+    started_at: std::time::Instant,
     now: Mutex<Now>,
 }
 
@@ -46,7 +49,17 @@ struct Now {
     /// One word for the whole.
     status: (&'static str, u64),
     /// The nodes of the ring, by name.
-    nodes: HashMap<Arc<str>, (NodeState, u64)>,
+    nodes: HashMap<Arc<str>, Seen>,
+    /// When it is to be looked again, whatever changes meanwhile.
+    look_at: Option<Instant>,
+}
+
+/// A node when last looked at.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    state: NodeState,
+    since: u64,
+    told: Told,
 }
 
 impl Condition {
@@ -56,7 +69,7 @@ impl Condition {
         cells: Arc<Cells>,
         history: Arc<History>,
         config: &Config,
-        started_at: Instant,
+        started_at: std::time::Instant,
     ) -> Self {
         Self {
             ring,
@@ -69,7 +82,11 @@ impl Condition {
             placement: config.placement.to_string(),
             instance: config.instance.clone(),
             started_at,
-            now: Mutex::new(Now { status: (UNHEALTHY, unix_seconds(SystemTime::now())), nodes: HashMap::new() }),
+            now: Mutex::new(Now {
+                status: (UNHEALTHY, unix_seconds(SystemTime::now())),
+                nodes: HashMap::new(),
+                look_at: None,
+            }),
         }
     }
 
@@ -107,10 +124,17 @@ impl Condition {
     pub(super) async fn keep(self: Arc<Self>) {
         let mut views = self.views.clone();
         loop {
-            drop(self.look());
+            let look_at = self.look().look_at;
+            let again = async {
+                match look_at {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
                 changed = views.changed() => if changed.is_err() { return },
                 () = self.cells.node_changed.notified() => {}
+                () = again => {}
             }
         }
     }
@@ -120,34 +144,38 @@ impl Condition {
         let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
         self.cells.source_failures.set(view.source.failures);
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::take(&mut now.nodes);
+        let mut before = std::mem::take(&mut now.nodes);
+        now.look_at = None;
         for node in topology.nodes() {
             let state = self.cells.node_state(&node.name);
-            let (was, since) =
-                before.get(&node.name).copied().unwrap_or((NodeState::default(), unix_seconds(SystemTime::now())));
-            if state != was {
-                tell(&node.name, state, self.problem(&node.name, state));
+            let fresh = || Seen { since: unix_seconds(SystemTime::now()), ..Seen::default() };
+            let mut seen = before.remove(&node.name).unwrap_or_else(fresh);
+            if state != seen.state {
+                (seen.state, seen.since) = (state, unix_seconds(SystemTime::now()));
             }
-            let since = if state == was { since } else { unix_seconds(SystemTime::now()) };
-            now.nodes.insert(Arc::clone(&node.name), (state, since));
+            let cause = state.has_cause().then(|| self.cells.node_cause(&node.name)).flatten();
+            seen.told.tell(&node.name, state, cause.as_ref(), Instant::now());
+            now.look_at = now.look_at.into_iter().chain(seen.told.due(state, cause.as_ref())).min();
+            now.nodes.insert(Arc::clone(&node.name), seen);
         }
-        let word = status(&now.nodes, &view);
+        let is_well = self.last_error(&view).is_none() && view.pending.is_empty();
+        let word = status(&now.nodes, is_well);
         if now.status.0 != word {
             now.status = (word, unix_seconds(SystemTime::now()));
         }
         now
     }
 
-    /// What is wrong with a node, where that is known to be no fault of the node.
-    fn problem(&self, node: &str, state: NodeState) -> Option<&'static str> {
-        (state >= NodeState::Probing && self.cells.node_is_itself(node)).then_some(ITSELF)
+    /// What is wrong with the last answer of the source: it is none, or makes no ring.
+    fn last_error(&self, view: &View) -> Option<String> {
+        view.source.last_error.clone().or_else(|| self.history.refusal())
     }
 
     pub(super) fn report(&self) -> RingReport {
         let seen = self.look();
         let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
         let nodes = topology.nodes().iter().zip(0..).map(|(node, index)| {
-            let (state, since) = seen.nodes.get(&node.name).copied().unwrap_or_default();
+            let (state, since) = seen.nodes.get(&node.name).map(|seen| (seen.state, seen.since)).unwrap_or_default();
             RingNode {
                 name: node.name.to_string(),
                 address: node.address(),
@@ -155,23 +183,26 @@ impl Condition {
                 share: topology.share(NodeIndex(index)),
                 state: state.word(),
                 since,
-                problem: self.problem(&node.name, state),
+                cause: self.cells.node_cause(&node.name).filter(|_| state.has_cause()).map(|cause| cause.to_string()),
             }
         });
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         RingReport {
             status: seen.status.0,
             since: seen.status.1,
+            // The endpoint knows.
+            draining: false,
             instance: self.instance.clone(),
             fingerprint: topology.name(),
             placement: self.placement.clone(),
             version: topology.version(),
             source: view.source.source.clone(),
-            last_error: view.source.last_error.clone(),
+            last_error: self.last_error(&view),
+            reloads: self.history.reloads(),
             nodes: nodes.collect(),
             pending: view.pending.iter().map(|pending| pending.text(now)).collect(),
+            alike: view.alike.clone(),
             changes: self.history.list(),
-            arcs: arcs(&topology),
         }
     }
 
@@ -199,41 +230,32 @@ impl Condition {
             let index = topology.route_with(hash, || key.unwrap_or_default());
             topology.nodes().get(usize::from(index.0)).map(|node| node.name.to_string()).unwrap_or_default()
         };
-        self.cells.hot_keys(Tick::default().after(self.started_at.elapsed()), self.log_keys, name)
+        self.cells.hot_keys(self.tick(), self.log_keys, name)
     }
-}
 
-/// The one line about a node that has changed.
-fn tell(node: &str, state: NodeState, problem: Option<&str>) {
-    match state {
-        NodeState::Up => tracing::info!(node, "node is up"),
-        NodeState::Degraded => tracing::warn!(node, "node is degraded: some connections to it cannot be made"),
-        NodeState::Connecting => tracing::info!(node, "connecting to node again"),
-        NodeState::Probing => tracing::debug!(node, "node answers a probe"),
-        NodeState::Down => match problem {
-            Some(problem) => tracing::warn!(node, "node is down: {problem}"),
-            None => tracing::warn!(node, "node is down"),
-        },
+    /// What the charts of the page show.
+    pub(super) fn minutes(&self) -> HistoryReport {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // The page needs no microseconds.
+        self.cells.history(self.tick(), (unix.as_secs_f64() * 1e3).round() / 1e3)
     }
-}
 
-/// Who owns each of 360 equal slices of the key space, where the slice begins: an index into the nodes.
-fn arcs(topology: &Topology) -> Vec<u16> {
-    const SLICES: u32 = 360;
-    let known = !topology.nodes().is_empty();
-    known.then(|| topology.slices(SLICES)).into_iter().flatten().map(|node| node.0).collect()
+    /// The workers' time.
+    fn tick(&self) -> Tick {
+        Tick::default().after(self.started_at.elapsed())
+    }
 }
 
 const UNHEALTHY: &str = "unhealthy";
 
 /// One word for the whole: `unhealthy` when no key can be had; `degraded` when some cannot, a node lacks connections, or
 /// the source of nodes does not answer.
-fn status(nodes: &HashMap<Arc<str>, (NodeState, u64)>, view: &View) -> &'static str {
-    let down = nodes.values().filter(|(state, _)| *state >= NodeState::Probing).count();
-    let short = nodes.values().any(|(state, _)| *state == NodeState::Degraded);
+fn status(nodes: &HashMap<Arc<str>, Seen>, source_is_well: bool) -> &'static str {
+    let down = nodes.values().filter(|seen| seen.state >= NodeState::Probing).count();
+    let short = nodes.values().any(|seen| seen.state == NodeState::Degraded);
     if down == nodes.len() {
         UNHEALTHY
-    } else if down > 0 || short || view.source.last_error.is_some() || !view.pending.is_empty() {
+    } else if down > 0 || short || !source_is_well {
         "degraded"
     } else {
         "healthy"

@@ -30,7 +30,7 @@ impl Rim {
             while left > 0
                 && let Some(id) = waiting.next()
             {
-                left = left.saturating_sub(self.flush_client(id));
+                left = left.saturating_sub(self.flush_client(id, false));
             }
             unwritten.extend(waiting);
         } else {
@@ -38,7 +38,7 @@ impl Rim {
             while left > 0
                 && let Some(id) = unwritten.pop_front()
             {
-                left = left.saturating_sub(self.flush_client(id));
+                left = left.saturating_sub(self.flush_client(id, false));
             }
         }
         self.core.borrow_mut().reuse_dirty(clients, upstreams);
@@ -63,7 +63,7 @@ impl Rim {
         }
         let mut core = self.core.borrow_mut();
         while let Some(out) = core.upstream_out(id).filter(|out| !out.is_empty()) {
-            match write(&socket.write, out) {
+            match write(&socket.write, out, false) {
                 Ok(written) => core.upstream_written(id, written, self.now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return block(socket),
                 Err(_) => return core.upstream_failed(id, socket.closed(), self.now()),
@@ -71,8 +71,8 @@ impl Rim {
         }
     }
 
-    /// Writes what waits for a client. Returns how many bytes were written.
-    fn flush_client(&self, id: ClientId) -> usize {
+    /// Writes what waits for a client. Returns how many bytes were written. `more` follows at once: the kernel waits for it.
+    pub(super) fn flush_client(&self, id: ClientId, more: bool) -> usize {
         let mut sockets = self.clients.borrow_mut();
         let Some(socket) = sockets.get_mut(id.index()).and_then(Option::as_mut).filter(|s| s.id == id && !s.blocked)
         else {
@@ -81,7 +81,7 @@ impl Rim {
         let mut core = self.core.borrow_mut();
         let mut all = 0;
         while let Some(out) = core.client_out(id).filter(|out| !out.is_empty()) {
-            match write(&socket.write, out) {
+            match write(&socket.write, out, more) {
                 Ok(written) => {
                     all += written;
                     core.client_written(id, written, self.now());

@@ -19,11 +19,20 @@ use crate::proxy::{FailReason, UpstreamId};
 use crate::resolve;
 use crate::routing::Node;
 
+/// Others have their turn after so many reads that each filled the buffer: what came is written together.
+const LONG_READS: u32 = 4;
+/// What is read first of what may be a long value again: its `VALUE` line, in bytes. The rest passes without being copied.
+const BEGINNING: usize = 16 << 10;
+/// So many reads after a long value another one is reckoned with.
+const RECKONED_READS: u32 = 4;
+
 /// A node's socket as its task reads it.
-struct NodeReader {
-    half: ReadHalf,
+pub(super) struct NodeReader {
+    pub(super) half: ReadHalf,
     /// It had nothing more, and has been looked at once again since.
     looked_again: bool,
+    /// Reads in which a long value is reckoned with.
+    reckoned: u32,
 }
 
 impl Rim {
@@ -44,7 +53,7 @@ impl Rim {
             Ok(Ok((_, made))) => made.is_itself().then_some(FailReason::Itself),
             Ok(Err(error)) => {
                 tracing::debug!(node = %node.name, %error, "cannot connect");
-                Some(FailReason::Connect)
+                Some(unmade(error))
             }
             Err(_) => Some(FailReason::ConnectTimeout),
         };
@@ -59,7 +68,7 @@ impl Rim {
             stream::bound_paused_input(&stream);
         }
         let (half, write) = stream::split(stream);
-        let mut read = NodeReader { half, looked_again: false };
+        let mut read = NodeReader { half, looked_again: false, reckoned: 0 };
         let mut socket = Socket::new(id, write, Some(made));
         socket.is_bounded = pauses;
         insert(&self.upstreams, id.index(), socket);
@@ -73,18 +82,27 @@ impl Rim {
             self.core.borrow_mut().upstream_writable(id);
             self.apply();
         }
-        let mut full = false;
+        let mut long = 0;
         loop {
             if !self.core.borrow_mut().upstream_may_read(id) {
                 self.apply();
                 return if self.core.borrow().has_upstream(id) { Poll::Pending } else { Poll::Ready(()) };
             }
-            if full {
+            if long >= LONG_READS {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
+            if self.pass(id, read) {
+                self.apply();
+                // That was much already.
+                (long, read.looked_again, read.reckoned) = (LONG_READS, false, RECKONED_READS);
+                continue;
+            }
             let mut scratch = self.scratch.borrow_mut();
-            let space = scratch.space();
+            let mut space = scratch.space();
+            if read.reckoned > 0 {
+                space = space.get_mut(..BEGINNING).unwrap_or_default();
+            }
             let most = space.len();
             let core = match poll_read(&mut read.half, space, cx) {
                 Read::Pending => {
@@ -99,7 +117,8 @@ impl Rim {
                     return Poll::Pending;
                 }
                 Read::Bytes(n) => {
-                    full = n == most;
+                    long = if n == most { long + 1 } else { 0 };
+                    read.reckoned = read.reckoned.saturating_sub(1);
                     read.looked_again = false;
                     let mut core = self.core.borrow_mut();
                     core.upstream_read(id, &mut scratch, n, self.now());
@@ -124,6 +143,20 @@ impl Rim {
     }
 }
 
+/// Why a connection could not be made.
+fn unmade(error: &io::Error) -> FailReason {
+    match error.raw_os_error() {
+        _ if error.kind() == io::ErrorKind::ConnectionRefused => FailReason::Connect,
+        Some(number) => FailReason::System(number),
+        // The system's resolver has errors of its own, that have no number here; that of glibc, and of musl.
+        None => {
+            let text = error.to_string();
+            let again = ["Temporary failure", "Try again"].iter().any(|part| text.contains(part));
+            if again { FailReason::NameUnanswered } else { FailReason::NameNotFound }
+        }
+    }
+}
+
 /// Connects, and lets it be known.
 async fn connect(node: &Node, parts: &Parts) -> io::Result<(TcpStream, Made)> {
     let connecting = parts.itself.connecting();
@@ -135,4 +168,20 @@ async fn connect(node: &Node, parts: &Parts) -> io::Result<(TcpStream, Made)> {
     }
     stream::prepare_upstream(&stream, parts.settings.request_timeout)?;
     Ok((stream, connecting.made(local, peer)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_connection_could_not_be_made_is_known_apart() {
+        let lookup = |text: &str| unmade(&io::Error::other(format!("failed to lookup address information: {text}")));
+        assert_eq!(lookup("Name or service not known"), FailReason::NameNotFound);
+        assert_eq!(lookup("Temporary failure in name resolution"), FailReason::NameUnanswered);
+        assert_eq!(lookup("Try again"), FailReason::NameUnanswered);
+        assert_eq!(unmade(&io::Error::from_raw_os_error(111)), FailReason::Connect);
+        assert_eq!(unmade(&io::ErrorKind::ConnectionRefused.into()), FailReason::Connect);
+        assert_eq!(unmade(&io::Error::from_raw_os_error(113)), FailReason::System(113));
+    }
 }

@@ -119,10 +119,11 @@ pub(super) fn reset<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket
     }
 }
 
-/// Writes what waits, in one call.
-pub(super) fn write(socket: &WriteHalf, out: &OutBuf) -> io::Result<usize> {
+/// Writes what waits, in one call. `more` follows at once.
+pub(super) fn write(socket: &WriteHalf, out: &OutBuf, more: bool) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); MAX_SLICES];
     match out.slices(&mut slices) {
+        filled if more => socket.try_write_before_more(slices.get(..filled).unwrap_or_default()),
         1 => socket.try_write(slices.first().map_or(&[], |slice| slice)),
         filled => socket.try_write_vectored(slices.get(..filled).unwrap_or_default()),
     }

@@ -3,16 +3,19 @@
 //! An enum and not a trait object: a branch that is always predicted, no allocation.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+#[cfg(target_os = "linux")]
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
+use super::pipe::move_bytes;
 use crate::listener::Accepted;
 use crate::proxy::Ends;
 
@@ -159,6 +162,20 @@ impl ReadHalf {
         }
     }
 
+    /// Moves at most so many bytes into a pipe.
+    pub(super) fn move_to(&self, pipe: &OwnedFd, most: usize) -> io::Result<usize> {
+        match self {
+            Self::Tcp(read) => {
+                let stream: &TcpStream = read.as_ref();
+                stream.try_io(Interest::READABLE, || move_bytes(stream, pipe, most))
+            }
+            Self::Unix(read) => {
+                let stream: &UnixStream = read.as_ref();
+                stream.try_io(Interest::READABLE, || move_bytes(stream, pipe, most))
+            }
+        }
+    }
+
     pub(super) async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(read) => read.readable().await,
@@ -182,6 +199,20 @@ impl WriteHalf {
         match self {
             Self::Tcp(write) => write.as_ref().poll_write_ready(cx),
             Self::Unix(write) => write.as_ref().poll_write_ready(cx),
+        }
+    }
+
+    /// Moves at most so many bytes out of a pipe.
+    pub(super) fn move_from(&self, pipe: &OwnedFd, most: usize) -> io::Result<usize> {
+        match self {
+            Self::Tcp(write) => {
+                let stream: &TcpStream = write.as_ref();
+                stream.try_io(Interest::WRITABLE, || move_bytes(pipe, stream, most))
+            }
+            Self::Unix(write) => {
+                let stream: &UnixStream = write.as_ref();
+                stream.try_io(Interest::WRITABLE, || move_bytes(pipe, stream, most))
+            }
         }
     }
 
@@ -224,6 +255,20 @@ impl WriteHalf {
             Self::Tcp(write) => write.try_write_vectored(slices),
             Self::Unix(write) => write.try_write_vectored(slices),
         }
+    }
+
+    /// The same where more bytes follow at once: over TCP the kernel keeps these back to send them together.
+    #[cfg(target_os = "linux")]
+    pub(super) fn try_write_before_more(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Self::Tcp(write) = self else { return self.try_write_vectored(slices) };
+        let stream: &TcpStream = write.as_ref();
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        stream.try_io(Interest::WRITABLE, || Ok(sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), flags)?))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn try_write_before_more(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_write_vectored(slices)
     }
 }
 

@@ -34,10 +34,13 @@ class Client:
     differs: dict = dataclasses.field(default_factory=dict, hash=False)
     # Asks the server that it is given for the nodes.
     discovers: bool = False
+    # Kinds of nodes that cannot serve it, by whatever way, and why.
+    unserved: dict = dataclasses.field(default_factory=dict, hash=False)
 
 
-def client(name, command, protocol, unsupported="", fails=None, differs=None, discovers=False):
-    return Client(name, command, protocol, frozenset(unsupported.split()), fails or {}, differs or {}, discovers)
+def client(name, command, protocol, unsupported="", fails=None, differs=None, discovers=False, unserved=None):
+    unsupported = frozenset(unsupported.split())
+    return Client(name, command, protocol, unsupported, fails or {}, differs or {}, discovers, unserved or {})
 
 
 # The text protocol cannot carry these keys; what is sent is another command.
@@ -72,7 +75,13 @@ CLIENTS = {
                 "too_long_a_key": "sends it, and the closed connection is not opened again at once",
             },
         ),
-        client("meta-memcache", PYTHON, "meta", "multiset stats version flush"),
+        client(
+            "meta-memcache",
+            PYTHON,
+            "meta",
+            "multiset stats version flush",
+            unserved={"as 1.5.16": "asks every value for t, l and h, which no memcached before 1.6 can tell"},
+        ),
         client("dalli 5 requests", DALLI_5, "meta"),
         client("npm memcached", NODE, "text", "gat multiset quiet_set quiet_delete"),
         client(
@@ -84,6 +93,8 @@ CLIENTS = {
                 "prepend": "sends an append",
                 "incr_of_a_missing_key": "makes it 0",
             },
+            # About one time in eight; where its answer is lost is not known yet.
+            {"too_long_a_key": "sends it, and may wait for ever where the connection closes behind the answer"},
         ),
         client("dalli", RUBY, "binary"),
         client("php memcached", PHP, "text", "gat", {"key_in_utf8": "refuses it"}),

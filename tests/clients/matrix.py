@@ -157,6 +157,9 @@ def first_difference(one, other):
 def report(client, kind, steps, direct, through, only=None):
     """Takes the steps at both places and says what is not as it should be, a line each."""
     problems = []
+    if kind in client.unserved:
+        print(f"not asked\t{client.unserved[kind]}")
+        return problems
     for step in only or names(steps):
         if step in client.differs:
             print(f"{step}\tnot compared\t{client.differs[step]}")

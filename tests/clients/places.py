@@ -34,15 +34,15 @@ def dev():
         yield listen
 
 
-# The kinds of nodes, and those that are tried: all of them, once every client may expect to be served there.
+# The kinds of nodes.
 KINDS = {
     "1.6.18": node,
     "as 1.5.16": lambda: relayed("as-1.5.16"),
     "no binary": lambda: node("-B", "ascii"),
 }
-TRIED = ["1.6.18", "no binary", "dev"]
 # With nodes of its own.
 EMBEDDED = {"dev": dev}
+TRIED = [*KINDS, *EMBEDDED]
 # Itself: what every answer is held against. Clients that ask for the nodes need one that tells them.
 THEMSELVES = {"memcached": node, "memcached with discovery": lambda: relayed("discovery")}
 

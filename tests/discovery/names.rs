@@ -22,6 +22,20 @@ fn named(port: u16) -> Source {
 }
 
 #[test]
+fn two_names_of_one_server_are_told_of() {
+    run(async {
+        let server = NameServer::start(Zone::Addresses(vec![ip(1)], 0)).await;
+        let often = Options { resolve_interval: Duration::from_millis(50), ..server.options() };
+        let nodes = [(NAME, 11211), ("other.example", 11211), ("other.example", 11212), ("127.9.9.99", 11211)];
+        let nodes = nodes.into_iter().map(|(host, port)| Node::new(host, port, 1)).collect();
+        let mut followed = Followed::start(Source::Static(nodes), often);
+        let view = followed.until("two are one", |view| !view.alike.is_empty()).await;
+        assert_eq!(view.alike, [format!("{NAME}:11211 and other.example:11211 are one server, 127.9.9.1:11211")]);
+        assert_eq!(view.nodes.len(), 4, "it is only said");
+    });
+}
+
+#[test]
 fn a_listed_name_that_points_elsewhere_is_dialled_there() {
     run(async {
         let mut server = NameServer::start(Zone::Addresses(vec![ip(1)], 0)).await;
@@ -34,7 +48,7 @@ fn a_listed_name_that_points_elsewhere_is_dialled_there() {
         server.now(Zone::Addresses(vec![ip(2)], 0));
         let view = followed.until("moved", |view| hosts(view) == "127.9.9.2 127.9.9.99").await;
         assert_eq!((ring(&view), view.generation), (ring(&first), 2));
-        assert_eq!(view.reason, "host names: order, weights or addresses changed");
+        assert_eq!(view.reason, format!("host names: {NAME}:11211 moved from {NAME}:11211 to 127.9.9.2:11211"));
         for zone in [
             Zone::Code(3),
             Zone::Code(2),

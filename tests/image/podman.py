@@ -24,6 +24,7 @@ IMAGE = f"localhost/slipring:{VERSION}"
 BUILD_STAGE = "localhost/slipring-build-stage"
 # What a release says of itself; the tests' own words, the same each time, so that nothing is built again.
 REVISION, CREATED = "0123456789abcdef", "2001-02-03T04:05:06Z"
+SOURCE = "https://example.com/slipring"
 # One group of processes can have these on any machine; podman's own defaults need more than some grant.
 ULIMITS = ["--ulimit", "nofile=8192:8192", "--ulimit", "nproc=1024:1024"]
 
@@ -95,9 +96,12 @@ def build():
     # The other format has no place for a HEALTHCHECK: one could not be seen.
     options = ["--network=none", "--format=docker", f"--build-arg=BUILD_IMAGE={base_image()}", *ULIMITS]
     options += [f"--volume={here}:{there}:ro" for here, there in mounts.items()]
+    # What a build or a run that was killed has left would hold its image.
+    for left in podman("ps", "--all", "--external", "--quiet").split():
+        podman("rm", "--force", "--time=0", left)
     # The build stage has a name, so that the layer with the dependencies is not thrown away.
     podman("build", *options, "--target=build", f"--tag={BUILD_STAGE}", ROOT)
-    described = [f"--build-arg=REVISION={REVISION}", f"--build-arg=CREATED={CREATED}"]
+    described = [f"--build-arg=REVISION={REVISION}", f"--build-arg=CREATED={CREATED}", f"--build-arg=SOURCE={SOURCE}"]
     podman("build", *options, *described, f"--tag={IMAGE}", ROOT)
     podman("image", "prune", "--force")
 

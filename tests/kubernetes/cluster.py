@@ -15,12 +15,20 @@ import urllib.request
 from processes import PATIENCE, eventually, free_port, running
 
 TOKEN = "test"
+# What deploy/inject-v1beta1 needs; since 1.36 the first is in force anyhow.
+BETA = [
+    "--feature-gates=MutatingAdmissionPolicy=true",
+    "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
+]
 BUILD = pathlib.Path(__file__).parent / "apiserver" / "build"
 
 
 @functools.cache
 def tool(name):
-    """A program of the Kubernetes version under test; built here if tests/run did not."""
+    """A program of the Kubernetes version under test; built here if tests/run did not. KUBE_APISERVER names an API server
+    of another version."""
+    if name == "kube-apiserver" and os.environ.get("KUBE_APISERVER"):
+        return os.environ["KUBE_APISERVER"]
     where = subprocess.run([BUILD], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     return f"{where}/{name}"
 
@@ -123,7 +131,7 @@ def cluster(directory):
     server += [f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}"]
     server += ["--service-account-issuer=https://test", "--service-cluster-ip-range=10.0.0.0/24"]
     server += ["--authorization-mode=AlwaysAllow", f"--token-auth-file={directory}/tokens"]
-    server += ["--disable-admission-plugins=ServiceAccount"]
+    server += ["--disable-admission-plugins=ServiceAccount", *BETA]
     with running(quietly(etcd, directory), client), running(quietly(server, directory), port):
         made = Cluster(port, directory)
         eventually("the API server is ready", made.ready)

@@ -22,12 +22,15 @@ def kustomizations(kind):
 
 
 def loose():
-    """The manifests in deploy/ that no kustomization lists: each is applied by itself."""
+    """The manifests in deploy/ that no kustomization lists: each is applied by itself. The chart is helm's."""
+    chart = DEPLOY / "helm"
     listed = {path for path in DEPLOY.rglob("kustomization.yaml") for path in path.parent.rglob("*.yaml")}
     return sorted(
         path.relative_to(DEPLOY).as_posix()
         for path in DEPLOY.rglob("*.yaml")
-        if path not in listed and any("apiVersion" in (found or {}) for found in yaml.safe_load_all(path.read_text()))
+        if path not in listed
+        and chart not in path.parents
+        and any("apiVersion" in (found or {}) for found in yaml.safe_load_all(path.read_text()))
     )
 
 

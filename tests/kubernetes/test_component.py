@@ -4,12 +4,15 @@ UPDATE_EXPECTED=1 writes them."""
 import difflib
 import os
 import pathlib
+import re
+import subprocess
 
 import pytest
 import yaml
 
 from cluster import Refused, render
-from manifests import DEPLOY, EXPECTED, containers, kustomizations, pod_of, template, with_components
+from manifests import DEPLOY, EXPECTED, containers, kustomizations, pod_of, slipring_containers, template, with_components
+from processes import binary, eventually
 
 APPS = pathlib.Path(__file__).parent / "apps"
 ALL = ["deployments", "sets", "jobs"]
@@ -20,6 +23,8 @@ CASES = {
     "dns": (ALL, ["sidecar/dns"]),
     "legacy": (["deployments", "sets"], ["sidecar/legacy"]),
     "scrape": (ALL, ["sidecar", "sidecar/scrape"]),
+    "cpu-limit": (ALL, ["sidecar", "sidecar/cpu-limit"]),
+    "legacy-cpu-limit": (["deployments", "sets"], ["sidecar/legacy", "sidecar/legacy/cpu-limit"]),
 }
 LOCALHOST = {"MEMCACHED_NODES": "localhost", "MEMCACHED_PORT": "11211", "MEMCACHED_DISCOVERY_HOST": "localhost"}
 
@@ -55,25 +60,26 @@ def test_each_app_is_led_to_its_sidecar(case, tmp_path):
             assert "slipring" not in names + ordinary
             assert "MEMCACHED" not in str(spec)
             continue
-        first, other = (ordinary, names) if case == "legacy" else (names, ordinary)
+        first, other = (ordinary, names) if case.startswith("legacy") else (names, ordinary)
         assert first[0] == "slipring" and (first + other).count("slipring") == 1
         assert template(workload)["metadata"]["labels"]["slipring/sidecar"] == "true"
-        for container in ([] if case == "legacy" else spec["initContainers"]) + spec["containers"]:
+        for container in ([] if case.startswith("legacy") else spec["initContainers"]) + spec["containers"]:
             if container["name"] == "slipring":
-                assert container.get("restartPolicy") == (None if case == "legacy" else "Always")
+                assert container.get("restartPolicy") == (None if case.startswith("legacy") else "Always")
                 continue
             env = [(entry["name"], entry.get("value"), "valueFrom" in entry) for entry in container["env"]]
             assert sorted(e for e in env if e[0] in LOCALHOST) == sorted((n, v, False) for n, v in LOCALHOST.items())
 
 
-def test_twice_is_once(tmp_path):
-    """A base has the component, and an overlay has it again."""
+@pytest.mark.parametrize("case", [case for case in CASES if case != "sidecar-unfinished"])
+def test_twice_is_once(case, tmp_path):
+    """A base has the components, and an overlay has them again."""
     base, overlay = tmp_path / "base", tmp_path / "overlay"
     base.mkdir()
     overlay.mkdir()
-    once = with_components(base, [APPS / "deployments.yaml"], ["sidecar"])
-    component = os.path.relpath(DEPLOY / "sidecar", overlay)
-    (overlay / "kustomization.yaml").write_text(yaml.safe_dump({"resources": ["../base"], "components": [component]}))
+    once = rendered(case, base)
+    components = [os.path.relpath(DEPLOY / component, overlay) for component in CASES[case][1]]
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump({"resources": ["../base"], "components": components}))
     assert list(yaml.safe_load_all(render(overlay))) == list(yaml.safe_load_all(once))
 
 
@@ -107,23 +113,6 @@ def test_an_image_and_settings_of_ones_own(tmp_path):
         assert env.get("SLIPRING_ON_NODE_DOWN") == ("error" if kind == "StatefulSet" else None)
 
 
-def test_an_apps_own_metrics_port_is_not_overwritten(tmp_path):
-    with pytest.raises(AssertionError, match=r"testing value .*prometheus.io~1port failed"):
-        with_components(tmp_path, [APPS / "scraped.yaml"], ["sidecar", "sidecar/scrape"])
-    text = with_components(tmp_path, [APPS / "scraped.yaml"], ["sidecar"])
-    assert yaml.safe_load(text)["spec"]["template"]["metadata"]["annotations"] == {"prometheus.io/port": "8080"}
-
-
-@pytest.mark.parametrize("kind", ["Job", "CronJob"])
-def test_a_job_does_not_get_a_sidecar_that_keeps_it_from_ending(kind, tmp_path):
-    jobs = {job["kind"]: job for job in yaml.safe_load_all((APPS / "jobs.yaml").read_text())}
-    (tmp_path / "source").mkdir()
-    source = tmp_path / "source" / "job.yaml"
-    source.write_text(yaml.safe_dump(jobs[kind]))
-    with pytest.raises(AssertionError, match="a Job needs a native sidecar"):
-        with_components(tmp_path, [source], ["sidecar/legacy"])
-
-
 @pytest.mark.parametrize("case", [case for case in CASES if case != "sidecar-unfinished"])
 def test_a_cluster_takes_it(case, server, tmp_path):
     """Also where pods are held to the strictest of the Pod Security Standards."""
@@ -142,6 +131,55 @@ def test_a_cluster_takes_it(case, server, tmp_path):
                 }
         stored = server.create(namespace, pod)
         assert [c["name"] for c in containers(stored)] == [c["name"] for c in containers(pod)]
+
+
+LIMITS = {"limits": {"cpu": "1", "memory": "64Mi"}}
+
+
+@pytest.mark.parametrize("case", ["sidecar", "cpu-limit", "legacy", "legacy-cpu-limit"])
+def test_a_quota_of_cpu_limits(case, server, tmp_path):
+    """Which wants a limit in every container: the app has one, and the sidecar with sidecar/cpu-limit."""
+    namespace = server.namespace(f"quota-{case}", {})
+    path = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    quota = server.ask("POST", path, {"metadata": {"name": "cpu"}, "spec": {"hard": {"limits.cpu": "100"}}})
+    # What the controller would do, that is not here.
+    quota["status"] = {"hard": {"limits.cpu": "100"}, "used": {"limits.cpu": "0"}}
+    server.ask("PUT", f"{path}/cpu/status", quota)
+    made = {workload["metadata"]["name"]: workload for workload in yaml.safe_load_all(rendered(case, tmp_path))}
+    pod = pod_of(made["bare"])
+    for container in containers(pod):
+        if container["name"] == "app":
+            container["resources"] = LIMITS
+    if case.endswith("cpu-limit"):
+        eventually("the quota counts", lambda: counted(server, namespace, pod))
+    else:
+        eventually("the quota refuses", lambda: refusal(server, namespace, pod))
+        assert "must specify limits.cpu for: slipring" in refusal(server, namespace, pod)
+
+
+def counted(server, namespace, pod):
+    """That the server enforces the quota already, and takes the pod."""
+    bare = {"metadata": {"generateName": "bare-"}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
+    return refusal(server, namespace, bare) and not refusal(server, namespace, pod)
+
+
+def refusal(server, namespace, pod):
+    try:
+        server.create(namespace, pod)
+    except Refused as error:
+        return str(error)
+
+
+def test_the_legacy_sidecar_lasts_as_long_as_its_pod():
+    """It gets SIGTERM with the app, which may take as long as its pod: no time is too short."""
+    text = subprocess.run([binary(), "serve", "--help"], check=True, capture_output=True, text=True).stdout
+    longest = re.search(r"after SIGTERM, 0s to (\w+);", text)[1]
+    for workload in yaml.safe_load_all((EXPECTED / "legacy.yaml").read_text()):
+        for container in slipring_containers(workload):
+            environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+            assert environment["SLIPRING_DRAIN_TIMEOUT_ON_EXIT"] == longest
+            for probe in ["startupProbe", "livenessProbe"]:
+                assert container[probe]["terminationGracePeriodSeconds"] == 5
 
 
 def test_a_pod_that_may_not_is_told(server):

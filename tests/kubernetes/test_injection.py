@@ -3,6 +3,7 @@ for the sidecar: what is stored must differ by exactly what is said here."""
 
 import contextlib
 import copy
+import os
 import pathlib
 import re
 
@@ -214,6 +215,58 @@ def test_pods_that_cannot_have_one(special, pods):
         pods.create("plain", spec, LABEL)
 
 
+LISTENERS = {
+    "the data port": {"containers": [{"name": "app", "image": "app", "ports": [{"containerPort": 11211}]}]},
+    "the admin port": {
+        "containers": [
+            {"name": "first", "image": "app"},
+            {"name": "app", "image": "app", "ports": [{"containerPort": 80}, {"containerPort": 9150, "name": "metrics"}]},
+        ]
+    },
+    "an init container": {
+        "initContainers": [{"name": "app", "image": "app", "ports": [{"containerPort": 9150}]}],
+        "containers": [{"name": "first", "image": "app"}],
+    },
+    "memcached": {"containers": [{"name": "app", "image": "mirror/memcached:1.6-alpine"}]},
+}
+
+
+@pytest.mark.parametrize("ask", ASKS)
+@pytest.mark.parametrize("what", LISTENERS)
+def test_pods_that_want_its_ports_are_refused(what, ask, cluster, pods):
+    """Where they are applied, too, and unless they say no."""
+    namespace, labels = ASKS[ask]
+    message = f"label slipring/inject{'' if labels else ' of the namespace'}: container app would listen on 11211 or 9150"
+    with pytest.raises(Refused, match=message):
+        pods.create(namespace, LISTENERS[what], labels)
+    metadata = {"labels": {**labels, "app": "own"}}
+    template = {"metadata": metadata, "spec": LISTENERS[what]}
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "own"}}
+    deployment["spec"] = {"selector": {"matchLabels": {"app": "own"}}, "template": template}
+    with pytest.raises(Refused, match=f'deployments "own" is invalid.*{message}'):
+        cluster.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(deployment))
+    metadata["labels"]["slipring/inject"] = "false"
+    cluster.kubectl("apply", "-n", namespace, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(deployment))
+    same(pods.create("labelled", LISTENERS[what], {"slipring/inject": "false"}), pods.create("plain", LISTENERS[what]))
+
+
+@pytest.mark.parametrize("image", ["memcached-exporter:1", "memcached.example/app", "my-memcached", "app/memcachedx@sha256:" + "1" * 64])
+def test_images_that_are_no_memcached(image, pods):
+    assert [c["name"] for c in containers(pods.create("labelled", {"containers": [{"name": "app", "image": image}]}))] == [
+        "slipring",
+        "app",
+    ]
+
+
+def test_who_is_left_alone_may_have_its_ports(pods):
+    """In a labelled namespace."""
+    for special in [{"hostNetwork": True}, {"os": {"name": "windows"}}]:
+        spec = copy.deepcopy({**LISTENERS["the data port"], **special})
+        same(pods.create("labelled", spec), pods.create("plain", spec))
+    own = {"initContainers": [{"name": "slipring", "image": "mine"}], **LISTENERS["the data port"]}
+    same(pods.create("labelled", own), pods.create("plain", own))
+
+
 def test_a_mirror_pod_is_left_alone(cluster, pods):
     """kubelet's picture of a pod from a file; only a pod that is bound to a machine may be one."""
     machine = {"metadata": {"name": "machine"}}
@@ -255,6 +308,11 @@ SETTINGS = {
     "cpu": (
         {"slipring/cpu": "250m"},
         {"resources": {"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}}},
+        "memcached-config",
+    ),
+    "cpu-limit": (
+        {"slipring/cpu-limit": "500m"},
+        {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "64Mi"}}},
         "memcached-config",
     ),
     "config-map and placement": (
@@ -329,6 +387,9 @@ def refusals():
         yield {"slipring/memory": value}, "annotation slipring/memory: 32Mi to 16Gi"
     for value in ["", "9m", "50", "0", "-1", "half"]:
         yield {"slipring/cpu": value}, "annotation slipring/cpu: 10m to 16"
+    for value in ["", "99m", "17", "-1", "none"]:
+        yield {"slipring/cpu-limit": value}, "annotation slipring/cpu-limit: 100m to 16"
+    yield {"slipring/cpu": "500m", "slipring/cpu-limit": "400m"}, "annotation slipring/cpu-limit: .*not less than slipring/cpu"
     for value in ["", "Ring", "ketchup", "dalli,", "dalli,x", "dalli, strip-prefix=a", "ring,"]:
         yield {"slipring/placement": value}, "annotation slipring/placement: NAME.*ring, pymemcache, "
     for value in ["", "Miss", "fail"]:
@@ -399,7 +460,7 @@ def test_what_is_wrong_may_leave(cluster):
         eventually("the check is gone", accepted)
     finally:
 
-        cluster.kubectl("apply", "-k", str(DEPLOY / "inject"))
+        cluster.kubectl("apply", "-k", str(DEPLOY / os.environ.get("INJECT", "inject")))
     patched = dict(cluster.ask("GET", f"{path}/leaving"))
 
     def refused():
@@ -471,6 +532,38 @@ def test_without_the_template_nobody_slips_through(cluster, pods):
         eventually("pods are refused", lambda: re.match("refused: .*param", asks(cluster)))
         plain = pods.create("plain", SHAPES["bare"])
         same(pods.create("labelled", SHAPES["bare"], {"slipring/inject": "false"}), plain)
+
+
+def test_without_the_injection_nobody_slips_through(cluster, pods):
+    """An API server without its feature gate takes the policy, and does nothing; so does a policy that never matches."""
+    version = "v1beta1" if os.environ.get("INJECT") else "v1"
+    path = f"/apis/admissionregistration.k8s.io/{version}/mutatingadmissionpolicies/slipring-inject"
+
+    def set_conditions(change):
+        policy = cluster.ask("GET", path)
+        policy["spec"]["matchConditions"] = change(policy["spec"]["matchConditions"])
+        cluster.ask("PUT", path, policy)
+
+    def answers():
+        for namespace, labels in ASKS.values():
+            try:
+                cluster.create(namespace, {"metadata": {"name": "a", "labels": labels}, "spec": SHAPES["bare"]}, dry_run=True)
+                yield "taken"
+            except Refused as error:
+                yield str(error)
+
+    never = {"name": "never", "expression": "false"}
+    set_conditions(lambda conditions: [*conditions, never])
+    try:
+        ours = "this API server has injected nothing"
+        eventually("all are refused", lambda: all(ours in answer for answer in answers()))
+        pods.create("plain", SHAPES["bare"])
+        pods.create("labelled", SHAPES["bare"], {"slipring/inject": "false"})
+        pods.create("labelled", {**SHAPES["bare"], "hostNetwork": True})
+        pods.create("labelled", {**SHAPES["bare"], "initContainers": [{"name": "slipring", "image": "mine"}]})
+    finally:
+        set_conditions(lambda conditions: [condition for condition in conditions if condition["name"] != "never"])
+        eventually("all are injected again", lambda: set(answers()) == {"taken"})
 
 
 def test_a_template_of_the_platforms_own(cluster, pods):

@@ -174,7 +174,7 @@ def test_a_rule_says_what_to_do(rule):
     assert rule["labels"].keys() == {"severity"}
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert rule["annotations"].keys() == {"summary", "description"}
-    assert f"`{rule['alert']}`" in (ROOT / "README.md").read_text()
+    assert f"`{rule['alert']}`" in (ROOT / "deploy" / "monitoring" / "README.md").read_text()
 
 
 def test_prometheus_evaluates_the_rules(scene):
@@ -287,7 +287,7 @@ def test_a_manifest_scrapes_by_the_name_of_the_port(file, kind, endpoints):
 
 
 def test_the_commands_of_the_readme_wrap_the_rules():
-    section = (ROOT / "README.md").read_text().split("\n## Monitoring\n")[1].split("\n## ")[0]
+    section = (ROOT / "deploy" / "monitoring" / "README.md").read_text()
     (commands,) = [block for block in re.findall(r"```sh\n(.*?)```", section, re.S) if "alerts.yaml" in block]
     script = "kubectl() { cat; echo; echo ---; }\n" + commands
     done = subprocess.run(["sh", "-ec", script], cwd=ROOT, capture_output=True, text=True, check=True)

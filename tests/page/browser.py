@@ -161,7 +161,7 @@ SEEN = """(() => {
   for (const row of all("#rows tr"))
     nodes[text("bdi", row)] = Object.fromEntries(all("td", row).map((cell) => [cell.dataset.label, cell.textContent]));
   for (const chart of all(".chart"))
-    charts[text("h3", chart)] = { now: text(".big", chart), line: chart.querySelector("path").getAttribute("d") };
+    charts[text("h3", chart)] = { now: text(".big", chart), line: chart.querySelector("path:not(.grid)").getAttribute("d") };
   return {
     title: document.title, state: document.documentElement.dataset.state, nodes, charts,
     hot: all("#keys tr:first-child bdi").map((one) => one.textContent), sentence: text("#sentence"), since: text("#since"), facts: text("#facts"),

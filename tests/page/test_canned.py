@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import pathlib
+import re
 import threading
 import time
 
@@ -19,10 +20,22 @@ slipring_buffer_limit_bytes 100
 
 
 def ring(names, **more):
-    node = {"address": "10.0.0.1:11211", "weight": 1, "share": 1 / len(names), "state": "up"}
+    node = {"address": "10.0.0.1:11211", "weight": 1, "share": 1 / max(1, len(names)), "state": "up"}
     report = {"status": "healthy", "since": int(time.time()) - 500, "fingerprint": "0000001f", "version": 3}
     report |= {"source": "list", "nodes": [{"name": name, **node} for name in names], "pending": [], "changes": []}
-    return {**report, "arcs": [i % len(names) for i in range(360)], **more}
+    return {**report, **more}
+
+
+COUNTED = ["commands", "keys", "hits", "lookups", "client_errors", "server_errors", "soft_failures"]
+BOUNDS = [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1]
+
+
+def history(slots=121, **more):
+    """So many slots in which nothing happened, the last one 2 s old."""
+    report = {"now": time.time(), "slot_seconds": 5, "last_slot_seconds": 2}
+    report |= {name: [0] * slots for name in [*COUNTED, "connections", "buffer_bytes"]}
+    report |= {"durations": [[0] * (len(BOUNDS) + 1)] * slots, "duration_bounds": BOUNDS}
+    return report | more
 
 
 def hot(keys, **more):
@@ -33,6 +46,7 @@ def hot(keys, **more):
 @contextlib.contextmanager
 def serving(answers):
     """The page, and `answers`: path → what JSON to give, a text, or nothing: 404. They may change meanwhile."""
+    answers.setdefault("/history", history())
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -66,14 +80,14 @@ def browser():
 
 
 @contextlib.contextmanager
-def shown(browser, answers):
+def shown(browser, answers, done=lambda seen: seen["nodes"]):
     """The page when it has drawn the first answers."""
     with serving(answers) as address:
         browser.problems.clear()
         browser.look(1200)
         browser.open(address)
         page = Page(browser)
-        page.wait("there is an answer", lambda seen: seen["nodes"])
+        page.wait("there is an answer", done)
         yield page
         assert browser.problems == []
 
@@ -126,6 +140,22 @@ def test_strange_names_are_text(browser):
         assert browser.value("document.querySelectorAll('b, img').length") == 0
 
 
+def test_a_node_that_is_down_says_why(browser):
+    cause = 'answered "<b>HTTP/1.1 400</b> ' + "x" * 45 + '"'
+    report = ring(["a:1", "b:2"], status="degraded")
+    report["nodes"][0].update(state="down", cause=cause)
+    with shown(browser, {"/ring": report, "/metrics": METRICS}) as page:
+        assert cause in page.seen["nodes"]["a:1"]["State"]
+        assert f"Node a:1 is down: {cause}" in page.seen["sentence"]
+        # One piece of the ring for each, and stripes on it.
+        assert browser.value("document.querySelectorAll('#ring circle').length") == 3
+        assert browser.value("document.querySelectorAll('td b').length") == 0
+        for width in (1200, 768, 360):
+            browser.look(width)
+            fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+            page.wait(f"it fits at {width} px", lambda seen: browser.value(fits))
+
+
 def test_the_page_says_whose_it_is(browser):
     with shown(browser, {"/ring": ring(["a:1"], instance="shop/<b>app-1"), "/metrics": METRICS}):
         assert browser.value("document.querySelector('h1').textContent") == "slipring shop/<b>app-1"
@@ -155,14 +185,14 @@ def test_since_is_what_the_sidecar_says(browser):
 
 def test_a_node_that_is_the_sidecar_itself_says_so(browser):
     report = ring(["a:1", "b:2"], status="degraded")
-    report["nodes"][0].update(state="down", problem="is this sidecar itself")
+    report["nodes"][0].update(state="down", cause="is this sidecar itself")
     with shown(browser, {"/ring": report, "/metrics": METRICS}) as page:
-        assert "is down: it is this sidecar itself" in page.seen["sentence"]
+        assert "is down: is this sidecar itself" in page.seen["sentence"]
         assert "is this sidecar itself" in page.seen["nodes"]["a:1"]["State"]
         assert "itself" not in page.seen["nodes"]["b:2"]["State"]
 
 
-@pytest.mark.parametrize("width", [320, 390, 641, 768, 901, 1200])
+@pytest.mark.parametrize("width", [320, 390, 641, 768, 901, 1181, 1200])
 def test_it_fits(browser, width):
     long = [f"memcached-{i}.memcached.very-long-namespace.svc.cluster.local:11211" for i in range(4)]
     for names in [long, STRANGE]:
@@ -218,6 +248,140 @@ def test_text_can_be_read(browser, scheme):
             page.wait(f"the state is {what}", lambda seen: seen["state"] == what)
             faint = browser.value(FAINT)
             assert faint["texts"] > 30 and faint["found"] == [], what
+
+
+WIDTHS = [360, 768, 1024, 1440, 1920]
+USUAL = ["127.0.0.1:11211", "10.128.100.200:11211", "memcached-0.memcached.shop:11211"]
+
+
+def many():
+    """500 nodes, some of those in the middle in trouble; the first 64 have figures, and one of them errors."""
+    report = ring([f"10.0.{i // 250}.{i % 250}:11211" for i in range(500)], status="degraded")
+    for index, state in [(300, "connecting"), (301, "degraded"), (302, "down"), (77, "down"), (400, "probing")]:
+        report["nodes"][index].update(state=state, cause="connection refused")
+    names = [node["name"] for node in report["nodes"]]
+    report["changes"] = [{"at": int(time.time()), "version": 3, "reason": "file: " + ", ".join(f"{name} added" for name in names), "moved": 1}]
+    report["pending"] = [f"10.1.0.{i}:11211 missing since 12 s" for i in range(100)]
+    return report
+
+
+CASES = {
+    "all is well": ring(USUAL),
+    "a node is down": {**bad(USUAL)["/ring"], "nodes": [{**node, "cause": "no answer for 500 ms"} for node in bad(USUAL)["/ring"]["nodes"]]},
+    "it drains": ring(USUAL, draining=True),
+    "there is no node": ring([], status="unhealthy", last_error="/etc/nodes: no such file or directory"),
+    "500 nodes": many(),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_fit_to_be_seen(browser, case):
+    answers = {"/ring": CASES[case], "/metrics": METRICS, "/hotkeys": hot([("#1a2b3c4d5e6f7a8b", USUAL[2])])}
+    with shown(browser, answers, lambda seen: seen["facts"]) as page:
+        # The last is the narrowest that has columns.
+        for width in [*WIDTHS, 1181]:
+            for scheme in ["light", "dark"]:
+                browser.look(width, scheme, phone=width < 500)
+                page.wait("it is laid out", lambda seen: browser.value("innerWidth") == width)
+                assert page.seen["width"] <= width
+                faint = browser.value(FAINT)
+                assert faint["texts"] > 20 and faint["found"] == [], (width, scheme)
+            cards = "[...document.querySelectorAll('.card')].filter((one) => one.scrollWidth > one.clientWidth)"
+            assert browser.value(f"{cards}.map((one) => one.textContent)") == [], width
+            # A usual name is in one piece.
+            broken = "[...document.querySelectorAll('#rows th > bdi')].filter((one) => one.getClientRects().length > 1)"
+            assert browser.value(f"{broken}.map((one) => one.textContent)") == [], width
+            assert browser.value("document.documentElement.scrollHeight") < 3500, width
+        # On a phone it begins with the nodes; the ring is small, and comes later.
+        browser.look(360, phone=True, height=740)
+        page.wait("it is laid out", lambda seen: browser.value("innerWidth") == 360)
+        place = "document.querySelector('{}').getBoundingClientRect()"
+        assert browser.value(place.format("#ring") + ".height") <= 150
+        assert browser.value("document.querySelector('#none').checkVisibility()") == (page.seen["nodes"] == {})
+        if page.seen["nodes"]:
+            top = browser.value(place.format("#rows tr") + ".top")
+            # What is said above them may take a line more, for it has times in it.
+            assert top < 740 * 2 / 3 and browser.value(place.format("#ring") + ".top") > top
+
+
+def test_of_many_nodes_those_in_trouble_come_first(browser):
+    report = many()
+    metrics = METRICS + "".join(f'slipring_upstream_requests_total{{node="{node["name"]}",outcome="timeout"}} %d\n' for node in report["nodes"][:64])
+    answers = {"/ring": report, "/metrics": metrics % ((0,) * 64)}
+    with shown(browser, answers) as page:
+        names = [node["name"] for node in report["nodes"]]
+        worst = [names[index] for index in (77, 302, 400, 301, 300)]
+        assert list(page.seen["nodes"]) == worst + names[:7]
+        said = "document.querySelector('#fold').textContent"
+        assert browser.value(said) == "Show the other 488: all are up"
+        # The eleventh begins to fail.
+        answers["/metrics"] = metrics % tuple(9 * (i == 10) for i in range(64))
+        page.wait("it comes behind those", lambda seen: list(seen["nodes"]) == [*worst, names[10], *names[:6]])
+        # So it is with what changed; and that which is unfolded stays so.
+        assert browser.value("document.querySelector('#changes summary').textContent") == "and 494 more"
+        browser.value("document.querySelector('#changes summary').click()")
+        browser.value("document.querySelector('#fold').click()")
+        page.wait("all are there", lambda seen: len(seen["nodes"]) == 500)
+        assert browser.value("document.querySelector('#fold').getAttribute('aria-expanded')") == "true"
+        browser.value("document.querySelector('#fold').click()")
+        page.wait("they are folded", lambda seen: len(seen["nodes"]) == 12)
+        for node in report["nodes"]:
+            node.update(state="down")
+        page.wait("all are down", lambda seen: browser.value(said) == "Show the other 488: 488 of them not up")
+        assert browser.value("document.querySelector('#changes details').open")
+        assert names[499] in browser.value("document.querySelector('#changes').textContent")
+    # Where there are few, nothing is hidden.
+    with shown(browser, {"/ring": ring([f"node-{i}:1" for i in range(24)]), "/metrics": METRICS}) as page:
+        assert len(page.seen["nodes"]) == 24
+        assert browser.value("getComputedStyle(document.querySelector('#fold')).display") == "none"
+
+
+def points(line):
+    """What a line goes through, by its pieces."""
+    pieces = re.findall(r"([ML])(-?[0-9.]+) (-?[0-9.]+)h0", line)
+    return [(kind, float(x), float(y)) for kind, x, y in pieces]
+
+
+def test_charts_are_full_at_once_and_have_a_time_axis(browser):
+    now = time.time()
+    counted = [100] * 121
+    counted[60] = 1000
+    record = history(now=now, commands=counted, keys=counted, lookups=[10 * (i != 30) for i in range(121)], hits=[5] * 121)
+    answers = {"/ring": ring(["a:1"]), "/metrics": METRICS, "/history": record}
+    with shown(browser, answers) as page:
+        line = points(page.seen["charts"]["Requests/s"]["line"])
+        # 120 slots, each in its middle, and now.
+        assert len(line) == 121 and line[0][1] < 2 and line[-1][1] == 240
+        assert page.seen["charts"]["Requests/s"]["now"] == f"{200 / 7:.0f}"
+        top = min(line, key=lambda point: point[2])
+        assert top == line[60] and abs(top[1] - (240 - 240 * (2 + 59.5 * 5) / 600)) < 0.1
+        # What nobody asked for has no hit rate: the line is interrupted there.
+        rates = points(page.seen["charts"]["Hit rate"]["line"])
+        assert len(rates) == 120 and [i for i, point in enumerate(rates) if point[0] == "M"] == [0, 30]
+        spans = "[...document.querySelectorAll('.chart:first-child .times span')]"
+        times = browser.value(f"{spans}.map((one) => [one.textContent, parseFloat(one.style.left)])")
+        assert times[-1][0] == "now" and len(times) >= 4
+        for text, left in times[:-1]:
+            at = now - 600 * (1 - left / 100)
+            assert text == time.strftime("%H:%M", time.localtime(at + 0.5)) and abs((at + 30) % 120 - 30) < 1
+
+
+def test_a_sidecar_that_began_a_moment_ago_has_few_points(browser):
+    answers = {"/ring": ring(["a:1"]), "/metrics": METRICS, "/history": history(2, commands=[50, 0])}
+    with shown(browser, answers) as page:
+        assert len(points(page.seen["charts"]["Requests/s"]["line"])) == 2
+        answers["/history"] = history(1, last_slot_seconds=0, commands=[1])
+        page.wait("it began anew", lambda seen: len(points(seen["charts"]["Requests/s"]["line"])) == 1)
+        assert page.seen["charts"]["Requests/s"]["now"] == "1"
+
+
+def test_what_goes_wrong_is_said_at_once(browser):
+    record = history(keys=[100] * 121, soft_failures=[40] * 121, server_errors=[20] * 121, client_errors=[10] * 121)
+    with shown(browser, {"/ring": ring(["a:1"]), "/metrics": METRICS, "/history": record}) as page:
+        for text in ["Soft failures: 40 %", "Errors: 20 %", "Client errors: 10 %"]:
+            assert text in page.seen["sentence"]
+    with shown(browser, {"/ring": ring(["a:1"]), "/metrics": METRICS, "/history": None}) as page:
+        assert "/history gives no figures: HTTP 404" in page.seen["sentence"]
 
 
 def test_the_keyboard_suffices(browser):

@@ -2,7 +2,7 @@
 comes back, and at last slipring itself dies.
 
 `SLIPRING_BIN` names the binary under test; `tests/run` sets it. With `SLIPRING_SCREENSHOTS=1` the
-pictures in deploy/monitoring/ are made again, which takes two minutes more: the charts are to be full."""
+pictures in deploy/monitoring/ are made again, which takes ten minutes more: the charts are to be full."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ import time
 import urllib.request
 
 from browser import Browser, Page
-from processes import PATIENCE, binary, free_port, memcached, running
+from processes import PATIENCE, binary, eventually, free_port, memcached, running
 
 PICTURES = pathlib.Path(__file__).parents[2] / "deploy" / "monitoring"
 HOT = "front-page"
@@ -83,6 +83,64 @@ def full(seen):
     return begin is not None and float(begin[1]) < 5
 
 
+def switches(pid):
+    """How often each worker went to sleep."""
+    counts = {}
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        if (task / "comm").read_text().startswith("worker-"):
+            counts[task.name] = re.search(r"^voluntary_ctxt_switches:\s*(\d+)", (task / "status").read_text(), re.M)[1]
+    assert counts
+    return counts
+
+
+def commands(address):
+    with urllib.request.urlopen(address + "/history", timeout=PATIENCE) as history:
+        return json.load(history)["commands"]
+
+
+def test_the_first_state_comes_with_the_page_and_the_past_costs_no_clock():
+    ports = [free_port() for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        for port in ports:
+            stack.enter_context(running(memcached(port), port))
+        process, listen, address = stack.enter_context(sidecar(ports))
+        with load(listen):
+            eventually("some slots are over", lambda: sum(n > 0 for n in commands(address)) >= 3, pause=0.5)
+
+        # Whatever it asks for is never answered: it has what came with it.
+        browser = stack.enter_context(Browser())
+        browser.look(1200)
+        silence = browser.call("Page.addScriptToEvaluateOnNewDocument", source="fetch = () => new Promise(() => {})")
+        browser.open(address + "/")
+        page = Page(browser)
+        page.wait("all is well", lambda seen: seen["sentence"] == "All well" and seen["state"] == "good")
+        assert [node["State"][:4] for node in page.seen["nodes"].values()] == ["✓ up"] * 3
+        for chart in ["Requests/s", "Hit rate", "Latency", "Clients"]:
+            assert page.seen["charts"][chart]["line"].count("L") >= 2, chart
+        assert "version 1" in page.seen["facts"] and page.seen["ring"].startswith("3 nodes")
+        browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=silence["identifier"])
+        browser.open("about:blank")
+
+        # With nothing to do no worker is awake, however long that lasts.
+        before = {}
+
+        def is_quiet():
+            nonlocal before
+            last, before = before, switches(process.pid)
+            return last == before
+
+        eventually("the workers sleep", is_quiet, pause=1)
+        time.sleep(11)
+        assert switches(process.pid) == before
+        with socket.create_connection(("127.0.0.1", listen), PATIENCE) as client:
+            client.sendall(b"get k\r\n")
+            assert client.recv(100) == b"END\r\n"
+        history = commands(address)
+        last = max(i for i, count in enumerate(history) if count == 1)
+        assert history[last - 1] == 0, history
+        assert browser.problems == []
+
+
 def test_the_page_shows_what_happens():
     ports = [free_port() for _ in range(3)]
     names = [f"127.0.0.1:{port}" for port in ports]
@@ -113,18 +171,21 @@ def test_the_page_shows_what_happens():
             place = json.load(place)
         page.wait("the hot key leads", lambda seen: seen["hot"] == [place["hash"], place["node"]])
         if TAKE_PICTURES:
-            page.wait("the charts are full", full, patience=300)
+            page.wait("the charts are full", full, patience=900)
         picture(browser, "light", 1200)
 
         memcacheds[1].kill()
         memcacheds[1].wait()
-        page.wait("the node is down", lambda seen: f"Node {names[1]} is down, since " in seen["sentence"])
+        page.wait("the node is down", lambda seen: f"Node {names[1]} is down: connection refused, since " in seen["sentence"])
         assert page.seen["title"].startswith(f"! {names[1]} is down")
         assert page.seen["nodes"][names[1]]["State"].startswith("✕ down")
         assert [page.seen["nodes"][name]["State"][:4] for name in (names[0], names[2])] == ["✓ up"] * 2
         assert "degraded since " in page.seen["since"]
         page.wait("the ring shows it", lambda seen: seen["ring"].startswith("3 nodes, 1 down"))
         page.wait("the requests suffer", lambda seen: "Soft failures: " in seen["sentence"])
+        page.wait("writes to it are errors", lambda seen: "Errors: " in seen["sentence"])
+        page.wait("the chart has them", lambda seen: figure(seen["charts"]["Errors/s"]["now"]) > 0)
+        page.wait("nothing is under way to it", lambda seen: seen["nodes"][names[1]]["In flight"] == "0")
         if TAKE_PICTURES:
             time.sleep(20)
         picture(browser, "dark", 1200, "dark")
@@ -137,6 +198,8 @@ def test_the_page_shows_what_happens():
         page.wait("the node is back", lambda seen: seen["nodes"][names[1]]["State"].startswith("✓ up"))
         page.wait("nobody says it is down", lambda seen: "is down" not in seen["sentence"])
 
+        process.terminate()
+        page.wait("it drains", lambda seen: seen["sentence"].startswith("Draining"))
         process.kill()
         page.wait("nobody answers", lambda seen: seen["sentence"].startswith("No answer since "))
         assert page.seen["state"] == "lost"

@@ -1,6 +1,6 @@
 //! What an operator runs beside the sidecar.
 use crate::support::{Memcached, ScriptedNode, Slipring, Step, binary, eventually, free_port, honest, run_to_end};
-use crate::{Directory, list, reload, replace, serves, until_nodes};
+use crate::{Directory, Ring, list, reload, replace, serves, until_nodes};
 use std::net::TcpStream;
 use std::process::{Output, Stdio};
 
@@ -43,10 +43,26 @@ fn check_names_the_node_that_fails_and_what_it_usually_means() {
     let stranger = ScriptedNode::with_version(vec![Step::send("220 smtp.example.com\r\n")], honest);
     let silent = ScriptedNode::with_version(vec![Step::Hold], honest);
     let full = ScriptedNode::start(|_| vec![Step::send("SERVER_ERROR out of memory storing object\r\n")]);
+    let web = ScriptedNode::with_version(
+        vec![Step::send("HTTP/1.1 400 Bad Request\r\nContent-Length: 4"), Step::Close],
+        honest,
+    );
+    let half = ScriptedNode::with_version(vec![Step::send("RFB 003.008"), Step::Close], honest);
+    let tls = ScriptedNode::with_version(vec![Step::send(b"\x15\x03\x01\x00\x02\x02\x46"), Step::Close], honest);
+    let login = ScriptedNode::with_version(vec![Step::send("CLIENT_ERROR unauthenticated\r\n")], honest);
+    let closes = ScriptedNode::with_version(vec![Step::Close], honest);
+    let crowded =
+        ScriptedNode::with_version(vec![Step::send("ERROR Too many open connections\r\n"), Step::Close], honest);
     for (bad, fault, hint) in [
+        (web.address(), "unexpected answer \"HTTP/1.1 400 Bad Request\"", "something else listens there"),
+        (half.address(), "unexpected answer \"RFB 003.008\"", "something else listens there"),
+        (tls.address(), "TLS expected", "TLS"),
+        (login.address(), "authentication wanted", "authentication"),
+        (crowded.address(), "too many open connections", "memcached -c"),
+        (closes.address(), "closed the connection", "something else listens there"),
         (nobody.on("127.0.0.1"), "refused", "wrong port"),
         (stranger.address(), "unexpected answer", "something else listens there"),
-        (silent.address(), "no answer", "NetworkPolicy"),
+        (silent.address(), "connected, but no answer", "hangs or is overloaded"),
         (full.address(), "out of memory", "full"),
     ] {
         let output = run_to_end(&["check", "--nodes", &format!("{},{bad}", well.address())], &[]);
@@ -60,6 +76,22 @@ fn check_names_the_node_that_fails_and_what_it_usually_means() {
             "{text}"
         );
         assert!(String::from_utf8_lossy(&output.stderr).contains("1 of 2"), "{output:?}");
+    }
+}
+
+#[test]
+fn check_waits_as_long_as_the_sidecar_would_where_that_is_said() {
+    let silent = ScriptedNode::with_version(vec![Step::Hold], honest);
+    let address = silent.address().to_string();
+    let check = ["check", "--nodes", &address];
+    for (further, environment, limit) in [
+        (&["--request-timeout", "300ms"][..], &[][..], "300 ms"),
+        (&[], &[("SLIPRING_REQUEST_TIMEOUT", "3s")], "3 s"),
+        (&["--connect-timeout", "1s"], &[], "2 s"),
+    ] {
+        let output = run_to_end(&[&check, further].concat(), environment);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(out(&output).contains(&format!("connected, but no answer within {limit}\n")), "{output:?}");
     }
 }
 
@@ -93,11 +125,61 @@ fn reload_has_the_file_read_and_says_when_there_is_nobody() {
     before.in_step();
     slipring.wait_for_output("reading the source of nodes again");
     slipring.wait_for_output("ring changed");
+    let again = ["reload", "--pid", &slipring.pid().to_string()];
+    let output = run_to_end(&again, &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let told = out(&output);
+    let ring = told.strip_prefix("2 nodes, ring ").and_then(|rest| rest.strip_suffix(", nothing changed\n"));
+    assert!(ring.is_some_and(|ring| slipring.ring().contains(&format!("\"fingerprint\":\"{ring}\""))), "{told}");
+    replace(&path, &list([&a]));
+    let output = run_to_end(&again, &[]);
+    let told = out(&output);
+    assert!(told.starts_with("1 node, ring ") && told.ends_with(" % of the keys moved\n"), "{output:?}");
+    // A list that is refused.
+    replace(&path, "a:b:c");
+    let output = run_to_end(&again, &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("a:b:c"), "{told}");
+    assert!(told.contains("the ring stays as it is: 1 node, ring "), "{told}");
+    // Another program is not hung up.
+    let output = run_to_end(&["reload", "--pid", &a.pid().to_string()], &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is \"memcached\", not a slipring"), "{output:?}");
+    a.client().in_step();
     // No process has the largest number there is.
     let output = run_to_end(&["reload", "--pid", &i32::MAX.to_string()], &[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains(&i32::MAX.to_string()), "{output:?}");
     assert_eq!(run_to_end(&["reload", "--pid", "0"], &[]).status.code(), Some(64));
+}
+
+#[test]
+fn reload_and_ring_say_that_a_list_makes_no_ring() {
+    let [a, b] = [(); 2].map(|()| Memcached::start());
+    let directory = Directory::new();
+    let path = directory.path("nodes");
+    replace(&path, &list([&a]));
+    let arguments = ["serve", "--nodes-file", path.to_str().unwrap(), "--placement", "gomemcache"];
+    let slipring = Slipring::command(&arguments, &[]);
+    let first = until_nodes(&slipring, &[&a]);
+    let again = ["reload", "--pid", &slipring.pid().to_string()];
+    replace(&path, &format!("{},{}=2", a.address(), b.address()));
+    // It may have been read by itself before that, and is no news to the second.
+    for _ in 0..2 {
+        let output = run_to_end(&again, &[]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let problem = format!("placement gomemcache has no weights, but {} has one", b.address());
+        assert!(told.contains(&format!("{problem}; the ring stays as it is: 1 node, ring ")), "{told}");
+        let ring = Ring::of(&slipring);
+        assert_eq!((ring.text("last_error"), ring.text("status")), (problem, "degraded".to_owned()));
+        assert_eq!((ring.names(), ring.version()), (first.names(), first.version()));
+    }
+    replace(&path, &list([&a, &b]));
+    let output = run_to_end(&again, &[]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(until_nodes(&slipring, &[&a, &b]).text("last_error"), "");
 }
 
 #[test]

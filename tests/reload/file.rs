@@ -1,6 +1,6 @@
 //! The list in a file: every way in which a file changes under its reader.
 use crate::support::{Memcached, Slipring, eventually};
-use crate::{Directory, Ring, list, reload, replace, serves, until, until_nodes};
+use crate::{Directory, Ring, list, reload, replace, serves, try_reload, until, until_nodes};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn an_edit_is_noticed_without_a_signal_however_it_is_made() {
     until_nodes(&slipring, &[&a, &c]);
     // Gone for a while, and back with another list.
     fs::remove_file(&path).unwrap();
-    let gone = until(&slipring, "the file is missed", |ring| ring.text("last_error").contains("cannot read it"));
+    let gone = until(&slipring, "the file is missed", |ring| ring.text("last_error").contains("cannot read "));
     assert_eq!((gone.text("status"), gone.names().len()), ("degraded".to_owned(), 2));
     serves(&slipring);
     replace(&path, &list([&b]));
@@ -58,7 +58,9 @@ fn what_makes_no_list_changes_nothing_and_is_shown() {
         for insist in [false, true] {
             fs::write(&path, content).unwrap();
             if insist {
-                reload(&slipring);
+                let output = try_reload(&slipring);
+                let told = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.code() == Some(1) && told.contains(error), "{output:?}");
             }
             let ring = until(&slipring, &format!("complains of {error:?}"), |ring| {
                 let text = ring.text("last_error");
@@ -147,4 +149,34 @@ fn a_mounted_config_map_is_followed_by_its_file_and_by_its_directory() {
     until_nodes(&whole, &[&b]);
     until_nodes(&file, &[&b]);
     assert!(!whole.output().contains("127.0.0.1:1 "), "a ring of two generations: {}", whole.output());
+}
+
+#[test]
+fn a_list_that_makes_no_ring_is_not_kept_as_the_last_good_one() {
+    let [a, b] = [(); 2].map(|()| Memcached::start());
+    let (directory, state) = (Directory::new(), Directory::new());
+    let path = directory.path("nodes");
+    let arguments = [
+        "serve",
+        "--nodes-file",
+        path.to_str().unwrap(),
+        "--state-dir",
+        state.0.to_str().unwrap(),
+        "--placement",
+        "gomemcache",
+    ];
+    replace(&path, &list([&a, &b]));
+    let slipring = Slipring::command(&arguments, &[]);
+    let ring = until_nodes(&slipring, &[&a, &b]);
+    let kept = state.path("last-good.json");
+    eventually("the ring is kept", || kept.exists());
+    let before = fs::read(&kept).unwrap();
+    // This placement knows no weights.
+    replace(&path, &format!("{}=2,{}", a.address(), b.address()));
+    assert_eq!(try_reload(&slipring).status.code(), Some(1));
+    assert_eq!(fs::read(&kept).unwrap(), before);
+    drop(slipring);
+    let again = Slipring::command(&arguments, &[]);
+    assert_eq!(until_nodes(&again, &[&a, &b]).text("fingerprint"), ring.text("fingerprint"));
+    serves(&again);
 }

@@ -123,6 +123,8 @@ fn every_client_gets_its_own_replies_in_order_for_all_seeds() {
         ("outages by the clock", sum(|t| t.outages)),
         ("unanswered probes", sum(|t| t.probed)),
         ("reads asked again", sum(|t| t.retries)),
+        ("pieces that passed", sum(|t| t.passed)),
+        ("packets", sum(|t| t.packets)),
     ];
     println!("{all:?}");
     assert!(end - first < SEEDS || all.iter().all(|(_, n)| *n > 0), "too little happened: {all:?}");

@@ -1,4 +1,5 @@
-//! A model of memcached 1.6: a map and the replies of the text protocol; `meta` has those of the meta commands.
+//! A model of memcached 1.6: a map and the replies of the text protocol; `meta` has those of the meta commands, `packets`
+//! those of the binary protocol, in which nodes before 1.6 are asked that speak it.
 //!
 //! It is strict: what the proxy must never send (an unknown word, `noreply`, a line that is too
 //! long) ends the test. And it keeps a ledger of what it really did, so that a client can tell a
@@ -10,6 +11,9 @@ use std::fmt::Write as _;
 use crate::Rng;
 
 mod meta;
+mod packets;
+
+use packets::Packets;
 
 /// The model's largest item, in bytes.
 pub(crate) const MAX_ITEM: usize = 3 << 20;
@@ -97,6 +101,8 @@ pub(crate) struct Ledger {
     pub(crate) wipes: u64,
     /// Error lines given without cause.
     pub(crate) hiccups: u64,
+    /// Requests that came in packets.
+    pub(crate) packets: u64,
     /// What has reached the node and was not looked at.
     pub(crate) seen: Vec<Sight>,
 }
@@ -105,6 +111,11 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) version: &'static str,
+    packets: Packets,
+    /// How many connections were begun by a packet.
+    asked: u64,
+    /// How often its version was asked.
+    greeted: u64,
     items: HashMap<Vec<u8>, Item>,
     unique: u64,
     pub(crate) ledger: Ledger,
@@ -116,14 +127,24 @@ pub(crate) struct Node {
 #[derive(Debug)]
 enum Input {
     Line,
-    Block { words: Vec<Vec<u8>>, total: usize },
+    Block {
+        words: Vec<Vec<u8>>,
+        total: usize,
+    },
     Swallow(usize),
+    Packets,
+    /// Bytes to drop, of a packet.
+    PacketRest(usize),
+    /// Nothing is taken.
+    Deaf,
 }
 
 /// One connection to a node.
 #[derive(Debug)]
 pub(crate) struct Session {
     input: Input,
+    /// It has said another version than its node's, and has the meta commands.
+    is_new: bool,
     bytes: Vec<u8>,
     taken: u64,
     said: u64,
@@ -133,7 +154,19 @@ pub(crate) struct Session {
 
 impl Node {
     pub(crate) fn new(version: &'static str, seed: u64) -> Self {
-        Self { version, items: HashMap::new(), unique: 0, ledger: Ledger::default(), hiccup: 0, rng: Rng::new(seed) }
+        let rng = Rng::new(seed);
+        let packets = Packets::of(seed);
+        Self {
+            version,
+            packets,
+            asked: 0,
+            greeted: 0,
+            items: HashMap::new(),
+            unique: 0,
+            ledger: Ledger::default(),
+            hiccup: 0,
+            rng,
+        }
     }
 
     pub(crate) fn wipe(&mut self) {
@@ -266,7 +299,7 @@ fn text(bytes: &[u8]) -> &str {
 
 impl Session {
     pub(crate) const fn new() -> Self {
-        Self { input: Input::Line, bytes: Vec::new(), taken: 0, said: 0, answers: VecDeque::new() }
+        Self { input: Input::Line, is_new: false, bytes: Vec::new(), taken: 0, said: 0, answers: VecDeque::new() }
     }
 
     /// Takes bytes and appends the replies to what was complete.
@@ -275,6 +308,9 @@ impl Session {
         let buffer = std::mem::take(&mut self.bytes);
         let mut rest = &*buffer;
         let begin = out.len();
+        if self.taken == 0 && rest.first() == Some(&0x80) && matches!(self.input, Input::Line) {
+            self.input = node.first_packet(out);
+        }
         loop {
             let before = out.len();
             match &mut self.input {
@@ -285,6 +321,29 @@ impl Session {
                     let line = rest[..end].strip_suffix(b"\r").expect("a line ends with CRLF");
                     rest = &rest[end + 1..];
                     self.line(node, line, out);
+                }
+                Input::Packets => {
+                    let Some((used, swallowed)) = packets::take(node, rest, out) else { break };
+                    rest = &rest[used..];
+                    if swallowed > 0 {
+                        self.input = Input::PacketRest(swallowed);
+                    }
+                }
+                Input::Deaf => {
+                    // It speaks text, and would carry out the lines inside.
+                    let told = self.taken as usize + buffer.len();
+                    assert!(told <= packets::HEADER, "{told} bytes to a node that has not answered by a packet");
+                    rest = &[];
+                    break;
+                }
+                Input::PacketRest(left) => {
+                    let used = (*left).min(rest.len());
+                    *left -= used;
+                    rest = &rest[used..];
+                    if *left > 0 {
+                        break;
+                    }
+                    self.input = Input::Packets;
                 }
                 Input::Swallow(left) => {
                     let used = (*left).min(rest.len());
@@ -385,9 +444,14 @@ impl Session {
                 out.extend(node.count(words[0] == b"incr", &words[1], &words[2]));
                 out.extend_from_slice(b"\r\n");
             }
-            b"mg" | b"md" | b"ma" | b"me" => node.meta(&words, out),
+            // For a large value it is asked behind the version that it has not said.
+            b"mg" | b"me" if node.is_mixed() && !self.is_new => out.extend_from_slice(b"ERROR\r\n"),
+            b"mg" | b"md" | b"ma" | b"me" => {
+                assert!(!node.is_old() || self.is_new, "a node before 1.6 was sent {:?}", show(line));
+                node.meta(&words, out);
+            }
             b"ms" => {
-                assert!(!node.is_old(), "a node before 1.6 was sent {:?}", show(line));
+                assert!(!node.is_old() || self.is_new, "a node before 1.6 was sent {:?}", show(line));
                 let len: usize = text(&words[2]).parse().unwrap();
                 if len > MAX_ITEM {
                     node.refuse_large(&words);
@@ -402,7 +466,12 @@ impl Session {
                 node.ledger.flushes += 1;
                 out.extend_from_slice(b"OK\r\n");
             }
-            b"version" => out.extend_from_slice(format!("VERSION {}\r\n", node.version).as_bytes()),
+            b"version" => {
+                node.greeted += 1;
+                self.is_new |= node.is_mixed() && node.greeted.is_multiple_of(3);
+                let version = if self.is_new { "1.6.18" } else { node.version };
+                out.extend_from_slice(format!("VERSION {version}\r\n").as_bytes());
+            }
             b"stats" if words.get(1).is_some_and(|word| word == b"reset") => {
                 out.extend_from_slice(b"RESET\r\n");
             }

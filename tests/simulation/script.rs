@@ -9,6 +9,8 @@ use slipring::proxy::{ClientId, Core, Effect, FailReason, OutBuf, Settings, Upst
 use slipring::routing::{Node, Topology};
 use slipring::time::Tick;
 
+mod binary_lanes;
+mod causes;
 mod clocks;
 mod doubt;
 mod health;
@@ -154,6 +156,12 @@ impl Rig {
 
     fn state(&self, node: usize) -> &'static str {
         self.cells.node_state(&format!("node-{node}:11211")).word()
+    }
+
+    /// Why the node is in its state; nothing while it is up.
+    fn cause(&self, node: usize) -> String {
+        let cause = self.cells.node_cause(&format!("node-{node}:11211"));
+        cause.map(|cause| cause.to_string()).unwrap_or_default()
     }
 
     fn client(&mut self) -> ClientId {

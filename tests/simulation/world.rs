@@ -148,6 +148,10 @@ pub(crate) struct Tally {
     /// Outages among them that the node did not answer a question in.
     pub(crate) probed: u64,
     pub(crate) retries: u64,
+    /// Pieces of values that passed by themselves.
+    pub(crate) passed: u64,
+    /// Requests that came in packets.
+    pub(crate) packets: u64,
 }
 
 /// By the hash that every request has, and by the key itself: on a circle, by scores, by a remainder.
@@ -195,7 +199,7 @@ impl World {
         let cells = Arc::new(Cells::new(1));
         let core = Core::new(Arc::clone(&topology), settings.clone(), Arc::clone(&cells), 0);
         let stormy = rng.one_in(2);
-        // To one before 1.6 no meta command is sent.
+        // One before 1.6 is sent no meta command, but packets where it speaks them.
         let old = if rng.one_in(4) { "1.5.16" } else { "1.6.15" };
         let mut nodes: Vec<Node> =
             (0..count).map(|i| Node::new(["1.6.18", old, "1.6.10"][i % 3], seed + i as u64)).collect();
@@ -216,6 +220,7 @@ impl World {
             queue_timeout,
             last_late: vec![None; count],
             last_stuck: vec![None; count],
+            last_doubt: vec![None; count],
             last_haunted: vec![None; count],
             reached: HashSet::new(),
             unsent: HashSet::new(),
@@ -295,6 +300,7 @@ impl World {
             late: self.facts.unknown.intersection(&self.facts.reached).count() as u64,
             strikes: self.cells.node_sum(|n| &n.timeouts),
             retries: self.cells.sum(|c| &c.retries),
+            packets: self.facts.nodes.iter().map(|node| node.ledger.packets).sum(),
             ..self.tally
         }
     }

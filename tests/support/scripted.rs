@@ -370,6 +370,13 @@ impl ScriptedNode {
         self.shared.state().closed
     }
 
+    /// Hangs up on every open connection.
+    pub fn hang_up(&self) {
+        for stream in self.shared.state().open.iter().flatten() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Sends bytes nobody asked for, on every open connection.
     pub fn blurt(&self, bytes: &[u8]) {
         for stream in self.shared.state().open.iter_mut().flatten() {

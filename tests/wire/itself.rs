@@ -31,8 +31,8 @@ fn a_node_that_is_this_sidecar_is_down_and_says_so_and_no_request_circles() {
         slipring.wait_for_states("down", 1);
         slipring.wait_for_states("up", 1);
         let ring = slipring.ring();
-        assert_eq!(ring.matches("\"problem\":\"isthissidecaritself\"").count(), 1, "{ring}");
-        eventually("the log says so", || slipring.output().contains("node is down: is this sidecar itself"));
+        assert_eq!(ring.matches("\"cause\":\"isthissidecaritself\"").count(), 1, "{ring}");
+        eventually("the log says so", || slipring.output().contains("is this sidecar itself"));
         let mut client = slipring.client();
         let key = key_of(&slipring, &own);
         let itself = format!("SERVER_ERROR proxy: node {own} is this sidecar itself");
@@ -57,7 +57,7 @@ fn a_node_that_is_this_sidecar_is_down_and_says_so_and_no_request_circles() {
 }
 
 #[test]
-fn a_list_that_becomes_this_sidecar_and_another_again_recovers() {
+fn a_file_that_becomes_this_sidecar_alone_changes_nothing_and_beside_another_recovers() {
     let node = Memcached::start();
     let port = free_port();
     let (own, other) = (port.on("127.0.0.1").to_string(), node.address().to_string());
@@ -66,14 +66,34 @@ fn a_list_that_becomes_this_sidecar_and_another_again_recovers() {
     let file = path.display().to_string();
     let slipring = Slipring::command(&["serve", "--nodes-file", &file, "--listen", &own], &[]);
     slipring.wait_for_states("up", 1);
-    fs::write(&path, &own).unwrap();
-    slipring.wait_for_states("down", 1);
     let mut client = TextClient::connect(own.parse().unwrap());
-    let itself = format!("SERVER_ERROR proxy: node {own} is this sidecar itself");
-    assert_eq!(client.ask_line("set k 0 0 1\r\nv\r\n"), itself);
-    fs::write(&path, &other).unwrap();
+    // As a list that is given is refused.
+    for alone in [own.clone(), format!("localhost:{}", port.number())] {
+        fs::write(&path, &alone).unwrap();
+        let problem = format!("{alone} is this sidecar itself, which listens there; name the memcached nodes");
+        eventually("the source is said to be wrong", || slipring.admin("/ring").1.contains(&problem));
+        slipring.wait_for_output(&problem);
+        assert!(slipring.ring().contains(&format!("\"name\":\"{other}\"")), "{}", slipring.ring());
+        client.set("k", "v");
+    }
+    fs::write(&path, format!("{own},{other}")).unwrap();
+    slipring.wait_for_states("down", 1);
     slipring.wait_for_states("up", 1);
-    eventually("the workers have it", || client.ask_line("set k 0 0 1\r\nv\r\n") == "STORED");
+    let key = key_of(&slipring, &own);
+    let itself = format!("SERVER_ERROR proxy: node {own} is this sidecar itself");
+    eventually("the workers have it", || client.ask_line(format!("set {key} 0 0 1\r\nv\r\n")) == itself);
+    fs::write(&path, &other).unwrap();
+    eventually("the workers have it", || client.ask_line(format!("set {key} 0 0 1\r\nv\r\n")) == "STORED");
     assert_eq!(client.get(&["k"])[0].data, b"v");
     fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_first_list_of_this_sidecar_alone_is_no_ring() {
+    let (port, nobody) = (free_port(), free_port().on("127.0.0.1").to_string());
+    let own = port.on("127.0.0.1").to_string();
+    let slipring = Slipring::command(&["serve", "--discovery", &nobody, "--nodes", &own, "--listen", &own], &[]);
+    slipring.wait_for_output("is this sidecar itself");
+    slipring.wait_for_output("there is no node");
+    assert!(slipring.ring().contains("\"nodes\":[]"), "{}", slipring.ring());
 }

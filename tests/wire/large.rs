@@ -121,7 +121,9 @@ fn connections_of(clients: usize, arguments: &[&str]) {
     let mut observer = node.client();
     let mut connections = || observer.stats("stats")["curr_connections"].parse::<u64>().expect("a number");
     let idle = connections();
-    let slipring = Slipring::with(&[node.address()], &[&["--workers", "1"], arguments].concat());
+    // Who waits behind those that do not read has a miss soon: they are read one by one below.
+    let slipring =
+        Slipring::with(&[node.address()], &[&["--workers", "1", "--queue-timeout", "1s"], arguments].concat());
     let mut writer = slipring.client();
     writer.set("large", value(b'x', LENGTH));
     let mut seen = 0;

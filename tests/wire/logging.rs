@@ -1,7 +1,9 @@
 //! The log when nobody reads it: a container's log pipe while the runtime or the disk behind it hangs.
+use crate::sockets::Directory;
 use crate::support::{Memcached, Slipring, eventually};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write};
 
 /// A pipe that is full, and the end that nobody reads yet.
@@ -69,4 +71,19 @@ fn what_it_said_last_is_read_where_somebody_reads() {
     let mut log = String::new();
     read.read_to_string(&mut log).unwrap();
     assert!(log.contains("serving") && log.trim_end().ends_with("ended"), "{log}");
+}
+
+#[test]
+fn a_nodes_file_that_cannot_be_read_is_told_as_having_no_node_and_with_nodes_as_changing_nothing() {
+    let node = Memcached::start();
+    let list = Directory::new();
+    let path = list.0.join("nodes");
+    let slipring = Slipring::command(&["serve", "--nodes-file", &path.display().to_string()], &[]);
+    slipring.wait_for_output(&format!("there is no node: cannot read {}: ", path.display()));
+    fs::write(&path, node.address().to_string()).unwrap();
+    slipring.wait_for_states("up", 1);
+    fs::remove_file(&path).unwrap();
+    slipring.wait_for_output("discovery changes nothing");
+    eventually("/ring says why", || slipring.admin("/ring").1.contains("cannot read "));
+    slipring.client().set("k", "v");
 }

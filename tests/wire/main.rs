@@ -16,6 +16,7 @@
 mod support;
 
 mod auto_discovery;
+mod causes;
 mod commands;
 mod doubt;
 mod hostile;

@@ -1,6 +1,8 @@
 //! How it ends: the drain of SIGTERM, the end of SIGINT, and what is in flight meanwhile.
-use crate::support::{Memcached, ScriptedNode, Slipring, Step, TextClient, eventually, honest};
+use crate::support::{Memcached, ScriptedNode, Slipring, Step, TextClient, binary, eventually, free_port, honest};
+use rustix::process::{Pid, Signal, kill_process};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// So long must nobody have been connected.
@@ -118,10 +120,75 @@ fn a_second_signal_ends_it_at_once() {
         client.in_step();
         terminate(&slipring);
         client.set("k", "v").in_step();
+        // The same one at once would be the same order.
+        std::thread::sleep(Duration::from_millis(1_100));
         slipring.signal(second);
         assert!(slipring.wait_for_end().success());
         client.expect_closed();
     }
+}
+
+#[test]
+fn the_same_signal_at_once_is_the_same_order() {
+    let node = Memcached::start();
+    // On a machine that is busy the second one may come too late to be meant.
+    let drains_on = (0..10).any(|_| {
+        let slipring = Slipring::with(&[node.address()], &["--drain-timeout-on-exit", "60m"]);
+        let mut client = slipring.client();
+        client.in_step();
+        terminate(&slipring);
+        slipring.signal("TERM");
+        eventually("it is heard", || slipring.output().contains("told "));
+        let drains_on = slipring.output().contains("told again at once: that is the same order");
+        if drains_on {
+            client.set("k", "v").in_step();
+            return true;
+        }
+        let mut slipring = slipring;
+        assert!(slipring.wait_for_end().success());
+        false
+    });
+    assert!(drains_on);
+}
+
+/// Kills what a test leaves behind when it fails.
+struct Left(Pid);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+}
+
+#[test]
+fn dev_ends_with_its_terminal() {
+    let (listen, admin) = (free_port(), free_port());
+    let (listen, admin) = (listen.on("127.0.0.1").to_string(), admin.on("127.0.0.1").to_string());
+    let program = binary().get_program().to_string_lossy().into_owned();
+    // A session of its own, and a terminal that goes with who holds its other end.
+    // Whoever runs the tests may ignore SIGHUP, as nohup does, and would be respected.
+    let line =
+        format!("exec env --default-signal=HUP {program} dev --nodes 1 --listen {listen} --admin-listen {admin}");
+    let mut terminal = Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("script");
+    eventually("it serves", || TcpStream::connect(&listen).is_ok());
+    let children = format!("/proc/{0}/task/{0}/children", terminal.id());
+    let child = std::fs::read_to_string(children).unwrap();
+    let pid = child.trim().parse().ok().and_then(Pid::from_raw).unwrap();
+    let left = Left(pid);
+    // While the terminal is there it is a wish to read the nodes again.
+    kill_process(pid, Signal::HUP).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    TextClient::connect(listen.parse().unwrap()).in_step();
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    eventually("it ends", || TcpStream::connect(&listen).is_err());
+    drop(left);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! How it starts, and the one clear line when it does not.
-use crate::support::{Memcached, Slipring, TextClient, eventually, free_port, run_to_end};
+use crate::support::{Memcached, PATIENCE, Slipring, TextClient, eventually, free_port, run_to_end};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Output;
@@ -31,12 +31,15 @@ fn a_wrong_option_ends_with_one_line_that_names_it_and_exit_code_64() {
         (&["--nodes", "[::1"], "[::1"),
         (&["--nodes", "10.0.0.1", "--node-port", "0"], "0"),
         (&["--nodes", "10.0.0.1", "--listen", "nowhere"], "nowhere"),
+        (&["--nodes", "10.0.0.1", "--listen", "127.0.0.1:5", "--admin-listen", "127.0.0.1:5"], "127.0.0.1:5"),
         (&["--nodes", "10.0.0.1", "--workers", "0"], "0"),
         (&["--nodes", "10.0.0.1", "--connections-per-node", "0"], "0"),
         (&["--nodes", "10.0.0.1", "--max-value", "much"], "much"),
         (&["--nodes", "10.0.0.1", "--merge-gets", "perhaps"], "perhaps"),
         (&["--nodes", "10.0.0.1", "--on-node-down", "panic"], "panic"),
         (&["--nodes", "10.0.0.1", "--no-such-option"], "--no-such-option"),
+        (&["--nodes", "10.0.0.1,224.0.0.1"], "224.0.0.1"),
+        (&["--nodes", "0.0.0.0"], "0.0.0.0"),
         (&["--nodes", "localhost"], "localhost:11211 is this sidecar itself"),
         (&[], "node"),
     ];
@@ -115,6 +118,25 @@ fn it_listens_on_the_ipv6_loopback_too() {
     let mut client = slipring.client();
     client.set("k", "v");
     assert_eq!(client.get(&["k"])[0].data, b"v");
+}
+
+#[test]
+fn the_admin_endpoint_listens_on_several_addresses_and_goes_without_those_that_are_not_there() {
+    let node = Memcached::start();
+    let nodes = node.address().to_string();
+    let ports = [free_port(), free_port()];
+    let second = ports[0].on("[::1]");
+    // An address for documentation: no machine has it.
+    let list = format!("{second},[2001:db8::1]:{}", ports[1].on("127.0.0.1").port());
+    let slipring = Slipring::command(&["serve", "--nodes", &nodes, "--admin-listen", &list], &[]);
+    slipring.wait_for_states("up", 1);
+    assert_eq!(slipring.admin("/readyz").0, 200);
+    let mut admin = std::net::TcpStream::connect(second).unwrap();
+    admin.set_read_timeout(Some(PATIENCE)).unwrap();
+    admin.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    admin.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[test]

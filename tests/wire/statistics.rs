@@ -1,5 +1,5 @@
 //! `stats` in its forms.
-use crate::support::{Memcached, Slipring, TextClient};
+use crate::support::{Memcached, ScriptedNode, Slipring, Step, TextClient, honest};
 use crate::three_nodes;
 use std::collections::BTreeMap;
 
@@ -185,9 +185,13 @@ fn a_client_that_sends_much_lets_others_have_their_turn_and_that_is_counted() {
     assert_eq!(number(&client.stats("stats"), "conn_yields"), 0);
     let value = vec![b'x'; 900_000];
     crate::support::eventually("more came at once than is read at once", || {
-        for _ in 0..10 {
-            client.set("k", &value);
-        }
+        // While it stands still more comes than it reads at once, however slow the sender is.
+        slipring.signal("STOP");
+        std::thread::scope(|scope| {
+            scope.spawn(|| client.set("k", &value));
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            slipring.signal("CONT");
+        });
         number(&slipring.client().stats("stats"), "conn_yields") > 0
     });
 }
@@ -228,7 +232,28 @@ fn stats_keeps_answering_with_a_node_down() {
     let stats = client.stats("stats nodes");
     let down = stats.iter().filter(|(_, value)| value.ends_with("down")).count();
     assert_eq!(down, 1, "{stats:?}");
+    let causes = stats.iter().filter(|(name, value)| name.ends_with(".cause") && !value.is_empty()).count();
+    assert_eq!(causes, 1, "{stats:?}");
     client.in_step();
+}
+
+#[test]
+fn stats_nodes_says_why_it_has_nothing_of_a_node() {
+    let silent = ScriptedNode::start(|request| match request.line.as_str() {
+        "stats" => vec![Step::Hold],
+        _ => honest(request),
+    });
+    let closes = ScriptedNode::start(|request| match request.line.as_str() {
+        "stats" => vec![Step::Close],
+        _ => honest(request),
+    });
+    let clock = ["--workers", "1", "--request-timeout", "500ms"];
+    for (node, cause) in [(&silent, "no answer to a request for 500 ms"), (&closes, "closed the connection")] {
+        let slipring = Slipring::with(&[node.address()], &clock);
+        let stats = slipring.client().stats("stats nodes");
+        let of = |field: &str| stats[&format!("{}.{field}", node.address())].as_str();
+        assert_eq!((of("state"), of("cause")), ("down", cause));
+    }
 }
 
 #[test]

@@ -143,13 +143,28 @@ fn silence_without_a_higher_version_does_not_go_below_half() {
 }
 
 #[test]
+fn it_is_told_what_became_of_a_node_that_stays() {
+    let mut bench = Bench::new();
+    let now = bench.at(0);
+    let list =
+        |nodes: &[(&str, u32)]| nodes.iter().map(|(host, weight)| Node::new(host, 1, *weight)).collect::<Vec<_>>();
+    let mut change = |nodes: &[(&str, u32)]| {
+        bench.damping.observe(&list(nodes), Authority::Operator, now).map_or(String::new(), |Change(text)| text)
+    };
+    assert_eq!(change(&[("a", 1), ("b", 1)]), "a:1 added, b:1 added");
+    assert_eq!(change(&[("a", 2), ("b", 1)]), "weight of a:1 changed from 1 to 2");
+    assert_eq!(change(&[("b", 1), ("a", 2)]), "order changed");
+    assert_eq!(change(&[("b", 1), ("a", 1), ("c", 1)]), "c:1 added, weight of a:1 changed from 2 to 1");
+}
+
+#[test]
 fn an_address_moves_without_the_identity() {
     let mut bench = Bench::new();
     bench.observe(0, "a b", Authority::Hearsay);
     let moved = vec![Node::new("a", 1, 1).dialled_at("10.0.0.9"), Node::new("b", 1, 1)];
     let now = bench.at(1);
     let change = bench.damping.observe(&moved, Authority::Hearsay, now);
-    assert_eq!(change, Some(Change("order, weights or addresses changed".to_owned())));
+    assert_eq!(change, Some(Change("a:1 moved from a:1 to 10.0.0.9:1".to_owned())));
     assert_eq!(bench.ring(), "a b");
     assert_eq!(&*bench.damping.ring()[0].host, "10.0.0.9");
     assert_eq!(bench.damping.observe(&moved, Authority::Hearsay, now), None);

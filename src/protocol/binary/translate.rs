@@ -18,8 +18,8 @@
 //!
 //! One thing differs: where a node finds a value too large, `ms` drops the old one in every mode, binary only for Set.
 
-use super::super::number;
 use super::super::request::StoreVerb;
+use super::super::{MAX_KEY, number};
 use super::opcode;
 use super::reply::{Reply, Status};
 use super::request::{Action, Packet};
@@ -28,8 +28,8 @@ use data_encoding::BASE64;
 /// Longest key, in bytes, that base64 can say: its 248 characters are a key of text, and 187 bytes would make 252.
 pub const MAX_ODD_KEY: usize = 186;
 
-/// Characters of it.
-const MAX_BASE64: usize = 248;
+/// Characters of the longest key in base64.
+const MAX_BASE64: usize = 336;
 
 /// An expiry as text can say it: signed there, unsigned in binary. Above 2147483647 it is that, for memcached's text side
 /// would expire at once where its binary side means a time after 2038.
@@ -64,20 +64,33 @@ pub fn is_odd(key: &[u8]) -> bool {
 /// # Errors
 /// Why there is no line.
 pub fn write_line(packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), Refused> {
+    write(packet, MAX_ODD_KEY, out)
+}
+
+/// The same for a line that does not travel as it is ([`meta`](super::meta)): its key may be of any length.
+///
+/// # Errors
+/// As [`write_line`], but for [`Refused::KeyTooLong`].
+pub fn write_long_line(packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), Refused> {
+    write(packet, MAX_KEY, out)
+}
+
+/// `most` is the longest key, in bytes, that may be in base64.
+fn write(packet: &Packet<'_>, most: usize, out: &mut Vec<u8>) -> Result<(), Refused> {
     match packet.action {
         Action::Read { key, exptime, .. } => {
-            begin(b"mg ", key, None, out)?;
+            begin(b"mg ", key, None, most, out)?;
             out.extend_from_slice(b" v f c");
             if let Some(exptime) = exptime {
                 number(b" T", u64::from(text_exptime(exptime).unsigned_abs()), out);
             }
         }
         Action::Touch { key, exptime } => {
-            begin(b"mg ", key, None, out)?;
+            begin(b"mg ", key, None, most, out)?;
             number(b" f c T", u64::from(text_exptime(exptime).unsigned_abs()), out);
         }
         Action::Store { verb, key, flags, exptime } => {
-            begin(b"ms ", key, Some(packet.value_len), out)?;
+            begin(b"ms ", key, Some(packet.value_len), most, out)?;
             number(b" F", u64::from(flags), out);
             number(b" T", u64::from(text_exptime(exptime).unsigned_abs()), out);
             out.extend_from_slice(b" c");
@@ -90,16 +103,16 @@ pub fn write_line(packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), Refused>
             compare(packet.cas, out);
         }
         Action::Join { verb, key } => {
-            begin(b"ms ", key, Some(packet.value_len), out)?;
+            begin(b"ms ", key, Some(packet.value_len), most, out)?;
             out.extend_from_slice(if verb == StoreVerb::Append { b" c MA" } else { b" c MP" });
             compare(packet.cas, out);
         }
         Action::Delete { key } => {
-            begin(b"md ", key, None, out)?;
+            begin(b"md ", key, None, most, out)?;
             compare(packet.cas, out);
         }
         Action::Count { incr, key, delta, initial } => {
-            begin(b"ma ", key, None, out)?;
+            begin(b"ma ", key, None, most, out)?;
             number(if incr { b" MI D" } else { b" MD D" }, delta, out);
             out.extend_from_slice(b" v c");
             if let Some((initial, exptime)) = initial {
@@ -121,11 +134,11 @@ pub fn write_line(packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), Refused>
 }
 
 /// Appends word, key, the length of a block, and the flag that says the key is in base64.
-fn begin(word: &[u8], key: &[u8], block_len: Option<usize>, out: &mut Vec<u8>) -> Result<(), Refused> {
+fn begin(word: &[u8], key: &[u8], block_len: Option<usize>, most: usize, out: &mut Vec<u8>) -> Result<(), Refused> {
     let mut text = [0; MAX_BASE64];
     let odd = is_odd(key);
     let key = if odd {
-        if key.len() > MAX_ODD_KEY {
+        if key.len() > most {
             return Err(Refused::KeyTooLong);
         }
         let text = text.get_mut(..BASE64.encode_len(key.len())).ok_or(Refused::KeyTooLong)?;

@@ -280,7 +280,13 @@ proptest! {
             prop_assert_eq!((again.verb, again.key, again.len, again.mode), (first.verb, first.key, first.len, first.mode));
             prop_assert!(!again.quiet);
             prop_assert_eq!(again.is_base64, first.is_base64);
-            let dropped = |flag: &&[u8]| flag.starts_with(b"q") || (first.keeps_key && flag.starts_with(b"k"));
+            // Nor is a value asked for that would be hidden.
+            let dropped = |flag: &&[u8]| match flag.first() {
+                Some(b'q') => true,
+                Some(b'k') => first.keeps_key,
+                Some(b'v') => !first.tells_value(),
+                _ => false,
+            };
             let asked: Vec<&[u8]> = first.flags().filter(|flag| !dropped(flag)).collect();
             if first.verb != Verb::Debug && !asked.is_empty() {
                 prop_assert_eq!(again.flags().collect::<Vec<_>>(), asked);

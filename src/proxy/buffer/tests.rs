@@ -14,6 +14,17 @@ fn drain(out: &mut OutBuf, step: usize, pool: &mut BufferPool) -> Vec<u8> {
     all
 }
 
+#[test]
+fn what_is_cut_to_nothing_holds_nothing() {
+    let (mut pool, mut out) = (BufferPool::default(), OutBuf::default());
+    out.append(b"get a\r\nget b\r\n", &mut pool);
+    out.advance(7, &mut pool);
+    out.cut(std::slice::from_ref(&(0..7)), &mut pool);
+    assert_eq!((out.len(), out.held()), (0, 0));
+    out.append(b"get c\r\n", &mut pool);
+    assert_eq!(drain(&mut out, 3, &mut pool), b"get c\r\n");
+}
+
 proptest! {
     /// Whatever is queued comes out in order, however it was queued and however it is written.
     #[test]

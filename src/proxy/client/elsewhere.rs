@@ -86,6 +86,15 @@ impl Client {
         }
     }
 
+    /// One more of its entries is on a lane, and all it has there is waited for before it goes to another of the node.
+    pub(in crate::proxy) fn note_all(&mut self, lane: UpstreamId, node: NodeId) {
+        let known = self.elsewhere.iter_mut().find(|other| other.lane == lane && other.request.is_none());
+        match known {
+            Some(known) => known.entries += 1,
+            None => self.elsewhere.push(Elsewhere { lane, node, request: None, entries: 1 }),
+        }
+    }
+
     /// Takes the room that is kept for the value of a key that a request asked for on a lane.
     pub(in crate::proxy) fn take_reserved(&mut self, lane: UpstreamId, seq: u32, hash: u64) -> usize {
         let requests = self.elsewhere.iter_mut().filter(|other| other.lane == lane).filter_map(|o| o.request.as_mut());

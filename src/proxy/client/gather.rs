@@ -1,5 +1,6 @@
 //! One reply made of every node's: what has come of it, and how it is put together.
 
+use crate::metrics::NodeState;
 use crate::protocol::command::Command;
 use crate::protocol::reply::End;
 use crate::protocol::request::Stats;
@@ -40,6 +41,8 @@ impl Gathering {
 struct NodePart {
     name: String,
     state: &'static str,
+    /// Why that is so; empty where nothing is wrong.
+    cause: String,
     text: Vec<u8>,
 }
 
@@ -67,14 +70,18 @@ impl Gather {
     }
 
     /// Adds a node that cannot be asked.
-    pub(in crate::proxy) fn unreachable(&mut self, name: &str, state: &'static str, error: &[u8]) {
-        self.add(name, state);
+    pub(in crate::proxy) fn unreachable(&mut self, name: &str, state: &'static str, cause: String, error: &[u8]) {
+        self.bytes += cause.len();
+        let part = self.add(name, state);
+        if let Some(part) = self.parts.get_mut(part) {
+            part.cause = cause;
+        }
         self.error.get_or_insert_with(|| error.to_vec());
     }
 
     fn add(&mut self, name: &str, state: &'static str) -> usize {
         self.bytes += size_of::<NodePart>() + name.len();
-        self.parts.push(NodePart { name: name.to_owned(), state, text: Vec::new() });
+        self.parts.push(NodePart { name: name.to_owned(), state, cause: String::new(), text: Vec::new() });
         self.parts.len() - 1
     }
 
@@ -89,13 +96,15 @@ impl Gather {
         part.text.len() <= MAX_PART
     }
 
-    /// A node has answered or failed. Returns whether all have.
-    pub(in crate::proxy) fn finish(&mut self, part: usize, error: Option<&[u8]>, lost: Option<&'static str>) -> bool {
+    /// A node has answered or failed; `lost` says why there is no answer. Returns whether all have.
+    pub(in crate::proxy) fn finish(&mut self, part: usize, error: Option<&[u8]>, lost: Option<String>) -> bool {
         if let Some(error) = error {
             self.error.get_or_insert_with(|| error.to_vec());
         }
-        if let (Some(part), Some(state)) = (self.parts.get_mut(part), lost) {
-            part.state = state;
+        if let (Some(part), Some(cause)) = (self.parts.get_mut(part), lost) {
+            part.state = NodeState::Down.word();
+            self.bytes += cause.len();
+            part.cause = cause;
             part.text.clear();
         }
         self.left = self.left.saturating_sub(1);
@@ -114,8 +123,11 @@ impl Gather {
 
     /// The whole answer.
     pub(in crate::proxy) fn render(&self, sidecar: &Sidecar, out: &mut Vec<u8>) {
-        let reports: Vec<NodeReport<'_>> =
-            self.parts.iter().map(|p| NodeReport { name: &p.name, state: p.state, stats: &p.text }).collect();
+        let reports: Vec<NodeReport<'_>> = self
+            .parts
+            .iter()
+            .map(|p| NodeReport { name: &p.name, state: p.state, cause: &p.cause, stats: &p.text })
+            .collect();
         match (&self.what, &self.error) {
             (Gathering::Flush | Gathering::Reset, Some(error)) => out.extend_from_slice(error),
             (Gathering::Flush, None) => out.extend_from_slice(b"OK\r\n"),

@@ -16,6 +16,7 @@ use super::ends::Ends;
 use super::ids::{ClientId, NodeId, UpstreamId};
 use super::shared::Shared;
 use crate::metrics::{CloseReason, Kind};
+use crate::protocol::request::ReadVerb;
 use crate::time::Tick;
 use elsewhere::Elsewhere;
 pub(in crate::proxy) use reading::{Arriving, Body, Large, Reading, Target};
@@ -407,12 +408,18 @@ impl Client {
         }
     }
 
-    /// Whether what it waits for an own lane of a node for is a meta command: its large body, or the key of a read.
-    pub(in crate::proxy) fn waits_with_meta(&self, node: NodeId, body: bool) -> bool {
-        match &self.reading {
-            Reading::AwaitLane(large) if body => large.target.meta,
-            _ => !body && self.again.next_at(node).is_some_and(|again| again.verb.is_meta()),
+    /// The line of the meta command for which it waits for an own lane of a node, if it is one: with its large body, or for
+    /// a key that it asks for again.
+    pub(in crate::proxy) fn waits_with_meta(&self, node: NodeId, body: bool) -> Option<Vec<u8>> {
+        if body {
+            return match &self.reading {
+                Reading::AwaitLane(large) if large.target.meta => Some(large.header.clone()),
+                _ => None,
+            };
         }
+        let again = self.again.next_at(node)?;
+        let ReadVerb::Meta { verb, .. } = again.verb else { return None };
+        Some([verb.word().as_bytes(), b" ", &again.key].concat())
     }
 
     /// The hash of the key whose large value waits for a lane, and the line that names it.

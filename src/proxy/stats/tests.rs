@@ -18,10 +18,11 @@ STAT accepting_conns 0\r\nSTAT hash_power_level 17\r\nSTAT bytes 100\r\nSTAT cur
 STAT total_items 9\r\nSTAT evictions 5\r\nEND\r\n";
 
 const fn up<'a>(name: &'a str, stats: &'a [u8]) -> NodeReport<'a> {
-    NodeReport { name, state: "up", stats }
+    NodeReport { name, state: "up", cause: "", stats }
 }
 
-const DOWN: NodeReport<'static> = NodeReport { name: "10.0.0.3:11211", state: "down", stats: b"" };
+const DOWN: NodeReport<'static> =
+    NodeReport { name: "10.0.0.3:11211", state: "down", cause: "answered \"END\"", stats: b"" };
 
 fn text(render: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut out = Vec::new();
@@ -119,7 +120,7 @@ fn each_node_is_told_apart_by_its_name() {
          STAT 10.0.0.1:11211.uptime 20\r\nSTAT 10.0.0.1:11211.curr_connections 1\r\n\
          STAT 10.0.0.1:11211.curr_items 2\r\n"
     ));
-    assert!(text.contains("\r\nSTAT 10.0.0.3:11211.state down\r\nSTAT backend_1:1.state up\r\n"));
+    assert!(text.contains("\r\nSTAT 10.0.0.3:11211.state down\r\nSTAT 10.0.0.3:11211.cause answered \"End\"\r\nSTAT backend_1:1.state up\r\n"));
     assert!(text.contains("STAT backend_1:1.get_hits 4\r\nSTAT backend_1:1.get_misses 1\r\n"));
 }
 

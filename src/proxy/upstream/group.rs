@@ -69,8 +69,9 @@ struct Key {
     state: State,
     member: u32,
     place: u32,
-    /// Index + 1 of the first further member that waits for it; 0 is none.
+    /// Index + 1 of the last further member that waits for it, whose next is the first; 0 is none.
     waiters: u32,
+    /// How many wait.
     waiting: u16,
 }
 
@@ -78,6 +79,7 @@ struct Key {
 struct Waiter {
     member: u32,
     place: u32,
+    /// Index + 1 of who came next; of the last who came, of the first.
     next: u32,
 }
 
@@ -89,16 +91,16 @@ struct Askers<'a> {
 }
 
 impl<'a> Askers<'a> {
-    /// Who asked for a key, the member it travels for first.
+    /// Who asked for a key, in the order in which they came; the first is the member it travels for.
     #[inline]
     fn of(self, key: usize) -> impl Iterator<Item = Asker> + Clone + 'a {
         let key = self.keys.get(key);
-        let mut next = key.map_or(0, |key| key.waiters);
         let first = key.map(|key| Asker { member: key.member as usize, place: key.place });
-        first.into_iter().chain(std::iter::from_fn(move || {
-            let waiter = self.waiters.get((next as usize).checked_sub(1)?)?;
-            next = waiter.next;
-            Some(Asker { member: waiter.member as usize, place: waiter.place })
+        let (mut at, waiting) = key.map_or((0, 0), |key| (key.waiters, key.waiting));
+        let waiter = move |index: u32| self.waiters.get((index as usize).checked_sub(1)?);
+        first.into_iter().chain((0..waiting).map_while(move |_| {
+            at = waiter(at)?.next;
+            waiter(at).map(|waiter| Asker { member: waiter.member as usize, place: waiter.place })
         }))
     }
 }
@@ -238,8 +240,11 @@ impl Group {
                 (other == tag && self.key(i) == Some(key) && self.may_share(i, client)).then_some(i)
             });
             if let Some(shared) = found.and_then(|i| self.keys.get_mut(i)) {
-                self.waiters.push(Waiter { member, place, next: shared.waiters });
-                shared.waiters = self.waiters.len() as u32;
+                let index = self.waiters.len() as u32 + 1;
+                let last = (shared.waiters as usize).checked_sub(1).and_then(|last| self.waiters.get_mut(last));
+                let next = last.map_or(index, |last| std::mem::replace(&mut last.next, index));
+                self.waiters.push(Waiter { member, place, next });
+                shared.waiters = index;
                 shared.waiting += 1;
                 return false;
             }
@@ -261,9 +266,9 @@ impl Group {
             && self.askers(key).all(|asker| self.members.get(asker.member).map(|m| m.client) != client)
     }
 
-    /// Who asked for a key, the member it travels for first.
+    /// Who asked for a key, in the order in which they came; the first is the member it travels for.
     #[inline]
-    fn askers(&self, key: usize) -> impl Iterator<Item = Asker> + '_ {
+    pub(in crate::proxy) fn askers(&self, key: usize) -> impl Iterator<Item = Asker> + '_ {
         Askers { keys: &self.keys, waiters: &self.waiters }.of(key)
     }
 
@@ -295,6 +300,11 @@ impl Group {
             self.line.extend_from_slice(b"\r\n");
             self.weight = self.held();
         }
+        &self.line
+    }
+
+    /// The line as it was closed.
+    pub(in crate::proxy) fn line(&self) -> &[u8] {
         &self.line
     }
 
@@ -362,12 +372,15 @@ impl Group {
         if key.member as usize == member {
             key.member = NOBODY;
         }
-        let mut next = key.waiters;
-        while let Some(waiter) = (next as usize).checked_sub(1).and_then(|index| self.waiters.get_mut(index)) {
+        let mut at = key.waiters;
+        for _ in 0..key.waiting {
+            let Some(waiter) = (at as usize).checked_sub(1).and_then(|index| self.waiters.get_mut(index)) else {
+                return;
+            };
             if waiter.member as usize == member {
                 waiter.member = NOBODY;
             }
-            next = waiter.next;
+            at = waiter.next;
         }
     }
 
@@ -460,29 +473,4 @@ impl GroupPool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn groups_that_are_kept_hold_little_however_large_they_were() {
-        let mut pool = GroupPool::default();
-        for keys in [1, 4_000] {
-            let mut groups: Vec<Box<Group>> = (0..2 * KEEP_GROUPS).map(|_| pool.take(ReadVerb::Get)).collect();
-            for group in &mut groups {
-                for place in 0..keys {
-                    group.join(ClientId::NONE, place);
-                    group.add(b"k", 1, place);
-                }
-                group.close();
-            }
-            groups.into_iter().for_each(|group| pool.put(group));
-            assert_eq!(pool.held, pool.groups.iter().map(|group| group.held()).sum::<usize>());
-            assert!(pool.held <= KEEP_BYTES, "{} KiB", pool.held >> 10);
-            assert!(!pool.groups.is_empty() && pool.groups.len() <= KEEP_GROUPS);
-        }
-        while !pool.groups.is_empty() {
-            pool.take(ReadVerb::Gat(1));
-        }
-        assert_eq!(pool.held, 0);
-    }
-}
+mod tests;

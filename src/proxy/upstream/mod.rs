@@ -8,11 +8,13 @@
 //!              ring, or the      ▼  │                  ▼  │
 //!              address           Draining ─────────────┘            nothing new; closed when its FIFO is empty
 //! ```
+//! A lane in packets is greeted by a Noop instead, and what is queued on it is said in packets: it takes meta commands only.
 //! From each of them a lane is closed when it fails (refused, time-out, not `VERSION`, reset, desync) or is not needed.
 //! A lane that is closed is gone: its successor is another [`UpstreamId`], so nothing that is still on its way from the
 //! old socket can be taken for the new one's.
 
 mod asked;
+mod entry;
 pub(in crate::proxy) mod fifo;
 pub(in crate::proxy) mod group;
 pub(in crate::proxy) mod health;
@@ -27,12 +29,12 @@ use super::buffer::OutBuf;
 use super::ids::{ClientId, NodeId, UpstreamId};
 use super::shared::Shared;
 use crate::metrics::{DURATIONS, NodeCells, NodeOutcome};
-use crate::protocol::command::Command;
-use crate::protocol::reply::End;
+use crate::protocol::binary::meta;
 use crate::time::Tick;
 pub(in crate::proxy) use asked::{Asked, key_of};
+pub(in crate::proxy) use entry::Entry;
 use fifo::{Fifo, Times};
-use group::{Group, Member};
+use group::Group;
 use marks::Mark;
 
 /// A lane takes no further request while so many bytes wait to be sent.
@@ -51,6 +53,8 @@ pub(in crate::proxy) enum Role {
     Shared,
     /// For everyone's reads of values that are known to be large.
     Large,
+    /// For everyone's requests to a node without meta commands that classic words cannot say: it is spoken to in packets.
+    Binary,
     /// For nobody: it asks a node that has let a request time out whether it still answers at all.
     Probe,
     /// For one large value of one client: the only lane that may pause, for it alone waits there.
@@ -87,19 +91,6 @@ impl Stage {
     }
 }
 
-/// A request whose reply has not come. One that `expired` was answered here.
-#[derive(Debug)]
-pub(in crate::proxy) enum Entry {
-    /// Our own first request on every connection.
-    Version,
-    /// A read, perhaps of several clients.
-    Group(Box<Group>),
-    /// A request with a reply of one line; `seq` is `None` for `noreply`; `meta`: it was made by a meta command.
-    Single { client: ClientId, seq: Option<u32>, command: Command, asked: Asked, expired: bool, meta: bool },
-    /// A node's part of a fan-out; `seq` is `None` for `noreply`.
-    Gather { client: ClientId, seq: Option<u32>, part: usize, end: End, command: Command, expired: bool },
-}
-
 /// The value whose data block is arriving.
 #[derive(Debug)]
 pub(in crate::proxy) struct Body {
@@ -123,6 +114,8 @@ impl Body {
 pub(in crate::proxy) struct Upstream {
     pub(in crate::proxy) node: NodeId,
     pub(in crate::proxy) role: Role,
+    /// It is spoken to in packets.
+    pub(in crate::proxy) is_binary: bool,
     stage: Stage,
     /// Where it stood when it began to drain.
     drained_at_stage: Stage,
@@ -167,6 +160,8 @@ pub(in crate::proxy) struct Upstream {
     /// Where it counts.
     pub(in crate::proxy) cells: Arc<NodeCells>,
     pub(in crate::proxy) body: Option<Body>,
+    /// Bytes to come of a value in a packet that nobody asked for.
+    pub(in crate::proxy) unasked: usize,
     pub(in crate::proxy) dirty: bool,
     pub(in crate::proxy) full: bool,
     /// Clients that are not read until this lane has room, in the order they came.
@@ -175,16 +170,30 @@ pub(in crate::proxy) struct Upstream {
 
 impl Upstream {
     /// A lane whose connection is asked for; the memory it holds is not charged yet.
-    pub(in crate::proxy) fn new(node: NodeId, role: Role, cells: Arc<NodeCells>, shared: &mut Shared) -> Self {
+    pub(in crate::proxy) fn new(
+        node: NodeId,
+        role: Role,
+        is_binary: bool,
+        cells: Arc<NodeCells>,
+        shared: &mut Shared,
+    ) -> Self {
         let mut out = OutBuf::default();
         // The first reply proves that this is a memcached that takes us; requests follow at once.
-        out.append(b"version\r\n", &mut shared.pool);
+        if is_binary {
+            let mut packet = shared.pool.take();
+            meta::write_greeting(&mut packet);
+            out.append(&packet, &mut shared.pool);
+            shared.pool.put(packet);
+        } else {
+            out.append(b"version\r\n", &mut shared.pool);
+        }
         let mut fifo = Fifo::default();
         let now = shared.now;
         fifo.push(0, Entry::Version, now);
         Self {
             node,
             role,
+            is_binary,
             stage: Stage::Dialling,
             drained_at_stage: Stage::Dialling,
             has_meta: false,
@@ -210,6 +219,7 @@ impl Upstream {
             held: 0,
             cells,
             body: None,
+            unasked: 0,
             dirty: false,
             full: false,
             waiters: VecDeque::new(),
@@ -338,7 +348,7 @@ impl Upstream {
             if group.members.len() > 1 {
                 cells.merged_keys.add(keys);
             }
-            self.out.append(group.close(), &mut shared.pool);
+            say(group.close(), self.is_binary, &mut self.out, shared);
             self.fifo.closed();
         }
         self.open = false;
@@ -348,7 +358,7 @@ impl Upstream {
     pub(in crate::proxy) fn push(&mut self, line: &[u8], entry: Entry, shared: &mut Shared) {
         self.close_group(shared);
         self.fifo.push(self.queued(), entry, shared.now);
-        self.out.append(line, &mut shared.pool);
+        say(line, self.is_binary, &mut self.out, shared);
     }
 
     /// A reply is complete: counts how long the node took, and returns that with the time in the queue,
@@ -412,7 +422,7 @@ impl Upstream {
             shared.dirty_upstreams.push(id);
         }
         self.recharge(shared);
-        if !self.full && self.role == Role::Shared && self.is_over(1) {
+        if !self.full && matches!(self.role, Role::Shared | Role::Binary) && self.is_over(1) {
             self.full = true;
             shared.full_lanes += 1;
         }
@@ -455,45 +465,17 @@ impl Upstream {
     }
 }
 
-impl Entry {
-    /// Every client that waits for this entry, as often as it counts in `in_flight`.
-    pub(in crate::proxy) fn clients(&self) -> impl Iterator<Item = ClientId> + '_ {
-        let (single, members) = self.parties();
-        single.into_iter().chain(members.iter().map(|member| member.client)).filter(|client| *client != ClientId::NONE)
+/// Queues a request: its line, or the packet that says the same.
+fn say(line: &[u8], is_binary: bool, out: &mut OutBuf, shared: &mut Shared) {
+    if !is_binary {
+        return out.append(line, &mut shared.pool);
     }
-
-    /// Whether it was answered here, and only its reply is awaited, to be eaten.
-    pub(in crate::proxy) fn is_expired(&self) -> bool {
-        match self {
-            Self::Version => false,
-            Self::Group(group) => group.expired,
-            Self::Single { expired, .. } | Self::Gather { expired, .. } => *expired,
-        }
+    let asked = meta::Asked::read(line);
+    debug_assert!(asked.is_some(), "no packet says {:?}", String::from_utf8_lossy(line));
+    let mut packet = shared.pool.take();
+    if let Some(asked) = asked {
+        asked.write(&mut packet);
     }
-
-    /// Whether it may change what a node holds.
-    pub(in crate::proxy) fn writes(&self) -> bool {
-        match self {
-            Self::Version => false,
-            Self::Group(group) => group.verb.writes(),
-            Self::Single { .. } | Self::Gather { .. } => true,
-        }
-    }
-
-    /// Whether somebody waits for the answer.
-    pub(in crate::proxy) fn is_awaited(&self) -> bool {
-        match self {
-            Self::Version => false,
-            Self::Group(group) => group.members.iter().any(|member| !member.done),
-            Self::Single { seq, expired, .. } | Self::Gather { seq, expired, .. } => seq.is_some() && !expired,
-        }
-    }
-
-    fn parties(&self) -> (Option<ClientId>, &[Member]) {
-        match self {
-            Self::Version => (None, &[]),
-            Self::Group(group) => (None, &group.members),
-            Self::Single { client, .. } | Self::Gather { client, .. } => (Some(*client), &[]),
-        }
-    }
+    out.append(&packet, &mut shared.pool);
+    shared.pool.put(packet);
 }

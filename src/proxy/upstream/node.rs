@@ -34,6 +34,7 @@ pub(in crate::proxy) struct NodeEntry {
     /// The lane for everyone's reads of values that are known to be large, if there is one.
     pub(in crate::proxy) large: UpstreamId,
     pub(in crate::proxy) own: OwnLanes,
+    pub(in crate::proxy) binary: BinaryLane,
     /// The connection that asks whether it still answers, while there is one.
     pub(in crate::proxy) probe: UpstreamId,
     /// It has answered keys in another order than that of their line: a miss is known at `END` only.
@@ -42,6 +43,22 @@ pub(in crate::proxy) struct NodeEntry {
     pub(in crate::proxy) departed: bool,
     /// It is down, for what listens there is this process.
     pub(in crate::proxy) is_itself: bool,
+}
+
+/// The lane by which a node without meta commands is asked in packets, and whether it can be.
+#[derive(Debug)]
+pub(in crate::proxy) struct BinaryLane {
+    /// The last there was.
+    pub(in crate::proxy) lane: UpstreamId,
+    /// The node has answered by a packet.
+    pub(in crate::proxy) is_spoken: bool,
+    /// It has not: until then it is asked in classic words.
+    pub(in crate::proxy) refused_until: Option<Tick>,
+}
+
+impl BinaryLane {
+    /// Nothing is known of the node.
+    pub(in crate::proxy) const UNKNOWN: Self = Self { lane: UpstreamId::NONE, is_spoken: false, refused_until: None };
 }
 
 /// The lanes of one node that are one client's own.
@@ -96,6 +113,7 @@ impl NodeEntry {
             merges_again_at: Tick(0),
             large: UpstreamId::NONE,
             own: OwnLanes::default(),
+            binary: BinaryLane::UNKNOWN,
             probe: UpstreamId::NONE,
             unordered: false,
             departed: false,

@@ -4,10 +4,12 @@
 //! Whether a quiet meta request was answered cannot be told from every reply. So all readings of what came are kept that
 //! are possible: each is a place in what was asked, and what it claims counts once it is the only one.
 
+mod packets;
 mod replies;
 
 use std::collections::VecDeque;
 
+use slipring::protocol::binary::meta::Asked as InPackets;
 use slipring::protocol::dialect::Dialect;
 use slipring::protocol::meta::classic::{Classic, classic};
 use slipring::protocol::meta::request::Meta;
@@ -43,6 +45,7 @@ enum Kind {
         number: u64,
     },
     Meta(Asked),
+    Packet(packets::Asked),
     Flush,
     StatsReset,
     Stats,
@@ -54,12 +57,16 @@ enum Kind {
 impl Kind {
     /// Whether there may be no reply to it.
     fn is_quiet(&self) -> bool {
-        matches!(self, Self::Meta(Asked { quiet: true, .. }))
+        matches!(self, Self::Meta(Asked { quiet: true, .. }) | Self::Packet(packets::Asked { quiet: true, .. }))
     }
 
     /// Whether its block has not ended.
     fn is_open(&self) -> bool {
-        matches!(self, Self::Store { good: None, .. } | Self::Meta(Asked { good: None, .. }))
+        match self {
+            Self::Store { good, .. } | Self::Meta(Asked { good, .. }) => good.is_none(),
+            Self::Packet(asked) => !asked.whole,
+            _ => false,
+        }
     }
 }
 
@@ -101,6 +108,13 @@ enum Reading {
         answered: bool,
     },
     Swallow(u64),
+    /// A packet of the binary protocol.
+    Packet,
+    /// The line that stands for a packet whose value of so many bytes is to come.
+    Value {
+        line: Vec<u8>,
+        len: usize,
+    },
     /// Nothing further is looked at.
     Over,
 }
@@ -126,20 +140,34 @@ pub struct Client {
     pub reads: bool,
     /// No excuse counts for what it is told.
     pub strict: bool,
+    /// It is to send packets.
+    pub in_packets: bool,
     /// Values it got.
     pub hits: usize,
     reading: Reading,
+    /// What follows when something was swallowed is a packet.
+    is_binary: bool,
     /// Sent and not read by the plain reading.
     bytes: Vec<u8>,
     received: Vec<u8>,
     expected: VecDeque<Kind>,
-    /// What the block of an `ms` follows at a node without meta commands.
-    classic: Option<Vec<u8>>,
+    /// What the block of an `ms` follows at a node without meta commands: its packet, or a line.
+    others: Vec<Vec<u8>>,
     /// The readings of what was received that are possible.
     places: Vec<Place>,
 }
 
-/// What a node without meta commands is asked instead, if classic words can say it.
+/// What a node without meta commands is asked instead: a packet, or where it speaks text only a line, if they can say it.
+fn otherwise(meta: &Meta<'_>, line: &[u8]) -> Vec<Vec<u8>> {
+    in_classic(meta).into_iter().chain(in_packets(line)).collect()
+}
+
+fn in_packets(line: &[u8]) -> Option<Vec<u8>> {
+    let mut packet = Vec::new();
+    InPackets::read(line)?.write(&mut packet);
+    Some(packet)
+}
+
 fn in_classic(meta: &Meta<'_>) -> Option<Vec<u8>> {
     let mut buffer = [0; MAX_KEY];
     let key = meta.routing_key(&mut buffer);
@@ -165,12 +193,14 @@ impl Client {
             blocked: false,
             reads: true,
             strict: false,
+            in_packets: false,
             hits: 0,
             reading: Reading::Opening,
+            is_binary: false,
             bytes: Vec::new(),
             received: Vec::new(),
             expected: VecDeque::new(),
-            classic: None,
+            others: Vec::new(),
             places: vec![(0, Some(Vec::new()))],
         }
     }
@@ -183,6 +213,11 @@ impl Client {
         self.places.iter().map(owed).min().unwrap_or(0)
     }
 
+    /// Requests whose answer has not come, as far as is known.
+    pub fn asked(&self) -> usize {
+        self.expected.len()
+    }
+
     /// Whether the core closes it once everything is answered.
     pub fn is_over(&self) -> bool {
         self.ended || matches!(self.reading, Reading::Over)
@@ -190,23 +225,18 @@ impl Client {
 
     /// Whether it stands in the middle of a block.
     pub fn in_block(&self) -> bool {
-        matches!(self.reading, Reading::Block { .. } | Reading::Swallow(_))
+        matches!(self.reading, Reading::Block { .. } | Reading::Value { .. } | Reading::Swallow(_))
     }
 
     // === what it sends ===
 
-    /// Sends bytes; they need not be whole requests. Nobody speaks the binary protocol: it would be unread here.
+    /// Sends bytes; they need not be whole requests.
     pub fn send(&mut self, bytes: &[u8], settings: &Settings, truth: &mut Truth) {
         if self.fin {
             return;
         }
-        let mut bytes = bytes.to_vec();
-        if let (Reading::Opening, true, Some(first @ 0x80)) = (&self.reading, self.bytes.is_empty(), bytes.first_mut())
-        {
-            *first = 0x16;
-        }
-        self.outbox.extend(&bytes);
-        self.bytes.extend_from_slice(&bytes);
+        self.outbox.extend(bytes);
+        self.bytes.extend_from_slice(bytes);
         let bytes = std::mem::take(&mut self.bytes);
         let mut rest = &*bytes;
         while let Some(used) = self.read(rest, settings, truth) {
@@ -215,13 +245,18 @@ impl Client {
         self.bytes = rest.to_vec();
     }
 
-    /// Reads one line, block or part of a block. `None`: there is none.
+    /// Reads one line or packet, block or part of a block. `None`: there is none.
     fn read(&mut self, bytes: &[u8], settings: &Settings, truth: &mut Truth) -> Option<usize> {
         match &mut self.reading {
             _ if bytes.is_empty() => None,
             Reading::Opening => {
-                let is_text = Dialect::of(*bytes.first()?) == Dialect::Text;
-                self.reading = if is_text { Reading::Line } else { Reading::Over };
+                let dialect = Dialect::of(*bytes.first()?);
+                self.is_binary = dialect == Dialect::Binary;
+                self.reading = match dialect {
+                    Dialect::Text => Reading::Line,
+                    Dialect::Binary => Reading::Packet,
+                    Dialect::Tls => Reading::Over,
+                };
                 Some(0)
             }
             Reading::Over => Some(bytes.len()),
@@ -229,14 +264,20 @@ impl Client {
                 let used = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left -= used as u64;
                 if *left == 0 {
-                    self.reading = Reading::Line;
+                    self.reading = if self.is_binary { Reading::Packet } else { Reading::Line };
                 }
                 Some(used)
+            }
+            Reading::Packet => self.packet(bytes, settings, truth),
+            Reading::Value { line, len } => {
+                let (value, line) = (bytes.get(..*len)?, std::mem::take(line));
+                self.value_came(&line, value, truth);
+                Some(value.len())
             }
             Reading::Block { line, total, answered } => {
                 let block = bytes.get(..*total)?;
                 let is_good = block.ends_with(b"\r\n");
-                let asked = is_good.then(|| truth.ask_either(line, self.classic.take().as_deref(), block));
+                let asked = is_good.then(|| truth.ask_either(line, &std::mem::take(&mut self.others), block));
                 if let (true, Some(Kind::Store { good, number, .. } | Kind::Meta(Asked { good, number, .. }))) =
                     (*answered, self.expected.back_mut())
                 {
@@ -273,7 +314,7 @@ impl Client {
             }
             Request::Store(store) => {
                 store.write(&mut line);
-                self.classic = None;
+                self.others.clear();
                 self.reading = Reading::Block { line, total: store.len + 2, answered: !store.quiet };
                 let key = store.key.to_vec();
                 (Kind::Store { verb: store.verb, key, len: store.len, good: None, number: None }, store.quiet)
@@ -301,10 +342,10 @@ impl Client {
                 let mut asked = Asked::new(&meta);
                 meta.write(&mut line);
                 if meta.verb == Verb::Set {
-                    self.classic = in_classic(&meta);
+                    self.others = otherwise(&meta, &line);
                     self.reading = Reading::Block { line, total: meta.len + 2, answered: true };
                 } else if meta.writes {
-                    asked.number = Some(truth.ask_either(&line, in_classic(&meta).as_deref(), b""));
+                    asked.number = Some(truth.ask_either(&line, &otherwise(&meta, &line), b""));
                 } else {
                     truth.ask_read(&asked.key);
                 }
@@ -327,7 +368,7 @@ impl Client {
             } else {
                 Change::Delete.write(&key, &mut line);
             }
-            truth.ask(&line, b"", 1);
+            truth.ask_either(&line, in_packets(&line).as_slice(), b"");
         }
         if !refusal.quiet && !refusal.text.is_empty() {
             self.expected.push_back(Kind::Exact(refusal.text));

@@ -138,6 +138,10 @@ impl Asked {
             // Or it has said another version than its own.
             return (truth.had_old || truth.lied, true);
         }
+        if line == b"ERROR" && truth.had_mixed && matches!(self.verb, Verb::Get | Verb::Debug) {
+            // Asked for a large value, by a connection that had not said its version.
+            return (true, false);
+        }
         let failed = is_failure(line, lied);
         let new = self.is_new && [b"CLIENT_ERROR invalid flag".as_slice(), INVALID].contains(&line);
         let fits = line == TOO_LARGE && self.len > 1 << 20
@@ -292,6 +296,10 @@ impl Node {
             match flag[0] {
                 b'O' => out.extend([b" ", *flag].concat()),
                 b'k' => echo_key(words, flags, &mut out),
+                b'c' if words[0] == b"ms" => {
+                    let stored = self.items.get(&stored_key(words, flags)).filter(|_| status == b"HD");
+                    out.extend(format!(" c{}", stored.map_or(0, |item| item.serial)).as_bytes());
+                }
                 _ => {}
             }
         }

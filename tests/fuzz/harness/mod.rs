@@ -19,6 +19,9 @@ mod client;
 mod meta;
 mod node;
 mod packet;
+#[path = "../../support/packets.rs"]
+#[allow(dead_code, reason = "other tests look at answers with it")]
+mod packets;
 mod reply;
 mod request;
 mod world;

@@ -4,10 +4,17 @@
 //! A node makes its values up: each names its key and who made it, and its filling looks like
 //! protocol. So whatever clients store, every value that is delivered can be recognised.
 
+mod lies;
+mod packets;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use slipring::protocol::MAX_KEY;
+
 use super::show;
+pub use lies::Lie;
+use packets::Packets;
 
 /// The largest item of a node, in bytes.
 const MAX_ITEM: usize = 2 << 20;
@@ -28,8 +35,8 @@ pub enum Deed {
 pub struct Truth {
     /// Changes that clients have asked for and no node has been sent, by a hash of line and block.
     asked: BTreeMap<u64, i64>,
-    /// The same in the words of a node without meta commands.
-    in_classic: BTreeMap<u64, Vec<u64>>,
+    /// The same in other words: those of a node without meta commands.
+    otherwise: BTreeMap<u64, Vec<u64>>,
     /// Keys that clients have asked for.
     read: BTreeSet<Vec<u8>>,
     /// What was done and no client has been told.
@@ -42,6 +49,8 @@ pub struct Truth {
     pub shaken: bool,
     /// A node has been one that knows no meta commands.
     pub had_old: bool,
+    /// Behind an address there were several kinds of nodes.
+    pub had_mixed: bool,
     /// Made so far.
     values: u64,
 }
@@ -61,11 +70,11 @@ impl Truth {
         change
     }
 
-    /// The same for a change that a node without meta commands is asked for in other words.
-    pub fn ask_either(&mut self, line: &[u8], classic: Option<&[u8]>, block: &[u8]) -> u64 {
+    /// The same for a change that a node without meta commands is asked for in one of `others`.
+    pub fn ask_either(&mut self, line: &[u8], others: &[Vec<u8>], block: &[u8]) -> u64 {
         let change = self.ask(line, block, 1);
-        if let Some(classic) = classic {
-            self.in_classic.entry(hash(classic, block)).or_default().push(change);
+        for other in others {
+            self.otherwise.entry(hash(other, block)).or_default().push(change);
         }
         change
     }
@@ -89,7 +98,7 @@ impl Truth {
         let mut change = hash(line, block);
         if self.asked.get(&change).is_none_or(|left| *left <= 0) {
             let asked = &self.asked;
-            let others = self.in_classic.get(&change).into_iter().flatten();
+            let others = self.otherwise.get(&change).into_iter().flatten();
             change = others.copied().find(|other| asked.get(other).is_some_and(|left| *left > 0)).unwrap_or(change);
         }
         let left = self.asked.entry(change).or_default();
@@ -145,6 +154,14 @@ pub fn is_value_of(key: &[u8], data: &[u8]) -> bool {
         && (len < tile.len() || data[tile.len()..] == data[..len - tile.len()])
 }
 
+/// The unique of a value that a node made for this key, if the value is long enough to tell.
+pub fn serial_of(key: &[u8], data: &[u8]) -> Option<u64> {
+    let rest = data.strip_prefix(&*[b"<", key, b"|"].concat())?;
+    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    let is_whole = rest.get(digits) == Some(&b'>');
+    String::from_utf8_lossy(&rest[..digits]).parse().ok().filter(|_| is_whole)
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Item {
     pub flags: u32,
@@ -164,31 +181,56 @@ impl Item {
 }
 
 /// The versions of memcached that a node may be; the first is the usual one.
-pub const VERSIONS: [&str; 3] = ["1.6.18", "1.6.15", "1.5.16"];
+const VERSIONS: [&str; 3] = ["1.6.18", "1.6.15", "1.5.16"];
+
+/// Which memcached answers a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kind {
+    /// Its place in [`VERSIONS`].
+    version: usize,
+    packets: Packets,
+}
+
+impl Kind {
+    pub fn of(number: usize) -> Self {
+        Self { version: number % VERSIONS.len(), packets: Packets::of(number / VERSIONS.len()) }
+    }
+
+    /// Whether it knows no meta commands.
+    fn is_old(self) -> bool {
+        self.version == 2
+    }
+}
 
 /// What survives a node's connections.
 #[derive(Debug, Default)]
 pub struct Node {
     pub items: BTreeMap<Vec<u8>, Item>,
-    /// Its place in [`VERSIONS`].
-    version: usize,
+    /// What answers a connection that is made.
+    pub usual: Kind,
+    /// Behind its address are several, which share its items: each connection leads to one of any kind.
+    pub is_mixed: bool,
+    /// What answers the connection whose bytes are acted on.
+    kind: Kind,
 }
 
 impl Node {
-    /// It is of another version, as none of its connections has seen it.
-    pub fn set_version(&mut self, version: usize, truth: &mut Truth) {
-        self.version = version % VERSIONS.len();
-        truth.had_old |= self.is_old();
+    /// A connection is made. Of a mixed node `drawn` says to what.
+    pub fn accept(&self, drawn: usize, truth: &mut Truth) -> Session {
+        let kind = if self.is_mixed { Kind::of(drawn) } else { self.usual };
+        truth.had_old |= kind.is_old();
+        truth.had_mixed |= self.is_mixed;
+        Session { kind, ..Session::default() }
     }
 
-    /// Whether it knows no meta commands.
-    fn is_old(&self) -> bool {
-        self.version == 2
+    /// From now on it takes no longer than needed to say that it does not speak the binary protocol.
+    pub fn calm_down(&mut self) {
+        self.usual.packets = self.usual.packets.calm();
     }
 
     /// Whether it answers meta commands as 1.6.15 does.
     pub fn is_early(&self) -> bool {
-        self.version == 1
+        self.kind.version == 1
     }
 
     /// Has a value from the beginning.
@@ -276,7 +318,7 @@ impl Node {
                 self.items.clear();
                 b"OK\r\n"
             }
-            b"version" => return format!("VERSION {}\r\n", VERSIONS[self.version]).into_bytes(),
+            b"version" => return format!("VERSION {}\r\n", VERSIONS[self.kind.version]).into_bytes(),
             b"mg" | b"md" | b"ma" | b"me" => return self.meta(words, truth),
             b"stats" if key == b"reset" => b"RESET\r\n",
             b"stats" => b"STAT pid 7\r\nSTAT curr_items 3\r\nSTAT rusage_user 0.25\r\nSTAT libevent 2.1 END\r\nEND\r\n",
@@ -290,48 +332,72 @@ fn number(word: &[u8]) -> i128 {
     std::str::from_utf8(word).ok().and_then(|text| text.parse().ok()).expect("a number")
 }
 
-/// What a node does with its next reply.
-#[derive(Clone, Copy, Debug)]
-pub enum Lie {
-    /// Nothing is said.
-    Silence,
-    /// An error line takes its place.
-    Error,
-    /// It is said twice.
-    Twice,
-    /// The last line is left out.
-    NoEnd,
-    /// A value is announced under another key: the one of this number.
-    OtherKey(usize),
-    /// A value is announced as longer or shorter than it is, another line is changed.
-    Length(i64),
-}
-
 #[derive(Debug, Default)]
 enum Input {
+    /// What the first byte says.
     #[default]
+    Opening,
     Line,
     /// Bytes of a block and its CRLF; the line before it.
     Block(Vec<u8>, usize),
     Swallow(usize),
+    Packets,
+    /// Bytes to drop, of a packet.
+    PacketRest(usize),
+    /// A packet has come: it does not speak the binary protocol.
+    Deaf,
 }
 
 /// One connection to a node.
 #[derive(Debug, Default)]
 pub struct Session {
+    kind: Kind,
     input: Input,
     bytes: Vec<u8>,
     pub lie: Option<Lie>,
+    /// The node has closed it.
+    pub is_closed: bool,
+    /// It has said a packet that is no answer to what was asked: the proxy has to close it.
+    pub must_close: bool,
 }
 
 impl Session {
     /// Takes bytes and appends the replies to what is complete.
     pub fn feed(&mut self, node: &mut Node, truth: &mut Truth, bytes: &[u8], keys: &[Vec<u8>], out: &mut Vec<u8>) {
+        node.kind = self.kind;
         self.bytes.extend_from_slice(bytes);
         let buffer = std::mem::take(&mut self.bytes);
         let mut rest = &*buffer;
         loop {
             let reply = match &mut self.input {
+                Input::Opening => {
+                    let Some(first) = rest.first() else { break };
+                    self.input = if *first == 0x80 { self.first_packet(truth, out) } else { Input::Line };
+                    continue;
+                }
+                Input::Packets => {
+                    let Some((used, swallowed, reply)) = packets::take(node, rest, truth) else { break };
+                    rest = &rest[used..];
+                    if swallowed > 0 {
+                        self.input = Input::PacketRest(swallowed);
+                    }
+                    self.say_packet(reply, keys, out);
+                    continue;
+                }
+                Input::PacketRest(left) => {
+                    let used = (*left).min(rest.len());
+                    *left -= used;
+                    rest = &rest[used..];
+                    if *left > 0 {
+                        break;
+                    }
+                    self.input = Input::Packets;
+                    continue;
+                }
+                Input::Deaf => {
+                    rest = &[];
+                    break;
+                }
                 Input::Line => {
                     let Some(end) = rest.iter().position(|&b| b == b'\n') else { break };
                     let (line, after) = rest.split_at(end + 1);
@@ -377,7 +443,13 @@ impl Session {
         let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
         assert!(words.iter().all(|word| !word.is_empty()) && !line.contains(&0), "{:?}", show(line));
         let is_meta = matches!(words[0], b"mg" | b"ms" | b"md" | b"ma" | b"me");
-        assert!(!is_meta || !node.is_old(), "a node before 1.6 was sent {:?}", show(line));
+        if node.is_mixed && self.kind.is_old() && matches!(words[0], b"mg" | b"me") {
+            // For a large value it is asked behind the version that it has not said.
+            return Some(b"ERROR\r\n".to_vec());
+        }
+        assert!(!is_meta || !self.kind.is_old(), "a node before 1.6 was sent {:?}", show(line));
+        // Behind a longer one it would take a block for commands.
+        assert!(words.get(1).is_none_or(|key| key.len() <= MAX_KEY), "{:?}", show(line));
         assert!(
             words.len() < 2 || words.last() != Some(&b"noreply".as_slice()) || words[0].starts_with(b"g") || is_meta
         );
@@ -411,52 +483,5 @@ impl Session {
             _ => truth.sent(whole, b""),
         }
         Some(node.line(&words, truth))
-    }
-
-    /// Says it, or a lie in its place.
-    fn say(&mut self, mut reply: Vec<u8>, keys: &[Vec<u8>], truth: &mut Truth, out: &mut Vec<u8>) {
-        let end = reply.iter().position(|&b| b == b'\n').unwrap_or(0) + 1;
-        let first = reply[..end].strip_suffix(b"\r\n").unwrap_or_default().to_vec();
-        let words: Vec<&[u8]> = first.split(|&b| b == b' ').collect();
-        let is_value = words[0] == b"VALUE";
-        match self.lie.take() {
-            None => {}
-            Some(Lie::Silence) => reply.clear(),
-            Some(Lie::Error) => reply = b"SERVER_ERROR out of memory\r\n".to_vec(),
-            Some(Lie::Twice) => reply = reply.repeat(2),
-            Some(Lie::NoEnd) => {
-                let end = reply[..reply.len() - 2].iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-                reply.truncate(end);
-            }
-            Some(Lie::OtherKey(number)) => {
-                let key = &keys[number % keys.len()];
-                truth.poisoned.insert(key.clone());
-                let mut lie = [b"VALUE ", &**key].concat();
-                if is_value {
-                    let words = &words[2..];
-                    words.iter().for_each(|word| lie.extend([b" ", *word].concat()));
-                    reply.splice(..end - 2, lie);
-                } else {
-                    lie.extend_from_slice(b" 0 3\r\nlie\r\n");
-                    reply.splice(..0, lie);
-                }
-            }
-            Some(Lie::Length(by)) if words[0] == b"VA" => {
-                let len = (number(words[1]) as i64 + by).max(0).to_string();
-                let mut lie = words.clone();
-                lie[1] = len.as_bytes();
-                reply.splice(..end - 2, lie.join(&b' '));
-            }
-            Some(Lie::Length(by)) if is_value => {
-                truth.poisoned.insert(words[1].to_vec());
-                let len = (number(words[3]) as i64 + by).max(0).to_string();
-                let mut lie = words.clone();
-                lie[3] = len.as_bytes();
-                reply.splice(..end - 2, lie.join(&b' '));
-            }
-            Some(Lie::Length(by)) if by > 0 => drop(reply.splice(end - 2..end - 2, *b"7")),
-            Some(Lie::Length(_)) => drop(reply.splice(end - 3..end - 2, [])),
-        }
-        out.extend(reply);
     }
 }

@@ -9,6 +9,7 @@
 
 mod clients;
 mod effects;
+mod packets;
 mod rest;
 mod sockets;
 
@@ -25,7 +26,7 @@ use slipring::routing::{Node as Member, Topology};
 use slipring::time::Tick;
 
 use super::client::Client;
-use super::node::{Node, Session, Truth};
+use super::node::{Kind, Node, Session, Truth};
 
 const MAX_CLIENTS: usize = 6;
 /// A step without a jump, in microseconds: all steps of a run are shorter than any time-out.
@@ -112,12 +113,14 @@ struct World<'a> {
     write: usize,
     /// Large values that may still be asked for or sent.
     large: usize,
-    /// Meta requests that were asked.
+    /// Meta requests and packets that were asked.
     opaques: usize,
     /// In the end the worker stops, else the clients leave.
     stops: bool,
     /// The end has come: nothing is slow any more.
     calm: bool,
+    /// A node has closed a connection.
+    hung_up: bool,
     /// Grows with everything that is delivered.
     moved: u64,
     trace: bool,
@@ -151,7 +154,11 @@ impl<'a> World<'a> {
         let mut nodes: Vec<Node> = (0..count).map(|_| Node::default()).collect();
         for (number, node) in nodes.iter_mut().enumerate() {
             // Most are of the usual version.
-            node.set_version(if first >> 6 == 3 { usize::from(first >> 3) + number } else { 0 }, &mut truth);
+            match first >> 6 {
+                3 => node.usual = Kind::of(usize::from(first >> 3) + number),
+                2 => node.is_mixed = first >> 3 & 1 << number == 0,
+                _ => {}
+            }
             for (key, len) in keys.iter().zip([0, 10, 3000, 20_000, 100, 70_000]) {
                 node.put(key, len, &mut truth);
             }
@@ -181,6 +188,7 @@ impl<'a> World<'a> {
             large: 6,
             opaques: 0,
             calm: false,
+            hung_up: false,
             moved: 0,
             trace: std::env::var_os("FUZZ_TRACE").is_some(),
             schedule,

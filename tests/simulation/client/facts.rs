@@ -25,6 +25,9 @@ pub(crate) struct Facts {
     pub(crate) last_late: Vec<Option<u64>>,
     /// When nothing had moved on a connection of each node for the whole queue time-out.
     pub(crate) last_stuck: Vec<Option<u64>>,
+    /// When each node without meta commands last had a connection that had answered nothing: perhaps the one that asks
+    /// whether it speaks the binary protocol.
+    pub(crate) last_doubt: Vec<Option<u64>>,
     /// When each node last did what it was asked for on a connection that was given up long ago.
     pub(crate) last_haunted: Vec<Option<u64>>,
     /// Serial numbers of changes that have reached a node.
@@ -111,6 +114,11 @@ impl Facts {
     /// Whether a request may have waited to be sent to a node longer than the time-out.
     pub(super) fn stuck(&self, node: usize, since: u64) -> bool {
         self.last_stuck[node].is_some_and(|at| at >= since + self.queue_timeout)
+    }
+
+    /// Whether a request may have waited longer than the time-out for a node to say whether it speaks the binary protocol.
+    pub(super) fn in_doubt(&self, node: usize, since: u64) -> bool {
+        self.last_doubt[node].is_some_and(|at| at >= since + self.queue_timeout)
     }
 
     /// Whether a node that was asked for a key may have been unreachable, or slow.

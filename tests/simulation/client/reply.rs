@@ -4,6 +4,9 @@ use super::facts::{Facts, number_of};
 use super::{Client, Expected, Kind, Known, line};
 use crate::node::{MAX_ITEM, serials, show};
 
+/// What a client is told whose wait has ended, for it has sent its end.
+pub(super) const LEFT: &[u8] = b" given up, for its client has sent its end";
+
 impl Client {
     /// Checks the reply to the oldest request; `None` while it is not whole.
     pub(super) fn reply(&mut self, head: &Expected, bytes: &[u8], facts: &mut Facts) -> Option<usize> {
@@ -54,8 +57,15 @@ impl Client {
                     && (line.starts_with(b"SERVER_ERROR proxy")
                         || line == b"SERVER_ERROR object too large for cache"
                         || facts.lacks_meta(line));
+                // Then what was there is gone.
+                if failed && line == b"SERVER_ERROR object too large for cache" {
+                    self.known.retain(|key, _| !key.ends_with(b"large"));
+                }
+                // One that has sent its end waits for nothing any more, not even behind what needs nobody.
+                let left = self.fin && line.ends_with(LEFT);
+                facts.without_room += u64::from(left);
                 assert!(
-                    line.starts_with(start.as_bytes()) || failed || head.optional,
+                    line.starts_with(start.as_bytes()) || failed || left || head.optional,
                     "{:?}, expected {start}",
                     show(line)
                 );
@@ -75,7 +85,7 @@ impl Client {
             &b" out of memory for the value"[..],
             b" has no free connection for the value",
             b" no room for the value in time",
-            b" given up, for its client has sent its end",
+            LEFT,
             b" an earlier request for the key was not answered in time",
         ];
         if no_room.iter().any(|text| line.ends_with(text)) {
@@ -101,6 +111,8 @@ impl Client {
                 // A meta request waits where its node has not said its version on this connection, and one whose block has
                 // come by then fails.
                 "takes no requests" | "is down" if head.meta.is_some() && facts.unproven(node, head.asked) => true,
+                // And while it is found out whether the node speaks the binary protocol.
+                "takes no requests" if head.meta.is_some() && facts.in_doubt(node, head.asked) => true,
                 "takes no requests" => facts.stuck(node, head.asked),
                 _ => facts.restless(node, head.asked),
             },

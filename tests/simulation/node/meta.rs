@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64;
 
-use super::{Node, Sight, show, text};
+use super::{Node, Sight, text};
 
 /// A meta line, read.
 struct Line<'a> {
@@ -55,13 +55,12 @@ impl<'a> Line<'a> {
 
 impl Node {
     /// Whether it knows no meta commands.
-    pub(super) fn is_old(&self) -> bool {
+    pub(crate) fn is_old(&self) -> bool {
         self.version.starts_with("1.5")
     }
 
     /// All but `ms`.
     pub(super) fn meta(&mut self, words: &[Vec<u8>], out: &mut Vec<u8>) {
-        assert!(!self.is_old(), "a node before 1.6 was sent {:?}", show(&words.join(&b' ')));
         let line = Line::read(words);
         match &*words[0] {
             b"mg" => self.meta_get(&line, out),

@@ -1,8 +1,11 @@
 //! Large values: shared where they fit, asked again on a lane of their reader's own where they do not.
 
+use std::sync::Arc;
+
 use slipring::config::OnNodeDown;
 use slipring::metrics::Reason;
 use slipring::proxy::ClientId;
+use slipring::routing::Topology;
 
 use super::{HUGE, LARGE, Rig, set, value};
 
@@ -299,6 +302,59 @@ fn who_waits_for_a_lane_of_its_own_is_answered_when_none_gets_free() {
     rig.pass(300);
     assert_eq!(rig.got(reader), "END\r\nVALUE small 0 1\r\nx\r\nEND\r\n");
     assert_eq!(rig.got(writer), "SERVER_ERROR proxy: node node-0:11211 has no free connection for the value\r\nMN\r\n");
+    assert_eq!(rig.closed, []);
+}
+
+#[test]
+fn a_body_that_waits_goes_where_its_key_lives_after_a_ring_change_and_a_read_stays() {
+    let mut rig = Rig::new(2);
+    let holders: Vec<(ClientId, String)> = (0..3).map(|i| (rig.client(), rig.key(0, &format!("held{i}")))).collect();
+    for (client, key) in &holders {
+        rig.send(*client, &set(key, LARGE)[..100]);
+    }
+    let (reader, writer) = (rig.client(), rig.client());
+    let (read, written) = (rig.key(0, "read"), rig.key(0, "written"));
+    rig.send(reader, format!("get {read}\r\n"));
+    rig.sent(0);
+    let reply = [&*value(&read, HUGE), b"END\r\n"].concat();
+    rig.reply(0, &reply);
+    let body = set(&written, LARGE);
+    rig.send(writer, &body[..100]);
+    assert!(!rig.core.client_may_read(writer), "it waits for a lane");
+
+    let stays = Arc::clone(&rig.topology.nodes()[1]);
+    let now = rig.now();
+    rig.core.set_topology(Arc::new(Topology::new(2, vec![stays]).unwrap()), now);
+    rig.apply();
+    let there = rig.newest(1);
+    for piece in body[100..].chunks(64 << 10) {
+        assert!(rig.core.client_may_read(writer), "it goes on at once");
+        rig.send(writer, piece);
+        rig.write(there, usize::MAX);
+    }
+    assert!(rig.sent_bytes(there) == body);
+    rig.reply(there, "STORED\r\n");
+    assert_eq!(rig.got(writer), "STORED\r\n");
+
+    // A part of a reply is asked where it was asked first: with the first lane that is free.
+    assert_eq!(rig.got(reader), "");
+    let (client, key) = &holders[0];
+    let lane = (0..rig.lanes.len()).find(|&lane| rig.lanes[lane].sent.starts_with(format!("set {key} ").as_bytes()));
+    let lane = lane.unwrap();
+    for piece in set(key, LARGE)[100..].chunks(64 << 10) {
+        rig.send(*client, piece);
+        rig.write(lane, usize::MAX);
+    }
+    rig.reply(lane, "STORED\r\n");
+    let lane = rig.newest(0);
+    assert_eq!(rig.sent(lane), format!("get {read}\r\n"));
+    let mut left = rig.try_reply(lane, &reply);
+    let mut got = rig.got_bytes(reader);
+    while !left.is_empty() {
+        left = rig.try_reply(lane, left);
+        got.extend(rig.got_bytes(reader));
+    }
+    assert!(got == reply);
     assert_eq!(rig.closed, []);
 }
 

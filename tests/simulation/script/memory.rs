@@ -260,6 +260,38 @@ fn quiet_requests_to_all_nodes_are_few_a_step_and_within_the_memory() {
     assert_eq!(rig.got(client), "MN\r\n");
 }
 
+/// Small values need no room where their client takes what it gets: of thousands that do not, each holds little.
+#[test]
+fn small_values_for_clients_that_do_not_read_stay_within_the_budget() {
+    const LIMIT: usize = 8 << 20;
+    const CLIENTS: usize = 1000;
+    const KEYS: usize = 20;
+    let mut rig = tight(1);
+    let keys: Vec<String> = (0..KEYS).map(|i| format!("k{i}")).collect();
+    let reply = [keys.iter().flat_map(|key| value(key, 4000)).collect(), b"END\r\n".to_vec()].concat();
+    let clients: Vec<ClientId> = (0..CLIENTS).map(|_| rig.client()).collect();
+    for client in &clients {
+        rig.send(*client, format!("get {}\r\n", keys.join(" ")));
+        rig.sent(0);
+        rig.reply(0, &reply);
+    }
+    let held = usize::try_from(rig.cells.sum(|cells| &cells.buffered)).unwrap();
+    assert!(held < LIMIT + CLIENTS * (16 << 10), "{held} bytes wait");
+    assert!(rig.cells.soft_sum(|_, reason| reason == Reason::Memory) > 0);
+    // Who takes what it gets is given it.
+    let reader = rig.client();
+    for key in &keys {
+        rig.send(reader, format!("get {key}\r\n"));
+        rig.sent(0);
+        rig.reply(0, [value(key, 4000), b"END\r\n".to_vec()].concat());
+        assert_eq!(rig.got_bytes(reader).len(), value(key, 4000).len() + 5);
+    }
+    for client in &clients {
+        assert!(rig.got_bytes(*client).ends_with(b"\r\nEND\r\n"));
+    }
+    assert_eq!(rig.cells.sum(|cells| &cells.buffered), 0, "{}", rig.core.describe());
+}
+
 /// What needs no node: an answer follows at once, and may be many times as long as what asks for it.
 #[test]
 fn answers_that_are_there_at_once_stay_within_the_budget() {

@@ -168,6 +168,11 @@ impl World {
                 self.facts.last_stuck[link.node] = Some(now);
             }
         }
+        for node in (0..self.up.len()).filter(|node| self.facts.nodes[*node].is_old()) {
+            if self.is_unproven(node) {
+                self.facts.last_doubt[node] = Some(now);
+            }
+        }
     }
 
     /// A clock makes a node down only when it was silent for a time-out and then did not answer on a connection of its

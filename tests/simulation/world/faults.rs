@@ -29,7 +29,7 @@ impl World {
         }
     }
 
-    fn is_unproven(&self, node: usize) -> bool {
+    pub(super) fn is_unproven(&self, node: usize) -> bool {
         let of_node = |id: UpstreamId, n: usize| n == node && self.core.has_upstream(id);
         let connecting = self.timers.iter().any(|(_, timer)| match timer {
             Timer::Connect(id, n) | Timer::Fail(id, n, _) => of_node(*id, *n),

@@ -1,6 +1,6 @@
 //! Bytes in both directions: what clients send and take, what nodes read and answer.
 
-use slipring::proxy::{ClientId, UpstreamId};
+use slipring::proxy::{ClientId, OutBuf, UpstreamId};
 
 use super::{World, taken};
 use crate::client::Client;
@@ -182,15 +182,10 @@ impl World {
             conn.parked = true;
         } else if piece == 0 {
             self.core.upstream_drained();
-        } else {
-            let bytes: Vec<u8> = conn.from_node.drain(..piece).collect();
+        } else if !self.pass(i, piece) {
+            let bytes = self.take_from_node(i, piece);
+            let conn = &mut self.conns[i];
             conn.welcome |= bytes.contains(&b'\n');
-            self.moved += 1;
-            if let Some(link) = self.links.get_mut(&conn.id)
-                && link.read(bytes.len(), &mut conn.session.answers, now.0)
-            {
-                self.silent[conn.node] = false;
-            }
             if self.rng.one_in(2) {
                 self.buffer.space()[..piece].copy_from_slice(&bytes);
                 self.core.upstream_read(conn.id, &mut self.buffer, piece, now);
@@ -202,5 +197,35 @@ impl World {
             }
         }
         self.carry_out();
+    }
+
+    fn take_from_node(&mut self, i: usize, piece: usize) -> Vec<u8> {
+        let conn = &mut self.conns[i];
+        self.moved += 1;
+        if let Some(link) = self.links.get_mut(&conn.id)
+            && link.read(piece, &mut conn.session.answers, self.facts.now)
+        {
+            self.silent[conn.node] = false;
+        }
+        conn.from_node.drain(..piece).collect()
+    }
+
+    /// A piece of a long value passes to its client by itself, as much as that one takes. Returns whether it did.
+    fn pass(&mut self, i: usize, piece: usize) -> bool {
+        let (id, now) = (self.conns[i].id, self.now());
+        let Some((to, most)) = self.core.upstream_passes(id).filter(|_| self.rng.one_in(2)) else { return false };
+        self.flush_client(to);
+        let is_next = self.core.client_out(to).is_some_and(OutBuf::is_empty);
+        let Some(client) = self.clients.iter().position(|client| client.id == to && is_next) else { return false };
+        let room = self.clients[client].room.saturating_sub(self.clients[client].kernel.len());
+        let piece = piece.min(most).min(room);
+        if piece == 0 {
+            return false;
+        }
+        let bytes = self.take_from_node(i, piece);
+        self.clients[client].kernel.extend_from_slice(&bytes);
+        self.core.upstream_passed(id, to, piece, now);
+        self.tally.passed += 1;
+        true
     }
 }

@@ -25,6 +25,11 @@ pub(super) fn serve(shared: &Shared, mut stream: TcpStream, connection: usize) {
         let Some(line) = take_line(shared, &mut stream, &mut held) else {
             return;
         };
+        if line.first() == Some(&0x80) {
+            // It does not speak the binary protocol.
+            let _ = stream.write_all(b"ERROR\r\n");
+            return;
+        }
         let line = String::from_utf8_lossy(&line).into_owned();
         if line == "version" {
             shared.state().versions.push(connection);

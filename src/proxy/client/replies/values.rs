@@ -133,14 +133,26 @@ impl Replies {
         }
     }
 
+    /// Whether the value at a place is sent as it comes: nothing of the client's stands before it.
+    pub(in crate::proxy) fn flows(&self, seq: u32, place: u32) -> bool {
+        let head = self.slots.front().filter(|slot| seq == self.base && slot.form != Form::Classic);
+        head.and_then(|slot| slot.read).is_some_and(|read| read.flows && read.turn == place)
+    }
+
     /// How many of the last bytes of a piece its client is not sent: the CRLF that closes a value in text, or all of it.
     pub(in crate::proxy) fn left_out(&self, seq: u32, piece: usize, closing: usize) -> usize {
         let slot = self.slots.get(seq.wrapping_sub(self.base) as usize);
         match slot.map(|slot| slot.form) {
             Some(Form::Binary(_)) => closing,
-            Some(Form::Classic) if slot.and_then(Slot::meta).is_some_and(|meta| !meta.value) => piece,
+            Some(Form::Classic) if self.is_told_no_value(seq) => piece,
             _ => 0,
         }
+    }
+
+    /// Whether a slot's client is not told the value that its node was asked for.
+    pub(in crate::proxy) fn is_told_no_value(&self, seq: u32) -> bool {
+        let slot = self.slots.get(seq.wrapping_sub(self.base) as usize).filter(|slot| slot.form == Form::Classic);
+        slot.and_then(Slot::meta).is_some_and(|meta| !meta.value)
     }
 
     /// The same, of memory that others hold too.

@@ -109,6 +109,9 @@ impl Client {
         if let Kind::Read { keys, uniques } = kind {
             return self.values(keys, *uniques, bytes, truth);
         }
+        if let Kind::Packet(asked) = kind {
+            return asked.reply(bytes, truth.shaken && !self.strict, truth.lied && !self.strict, truth);
+        }
         if let Kind::Stats = kind {
             let failed = truth.shaken && !self.strict && line(bytes).is_some_and(|line| is_failure(line, truth.lied));
             return if failed {
@@ -166,7 +169,7 @@ impl Client {
                 claims.extend(deed.map(|deed| Claim::Did(deed, key.clone())));
                 deed.is_some() || said(&["NOT_FOUND"]) || failed && shaken
             }
-            Kind::Read { .. } | Kind::Stats | Kind::Meta(_) => true,
+            Kind::Read { .. } | Kind::Stats | Kind::Meta(_) | Kind::Packet(_) => true,
         };
         if fits { Told::Fits(line.len() + 2, claims) } else { Told::Not(format!("{:?} to {kind:?}", show(line))) }
     }

@@ -6,8 +6,11 @@ use super::{SCRATCH, World};
 
 impl World<'_> {
     pub(super) fn connect_client(&mut self) {
-        let room = self.schedule.pick(&[SCRATCH, 1 << 20, 5000, 50]);
-        self.clients.push(Client::new(self.core.client_connected(), room));
+        let how = self.schedule.byte();
+        let room = [SCRATCH, 1 << 20, 5000, 50][usize::from(how) % 4];
+        let mut client = Client::new(self.core.client_connected(), room);
+        client.in_packets = how >= 160;
+        self.clients.push(client);
     }
 
     pub(super) fn send(&mut self, i: usize, bytes: &[u8]) {
@@ -41,6 +44,9 @@ impl World<'_> {
 
     /// Sends one request, most of the time a good one.
     pub(super) fn ask(&mut self, i: usize) {
+        if self.clients[i].in_packets {
+            return self.ask_packets(i);
+        }
         let kind = self.schedule.byte();
         let line = match kind % 32 {
             0..10 => [b"get ", &*self.key()].concat(),
@@ -98,6 +104,9 @@ impl World<'_> {
 
     /// Sends one meta request, most of the time a good one.
     pub(super) fn ask_meta(&mut self, i: usize) {
+        if self.clients[i].in_packets {
+            return self.ask_packets(i);
+        }
         let verb = self.schedule.pick(&["mg", "mg", "mg", "mg", "ms", "ms", "ms", "md", "ma", "ma", "me", "mn"]);
         let mut key = self.key();
         let (how, what) = (self.schedule.byte(), self.schedule.byte());

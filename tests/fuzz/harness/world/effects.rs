@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use slipring::proxy::{ClientId, Effect, FailReason, UpstreamId};
 
-use super::super::node::Session;
 use super::{Conn, SCRATCH, Timer, World, number_of};
 
 impl World<'_> {
@@ -107,12 +106,13 @@ impl World<'_> {
             return self.core.upstream_failed(id, reason, self.now());
         }
         let room = if self.calm { SCRATCH } else { self.schedule.pick(&[SCRATCH, 4000, 60]) };
+        let drawn = if self.nodes[node].is_mixed { self.schedule.byte() } else { 0 };
         self.conns.push(Conn {
             id,
             node,
             to_node: VecDeque::new(),
             from_node: VecDeque::new(),
-            session: Session::default(),
+            session: self.nodes[node].accept(drawn.into(), &mut self.truth),
             room,
             blocked: false,
             parked: false,

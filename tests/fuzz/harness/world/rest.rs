@@ -1,8 +1,11 @@
 //! The end: everything calms down, and what was owed has come.
 
+use slipring::protocol::binary::opcode;
 use slipring::proxy::{ClientId, UpstreamId};
 
 use super::super::client::Client;
+use super::super::node::Node;
+use super::super::packets::{ask, set};
 use super::{RECOVERY, SCRATCH, STEP, Timer, World, topology};
 
 impl World<'_> {
@@ -16,6 +19,8 @@ impl World<'_> {
         for id in conns {
             if let Some(i) = self.conns.iter().position(|c| c.id == id) {
                 self.run_node(i, self.conns[i].to_node.len());
+            }
+            if let Some(i) = self.conns.iter().position(|c| c.id == id) {
                 self.read_conn(i, self.conns[i].from_node.len().min(SCRATCH));
             }
         }
@@ -51,6 +56,7 @@ impl World<'_> {
         self.calm = true;
         self.up.fill(true);
         self.write = SCRATCH;
+        self.nodes.iter_mut().for_each(Node::calm_down);
         if self.ring.iter().all(|place| *place == 0) {
             self.ring.fill(1);
             self.set_ring();
@@ -72,8 +78,8 @@ impl World<'_> {
         }
         self.rest();
         let dials = self.timers.iter().any(|(_, timer)| matches!(timer, Timer::Dial(_)));
-        if !self.truth.shaken && !dials {
-            // Nothing went wrong: no time need pass.
+        if !self.truth.shaken && !dials && !self.hung_up {
+            // Nothing went wrong: no time need pass. After a connection that a node closed another is made by the clock.
             self.check_nothing_is_owed();
         }
         let end = self.now + RECOVERY;
@@ -111,23 +117,36 @@ impl World<'_> {
         assert!(self.truth.lied || self.cells.sum(|c| &c.desyncs) == 0, "out of step without a lie");
     }
 
-    /// Whatever happened, every node of the ring takes and gives values again.
+    /// Whatever happened, every node of the ring takes and gives values again, to who speaks classic words, meta or packets.
     pub(super) fn check_that_nodes_answer(&mut self) {
         let ring = topology(&self.ring);
         for place in 0..ring.nodes().len() {
             let on_node = |key: &String| usize::from(ring.route(key.as_bytes()).0) == place;
             let key = (0..).map(|n| format!("probe{n}")).find(on_node).unwrap();
-            let mut client = Client::new(self.core.client_connected(), SCRATCH);
-            client.strict = true;
-            self.clients.push(client);
-            let i = self.clients.len() - 1;
+            let i = self.strict_client();
             let len = 20.min(self.settings.max_value);
             let value = "x".repeat(len);
             self.send(i, format!("set {key} 0 0 {len}\r\n{value}\r\nget {key}\r\n").as_bytes());
+            // Every node can be told these, if need be in classic words.
+            self.send(i, format!("ms {key} {len} c\r\n{value}\r\nmg {key} v\r\n").as_bytes());
             self.rest();
             self.check_nothing_is_owed();
-            assert_eq!(self.clients[i].hits, 1, "node {place} of {:?}", self.ring);
+            assert_eq!(self.clients[i].hits, 2, "node {place} of {:?}", self.ring);
+            let i = self.strict_client();
+            let set = set(&key, &value).packet(1, 0);
+            let get = ask(opcode::GETKQ, &key).packet(2, 0);
+            self.send(i, &[set, get, ask(opcode::NOOP, "").packet(3, 0)].concat());
+            self.rest();
+            self.check_nothing_is_owed();
+            assert_eq!(self.clients[i].hits, 1, "node {place} of {:?} in packets", self.ring);
         }
+    }
+
+    fn strict_client(&mut self) -> usize {
+        let mut client = Client::new(self.core.client_connected(), SCRATCH);
+        client.strict = true;
+        self.clients.push(client);
+        self.clients.len() - 1
     }
 
     /// Who sends its end is closed, and who is told to end; nothing is left of it.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use slipring::proxy::{ClientId, FailReason, UpstreamId};
+use slipring::proxy::{ClientId, FailReason, OutBuf, UpstreamId};
 
-use super::super::node::Lie;
+use super::super::node::{Kind, Lie};
 use super::super::{cut, show};
-use super::{World, taken, topology, write_size};
+use super::{Conn, World, taken, topology, write_size};
 
 impl World<'_> {
     /// Writes what waits; the sockets whose bit is set are full after the first piece.
@@ -83,6 +83,10 @@ impl World<'_> {
             conn.injected.clear();
         }
         conn.from_node.extend(&out);
+        if conn.session.is_closed {
+            // A node that speaks text only, asked in packets. That is no fault.
+            self.close(i);
+        }
     }
 
     pub(super) fn read_conn(&mut self, i: usize, piece: usize) {
@@ -93,14 +97,43 @@ impl World<'_> {
         }
         if !self.core.upstream_may_read(conn.id) {
             conn.parked = true;
-        } else if piece > 0 {
+        } else if piece > 0 && !self.pass(i, piece) {
+            let conn = &mut self.conns[i];
             let bytes = cut(&mut conn.from_node, piece);
             self.moved += 1;
             let id = conn.id;
             self.say(|| format!("{id:?} says {}", show(&bytes)));
             self.core.upstream_input(id, &bytes, now);
+            self.carry_out();
+            let taken = |conn: &Conn| conn.id == id && conn.session.must_close && conn.from_node.is_empty();
+            assert!(!self.conns.iter().any(taken), "another request's packet was taken: {}", self.describe());
         }
         self.carry_out();
+    }
+
+    /// A piece of a long value passes to its client by itself, as much as that one takes. Returns whether it did.
+    fn pass(&mut self, i: usize, piece: usize) -> bool {
+        let (id, now) = (self.conns[i].id, self.now());
+        let Some((to, most)) = self.core.upstream_passes(id) else { return false };
+        // In the end nothing is chosen any more.
+        if !self.calm && self.schedule.below(4) == 0 {
+            return false;
+        }
+        self.flush_client(to, false);
+        let is_next = self.core.client_out(to).is_some_and(OutBuf::is_empty);
+        let Some(client) = self.clients.iter().position(|client| client.id == to && is_next) else { return false };
+        let client = &mut self.clients[client];
+        let room = client.room.saturating_sub(client.kernel.len());
+        let piece = piece.min(most).min(if client.blocked { 0 } else { room });
+        if piece == 0 {
+            return false;
+        }
+        let bytes = cut(&mut self.conns[i].from_node, piece);
+        client.kernel.extend(&bytes);
+        self.moved += 1;
+        self.core.upstream_passed(id, to, bytes.len(), now);
+        self.say(|| format!("{id:?} passes {} bytes to {to:?}", bytes.len()));
+        true
     }
 
     /// Says something that was not asked for, or makes the next reply a lie.
@@ -136,6 +169,9 @@ impl World<'_> {
                     b"MN\r\n",
                 ];
                 let line = lines[usize::from(what >> 4) % lines.len()];
+                if conn.session.speaks_packets() && what % 16 != 12 {
+                    return self.inject(i, &packet(what));
+                }
                 return self.inject(i, line);
             }
             _ => {
@@ -167,8 +203,13 @@ impl World<'_> {
 
     pub(super) fn lose(&mut self, i: usize) {
         self.truth.shaken = true;
+        self.close(i);
+    }
+
+    fn close(&mut self, i: usize) {
         let id = self.conns[i].id;
         self.say(|| format!("{id:?} is lost"));
+        self.hung_up = true;
         self.close_conn(i);
         self.core.upstream_failed(id, FailReason::Closed, self.now());
         self.carry_out();
@@ -183,7 +224,7 @@ impl World<'_> {
             self.nodes[node].wipe();
         }
         if how >= 192 && self.up[node] {
-            self.nodes[node].set_version(usize::from(how >> 1), &mut self.truth);
+            self.nodes[node].usual = Kind::of(usize::from(how >> 1));
         }
         while let Some(i) = self.conns.iter().position(|c| c.node == node && !self.up[node]) {
             self.lose(i);
@@ -208,4 +249,22 @@ impl World<'_> {
         self.core.set_topology(topology(&self.ring), self.now());
         self.carry_out();
     }
+}
+
+/// A packet of a node that nobody has asked for, or a piece of one.
+fn packet(what: u8) -> Vec<u8> {
+    let (opcode, extras, status, body): (u8, u8, u8, &[u8]) = match what >> 4 {
+        0..4 => (0x0a, 0, 0, b""),
+        4..8 => (0x01, 0, 0, b""),
+        8..10 => (0x00, 0, 1, b"Not found"),
+        10..12 => (0x00, 4, 0, b"\0\0\0\0lie"),
+        12 => (0x05, 0, 0, b"\0\0\0\0\0\0\0\x07"),
+        13 => (0x1c, 4, 0, b"\0\0\0\0"),
+        14 => (0x04, 0, 0x84, b"gone\r\n"),
+        _ => return vec![0x81; 12],
+    };
+    let mut out = vec![0x81, opcode, 0, 0, extras, 0, 0, status, 0, 0, 0, body.len() as u8];
+    out.extend_from_slice(&[0; 12]);
+    out.extend_from_slice(body);
+    out
 }

@@ -1,0 +1,6 @@
+"""`SLIPRING_BIN` names the binary under test; `tests/run` sets it."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
