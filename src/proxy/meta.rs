@@ -200,9 +200,12 @@ impl Core {
         let text = line.get(3..line.len().saturating_sub(2)).unwrap_or_default();
         let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
         let in_packets = self.in_packets(self.owner(hash, || key), client.lane).is_some();
+        // A number is never large, even where the key had a large value. It goes by the shared lane, which has said that it
+        // knows meta commands; the lane for large values may have been opened just now.
+        let is_small = !matches!(verb, ReadVerb::Meta { verb: Verb::Get, .. });
         if self.stalls_on_full(id, key, hash, true)
             || verb.writes() && self.stalls_behind(id, key, hash, true)
-            || in_packets && self.stalls_elsewhere(id, key, hash, true)
+            || (in_packets || is_small) && self.stalls_elsewhere(id, key, hash, true)
         {
             self.hold_nothing(id);
             return Taken::Stalled;
@@ -210,10 +213,9 @@ impl Core {
         let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
         let lane = client.lane;
         let nothing_large =
-            self.shared.large_keys.is_empty() || !matches!(verb, ReadVerb::Meta { verb: Verb::Get, .. });
+            self.shared.large_keys.is_empty() && client.elsewhere.is_empty() && client.promised == 0 && !client.no_room;
         // In packets all values come by one lane; one that finds no room is asked for again.
-        let plain =
-            in_packets || nothing_large && client.elsewhere.is_empty() && client.promised == 0 && !client.no_room;
+        let plain = in_packets || is_small || nothing_large;
         if !plain && self.large_read_waits(id, verb, std::iter::once(Wanted { text, hash, key })) {
             return Taken::Stalled;
         }
@@ -230,7 +232,7 @@ impl Core {
                 client.replies.fail(seq, text.as_bytes(), &mut shared.pool);
             }
             client.replies.close_read(seq, &mut shared.pool);
-            if !plain || in_packets {
+            if !plain || in_packets || is_small {
                 client.break_promise(shared);
             }
         }

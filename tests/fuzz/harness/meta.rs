@@ -310,6 +310,8 @@ impl Node {
     /// The answer with everything that is asked for.
     fn found(&self, words: &[&[u8]], flags: &[&[u8]], item: Item, value: &[u8]) -> Vec<u8> {
         let gives = flags.iter().any(|flag| flag[0] == b'v');
+        // `ma` gives the key back as it was asked for, `mg` as it was stored.
+        let encoded = if words[0] == b"ma" { flags.iter().any(|flag| flag[0] == b'b') } else { item.encoded };
         let mut out = if gives { format!("VA {}", value.len()).into_bytes() } else { b"HD".to_vec() };
         if self.is_early() && words[0] == b"ma" {
             out.push(b' ');
@@ -320,7 +322,7 @@ impl Node {
                     out.extend([b" ", *flag].concat());
                     continue;
                 }
-                b'k' if item.encoded => {
+                b'k' if encoded => {
                     out.extend([b" k", BASE64.encode(&stored_key(words, flags)).as_bytes(), b" b"].concat());
                     continue;
                 }

@@ -119,7 +119,7 @@ struct World<'a> {
     stops: bool,
     /// The end has come: nothing is slow any more.
     calm: bool,
-    /// A node has closed a connection.
+    /// A node has closed a connection, or made us close it.
     hung_up: bool,
     /// Grows with everything that is delivered.
     moved: u64,

@@ -341,6 +341,7 @@ impl Asked {
             return false;
         }
         let has_key = !self.key.is_empty();
+        let is_fan_out = matches!(self.what, What::Flush | What::Stats { resets: true });
         if status == FAILED {
             if value.starts_with(b"proxy: the request needs memcached 1.6 at node node-") {
                 return has_key && (truth.had_old || truth.lied);
@@ -352,13 +353,12 @@ impl Asked {
             let is_failure = is_failure(&[b"SERVER_ERROR ", value].concat(), false);
             let is_asked = !matches!(self.what, What::Exact(_) | What::Version);
             // Before the first ring is connected there is nobody to ask.
-            let is_fan_out = matches!(self.what, What::Flush | What::Stats { resets: true });
             return is_asked && (lied || is_failure && (shaken || is_fan_out));
         }
         if let What::Exact(exact) = self.what {
             return status == exact && value == text(status);
         }
-        if lied && has_key {
+        if lied && (has_key || is_fan_out) {
             return true;
         }
         if status == INVALID {

@@ -43,6 +43,11 @@ impl Session {
         Input::Deaf
     }
 
+    /// Whether nothing more is answered on it.
+    pub fn is_deaf(&self) -> bool {
+        matches!(self.input, Input::Deaf)
+    }
+
     /// Whether packets are answered on it.
     pub fn speaks_packets(&self) -> bool {
         matches!(self.input, Input::Packets | Input::PacketRest(_))

@@ -79,7 +79,7 @@ impl World<'_> {
         self.rest();
         let dials = self.timers.iter().any(|(_, timer)| matches!(timer, Timer::Dial(_)));
         if !self.truth.shaken && !dials && !self.hung_up {
-            // Nothing went wrong: no time need pass. After a connection that a node closed another is made by the clock.
+            // Nothing went wrong: no time need pass. After a connection that is of no use another is made by the clock.
             self.check_nothing_is_owed();
         }
         let end = self.now + RECOVERY;

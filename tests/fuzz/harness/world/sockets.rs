@@ -77,12 +77,19 @@ impl World<'_> {
         let conn = &mut self.conns[i];
         let bytes = cut(&mut conn.to_node, piece);
         self.moved += bytes.len() as u64;
+        let id = conn.id;
+        if !bytes.is_empty() {
+            self.say(|| format!("{id:?} takes {}", show(&bytes)));
+        }
+        let conn = &mut self.conns[i];
         let mut out = Vec::new();
         conn.session.feed(&mut self.nodes[conn.node], &mut self.truth, &bytes, &self.keys, &mut out);
         if !out.is_empty() {
             conn.injected.clear();
         }
         conn.from_node.extend(&out);
+        // Of several memcacheds behind one address another may answer the next connection: that, too, takes a while.
+        self.hung_up |= self.nodes[conn.node].is_mixed && conn.session.is_deaf();
         if conn.session.is_closed {
             // A node that speaks text only, asked in packets. That is no fault.
             self.close(i);
