@@ -93,8 +93,7 @@ CLIENTS = {
                 "prepend": "sends an append",
                 "incr_of_a_missing_key": "makes it 0",
             },
-            # About one time in eight; where its answer is lost is not known yet.
-            {"too_long_a_key": "sends it, and may wait for ever where the connection closes behind the answer"},
+            {"too_long_a_key": "waits for ever for what it asks on a connection that closes behind an answer, as memcached's"},
         ),
         client("dalli", RUBY, "binary"),
         client("php memcached", PHP, "text", "gat", {"key_in_utf8": "refuses it"}),

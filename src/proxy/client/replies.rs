@@ -387,13 +387,15 @@ impl Replies {
                 extra.error
             });
             if let Some(read) = read {
+                // Of all but classic commands a value is the one answer, whatever the node says behind it.
+                let error = error.filter(|_| form == Form::Text || !read.found);
                 match (form, error, tail) {
                     (Form::Binary(form), error, tail) => {
                         let mut packet = pool.take();
                         match error {
+                            _ if read.found => {}
                             Some(text) => form.say(&text, &mut packet),
-                            None if !read.found => form.miss(&tail.unwrap_or_default(), &mut packet),
-                            None => {}
+                            None => form.miss(&tail.unwrap_or_default(), &mut packet),
                         }
                         append(&mut self.out, &packet, pool);
                         pool.put(packet);

@@ -172,6 +172,25 @@ fn a_node_that_does_not_answer_by_a_packet_is_asked_in_classic_words() {
     }
 }
 
+/// A node may give a value and then say that it had no memory for the rest. That ends a classic reply; to a binary or meta
+/// client it would be a second answer, taken for that to its next request.
+#[test]
+fn an_error_behind_a_value_is_no_second_answer() {
+    let (mut rig, text) = rig_of("1.5.16");
+    let (binary, meta) = (rig.client(), rig.client());
+    rig.send(binary, packet(0x00, 9, &[], b"a", b""));
+    assert_eq!(rig.sent(text), "gets a\r\n");
+    rig.reply(text, "VALUE a 5 1 7\r\nx\r\nSERVER_ERROR out of memory writing get response\r\n");
+    let told = rig.got_bytes(binary);
+    assert_eq!((told.len(), told[1], told[15], told.last()), (24 + 4 + 1, 0x00, 9, Some(&b'x')));
+    rig.send(meta, "mg a v\r\n");
+    let packets = rig.newest(0);
+    rig.reply(packets, "ERROR\r\n");
+    assert_eq!(rig.sent(text), "gets a\r\n");
+    rig.reply(text, "VALUE a 5 1 7\r\nx\r\nSERVER_ERROR out of memory writing get response\r\n");
+    assert_eq!(rig.got(meta), "VA 1\r\nx\r\n");
+}
+
 /// In classic words the node is asked for the value, too, which its client did not want.
 #[test]
 fn an_answer_that_tells_no_value_is_whole_though_that_never_is() {
