@@ -186,6 +186,9 @@ impl Core {
         if let Some(client) = self.clients.get_mut(id.0) {
             client.blocked = true;
             client.recharge(&mut self.shared);
+            if client.takes_nothing_more() {
+                self.shared.ask_for_tick();
+            }
         }
     }
 
@@ -218,7 +221,7 @@ impl Core {
         match reason {
             // What the kernel holds for it would stay for as long as it does not read.
             CloseReason::NotReading => {
-                tracing::warn!(bytes = client.held, "client does not read its replies; closed");
+                self.tell_not_reading(client.held);
                 self.shared.effects.push(Effect::ResetClient(id));
             }
             _ => self.shared.effects.push(Effect::CloseClient(id)),

@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) unsampled: u32,
     /// When a slow request of each kind was last told of.
     pub(super) slow_told: [Tick; 6],
+    /// When it was last told that a client does not read its replies.
+    pub(super) not_reading_told_at: Option<Tick>,
     /// How many lanes are at their limit.
     pub(super) full_lanes: usize,
     /// When the next tick is due.
@@ -76,6 +78,7 @@ impl Shared {
             settings,
             unsampled: 0,
             slow_told: [Tick(0); 6],
+            not_reading_told_at: None,
             full_lanes: 0,
             due: Tick(0),
             frozen: false,

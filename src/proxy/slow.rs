@@ -1,4 +1,5 @@
-//! Requests that took long, or were given up: told of at most once a second for each kind.
+//! What may happen often and is told of seldom: requests that took long or were given up, at most once a second for each
+//! kind, and clients that do not read.
 
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use crate::protocol::request::Keys;
 
 /// Between two lines about requests of one kind.
 const GAP: Duration = Duration::from_secs(1);
+
+/// The same for clients that do not read.
+const NOT_READING_GAP: Duration = Duration::from_secs(60);
 
 impl Group {
     /// The first of its keys.
@@ -57,6 +61,20 @@ impl Core {
         }
         *told = now;
         true
+    }
+
+    /// Tells of a client that is closed since it does not read its replies, of which `bytes` are kept. Many may be, at once:
+    /// a line a minute says so, and the metric of closed clients counts them.
+    #[cold]
+    pub(super) fn tell_not_reading(&mut self, bytes: usize) {
+        let now = self.shared.now;
+        if self.shared.not_reading_told_at.is_none_or(|told_at| told_at.after(NOT_READING_GAP) <= now) {
+            self.shared.not_reading_told_at = Some(now);
+            tracing::warn!(
+                bytes,
+                "client does not read its replies; closed; further ones are counted, not told, for a minute"
+            );
+        }
     }
 
     /// Tells of a slow request that has left its lane; `start` is where its first byte was there.

@@ -16,8 +16,12 @@ use crate::protocol::request::{Refusal, Request};
 use crate::protocol::text::request;
 use crate::time::Tick;
 
-/// A client that has sent its end, and whose wait was ended, is closed when it takes nothing of its replies for so long.
+/// A client that has said `quit`, or whose wait was ended since it has sent its end, is closed when it takes nothing of its
+/// replies for so long.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The same for one that has sent its end and has all that it asked for: it may pass it on to something slow.
+const LAST_REPLIES: Duration = Duration::from_mins(1);
 
 const LEFT: &str = "SERVER_ERROR proxy: given up, for its client has sent its end\r\n";
 const BEHIND: &str = "SERVER_ERROR proxy: an earlier request for the key was not answered in time\r\n";
@@ -30,7 +34,7 @@ enum Over {
     Still(String),
     /// The lane of its streamed body, which was answered early, takes nothing.
     Stuck(UpstreamId),
-    /// It does not take its last words.
+    /// It does not take what is the last that it gets.
     Deaf,
 }
 
@@ -64,7 +68,7 @@ impl Core {
         let mut waits = false;
         let mut over = Vec::new();
         for (key, client) in self.clients.iter() {
-            let last = client.hung_up_at.is_some() && client.input == client::Input::Quit && client.blocked;
+            let last = client.takes_nothing_more();
             if !client.is_waiting() && !last {
                 continue;
             }
@@ -89,7 +93,9 @@ impl Core {
         let (now, queue) = (self.shared.now, self.shared.settings.queue_timeout);
         let since = client.stalled_at.unwrap_or(now);
         if last {
-            return (client.last_write_at.after(LAST_WORDS) <= now).then_some(Over::Deaf);
+            let patience = if client.input == client::Input::Ended { LAST_REPLIES } else { LAST_WORDS };
+            let since = client.last_write_at.max(client.hung_up_at.unwrap_or_default());
+            return (since.after(patience) <= now).then_some(Over::Deaf);
         }
         if let Reading::Stream { lane, .. } = client.reading {
             // The clocks of its own lane, but for one that has said its answer already and takes no more.

@@ -171,6 +171,26 @@ fn nothing_is_told_of_slow_requests_where_they_are_off() {
 }
 
 #[test]
+fn that_clients_do_not_read_is_told_once_and_each_of_them_counted() {
+    let (_nodes, slipring) = three_nodes_with(&["--log-format", "json"]);
+    slipring.client().set("large", &"x".repeat(900 << 10));
+    // Each asks for more than the sockets hold, says that it is done, and reads nothing.
+    let deaf: Vec<TextClient> = (0..5)
+        .map(|_| {
+            let mut client = TextClient::connect_narrow(slipring.address(), 8 << 10);
+            client.send("get large\r\n".repeat(8) + "quit\r\n");
+            client
+        })
+        .collect();
+    let closed = "\nslipring_client_connections_closed_total{reason=\"not_reading\"} 5\n";
+    eventually("all are closed", || slipring.admin("/metrics").1.contains(closed));
+    drop(deaf);
+    let told = || slipring.output().lines().filter(|line| line.contains("client does not read its replies")).count();
+    eventually("that is told of", || told() > 0);
+    assert_eq!(told(), 1);
+}
+
+#[test]
 fn a_change_of_state_is_one_line_and_a_request_none() {
     let (mut nodes, slipring) = three_nodes_with(&["--workers", "2", "--log-format", "json", "--slow-request", "0s"]);
     eventually("each node is told to be up", || logged(&slipring, "node is up").len() == 3);

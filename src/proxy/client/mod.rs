@@ -360,7 +360,20 @@ impl Client {
         }
     }
 
+    /// Whether nothing further of it is acted on, and its socket takes nothing of what it is still owed.
+    pub(in crate::proxy) fn takes_nothing_more(&self) -> bool {
+        let is_last = match self.input {
+            Input::Open => false,
+            Input::Ended => !self.is_waiting(),
+            Input::Quit | Input::Refused => true,
+        };
+        is_last && self.blocked
+    }
+
     fn settle_end(&mut self, id: ClientId, shared: &mut Shared) {
+        if self.takes_nothing_more() {
+            shared.ask_for_tick();
+        }
         if self.held > 2 * shared.budget.share() {
             // What it asked for arrives on lanes that others use too.
             shared.finished.push((id, CloseReason::NotReading));

@@ -21,7 +21,8 @@
 ///
 /// A client that has sent its end waits no longer than the queue time-out for anything: then its request is not carried
 /// out, nor what lies behind it, and it is closed when it has been answered. What waits in its socket alone counts as
-/// taken while it takes something.
+/// taken while it takes something: nothing for a minute, or for 5 s after a `quit` or where a wait of it was ended, and it
+/// is closed.
 ///
 /// What others wait for is held by clients that move: who holds a lane of its own, or room for a body, that others wait
 /// for is closed when it moves less than 64 KiB in 5 s, reading or writing (`memory.rs`).

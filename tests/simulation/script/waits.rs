@@ -7,7 +7,7 @@ use slipring::metrics::Reason;
 use slipring::proxy::{ClientId, CloseReason};
 use slipring::routing::{Node, Topology};
 
-use super::{LARGE, Rig, set};
+use super::{LARGE, Rig, set, value};
 
 const MIB: usize = 1 << 20;
 
@@ -80,6 +80,29 @@ fn who_waits_and_has_sent_its_end_is_answered_after_the_queue_time_out_and_close
     assert_eq!(rig.cells.closed_sum(CloseReason::Done), 1);
     assert_eq!(rig.unread(), [stays]);
     assert_eq!(rig.sent(0), "", "nothing behind it is carried out");
+}
+
+/// Nothing is in flight for it: without a tick of its own it would wait for ever.
+#[test]
+fn who_has_all_its_replies_and_takes_none_is_closed_in_the_end() {
+    for (says_quit, seconds) in [(true, 5), (false, 60)] {
+        let mut rig = Rig::new(1);
+        let client = rig.client();
+        rig.send(client, "get a\r\n");
+        rig.sent(0);
+        rig.reply(0, [&*value("a", 1000), b"END\r\n"].concat());
+        rig.core.client_blocked(client);
+        if says_quit {
+            rig.send(client, "quit\r\n");
+        } else {
+            rig.core.client_ended(client);
+            rig.apply();
+        }
+        rig.pass(seconds * 1000 - 500);
+        assert_eq!(rig.closed, []);
+        rig.pass(1000);
+        assert_eq!((&*rig.closed, rig.cells.closed_sum(CloseReason::NotReading)), (&[client][..], 1));
+    }
 }
 
 #[test]
