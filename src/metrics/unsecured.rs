@@ -56,7 +56,9 @@ impl Unsecured {
             Self::HungUp => 3,
             Self::ClientCertificate | Self::NothingInCommon | Self::Refused(_) => 4,
             Self::Failed => 5,
-            Self::LoginUnanswered(_) | Self::LoginHungUp | Self::LoginRefused | Self::LoginMisunderstood => return None,
+            Self::LoginUnanswered(_) | Self::LoginHungUp | Self::LoginRefused | Self::LoginMisunderstood => {
+                return None;
+            }
         })
     }
 
@@ -79,7 +81,9 @@ impl Unsecured {
                 "the node is named otherwise than in its certificate: give that name with --node-tls-name, or list the \
                  node by it"
             }
-            Self::UnknownIssuer => "the certificate is signed by an authority of your own: name its file with --node-tls-ca",
+            Self::UnknownIssuer => {
+                "the certificate is signed by an authority of your own: name its file with --node-tls-ca"
+            }
             Self::BadCertificate => "a certificate that TLS clients do not accept; `openssl s_client` shows it",
             Self::NotTls => "the node has no TLS: leave out --node-tls, or it is another port",
             Self::Unanswered(_) | Self::HungUp => {

@@ -29,7 +29,8 @@ impl Certificate {
     #[must_use]
     pub fn expiry(&self) -> String {
         let at = std::time::Duration::from_secs(self.expires_at);
-        x509_cert::der::DateTime::from_unix_duration(at).map_or_else(|_| self.expires_at.to_string(), |at| at.to_string())
+        x509_cert::der::DateTime::from_unix_duration(at)
+            .map_or_else(|_| self.expires_at.to_string(), |at| at.to_string())
     }
 }
 
