@@ -30,6 +30,7 @@ use crate::listener::{self, Acceptor, BindError, Listener};
 use crate::metrics::{Cells, Exposition};
 use crate::proxy::{DiscoveryAnswer, Settings};
 use crate::routing::{Node, Published, Topology, TopologyError};
+use crate::secured;
 use crate::shutdown::{self, Drained, Order, Signals};
 use crate::worker::{self, pulse::Pulse};
 use condition::Condition;
@@ -149,7 +150,9 @@ async fn serve(
         cells: Arc::clone(&cells),
         itself: Arc::default(),
         started_at,
+        secured: config.secured.clone(),
     };
+    tasks.spawn(stop.clone().run_until_cancelled_owned(secured::watch(config.secured.clone())));
     let workers = beats
         .into_iter()
         .zip(0..)

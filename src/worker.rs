@@ -16,6 +16,7 @@ mod poll_clock;
 pub mod pulse;
 mod sockets;
 mod stream;
+mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -36,6 +37,7 @@ use crate::listener::Accepted;
 use crate::metrics::Cells;
 use crate::proxy::{ClientId, Core, Effect, ReadBuffer, Settings, UpstreamId};
 use crate::routing::Published;
+use crate::secured::Secured;
 use crate::time::Tick;
 use pipe::Pipe;
 use poll_clock::PollClock;
@@ -75,6 +77,8 @@ pub struct Parts {
     pub itself: Arc<Itself>,
     /// The zero of the core's time.
     pub started_at: Instant,
+    /// How nodes are spoken to.
+    pub secured: Secured,
 }
 
 /// A running worker.
@@ -128,6 +132,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
         core: RefCell::new(core),
         scratch: RefCell::default(),
         pipe: Pipe::new(),
+        sealed: tls::room(),
         clients: RefCell::default(),
         upstreams: RefCell::default(),
         flusher: RefCell::new(Waker::noop().clone()),
@@ -170,6 +175,8 @@ struct Rim {
     scratch: RefCell<ReadBuffer>,
     /// By which long values pass from one socket to another.
     pipe: Pipe,
+    /// What is read by TLS goes by it.
+    sealed: tls::Sealed,
     clients: Sockets<ClientId>,
     upstreams: Sockets<UpstreamId>,
     flusher: RefCell<Waker>,

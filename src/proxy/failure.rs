@@ -8,7 +8,7 @@ use super::upstream::node::BinaryLane;
 use super::upstream::{Entry, Role};
 use super::values::miss_open_keys;
 use super::{ClientId, Core, NodeId, UpstreamId};
-use crate::metrics::{Cause, NodeOutcome, NodeState, Reason};
+use crate::metrics::{Cause, NodeOutcome, NodeState, Reason, Unsecured};
 use crate::protocol::command::Command;
 use crate::protocol::request::ReadVerb;
 use crate::time::Tick;
@@ -34,6 +34,10 @@ pub enum FailReason {
     Desync,
     /// What listens there is this process.
     Itself,
+    /// TLS, or the log-in, failed.
+    Unsecured(Unsecured),
+    /// The connection ended without the last word that TLS has.
+    CutOff,
 }
 
 impl FailReason {
@@ -45,6 +49,8 @@ impl FailReason {
             Self::Silent => "does not answer",
             Self::Desync => "answered out of step",
             Self::Itself => ITSELF,
+            Self::Unsecured(_) => "cannot be spoken to securely",
+            Self::CutOff => "cut the connection off",
         }
     }
 
@@ -52,7 +58,7 @@ impl FailReason {
     const fn ejection(self) -> usize {
         match self {
             Self::Silent => 0,
-            Self::Closed => 2,
+            Self::Closed | Self::CutOff => 2,
             Self::Desync => 3,
             Self::Itself => 4,
             _ => 1,
@@ -63,13 +69,23 @@ impl FailReason {
     const fn is_unmade(self) -> bool {
         matches!(
             self,
-            Self::Connect | Self::NameNotFound | Self::NameUnanswered | Self::System(_) | Self::ConnectTimeout
+            Self::Connect
+                | Self::NameNotFound
+                | Self::NameUnanswered
+                | Self::System(_)
+                | Self::ConnectTimeout
+                | Self::Unsecured(_)
         )
+    }
+
+    /// The node, or what is between, has closed a connection that was used.
+    const fn is_closed(self) -> bool {
+        matches!(self, Self::Closed | Self::CutOff)
     }
 
     const fn reason(self) -> Reason {
         match self {
-            Self::Closed => Reason::Lost,
+            Self::Closed | Self::CutOff => Reason::Lost,
             Self::Silent => Reason::Timeout,
             Self::Desync => Reason::Desync,
             _ => Reason::Connect,
@@ -164,7 +180,7 @@ impl Core {
         let failure = Failure { text: text.as_bytes(), reason: reason.reason() };
         match role {
             Role::Shared if !draining => self.replace_failed(id, reason),
-            Role::Large if reason == FailReason::Closed => self.replace_large(id),
+            Role::Large if reason.is_closed() => self.replace_large(id),
             // What was asked of the node before has reached it: it is not that it "cannot be reached".
             Role::Probe if !draining => {
                 self.node_down(node, if reason == FailReason::Itself { reason } else { FailReason::Silent });
@@ -217,7 +233,7 @@ impl Core {
         } else {
             self.set_node_state(node, NodeState::Connecting);
         }
-        if let (FailReason::Closed, Some(lane)) = (reason, index.and_then(|index| self.lane(node, index))) {
+        if let (true, Some(lane)) = (reason.is_closed(), index.and_then(|index| self.lane(node, index))) {
             self.retry_reads(id, lane);
         }
     }

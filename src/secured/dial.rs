@@ -177,6 +177,15 @@ impl From<&Error> for Unsecured {
 // === impl Stream ===
 
 impl Stream {
+    /// The connection below.
+    #[must_use]
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
     /// What was agreed on; nothing of a plain connection.
     #[must_use]
     pub fn security(&self) -> Option<Security> {
