@@ -67,6 +67,7 @@ fn defaults() {
         queue_timeout: Duration::from_millis(250),
         slow_request: Duration::from_millis(100),
         buffer_limit: 64 << 20,
+        secured: Secured::default(),
         discovery: discovery::Options { own: localhost_own(), ..discovery::Options::default() },
         ready_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(5),

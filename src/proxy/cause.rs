@@ -30,7 +30,8 @@ impl Core {
         let cause = match reason {
             // The beginning of a line, too: it may have hung up in the middle of it.
             FailReason::Connect | FailReason::Closed | FailReason::CutOff | FailReason::Desync
-                if is_new && !up.partial.is_empty() => {
+                if is_new && !up.partial.is_empty() =>
+            {
                 Cause::answered(&up.partial)
             }
             FailReason::Connect => Cause::Refused,

@@ -135,7 +135,8 @@ async fn log_in(stream: &mut Stream, login: &Login) -> io::Result<Vec<u8>> {
 }
 
 /// What TLS has against a connection; nothing where the connection itself broke.
-pub(crate) fn unsecured(error: &io::Error) -> Option<Unsecured> {
+#[must_use]
+pub fn unsecured(error: &io::Error) -> Option<Unsecured> {
     error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).map(Unsecured::from)
 }
 

@@ -29,7 +29,7 @@ use tokio::sync::watch::{Receiver, Sender};
 use crate::metrics::{TlsNumbers, Unsecured};
 pub use certificate::Certificate;
 use credentials::Credentials;
-pub use dial::{Security, Stream};
+pub use dial::{Security, Stream, unsecured};
 pub use options::{Options, TlsOptions};
 pub use watch::watch;
 
