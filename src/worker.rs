@@ -150,6 +150,9 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
     spawn_local(poll_fn(move |cx| flusher.polls.time("flush", || flusher.poll_flush(cx))));
     rim.apply();
     spawn_local(Rc::clone(&rim).follow(changes));
+    if let Some(changes) = rim.parts.secured.subscribe() {
+        spawn_local(Rc::clone(&rim).renew(changes));
+    }
     spawn_local(beat.answer());
     while let Some(accepted) = receiver.recv().await {
         match stream::register(accepted) {
@@ -258,6 +261,14 @@ impl Rim {
         while changes.changed().await.is_ok() {
             let topology = self.parts.ring.load();
             self.core.borrow_mut().set_topology(topology, self.now());
+            self.apply();
+        }
+    }
+
+    /// Makes the connections to nodes anew with each change of what they are logged in to with.
+    async fn renew(self: Rc<Self>, mut changes: watch::Receiver<u64>) {
+        while changes.changed().await.is_ok() {
+            self.core.borrow_mut().renew_lanes(self.now());
             self.apply();
         }
     }

@@ -48,6 +48,7 @@ const FILES: &[&str] = &[
     "memory",
     "waits",
     "clocks",
+    "renewal",
     "ring",
     "slow",
     "conns",

@@ -362,6 +362,7 @@ impl Core {
         self.reroute(node);
         // A large value may have waited for its version.
         self.grant(node);
+        self.renewed(id, node);
     }
 
     /// The read at the head is over: `END`, or an error line.

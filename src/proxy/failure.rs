@@ -1,6 +1,7 @@
 //! What becomes of a connection that failed, and of what waited on it.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use super::effect::Effect;
 use super::upstream::group::Group;
@@ -93,6 +94,15 @@ impl FailReason {
     }
 }
 
+impl fmt::Display for FailReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsecured(why) => why.fmt(f),
+            reason => f.write_str(reason.text()),
+        }
+    }
+}
+
 /// What is wrong with a node that is this process.
 pub const ITSELF: &str = "is this sidecar itself";
 
@@ -175,6 +185,9 @@ impl Core {
             _ => {
                 tracing::debug!(node = %name, waiting, reason = reason.text(), "connection to node lost");
             }
+        }
+        if self.is_fresh(id) {
+            return self.fresh_failed(id, reason);
         }
         self.note_cause(id, reason);
         let failure = Failure { text: text.as_bytes(), reason: reason.reason() };
@@ -264,6 +277,7 @@ impl Core {
 
     /// The node is asked nothing from now on: what waits for it fails, and one connection probes it.
     fn begin_outage(&mut self, node: NodeId, wait: std::time::Duration, reason: FailReason) {
+        self.end_renewal(node);
         let probe = self.open_lane(node, Role::Shared, wait);
         if let (Some(entry), Some(up)) = (self.nodes.get(node.0), self.upstreams.get(probe.0)) {
             match entry.state {

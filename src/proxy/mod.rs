@@ -14,7 +14,8 @@
 //! - The other files join the two, and only they are `impl Core`: `input`, `requests`, `meta`, `packets` and
 //!   `key_lists` (a request on its way down), `answers` and `values` (a reply on its way up), `large` and `own_lanes`
 //!   (large values), `binary_lanes` (nodes that are asked in packets), `fan_out`, `lanes`, `routes` (which lane is whose),
-//!   `failure`, `ring` (nodes and rings that change), `clocks`, `memory`, `waits`, `slow`, `conns` and `auto_discovery`
+//!   `failure`, `ring` (nodes and rings that change), `renewal` (connections
+//!   that are made anew), `clocks`, `memory`, `waits`, `slow`, `conns` and `auto_discovery`
 //!   (what is answered here), `invariants`.
 //!
 //! # The way of a request
@@ -68,6 +69,7 @@ mod meta;
 mod own_lanes;
 mod packets;
 mod passing;
+mod renewal;
 mod requests;
 mod ring;
 mod routes;
