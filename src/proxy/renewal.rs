@@ -24,7 +24,8 @@ impl Core {
         let nodes: Vec<NodeId> = self.nodes.iter().map(|(key, _)| NodeId(key)).collect();
         for node in nodes {
             self.end_renewal(node);
-            if let Some(entry) = self.nodes.get_mut(node.0).filter(|entry| !entry.departed && entry.state.is_serving()) {
+            if let Some(entry) = self.nodes.get_mut(node.0).filter(|entry| !entry.departed && entry.state.is_serving())
+            {
                 entry.renewal.left.clone_from(&entry.lanes);
                 self.renew_next(node);
             }
