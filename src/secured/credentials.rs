@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
@@ -82,6 +83,7 @@ impl Credentials {
             let roots = roots(tls, contents.of("node-tls-ca")).map_err(|problem| named("node-tls-ca", &problem))?;
             builder.with_root_certificates(roots)
         };
+        let certified = contents.of("node-tls-cert").is_some();
         let (mut config, expires_at) = match (contents.of("node-tls-cert"), contents.of("node-tls-key")) {
             (Some(chain), Some(key)) => {
                 let chain = certificates(chain).map_err(|problem| named("node-tls-cert", &problem))?;
@@ -93,9 +95,14 @@ impl Credentials {
             }
             _ => (builder.with_no_client_auth(), None),
         };
-        // Nothing is negotiated: memcached has no name for its protocol. Sessions are resumed, which is rustls' default: up
-        // to 256 of them are kept, by the name of the server.
+        // Nothing is negotiated: memcached has no name for its protocol.
         config.alpn_protocols.clear();
+        // Sessions are resumed, which is rustls' default: up to 256 of them are kept, by the name of the server. But a
+        // memcached that asks for client certificates (1.6.18; any OpenSSL server without a session id context) gives
+        // tickets, and ends the connection that shows it one by alert 80.
+        if certified {
+            config.resumption = Resumption::disabled();
+        }
         Ok(Self { contents, tls: Some(Arc::new(config)), login, expires_at })
     }
 }

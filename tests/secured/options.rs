@@ -3,7 +3,7 @@ use crate::authority::Authority;
 use crate::support::run_to_end;
 
 fn refused(arguments: &[&str], environment: &[(&str, &str)]) -> String {
-    let output = run_to_end(&[&["serve", "--nodes", "127.0.0.1"], arguments].concat(), environment);
+    let output = run_to_end(&[&["serve", "--nodes", "127.0.0.1:1"], arguments].concat(), environment);
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(64), "{arguments:?}: {text}");
     assert_eq!(text.lines().count(), 1, "{text}");

@@ -60,7 +60,7 @@ fn more(done: &AtomicU64, count: u64) {
 }
 
 fn full(slipring: &Slipring) -> f64 {
-    metric(slipring, r#"slipring_tls_handshakes_total{kind="full",result="ok"}"#)
+    metric(slipring, r#"slipring_tls_handshakes_total{result="ok",kind="full"}"#)
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn certificates_are_rotated_under_load() {
     slipring.wait_for_states("up", 2);
     let lanes = 2.0 * 2.0 * 2.0;
     eventually("every lane is there", || full(&slipring) >= lanes);
-    let expiry = r#"slipring_tls_certificate_expiry_timestamp_seconds{node="",owner="client"}"#;
+    let expiry = r#"slipring_tls_certificate_expiry_timestamp_seconds{owner="client",node=""}"#;
     under_load(&slipring, |done| {
         for round in 1..=3 {
             more(done, 2000);

@@ -4,8 +4,7 @@ use crate::support::{Memcached, Random, Slipring, TextClient};
 use crate::{metric, slipring, tls_node};
 
 /// Sizes about the ends of a record, of memcached's buffer, and of what is streamed.
-const SIZES: [usize; 12] =
-    [0, 1, 1000, 16_300, 16_383, 16_384, 16_385, 32_768, 40_000, 300_000, 1_000_000, 3_000_000];
+const SIZES: [usize; 12] = [0, 1, 1000, 16_300, 16_383, 16_384, 16_385, 32_768, 40_000, 300_000, 1_000_000, 3_000_000];
 
 fn value(size: usize, seed: u64) -> Vec<u8> {
     let mut random = Random::new(seed);
@@ -73,13 +72,11 @@ fn by_tls() {
         slipring(&nodes.iter().collect::<Vec<_>>(), &["--node-tls", "--node-tls-ca", &authority.file("ca.pem")]);
     slipring.wait_for_states("up", 2);
     exchange(&slipring);
-    assert!(metric(&slipring, r#"slipring_tls_handshakes_total{kind="full",result="ok"}"#) >= 2.0);
+    assert!(metric(&slipring, r#"slipring_tls_handshakes_total{result="ok",kind="full"}"#) >= 2.0);
     assert_eq!(metric(&slipring, "slipring_tls_insecure"), 0.0);
     for node in &nodes {
-        let series = format!(
-            r#"slipring_tls_certificate_expiry_timestamp_seconds{{node="{}",owner="node"}}"#,
-            node.address()
-        );
+        let series =
+            format!(r#"slipring_tls_certificate_expiry_timestamp_seconds{{owner="node",node="{}"}}"#, node.address());
         assert_eq!(metric(&slipring, &series), authority.expiry("node") as f64);
     }
 }
@@ -110,7 +107,7 @@ fn by_tls_behind_a_log_in_with_a_client_certificate() {
     let slipring = slipring(&[&node], &[&arguments[..], &own].concat());
     slipring.wait_for_states("up", 1);
     exchange(&slipring);
-    let series = r#"slipring_tls_certificate_expiry_timestamp_seconds{node="",owner="client"}"#;
+    let series = r#"slipring_tls_certificate_expiry_timestamp_seconds{owner="client",node=""}"#;
     assert_eq!(metric(&slipring, series), authority.expiry("app") as f64);
     secret_is_nowhere(&slipring);
 }
