@@ -16,6 +16,10 @@ use super::certificate::Certificate;
 use super::login::Login;
 use super::{Options, TlsOptions};
 use crate::files::read_regular;
+use crate::routing::MAX_NODES;
+
+/// So many tickets of a server rustls keeps.
+const TICKETS: usize = 8;
 
 /// What the files hold, as it was read. They may be secret: nothing shows it.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -97,12 +101,13 @@ impl Credentials {
         };
         // Nothing is negotiated: memcached has no name for its protocol.
         config.alpn_protocols.clear();
-        // Sessions are resumed, which is rustls' default: up to 256 of them are kept, by the name of the server. But a
+        // Sessions are resumed: for each node as many as rustls keeps of one (its default is for 32 nodes). But a
         // memcached that asks for client certificates (1.6.18; any OpenSSL server without a session id context) gives
         // tickets, and ends the connection that shows it one by alert 80.
-        if certified {
-            config.resumption = Resumption::disabled();
-        }
+        config.resumption = match certified {
+            true => Resumption::disabled(),
+            false => Resumption::in_memory_sessions(MAX_NODES * TICKETS),
+        };
         Ok(Self { contents, tls: Some(Arc::new(config)), login, expires_at })
     }
 }

@@ -9,13 +9,16 @@ use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Accepts connections and leaves each to `serve`, on a thread of its own; the number of those before it comes with it.
 /// It lives as long as the test's process.
 fn server(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    server_at("127.0.0.1", serve)
+}
+
+fn server_at(host: &str, serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((host, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
     let serve = Arc::new(serve);
     std::thread::spawn(move || {
@@ -151,33 +154,54 @@ fn versions_one_by_one() {
     }
 }
 
+/// More than one, for a node that is lost again and again is asked ever more rarely.
+const SERVERS: usize = 50;
+
 #[test]
 fn a_thousand_connections_resume_their_session() {
-    let authority = authority();
+    let authority = Authority::new();
+    let hosts: Vec<String> = (1..=SERVERS).map(|number| format!("127.0.1.{number}")).collect();
+    let names: Vec<String> = hosts.iter().map(|host| format!("IP:{host}")).collect();
+    authority.certify_as("node", &names.join(","), 10, "ca");
     let config = config(&authority, BOTH);
-    let ends = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&ends);
-    // Every connection ends after its first read: the next one is made at once, or a little later.
-    let address = server(move |stream, _| {
-        honest(stream, &config, |line| match line.starts_with("get") {
-            false => After::Answer,
-            true if counted.fetch_add(1, Ordering::Relaxed) % 2 == 0 => After::End,
-            true => After::Cut,
-        });
+    // Every connection ends when it has said its version, with TLS' last word or without.
+    let nodes = hosts.iter().map(|host| {
+        let config = Arc::clone(&config);
+        server_at(host, move |stream, number| {
+            let mut versions = 0;
+            honest(stream, &config, |_| {
+                versions += 1;
+                match (versions, number % 2) {
+                    (1, _) => After::Answer,
+                    (_, 0) => After::End,
+                    _ => After::Cut,
+                }
+            });
+        })
     });
-    let slipring = start(&authority, address, PATIENT);
-    slipring.wait_for_states("up", 1);
-    let mut client = slipring.client();
+    let nodes: Vec<SocketAddr> = nodes.collect();
+    let ca = authority.file("ca.pem");
+    let slipring = Slipring::launch(&nodes, &[&["--node-tls", "--node-tls-ca", &ca], PATIENT].concat());
     let resumed = || metric(&slipring, r#"slipring_tls_handshakes_total{result="ok",kind="resumed"}"#);
     let full = || metric(&slipring, r#"slipring_tls_handshakes_total{result="ok",kind="full"}"#);
-    let memory = slipring.memory_kib("VmRSS");
+    let mut memory = None;
+    let mut number = 0;
     eventually_long("a thousand sessions are resumed", || {
-        assert!(client.get(&["a"]).is_empty());
-        resumed() >= 1000.0
+        // Something for each node, and so an end of each connection.
+        let keys: Vec<String> = (0..500).map(|key| format!("k{number}:{key}")).collect();
+        number += 1;
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        assert!(slipring.client().get(&keys).is_empty());
+        let resumed = resumed();
+        if resumed >= 100.0 {
+            memory.get_or_insert_with(|| slipring.memory_kib("VmRSS"));
+        }
+        resumed >= 1000.0
     });
-    assert!(full() <= 10.0, "{} full handshakes", full());
-    let grown = slipring.memory_kib("VmRSS").saturating_sub(memory);
-    assert!(grown < 8 << 10, "{grown} KiB more");
+    // The first of each node, and one now and then whose node was asked again before its session was told.
+    assert!(full() <= 2.0 * SERVERS as f64, "{} full handshakes", full());
+    let grown = slipring.memory_kib("VmRSS").saturating_sub(memory.expect("a hundred come first"));
+    assert!(grown < 4 << 10, "{grown} KiB more");
 }
 
 /// As `eventually`, for what a busy machine may need minutes for.
@@ -185,6 +209,7 @@ fn eventually_long(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(240);
     while !done() {
         assert!(std::time::Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
