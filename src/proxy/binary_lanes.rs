@@ -136,7 +136,8 @@ impl Core {
             return Some(binary.lane);
         }
         // One that drains since the node was away is taken back, as its other lanes are.
-        let is_here = |up: &Upstream| up.node == node && up.role == Role::Binary && up.is_draining() && !up.moved;
+        let is_here =
+            |up: &Upstream| up.node == node && up.role == Role::Binary && up.is_draining() && !up.moved && !up.outdated;
         let back = upstreams.iter().find(|(_, up)| is_here(up)).map(|(key, _)| UpstreamId(key));
         let lane = match back {
             Some(lane) => lane,

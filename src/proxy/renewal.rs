@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::failure::{FailReason, Failure};
-use super::upstream::Role;
+use super::upstream::{Role, Upstream};
 use super::{Core, NodeId, UpstreamId};
 use crate::time::Tick;
 
@@ -36,10 +36,12 @@ impl Core {
     /// Opens the lane that takes the place of the next one.
     fn renew_next(&mut self, node: NodeId) {
         let now = self.shared.now;
-        let Some(entry) = self.nodes.get_mut(node.0) else { return };
-        // One that has been replaced meanwhile is new already.
+        let Self { nodes, upstreams, .. } = self;
+        let Some(entry) = nodes.get_mut(node.0) else { return };
+        // One that has been replaced meanwhile is new already, and so is one that is not connected yet.
         let lanes = &entry.lanes;
-        entry.renewal.left.retain(|lane| lanes.contains(lane));
+        let is_old = |id: &UpstreamId| upstreams.get(id.0).is_some_and(Upstream::is_connected);
+        entry.renewal.left.retain(|lane| lanes.contains(lane) && is_old(lane));
         if entry.renewal.left.is_empty() {
             return self.leave_others(node);
         }
@@ -70,18 +72,15 @@ impl Core {
             return self.renew_next(node);
         };
         if let Some(up) = self.upstreams.get_mut(old.0) {
-            up.moved = true;
+            up.outdated = true;
             up.drain();
         }
         // Who has something in flight on the old one waits for that before it goes by the new one.
         self.reroute(node);
         self.release_waiters(old);
         self.show_serving(node);
-        if self.upstreams.get(old.0).is_some_and(|up| up.is_greeted()) {
-            self.release_lane(old);
-        } else {
-            self.drop_upstream(old, Failure::NONE);
-        }
+        // At once where nothing is in flight on it; else with the last answer.
+        self.release_lane(old);
         self.shared.ask_for_tick();
         self.renew_next(node);
     }
@@ -91,7 +90,7 @@ impl Core {
         let Self { nodes, upstreams, .. } = self;
         let Some(entry) = nodes.get_mut(node.0) else { return };
         for (key, up) in upstreams.iter_mut().filter(|(_, up)| up.node == node && up.role != Role::Probe) {
-            up.moved |= up.is_connected() && !entry.lanes.contains(&UpstreamId(key));
+            up.outdated |= !entry.lanes.contains(&UpstreamId(key));
         }
         self.leave_large(node);
         self.leave_binary(node);

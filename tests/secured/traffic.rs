@@ -26,7 +26,7 @@ fn exchange(slipring: &Slipring) {
     let mut client = slipring.client();
     for (size, seed) in SIZES.into_iter().zip(1..) {
         let (key, value) = (format!("k{size}"), value(size, seed));
-        client.send(&set(&key, &value));
+        client.send(set(&key, &value));
         assert_eq!(client.line(), "STORED");
         expect(&mut client, &key, &value);
         let burst = [
@@ -36,7 +36,7 @@ fn exchange(slipring: &Slipring) {
             &set("last", b"y"),
             b"delete last\r\n",
         ];
-        client.send(&burst.concat());
+        client.send(burst.concat());
         assert_eq!(client.line(), "STORED");
         assert_eq!(client.line(), "STORED");
         assert_eq!(client.line(), "VALUE first 0 1");

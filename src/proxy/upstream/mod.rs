@@ -127,6 +127,8 @@ pub(in crate::proxy) struct Upstream {
     pub(in crate::proxy) after_failure: bool,
     /// It is connected to an address its node is no longer at: it finishes what is in flight.
     pub(in crate::proxy) moved: bool,
+    /// It was logged in to with what is no longer in force: it finishes what is in flight.
+    pub(in crate::proxy) outdated: bool,
     /// The node answers keys in the order of their line: see `values.rs`.
     pub(in crate::proxy) in_order: bool,
     pub(in crate::proxy) out: OutBuf,
@@ -202,6 +204,7 @@ impl Upstream {
             eager: true,
             after_failure: false,
             moved: false,
+            outdated: false,
             in_order: true,
             out,
             fifo,
