@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "buffer",
     "sizes",
     "effect",
+    "fail_reason",
     "ends",
     "discovery_answer",
     "settings",

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::buffer::{Input, ReadBuffer};
-use super::failure::FailReason;
+use super::fail_reason::FailReason;
 use super::upstream::node::Version;
 use super::upstream::{Entry, Role};
 use super::values::{Desync, miss_open_keys};

@@ -23,7 +23,8 @@
 use std::time::Duration;
 
 use super::buffer::{Input, SHARE};
-use super::failure::{FailReason, Failure};
+use super::fail_reason::FailReason;
+use super::failure::Failure;
 use super::upstream::node::BinaryLane;
 use super::upstream::{Entry, Role, Upstream};
 use super::values::Desync;

@@ -1,6 +1,6 @@
 //! Why a connection to a node failed, kept for who asks why the node is down.
 
-use super::failure::FailReason;
+use super::fail_reason::FailReason;
 use super::upstream::{Entry, Role};
 use super::{Core, NodeId, UpstreamId};
 use crate::metrics::{Cause, NodeState};

@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use super::failure::{FailReason, Failure};
+use super::fail_reason::FailReason;
+use super::failure::Failure;
 use super::upstream::{Role, Upstream};
 use super::{Core, NodeId, UpstreamId};
 use crate::time::Tick;
