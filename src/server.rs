@@ -38,6 +38,9 @@ use condition::Condition;
 /// Largest item of an embedded node, in bytes: memcached's default (`-I 1m`).
 const EMBEDDED_ITEM: usize = 1 << 20;
 
+/// Between two looks at certificates of nodes that near their end.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(1800);
+
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -153,6 +156,8 @@ async fn serve(
         secured: config.secured.clone(),
     };
     tasks.spawn(stop.clone().run_until_cancelled_owned(secured::watch(config.secured.clone())));
+    let look = secured::look_after(config.secured.clone(), Arc::clone(&ring), CERTIFICATE_LOOK);
+    tasks.spawn(stop.clone().run_until_cancelled_owned(look));
     let workers = beats
         .into_iter()
         .zip(0..)

@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, CertificateError, Error, HandshakeKind, InvalidMessage};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, HandshakeKind, InvalidMessage};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -87,9 +88,9 @@ impl Secured {
                 let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
                 let count = if resumed { &inner.counts.resumed } else { &inner.counts.full };
                 count.fetch_add(1, Relaxed);
-                let shown = session.peer_certificates().and_then(<[_]>::first).and_then(Certificate::read);
-                if let (Some(node), Some(certificate)) = (node, shown) {
-                    inner.counts.expires_at().insert(Arc::clone(node), certificate.expires_at);
+                // A session that is resumed remembers what was shown when it began.
+                if let (Some(node), false) = (node, resumed) {
+                    inner.counts.shown(node, session);
                 }
                 Stream::Tls(Box::new(tls))
             }
@@ -107,6 +108,34 @@ impl Secured {
             return Err(why);
         }
         Ok(stream)
+    }
+
+    /// Looks at the certificate that a node shows now: a handshake, and nothing else. Long after a connection was made the
+    /// node may have another one.
+    ///
+    /// # Errors
+    /// What failed; nothing is counted.
+    pub async fn look(
+        &self,
+        stream: TcpStream,
+        (host, node): (&str, &Arc<str>),
+        limit: Duration,
+    ) -> Result<(), Unsecured> {
+        let Some(inner) = &self.0 else { return Ok(()) };
+        let Some(config) = inner.current.load_full().tls.clone() else { return Ok(()) };
+        let name = inner.options.tls.as_ref().and_then(|tls| tls.name.as_deref()).unwrap_or(host);
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| Unsecured::WrongName)?;
+        let mut config = ClientConfig::clone(&config);
+        config.resumption = Resumption::disabled();
+        let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
+        let mut tls = within(Instant::now() + limit, handshake).await.map_err(|ended| match ended {
+            Ended::Late => Unsecured::Unanswered(limit),
+            Ended::Failed(error) => unsecured(&error).unwrap_or(Unsecured::HungUp),
+        })?;
+        inner.counts.shown(node, tls.get_ref().1);
+        // Our last word; whether it arrives does not matter.
+        let _ = within(Instant::now() + limit, tls.shutdown()).await;
+        Ok(())
     }
 
     /// Counts a connection that the node refused after its handshake, as TLS 1.3 has it.

@@ -8,9 +8,11 @@
 //! - `dial`: the handshake and the log-in of one connection; the worker's lanes, probes, the discovery endpoint and
 //!   the commands all go by it.
 //! - `watch`: the files change while we run.
+//! - `ageing`: certificates of nodes near their end are looked at again.
 //!
 //! Nothing here is needed for plain nodes: [`Secured::default`] is empty, and opens a connection by doing nothing.
 
+mod ageing;
 mod certificate;
 mod credentials;
 mod dial;
@@ -24,9 +26,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use rustls::ClientConnection;
 use tokio::sync::watch::{Receiver, Sender};
 
 use crate::metrics::{TlsNumbers, Unsecured};
+pub use ageing::look_after;
 pub use certificate::Certificate;
 use credentials::Credentials;
 pub use dial::{Security, Stream, unsecured};
@@ -95,6 +99,18 @@ impl Secured {
         self.0.as_ref().map(|inner| inner.changed.subscribe())
     }
 
+    /// The nodes whose certificate, as it was last shown, has expired by `at`, in seconds of Unix time.
+    fn expired_by(&self, at: u64) -> Vec<Arc<str>> {
+        let Some(inner) = &self.0 else { return Vec::new() };
+        inner
+            .counts
+            .expires_at()
+            .iter()
+            .filter(|(_, expiry)| **expiry <= at)
+            .map(|(node, _)| Arc::clone(node))
+            .collect()
+    }
+
     /// What is shown of it by metrics; nothing without TLS. Of nodes that are not `wanted` nothing is kept.
     #[must_use]
     pub fn numbers(&self, wanted: impl Fn(&str) -> bool) -> Option<TlsNumbers> {
@@ -137,6 +153,14 @@ impl PartialEq for Secured {
 impl Counts {
     fn expires_at(&self) -> MutexGuard<'_, HashMap<Arc<str>, u64>> {
         self.expires_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node has shown its certificate.
+    fn shown(&self, node: &Arc<str>, session: &ClientConnection) {
+        let shown = session.peer_certificates().and_then(<[_]>::first).and_then(Certificate::read);
+        if let Some(certificate) = shown {
+            self.expires_at().insert(Arc::clone(node), certificate.expires_at);
+        }
     }
 
     fn failed(&self, why: Unsecured) {

@@ -155,3 +155,65 @@ fn an_authority_is_replaced_by_another() {
     slipring.wait_for_states("up", 1);
     slipring.client().ask("set a 0 0 1\r\n1\r\n", "STORED\r\n");
 }
+
+#[test]
+fn a_certificate_of_a_node_that_nears_its_end_is_looked_at_again() {
+    use slipring::routing::{Node, Published, Topology};
+    use slipring::secured::{Options, Secured, TlsOptions, look_after};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    let authority = Authority::new();
+    authority.certify_as("node", "IP:127.0.0.1", 3, "ca");
+    let node = tls_node(&authority, "node", &[]);
+    let address = node.address();
+    let tls = TlsOptions { ca: Some(authority.file("ca.pem").into()), ..TlsOptions::default() };
+    let secured = Secured::new(Options { tls: Some(tls), auth_file: None }).expect("an authority");
+    let member = Arc::new(Node::new("127.0.0.1", address.port(), 1));
+    let name = Arc::clone(&member.name);
+    let ring = Arc::new(Published::new(Topology::new(1, vec![member]).expect("a ring")));
+    let shown = || secured.numbers(|_| true).expect("TLS").nodes.first().map(|(_, at)| *at);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        // A lane is made, and lasts.
+        let stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+        let ends_at = tokio::time::Instant::now() + Duration::from_secs(20);
+        let opened = secured.open(stream, ("127.0.0.1", Some(&name)), ends_at, Duration::from_secs(20)).await;
+        let _lane = opened.expect("a lane");
+        assert_eq!(shown(), Some(authority.expiry("node")));
+        // The node has another certificate from now on.
+        authority.certify_as("next", "IP:127.0.0.1", 90, "ca");
+        authority.write("node.pem", &authority.read("next.pem"));
+        authority.write("node.key", &authority.read("next.key"));
+        refresh(&authority, address).await;
+        let look = look_after(secured.clone(), Arc::clone(&ring), Duration::from_millis(20));
+        let seen = async {
+            while shown() != Some(authority.expiry("next")) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = look => panic!("it never ends"),
+            seen = tokio::time::timeout(crate::support::PATIENCE, seen) => seen.expect("the new certificate is seen"),
+        }
+    });
+}
+
+/// Has a memcached read its certificate again.
+async fn refresh(authority: &Authority, address: std::net::SocketAddr) {
+    use slipring::secured::{Options, Secured, TlsOptions};
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let tls = TlsOptions { ca: Some(authority.file("ca.pem").into()), ..TlsOptions::default() };
+    let secured = Secured::new(Options { tls: Some(tls), auth_file: None }).expect("an authority");
+    let stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    let ends_at = tokio::time::Instant::now() + Duration::from_secs(20);
+    let opened = secured.open(stream, ("127.0.0.1", None), ends_at, Duration::from_secs(20)).await;
+    let mut stream = opened.expect("a connection");
+    stream.write_all(b"refresh_certs\r\n").await.expect("it is read");
+    stream.flush().await.expect("it is read");
+    let mut answer = [0; 64];
+    let read = stream.read(&mut answer).await.expect("an answer");
+    assert_eq!(&answer[..read], b"OK\r\n");
+}
