@@ -3,7 +3,7 @@
 #   docker build -t slipring:0.1.0 .
 #
 # Mirrors, or base images of your own: --build-arg BUILD_IMAGE=… --build-arg RUNTIME_IMAGE=…
-# BUILD_IMAGE brings a shell, cargo and a C linker, for glibc (with its static libraries, as Debian's libc6-dev has them)
+# BUILD_IMAGE brings a shell, cargo and a C compiler, for glibc (with its static libraries, as Debian's libc6-dev has them)
 # or musl (rust:1.95-alpine). Each platform is built by an image of its own kind; nothing here names one:
 #
 #   docker buildx build --platform linux/amd64,linux/arm64 -t REGISTRY/slipring:0.1.0 --push .

@@ -8,13 +8,15 @@ mod cgroup;
 mod cli;
 mod command;
 mod exit;
+mod given;
 mod listen;
 mod manual;
+mod security;
 mod source;
 mod variables;
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fmt::{self, Display},
     net::SocketAddr,
     path::Path,
@@ -22,12 +24,13 @@ use std::{
     time::Duration,
 };
 
-use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, ValueEnum, parser::ValueSource};
+use clap::{CommandFactory as _, FromArgMatches as _, ValueEnum};
 use serde::Serialize;
 use tracing_subscriber::filter::Targets;
 
 use crate::discovery::{self, Source, parse_nodes};
 use crate::routing::{Placement, Topology};
+use crate::secured::Secured;
 use cgroup::Limits;
 use cli::{
     Cli, CliCommand, CommonArgs, CompletionsArgs, DetectArgs, LocateArgs, LogLevel, ManArgs, PlanArgs, ServeArgs,
@@ -35,6 +38,7 @@ use cli::{
 pub use command::{Command, Detect};
 use exit::one_line;
 pub use exit::{Exit, Stream};
+use given::{given, has_source_flag, unset_options};
 pub use listen::ListenAddress;
 use listen::{admin_listen, listen};
 pub use manual::{completions, manual, option_table};
@@ -101,6 +105,8 @@ pub struct Config {
     pub log_keys: bool,
     /// How the source of nodes is asked and believed; the defaults for `dev`.
     pub discovery: discovery::Options,
+    /// How nodes and the discovery endpoint are secured; plain for `dev`.
+    pub secured: Secured,
     /// Longest wait for the first ring before readiness is reported without one, up to 60 min.
     pub ready_timeout: Duration,
     /// How long a removed node may be silent while it owes replies, up to 60 min.
@@ -321,6 +327,7 @@ impl Config {
             log_keys: common.log_keys,
             buffer_limit: common.buffer_limit.0.map_or_else(|| automatic_buffers(limits.memory), bytes),
             discovery: discovery::Options::default(),
+            secured: Secured::default(),
             ready_timeout: Duration::ZERO,
             drain_timeout: Duration::from_secs(5),
             drain_timeout_on_exit: common.drain_timeout_on_exit,
@@ -365,6 +372,8 @@ impl Config {
 
     fn with_discovery(mut self, serve: ServeArgs, from_env: &FromEnvironment) -> Result<Self, Exit> {
         let pinned = node_order(&serve, from_env)?;
+        let (secured, warnings) = security::secured(&serve, from_env)?;
+        self.warnings.extend(warnings);
         // A list does not change: whoever is not in it now is a slip, or has left. (Discovery may yet find it.)
         if let Some(Source::Static(nodes)) = self.command.source()
             && let Some(unlisted) = discovery::unlisted(nodes, &pinned)
@@ -399,9 +408,11 @@ impl Config {
             removal_hold: serve.removal_hold,
             node_port: serve.node_port,
             state_dir: serve.state_dir,
+            secured: secured.clone(),
             ..self.discovery
         };
-        Ok(Self { discovery, ready_timeout: serve.ready_timeout, drain_timeout: serve.drain_timeout, ..self })
+        let (ready_timeout, drain_timeout) = (serve.ready_timeout, serve.drain_timeout);
+        Ok(Self { discovery, secured, ready_timeout, drain_timeout, ..self })
     }
 }
 
@@ -441,46 +452,6 @@ fn with_subcommand(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         args.insert(1, "serve".into());
     }
     args
-}
-
-/// Options of the chosen command that no flag has set: long name and variable.
-fn unset_options(declared: &clap::Command, matches: &ArgMatches) -> Vec<(String, String)> {
-    let Some((name, matches)) = matches.subcommand() else {
-        return Vec::new();
-    };
-    let Some(command) = declared.find_subcommand(name) else {
-        return Vec::new();
-    };
-    let options = command.get_arguments().filter_map(|arg| Some((arg, arg.get_long()?, arg.get_env()?)));
-    options
-        .filter(|(arg, ..)| matches.value_source(arg.get_id().as_str()) != Some(ValueSource::CommandLine))
-        .map(|(_, long, env)| (long.to_owned(), env.to_string_lossy().into_owned()))
-        .collect()
-}
-
-/// Every option of the chosen command, as it is in force.
-fn given(declared: &clap::Command, matches: &ArgMatches, from_env: &FromEnvironment) -> Vec<Given> {
-    let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
-    let command = declared.find_subcommand(name);
-    let options = command.into_iter().flat_map(clap::Command::get_arguments).filter(|arg| arg.get_env().is_some());
-    let given = |arg: &clap::Arg| {
-        let option = arg.get_long()?.to_owned();
-        let written = matches.get_raw(arg.get_id().as_str());
-        let value =
-            written.map(|values| values.collect::<Vec<_>>().join(OsStr::new(",")).to_string_lossy().into_owned());
-        let variable = from_env.iter().find(|(long, _)| *long == option).map(|(_, variable)| variable.clone());
-        let is_flag = matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
-        let from = variable.unwrap_or_else(|| if is_flag { "flag" } else { "default" }.to_owned());
-        Some(Given { option, value, from })
-    };
-    options.filter_map(given).collect()
-}
-
-/// Whether a flag names a source: it silences those from the environment.
-fn has_source_flag(matches: &ArgMatches) -> bool {
-    let Some((SERVE | "check" | "locate" | "detect", matches)) = matches.subcommand() else { return false };
-    let given = |long: &str| matches.value_source(&long.replace('-', "_")) == Some(ValueSource::CommandLine);
-    cli::SOURCES.iter().any(|long| given(long))
 }
 
 /// Kubernetes describes a Service called `memcached` to every pod as `MEMCACHED_PORT=tcp://10.0.0.9:11211`.

@@ -9,6 +9,7 @@ pub mod listener;
 pub mod worker;
 
 pub mod itself;
+pub mod secured;
 
 pub mod protocol;
 pub mod proxy;
@@ -20,6 +21,7 @@ pub mod embedded;
 pub mod commands;
 
 pub mod admin;
+pub mod files;
 pub mod key_name;
 pub mod log;
 pub mod metrics;

@@ -9,6 +9,7 @@ pub mod history;
 pub mod hot;
 mod labels;
 mod table;
+mod unsecured;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -26,6 +27,7 @@ pub use cause::{Cause, Span};
 pub use collector::{Exposition, Sources};
 pub use labels::{CloseReason, Kind, NodeOutcome, NodeState, Outcome, Reason, Wait};
 pub use table::metric_table;
+pub use unsecured::{TlsNumbers, Unsecured};
 
 /// A number written by one thread and read by any.
 #[derive(Debug, Default)]

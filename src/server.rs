@@ -30,12 +30,16 @@ use crate::listener::{self, Acceptor, BindError, Listener};
 use crate::metrics::{Cells, Exposition};
 use crate::proxy::{DiscoveryAnswer, Settings};
 use crate::routing::{Node, Published, Topology, TopologyError};
+use crate::secured;
 use crate::shutdown::{self, Drained, Order, Signals};
 use crate::worker::{self, pulse::Pulse};
 use condition::Condition;
 
 /// Largest item of an embedded node, in bytes: memcached's default (`-I 1m`).
 const EMBEDDED_ITEM: usize = 1 << 20;
+
+/// Between two looks at certificates of nodes that near their end.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(1800);
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +153,11 @@ async fn serve(
         cells: Arc::clone(&cells),
         itself: Arc::default(),
         started_at,
+        secured: config.secured.clone(),
     };
+    tasks.spawn(stop.clone().run_until_cancelled_owned(secured::watch(config.secured.clone())));
+    let look = secured::look_after(config.secured.clone(), Arc::clone(&ring), CERTIFICATE_LOOK);
+    tasks.spawn(stop.clone().run_until_cancelled_owned(look));
     let workers = beats
         .into_iter()
         .zip(0..)

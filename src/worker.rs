@@ -16,6 +16,7 @@ mod poll_clock;
 pub mod pulse;
 mod sockets;
 mod stream;
+mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -36,6 +37,7 @@ use crate::listener::Accepted;
 use crate::metrics::Cells;
 use crate::proxy::{ClientId, Core, Effect, ReadBuffer, Settings, UpstreamId};
 use crate::routing::Published;
+use crate::secured::Secured;
 use crate::time::Tick;
 use pipe::Pipe;
 use poll_clock::PollClock;
@@ -75,6 +77,8 @@ pub struct Parts {
     pub itself: Arc<Itself>,
     /// The zero of the core's time.
     pub started_at: Instant,
+    /// How nodes are spoken to.
+    pub secured: Secured,
 }
 
 /// A running worker.
@@ -128,6 +132,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
         core: RefCell::new(core),
         scratch: RefCell::default(),
         pipe: Pipe::new(),
+        sealed: tls::room(),
         clients: RefCell::default(),
         upstreams: RefCell::default(),
         flusher: RefCell::new(Waker::noop().clone()),
@@ -145,6 +150,9 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
     spawn_local(poll_fn(move |cx| flusher.polls.time("flush", || flusher.poll_flush(cx))));
     rim.apply();
     spawn_local(Rc::clone(&rim).follow(changes));
+    if let Some(changes) = rim.parts.secured.subscribe() {
+        spawn_local(Rc::clone(&rim).renew(changes));
+    }
     spawn_local(beat.answer());
     while let Some(accepted) = receiver.recv().await {
         match stream::register(accepted) {
@@ -170,6 +178,8 @@ struct Rim {
     scratch: RefCell<ReadBuffer>,
     /// By which long values pass from one socket to another.
     pipe: Pipe,
+    /// What is read by TLS goes by it.
+    sealed: tls::Sealed,
     clients: Sockets<ClientId>,
     upstreams: Sockets<UpstreamId>,
     flusher: RefCell<Waker>,
@@ -251,6 +261,14 @@ impl Rim {
         while changes.changed().await.is_ok() {
             let topology = self.parts.ring.load();
             self.core.borrow_mut().set_topology(topology, self.now());
+            self.apply();
+        }
+    }
+
+    /// Makes the connections to nodes anew with each change of what they are logged in to with.
+    async fn renew(self: Rc<Self>, mut changes: watch::Receiver<u64>) {
+        while changes.changed().await.is_ok() {
+            self.core.borrow_mut().renew_lanes(self.now());
             self.apply();
         }
     }

@@ -8,11 +8,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::metrics::{Cause, Span};
+use crate::metrics::{Cause, Span, Unsecured};
 use crate::routing::Node;
+use crate::secured::{self, Secured, Security, Stream};
 
 /// How long a node is waited for, per step of its check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub struct Finding {
     pub address: Option<SocketAddr>,
     /// Its `VERSION`, when it told one.
     pub version: Option<String>,
+    /// What TLS has agreed on with it.
+    pub security: Option<Security>,
     /// What is wrong, if anything.
     pub fault: Option<Fault>,
 }
@@ -79,6 +83,9 @@ pub enum Fault {
     /// It has no room for one more connection.
     #[error("too many open connections")]
     Full,
+    /// TLS, or the log-in, failed.
+    #[error("{0}")]
+    Unsecured(Unsecured),
 }
 
 impl Fault {
@@ -94,15 +101,17 @@ impl Fault {
             Self::Silent(_) => "the node hangs or is overloaded, or something else listens there",
             Self::Failed(_) => "the network between this pod and the node",
             Self::HungUp => {
-                "something else listens there, or a node that takes only TLS or, with SASL authentication, only the \
-                 binary protocol; slipring speaks neither to nodes"
+                "something else listens there, or a node that takes only TLS (then: --node-tls) or, with SASL \
+                 authentication, only the binary protocol, which slipring does not speak to nodes"
             }
             Self::Strange(_) => "something else listens there, or the node is full (out of memory) or read-only",
             Self::Tls => {
-                "TLS (in-transit encryption) is on at the node, or something else listens there: slipring speaks \
-                          to nodes without TLS"
+                "TLS (in-transit encryption) is on at the node, which --node-tls speaks, or something else listens there"
             }
-            Self::Authentication => "the node has authentication (`memcached -Y`): slipring cannot log in to nodes",
+            Self::Authentication => {
+                "the node has authentication (`memcached -Y`): --node-auth-file FILE with `user:password` logs in"
+            }
+            Self::Unsecured(why) => why.hint(),
             Self::Full => {
                 "the node has as many connections as it may (`memcached -c`, `listen_disabled_num` of its `stats`): raise \
                  that, or let fewer clients connect"
@@ -144,8 +153,9 @@ pub fn sidecars_own(args: &[OsString], cmdline: &[u8]) -> Option<Vec<OsString>> 
 }
 
 /// Checks all nodes at once, in the order given.
-pub async fn run(nodes: &[Node], patience: Patience) -> Vec<Finding> {
-    let tasks: Vec<_> = nodes.iter().cloned().map(|node| tokio::spawn(check(node, patience))).collect();
+pub async fn run(nodes: &[Node], secured: &Secured, patience: Patience) -> Vec<Finding> {
+    let check = |node: Node| tokio::spawn(check(node, secured.clone(), patience));
+    let tasks: Vec<_> = nodes.iter().cloned().map(check).collect();
     let mut findings = Vec::with_capacity(tasks.len());
     for task in tasks {
         if let Ok(finding) = task.await {
@@ -155,31 +165,31 @@ pub async fn run(nodes: &[Node], patience: Patience) -> Vec<Finding> {
     findings
 }
 
-async fn check(node: Node, patience: Patience) -> Finding {
-    let mut finding = Finding { name: node.name.to_string(), address: None, version: None, fault: None };
-    finding.fault = probe(&node, patience, &mut finding.address, &mut finding.version).await.err();
+async fn check(node: Node, secured: Secured, patience: Patience) -> Finding {
+    let name = node.name.to_string();
+    let mut finding = Finding { name, address: None, version: None, security: None, fault: None };
+    finding.fault = probe(&node, &secured, patience, &mut finding).await.err();
     finding
 }
 
-async fn probe(
-    node: &Node,
-    patience: Patience,
-    address: &mut Option<SocketAddr>,
-    version: &mut Option<String>,
-) -> Result<(), Fault> {
+async fn probe(node: &Node, secured: &Secured, patience: Patience, finding: &mut Finding) -> Result<(), Fault> {
     let target = lookup_host(node.address())
         .await
         .and_then(|mut found| found.next().ok_or_else(|| io::Error::other("no address")))
         .map_err(Fault::Unresolved)?;
-    *address = Some(target);
+    finding.address = Some(target);
     let connected = timeout(patience.connect, TcpStream::connect(target)).await;
     let stream = connected.map_err(|_| Fault::TimedOut(patience.connect))??;
-    let ask = async |request: &str, whole: &(dyn Fn(&[u8]) -> bool + Sync)| {
-        ask(&stream, patience.answer, request, whole).await
+    let ends_at = Instant::now() + patience.connect;
+    let opened = secured.open(stream, (node.certificate_name(), None), ends_at, patience.connect).await;
+    let mut stream = opened.map_err(Fault::Unsecured)?;
+    finding.security = stream.security();
+    let mut ask = async |request: &str, whole: &(dyn Fn(&[u8]) -> bool + Sync)| {
+        ask(&mut stream, patience.answer, request, whole).await
     };
     let told = ask("version\r\n", &|answer| answer.ends_with(b"\r\n")).await?;
     let number = told.strip_prefix(b"VERSION ").ok_or_else(|| Fault::answered(&told))?;
-    *version = Some(String::from_utf8_lossy(number).trim_end().to_owned());
+    finding.version = Some(String::from_utf8_lossy(number).trim_end().to_owned());
     // A key of our own that expires by itself, in case the delete is lost.
     let key = format!("slipring:check:{}", std::process::id());
     let stored = ask(&format!("set {key} 0 60 5\r\nhello\r\n"), &|answer| answer.ends_with(b"\r\n")).await?;
@@ -197,32 +207,28 @@ async fn probe(
 
 /// Sends a request and reads until its answer is whole, or what came of it when the node hangs up or says nothing more.
 async fn ask(
-    stream: &TcpStream,
+    stream: &mut Stream,
     limit: Duration,
     request: &str,
     whole: &(dyn Fn(&[u8]) -> bool + Sync),
 ) -> Result<Vec<u8>, Fault> {
     let mut answer = Vec::new();
     let exchange = async {
-        let mut rest = request.as_bytes();
-        while !rest.is_empty() {
-            stream.writable().await?;
-            match stream.try_write(rest) {
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // It may have said something before it hung up.
-                Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => break,
-                Err(error) => return Err(error),
-            }
+        let sent = async {
+            stream.write_all(request.as_bytes()).await?;
+            stream.flush().await
+        };
+        match sent.await {
+            Ok(()) => {}
+            // It may have said something before it hung up.
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
+            Err(error) => return Err(error),
         }
         let mut buffer = [0; 512];
         loop {
-            stream.readable().await?;
-            match stream.try_read(&mut buffer) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(read) => answer.extend_from_slice(buffer.get(..read).unwrap_or_default()),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+            match stream.read(&mut buffer).await? {
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                read => answer.extend_from_slice(buffer.get(..read).unwrap_or_default()),
             }
             if whole(&answer) || answer.len() > ANSWER {
                 return Ok(());
@@ -234,7 +240,8 @@ async fn ask(
         // A whole answer, or at least the beginning of one, which says more than how it ended.
         Ok(Ok(())) => Ok(answer),
         _ if !answer.is_empty() => Ok(answer),
-        Ok(Err(error)) => Err(error.into()),
+        // Of TLS 1.3 the node says only now that it does not want us.
+        Ok(Err(error)) => Err(secured::unsecured(&error).map_or_else(|| error.into(), Fault::Unsecured)),
         Err(_) => Err(Fault::Silent(limit)),
     }
 }
@@ -249,6 +256,13 @@ pub fn table(findings: &[Finding]) -> String {
         let version = finding.version.as_deref().unwrap_or("-");
         let result = finding.fault.as_ref().map_or_else(|| "ok".to_owned(), ToString::to_string);
         let _ = writeln!(text, "{:width$}  {address:24}  {version:10}  {result}", finding.name);
+        if let Some(Security { version, cipher, certificate }) = &finding.security {
+            let _ = writeln!(text, "{:width$}  {version} {cipher}", "");
+            if let Some(certificate) = certificate {
+                let (subject, expiry) = (&certificate.subject, certificate.expiry());
+                let _ = writeln!(text, "{:width$}  certificate: {subject}, expires {expiry}", "");
+            }
+        }
         if let Some(fault) = &finding.fault {
             let _ = writeln!(text, "{:width$}  usually: {}", "", fault.hint());
         }
@@ -280,12 +294,14 @@ mod tests {
                 name: "10.0.0.2:11211".into(),
                 address: Some(([10, 0, 0, 2], 11211).into()),
                 version: Some("1.6.18".into()),
+                security: None,
                 fault: None,
             },
             Finding {
                 name: "cache:1".into(),
                 address: None,
                 version: None,
+                security: None,
                 fault: Some(Fault::TimedOut(Duration::from_millis(250))),
             },
         ];
@@ -305,7 +321,7 @@ mod tests {
                 "something else",
             ),
             (b"\x15\x03\x01\x00\x02\x02\x46", "TLS expected", "in-transit encryption"),
-            (b"CLIENT_ERROR unauthenticated\r\n", "authentication wanted", "cannot log in"),
+            (b"CLIENT_ERROR unauthenticated\r\n", "authentication wanted", "--node-auth-file"),
             (b"ERROR Too many open connections\r\n", "too many open connections", "memcached -c"),
         ] {
             let found = Fault::answered(answer);

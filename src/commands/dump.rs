@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::plan::grouped;
 use crate::routing::{MAX_KEY, Node, NodeIndex};
+use crate::secured::{Secured, Stream};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -62,6 +63,8 @@ pub struct Bounds {
     pub known: Arc<Vec<Vec<u8>>>,
     /// Keys read so far, of all nodes.
     pub progress: Arc<AtomicUsize>,
+    /// How nodes are spoken to.
+    pub secured: Secured,
 }
 
 /// Reads a node within these bounds.
@@ -101,7 +104,7 @@ enum End {
 }
 
 async fn dump(node: &Node, bounds: &Bounds, keys: &mut Vec<Vec<u8>>) -> io::Result<End> {
-    let mut connection = Connection::open(node, bounds.ends_at).await?;
+    let mut connection = Connection::open(node, &bounds.secured, bounds.ends_at).await?;
     connection.send(b"lru_crawler metadump all\r\n").await?;
     loop {
         let line = connection.line().await?;
@@ -129,7 +132,7 @@ async fn dump(node: &Node, bounds: &Bounds, keys: &mut Vec<Vec<u8>>) -> io::Resu
 
 /// Asks for the keys that are known. Returns how many were asked for.
 async fn probe(node: &Node, bounds: &Bounds, keys: &mut Vec<Vec<u8>>) -> io::Result<usize> {
-    let mut connection = Connection::open(node, bounds.ends_at).await?;
+    let mut connection = Connection::open(node, &bounds.secured, bounds.ends_at).await?;
     connection.send(b"version\r\n").await?;
     let version = connection.line().await?;
     let meta = version
@@ -154,7 +157,7 @@ fn refused(what: &str, line: &[u8]) -> io::Error {
 
 /// A connection of our own to a node.
 struct Connection {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Stream>,
     line: Vec<u8>,
     ends_at: Instant,
 }
@@ -162,15 +165,21 @@ struct Connection {
 // === impl Connection ===
 
 impl Connection {
-    async fn open(node: &Node, ends_at: Instant) -> io::Result<Self> {
+    async fn open(node: &Node, secured: &Secured, ends_at: Instant) -> io::Result<Self> {
         let connected = timeout(CONNECT, TcpStream::connect(node.address())).await;
         let stream = connected.map_err(|_| io::Error::other("no connection within 2 s"))?;
         let stream = stream.map_err(|error| io::Error::other(format!("no connection: {error}")))?;
+        let opened = secured.open(stream, (node.certificate_name(), None), Instant::now() + CONNECT, CONNECT).await;
+        let stream = opened.map_err(|why| io::Error::other(why.to_string()))?;
         Ok(Self { stream: BufReader::with_capacity(64 << 10, stream), line: Vec::new(), ends_at })
     }
 
     async fn send(&mut self, request: &[u8]) -> io::Result<()> {
-        self.in_time(async |this| this.stream.write_all(request).await).await
+        self.in_time(async |this| {
+            this.stream.write_all(request).await?;
+            this.stream.flush().await
+        })
+        .await
     }
 
     /// The next line without its end.

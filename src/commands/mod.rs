@@ -130,7 +130,7 @@ fn check(
     let runtime = runtime()?;
     let nodes = runtime.block_on(nodes(source, options))?;
     writeln!(out, "source: {source}")?;
-    let findings = runtime.block_on(check::run(&nodes, patience));
+    let findings = runtime.block_on(check::run(&nodes, &options.secured, patience));
     out.write_all(check::table(&findings).as_bytes())?;
     match findings.iter().filter(|finding| finding.fault.is_some()).count() {
         0 => Ok(()),
@@ -180,6 +180,7 @@ fn detect(
         ends_at: runtime.block_on(async { Instant::now() }) + how.time,
         known: Arc::new(known),
         progress: Arc::default(),
+        secured: options.secured.clone(),
     };
     let reads = runtime.block_on(read_all(&nodes, &bounds));
     out.write_all(detect::readings(&reads).as_bytes())?;

@@ -120,7 +120,41 @@ pub(super) struct ServeArgs {
     pub(super) node_order: Vec<String>,
 
     #[command(flatten)]
+    pub(super) security: SecurityArgs,
+
+    #[command(flatten)]
     pub(super) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SecurityArgs {
+    /// Speak TLS (1.2 or 1.3) to the nodes, and to the discovery endpoint
+    #[arg(long, env = "SLIPRING_NODE_TLS", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
+    pub(super) node_tls: bool,
+
+    /// PEM file with the certificates of the authorities that nodes are trusted by; if not given, those of the system or, where it has none, of Mozilla; checked each second, as the files below are
+    #[arg(long, env = "SLIPRING_NODE_TLS_CA", value_name = "FILE")]
+    pub(super) node_tls_ca: Option<PathBuf>,
+
+    /// PEM file with the client certificate that is shown to nodes, and those above it
+    #[arg(long, env = "SLIPRING_NODE_TLS_CERT", value_name = "FILE")]
+    pub(super) node_tls_cert: Option<PathBuf>,
+
+    /// PEM file with its private key
+    #[arg(long, env = "SLIPRING_NODE_TLS_KEY", value_name = "FILE")]
+    pub(super) node_tls_key: Option<PathBuf>,
+
+    /// Host name that the certificate of every node must have, in place of the one it is listed by
+    #[arg(long, env = "SLIPRING_NODE_TLS_NAME", value_name = "NAME")]
+    pub(super) node_tls_name: Option<String>,
+
+    /// Accept any certificate: encrypted, but to whoever answers
+    #[arg(long, env = "SLIPRING_NODE_TLS_INSECURE", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
+    pub(super) node_tls_insecure: bool,
+
+    /// File with one line `user:password` that is said to every node first (memcached's `-Y`)
+    #[arg(long, env = "SLIPRING_NODE_AUTH_FILE", value_name = "FILE")]
+    pub(super) node_auth_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -367,7 +401,7 @@ pub(super) const DISCOVERY_PORT: &str = "MEMCACHED_DISCOVERY_PORT";
 pub(super) const SOURCES: [&str; 4] = ["nodes", "nodes-file", "discovery", "dns"];
 
 /// What the commands that do not serve use of a sidecar's options; their help leaves the others out.
-const USED_BY_ALL: [&str; 14] = [
+const USED_BY_ALL: [&str; 21] = [
     "nodes",
     "nodes_file",
     "discovery",
@@ -375,6 +409,13 @@ const USED_BY_ALL: [&str; 14] = [
     "dns",
     "node_port",
     "node_order",
+    "node_tls",
+    "node_tls_ca",
+    "node_tls_cert",
+    "node_tls_key",
+    "node_tls_name",
+    "node_tls_insecure",
+    "node_auth_file",
     "placement",
     "to_placement",
     "node_name_format",
@@ -409,6 +450,8 @@ fn heading(id: &str) -> Option<&'static str> {
     Some(match id {
         "nodes" | "node_memory" | "discovery" | "discovery_port" | "dns" | "discovery_interval" | "removal_hold"
         | "state_dir" | "nodes_file" | "node_port" | "node_order" => "Nodes",
+        "node_tls" | "node_tls_ca" | "node_tls_cert" | "node_tls_key" | "node_tls_name" | "node_tls_insecure"
+        | "node_auth_file" => "Secured nodes",
         "placement" | "node_name_format" | "to_placement" => "Placement",
         "listen" | "unix_mode" | "max_connections" | "answer_discovery" | "deny_flush_all" | "max_value" => "Clients",
         "workers" | "connections_per_node" | "bulk_above" | "merge_gets" | "buffer_limit" => "Data path",

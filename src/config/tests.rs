@@ -67,6 +67,7 @@ fn defaults() {
         queue_timeout: Duration::from_millis(250),
         slow_request: Duration::from_millis(100),
         buffer_limit: 64 << 20,
+        secured: Secured::default(),
         discovery: discovery::Options { own: localhost_own(), ..discovery::Options::default() },
         ready_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(5),
@@ -151,7 +152,8 @@ fn what_was_given_is_shown_with_where_it_came_from() {
     assert_eq!(
         all.join(" "),
         "nodes nodes-file discovery discovery-port dns discovery-interval removal-hold state-dir ready-timeout \
-         drain-timeout node-port node-order placement node-name-format listen instance unix-mode admin-listen workers \
+         drain-timeout node-port node-order node-tls node-tls-ca node-tls-cert node-tls-key node-tls-name node-tls-insecure \
+         node-auth-file placement node-name-format listen instance unix-mode admin-listen workers \
          connections-per-node connect-timeout request-timeout queue-timeout buffer-limit max-connections drain-timeout-on-exit max-value bulk-above \
          merge-gets on-node-down answer-discovery deny-flush-all slow-request hot-keys log-keys log-level log-format"
     );

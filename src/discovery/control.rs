@@ -84,6 +84,7 @@ impl Reader {
                 port: *port,
                 versions: Versions::default(),
                 bridging: false,
+                secured: options.secured.clone(),
             }),
             Source::Dns { name, port } => dns(Question::Addresses(name.clone(), *port)),
             Source::Srv { name } => dns(Question::Services(name.clone())),
@@ -151,7 +152,7 @@ impl Control {
         let mut control = Self {
             reader: Reader::new(&source, &options),
             names: Names::new(&options),
-            probes: Probes::new(options.probe_timeout),
+            probes: Probes::new(options.probe_timeout, options.secured.clone()),
             damping: Damping::new(options.removal_hold).ordered(options.keep_order, options.pinned.clone()),
             options,
             triggers,

@@ -97,7 +97,8 @@ impl Dns {
     ) -> Result<(Vec<Node>, Duration), String> {
         let (addresses, ttl) = addresses(resolver, name, self.ipv4).await?;
         self.ipv4 = addresses.first().is_some_and(IpAddr::is_ipv4);
-        Ok((addresses.iter().map(|address| Node::new(&address.to_string(), port, 1)).collect(), ttl))
+        let node = |address: &IpAddr| Node::new(&address.to_string(), port, 1).certified_as(name);
+        Ok((addresses.iter().map(node).collect(), ttl))
     }
 
     async fn of_services(&mut self, resolver: &TokioResolver, name: &str) -> Result<(Vec<Node>, Duration), String> {

@@ -15,13 +15,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::dns::may_be_a_node;
 use super::nodes::{is_host, number, quote};
 use super::{Authority, Observation};
 use crate::resolve;
 use crate::routing::{MAX_NODES, Node};
+use crate::secured::{Secured, Stream};
 
 /// Largest answer, in bytes; a thousand nodes with long names are a tenth of it.
 pub const MAX_REPLY: usize = 1 << 20;
@@ -226,6 +226,8 @@ pub(super) struct Endpoint {
     pub(super) versions: Versions,
     /// Whether the ring until now is only to bridge the start: the first answer replaces it.
     pub(super) bridging: bool,
+    /// How it is spoken to.
+    pub(super) secured: Secured,
 }
 
 // === impl Endpoint ===
@@ -233,7 +235,7 @@ pub(super) struct Endpoint {
 impl Endpoint {
     /// Asks once. An operator's question adopts any valid answer.
     pub(super) async fn read(&mut self, operator: bool, limit: Duration) -> Result<Observation, String> {
-        let asked = tokio::time::timeout(limit, ask(&self.host, self.port)).await;
+        let asked = tokio::time::timeout(limit, ask(&self.host, self.port, &self.secured, limit)).await;
         let cluster = asked.map_err(|_| format!("no answer within {limit:?}"))??;
         let verdict = if operator || (self.bridging && cluster.exact) {
             self.versions.adopt(&cluster);
@@ -254,8 +256,12 @@ impl Endpoint {
 }
 
 /// Asks as newer endpoints understand it, and then as older ones do.
-async fn ask(host: &str, port: u16) -> Result<Cluster, String> {
-    let mut stream = resolve::connect(host, port).await.map_err(|error| format!("cannot connect: {error}"))?;
+async fn ask(host: &str, port: u16, secured: &Secured, limit: Duration) -> Result<Cluster, String> {
+    let ends_at = tokio::time::Instant::now() + limit;
+    let stream = resolve::connect(host, port).await.map_err(|error| format!("cannot connect: {error}"))?;
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let opened = secured.open(stream, (host, None), ends_at, limit).await;
+    let mut stream = opened.map_err(|why| format!("{why} ({})", why.hint()))?;
     let mut reply = exchange(&mut stream, b"config get cluster\r\n").await?;
     if matches!(reply, Reply::Refused(_)) {
         reply = exchange(&mut stream, b"get AmazonElastiCache:cluster\r\n").await?;
@@ -269,9 +275,10 @@ async fn ask(host: &str, port: u16) -> Result<Cluster, String> {
     }
 }
 
-async fn exchange(stream: &mut TcpStream, question: &[u8]) -> Result<Reply, String> {
+async fn exchange(stream: &mut Stream, question: &[u8]) -> Result<Reply, String> {
     let broken = |error: std::io::Error| format!("the connection broke: {error}");
     stream.write_all(question).await.map_err(broken)?;
+    stream.flush().await.map_err(broken)?;
     let mut bytes = Vec::with_capacity(4096);
     loop {
         let read = stream.read_buf(&mut bytes).await.map_err(broken)?;

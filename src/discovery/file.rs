@@ -4,9 +4,8 @@
 //! A ConfigMap changes by a swap of a symlink, an editor renames over the file, others write into it: reading is what
 //! works with all of them. What is missing, half written, empty or nonsense changes nothing.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,14 +15,12 @@ use tokio::time::timeout;
 
 use super::nodes::{number, parse_nodes};
 use super::{Authority, Observation};
+use crate::files::read_regular;
 use crate::routing::Node;
 
 /// Keys of a mounted ConfigMap: the list, and the port of nodes named without one.
 const LIST_KEY: &str = "MEMCACHED_NODES";
 const PORT_KEY: &str = "MEMCACHED_PORT";
-
-/// Largest file, in bytes: a thousand nodes of the longest names are a quarter of it.
-const MAX_FILE: u64 = 1 << 20;
 
 /// What the file or directory holds, unread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,26 +104,6 @@ fn load(path: &Path) -> io::Result<Content> {
         _ => error,
     })?;
     Ok(Content { list, port })
-}
-
-/// Reads a regular file of at most [`MAX_FILE`] bytes; `flags` are more of `open`'s.
-///
-/// # Errors
-/// When it is none, or cannot be read.
-pub(super) fn read_regular(path: &Path, flags: OFlags) -> io::Result<Vec<u8>> {
-    // Else opening a pipe would wait for its writer. Of a regular file it changes nothing.
-    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file: File = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-    // Of what is open now, not of what was there before.
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(io::Error::other("it is larger than 1 MiB"));
-    }
-    Ok(bytes)
 }
 
 fn text(path: &Path) -> io::Result<String> {

@@ -27,6 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::routing::{Node, Placement};
+use crate::secured::Secured;
 pub use damping::{Authority, Pending};
 pub use nodes::{NodeListError, parse_nodes, parse_server};
 pub use order::unlisted;
@@ -94,6 +95,8 @@ pub struct Options {
     pub keep_order: bool,
     /// Where keys are placed: a list that makes no ring there is not kept as the last good one.
     pub placement: Arc<Placement>,
+    /// How a discovery endpoint, and nodes that are probed, are spoken to.
+    pub secured: Secured,
 }
 
 /// What others may ask of the discovery, from any thread.
@@ -245,6 +248,7 @@ impl Default for Options {
             own: Own::default(),
             keep_order: false,
             placement: Arc::default(),
+            secured: Secured::default(),
         }
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::jitter::jitter;
 use super::{Options, dns, probe};
 use crate::routing::Node;
+use crate::secured::Secured;
 
 /// Most names at once whose addresses are tried.
 const AT_ONCE: usize = 16;
@@ -50,6 +51,7 @@ pub(super) struct Names {
     servers: Vec<SocketAddr>,
     limit: Duration,
     probe_limit: Duration,
+    secured: Secured,
     interval: Duration,
     /// The look that is under way; it must not keep a file from being read.
     looks: JoinSet<Vec<Found>>,
@@ -67,7 +69,13 @@ impl Place {
     }
 
     /// Where to dial, now that the name has these addresses.
-    async fn decide(&self, addresses: &BTreeSet<IpAddr>, suspicious: bool, limit: Duration) -> Option<IpAddr> {
+    async fn decide(
+        &self,
+        addresses: &BTreeSet<IpAddr>,
+        suspicious: bool,
+        secured: &Secured,
+        limit: Duration,
+    ) -> Option<IpAddr> {
         let valid = match self.at {
             Some(at) => addresses.contains(&at),
             // Which of them was dialled is not known: none may be gone.
@@ -85,7 +93,7 @@ impl Place {
         let first = candidates.first().copied();
         if candidates.len() > 1 {
             for address in candidates {
-                if probe::answers(&self.node.clone().dialled_at(&address.to_string()), limit).await {
+                if probe::answers(&self.node.clone().dialled_at(&address.to_string()), secured, limit).await {
                     return Some(address);
                 }
             }
@@ -105,6 +113,7 @@ impl Names {
             servers: options.name_servers.clone(),
             limit: options.timeout,
             probe_limit: options.probe_timeout,
+            secured: options.secured.clone(),
             interval: options.resolve_interval,
             looks: JoinSet::new(),
             asked_at: None,
@@ -202,7 +211,7 @@ impl Names {
         };
         let places: Vec<Place> = self.places.values().cloned().collect();
         let ends_at = now + self.limit.max(self.interval / 2);
-        self.looks.spawn(look(resolver, places, suspicious, self.probe_limit, ends_at));
+        self.looks.spawn(look(resolver, places, suspicious, (self.probe_limit, self.secured.clone()), ends_at));
     }
 
     fn resolver(&mut self) -> Result<TokioResolver, String> {
@@ -243,7 +252,7 @@ async fn look(
     resolver: TokioResolver,
     places: Vec<Place>,
     suspicious: bool,
-    limit: Duration,
+    (limit, secured): (Duration, Secured),
     ends_at: Instant,
 ) -> Vec<Found> {
     let hosts = places.iter().map(|place| place.node.host.to_string()).collect();
@@ -260,8 +269,9 @@ async fn look(
             match answers.get(&*place.node.host) {
                 Some(Ok((addresses, _))) => {
                     let addresses: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+                    let secured = secured.clone();
                     deciding.spawn(async move {
-                        let at = place.decide(&addresses, suspicious, limit).await;
+                        let at = place.decide(&addresses, suspicious, &secured, limit).await;
                         (name, Ok((addresses, at)))
                     });
                 }

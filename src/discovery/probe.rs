@@ -7,22 +7,30 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use crate::resolve;
 use crate::routing::Node;
+use crate::secured::Secured;
 
 /// Most probes at once: a list that lost everything must not open a thousand connections.
 const AT_ONCE: usize = 32;
 
 /// Connects and asks for the version; true when anything at all is answered within the limit. So it is where we have no
 /// descriptor to ask with: then nothing is known against the node.
-pub async fn answers(node: &Node, limit: Duration) -> bool {
+///
+/// Behind TLS another server may be at its address by now, or one that we do not trust: such a one is not the node.
+pub async fn answers(node: &Node, secured: &Secured, limit: Duration) -> bool {
+    let ends_at = Instant::now() + limit;
     let attempt = async {
-        let mut stream = resolve::connect(&node.host, node.port).await?;
+        let stream = resolve::connect(&node.host, node.port).await?;
+        let opened = secured.open(stream, (node.certificate_name(), None), ends_at, limit).await;
+        let Ok(mut stream) = opened else { return Ok(false) };
         stream.write_all(b"version\r\n").await?;
+        stream.flush().await?;
         Ok(stream.read(&mut [0; 64]).await? > 0)
     };
-    match tokio::time::timeout(limit, attempt).await {
+    match timeout_at(ends_at, attempt).await {
         Ok(answered) => answered.unwrap_or_else(|error: io::Error| is_ours(&error)),
         Err(_) => false,
     }
@@ -38,13 +46,14 @@ fn is_ours(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub(super) struct Probes {
     limit: Duration,
+    secured: Secured,
     left: VecDeque<Node>,
     running: JoinSet<(Node, bool)>,
 }
 
 impl Probes {
-    pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, left: VecDeque::new(), running: JoinSet::new() }
+    pub(super) fn new(limit: Duration, secured: Secured) -> Self {
+        Self { limit, secured, left: VecDeque::new(), running: JoinSet::new() }
     }
 
     /// Probes these, unless others are still under way.
@@ -60,9 +69,9 @@ impl Probes {
             while self.running.len() < AT_ONCE
                 && let Some(node) = self.left.pop_front()
             {
-                let limit = self.limit;
+                let (limit, secured) = (self.limit, self.secured.clone());
                 self.running.spawn(async move {
-                    let answers = answers(&node, limit).await;
+                    let answers = answers(&node, &secured, limit).await;
                     (node, answers)
                 });
             }

@@ -11,8 +11,8 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::dns::may_be_a_node;
-use super::file::read_regular;
 use super::nodes::{is_host, is_name, parse_node};
+use crate::files::read_regular;
 use crate::routing::{MAX_NODES, MAX_WEIGHT, Node};
 
 /// Name of the file in the directory.
@@ -48,6 +48,9 @@ struct StoredNode {
     /// Absent in those of earlier versions.
     #[serde(default)]
     named: bool,
+    /// Absent in those of earlier versions, and where it is the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    certified: Option<String>,
 }
 
 // === impl Snapshot ===
@@ -76,6 +79,7 @@ impl Snapshot {
             host: node.host.into(),
             port: node.port,
             weight: node.weight,
+            certified: node.certified.map(Into::into),
         };
         let nodes = stored.nodes.into_iter().map(node).collect();
         Ok(Some(Self { source: stored.source, version: stored.version, nodes }))
@@ -93,6 +97,7 @@ impl Snapshot {
             port: node.port,
             weight: node.weight,
             named: node.named,
+            certified: node.certified.as_deref().map(str::to_owned),
         };
         let stored =
             Stored { source: self.source.clone(), version: self.version, nodes: self.nodes.iter().map(node).collect() };

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use super::Unsecured;
 use crate::protocol::dialect::Stranger;
 
 /// So many bytes of what a stranger says are shown.
@@ -40,6 +41,10 @@ pub enum Cause {
     OutOfStep,
     /// What listens there is this process.
     Itself,
+    /// TLS, or the log-in, failed.
+    Unsecured(Unsecured),
+    /// It hung up without the last word of TLS: it broke down, or somebody cut the connection.
+    CutOff,
 }
 
 impl Cause {
@@ -63,7 +68,11 @@ impl Cause {
     /// without TLS and authentication does: waiting does not mend that.
     #[must_use]
     pub const fn is_mistake(&self) -> bool {
-        matches!(self, Self::Answered(_) | Self::Tls | Self::Authentication)
+        match self {
+            Self::Answered(_) | Self::Tls | Self::Authentication => true,
+            Self::Unsecured(why) => why.is_mistake(),
+            _ => false,
+        }
     }
 }
 
@@ -87,6 +96,8 @@ impl fmt::Display for Cause {
             Self::Full => f.write_str("too many open connections (memcached's -c)"),
             Self::OutOfStep => f.write_str("answered out of step"),
             Self::Itself => f.write_str("is this sidecar itself"),
+            Self::Unsecured(why) => why.fmt(f),
+            Self::CutOff => f.write_str("cut off, without the end that TLS has"),
         }
     }
 }

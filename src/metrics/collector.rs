@@ -12,7 +12,9 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::table::{FAMILIES, Sort};
-use super::{Cells, CloseReason, DURATIONS, Kind, NodeCells, NodeOutcome, NodeState, Outcome, Reason, SIZES, Wait};
+use super::{
+    Cells, CloseReason, DURATIONS, Kind, NodeCells, NodeOutcome, NodeState, Outcome, Reason, SIZES, TlsNumbers, Wait,
+};
 use crate::protocol::command::Command;
 
 /// Most nodes with a label of their own; the others' numbers are summed up as `other`.
@@ -51,6 +53,8 @@ pub struct Sources {
     pub pending: usize,
     /// Lines of the log that were lost.
     pub log_lines_dropped: u64,
+    /// What is known of TLS; nothing where nodes are spoken to without.
+    pub tls: Option<TlsNumbers>,
 }
 
 /// The metrics in Prometheus' text format.
@@ -215,6 +219,9 @@ impl Workers {
         page.count("slipring_client_received_bytes_total", &[], cells.sum(|c| &c.bytes_read));
         page.count("slipring_client_sent_bytes_total", &[], cells.sum(|c| &c.bytes_written));
         self.nodes(&mut page, &sources);
+        if let Some(tls) = &sources.tls {
+            self.tls(&mut page, tls);
+        }
         self.ring(&mut page, &sources);
         page.count("slipring_retries_total", &[], cells.sum(|c| &c.retries));
         page.count("slipring_get_groups_total", &[], cells.sum(|c| &c.groups));
@@ -359,6 +366,26 @@ impl Workers {
                 page.show("slipring_node_state", &[name, state.word()], is);
             }
         }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floating point")]
+    #[expect(clippy::unused_self, reason = "one of a kind")]
+    fn tls(&self, page: &mut Page, tls: &TlsNumbers) {
+        for (result, kind, count) in &tls.handshakes {
+            page.count("slipring_tls_handshakes_total", &[result, kind], *count);
+        }
+        let expiry = "slipring_tls_certificate_expiry_timestamp_seconds";
+        for (node, at) in tls.nodes.iter().take(MOST_NODES) {
+            page.show(expiry, &["node", node], *at as f64);
+        }
+        // The first of those that have no series of their own: that is what an alert is for.
+        if let Some(first) = tls.nodes.iter().skip(MOST_NODES).map(|(_, at)| *at).min() {
+            page.show(expiry, &["node", OTHER], first as f64);
+        }
+        if let Some(at) = tls.client {
+            page.show(expiry, &["client", ""], at as f64);
+        }
+        page.show("slipring_tls_insecure", &[], if tls.is_insecure { 1.0 } else { 0.0 });
     }
 
     #[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floating point")]

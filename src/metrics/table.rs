@@ -79,6 +79,17 @@ pub(super) const FAMILIES: &[Family] = &[
     gauge("slipring_node_state", &["node", "state"], "1 for the worst state that a worker sees the node in"),
     counter("slipring_node_ejections_total", &["node", "reason"], "Times that the node went down, once per worker"),
     counter("slipring_node_probes_total", &["node", "result"], "Probes of the node while it was silent or down"),
+    counter(
+        "slipring_tls_handshakes_total",
+        &["result", "kind"],
+        "TLS handshakes with nodes; kind is full or resumed of those that succeeded; with --node-tls",
+    ),
+    gauge(
+        "slipring_tls_certificate_expiry_timestamp_seconds",
+        &["owner", "node"],
+        "When a certificate expires: that of a node as it was last shown, or our own (owner is client); with --node-tls",
+    ),
+    gauge("slipring_tls_insecure", &[], "1 with --node-tls-insecure, else 0; with --node-tls"),
     gauge("slipring_node_ring_share_ratio", &["node"], "Share of the key space, 0 to 1"),
     gauge("slipring_ring_nodes", &[], "Nodes in the ring"),
     gauge(

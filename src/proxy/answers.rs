@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::buffer::{Input, ReadBuffer};
-use super::failure::FailReason;
+use super::fail_reason::FailReason;
 use super::upstream::node::Version;
 use super::upstream::{Entry, Role};
 use super::values::{Desync, miss_open_keys};
@@ -362,6 +362,7 @@ impl Core {
         self.reroute(node);
         // A large value may have waited for its version.
         self.grant(node);
+        self.renewed(id, node);
     }
 
     /// The read at the head is over: `END`, or an error line.

@@ -23,7 +23,8 @@
 use std::time::Duration;
 
 use super::buffer::{Input, SHARE};
-use super::failure::{FailReason, Failure};
+use super::fail_reason::FailReason;
+use super::failure::Failure;
 use super::upstream::node::BinaryLane;
 use super::upstream::{Entry, Role, Upstream};
 use super::values::Desync;
@@ -136,7 +137,8 @@ impl Core {
             return Some(binary.lane);
         }
         // One that drains since the node was away is taken back, as its other lanes are.
-        let is_here = |up: &Upstream| up.node == node && up.role == Role::Binary && up.is_draining() && !up.moved;
+        let is_here =
+            |up: &Upstream| up.node == node && up.role == Role::Binary && up.is_draining() && !up.moved && !up.outdated;
         let back = upstreams.iter().find(|(_, up)| is_here(up)).map(|(key, _)| UpstreamId(key));
         let lane = match back {
             Some(lane) => lane,

@@ -364,6 +364,23 @@ impl OutBuf {
         filled
     }
 
+    /// The same for the first `most` bytes alone.
+    pub fn slices_within<'a>(&'a self, slices: &mut [IoSlice<'a>], most: usize) -> usize {
+        let tail = self.tail.get(self.sent..).filter(|tail| !tail.is_empty());
+        let pieces = self.chunks.iter().map(Chunk::bytes).chain(tail);
+        let (mut filled, mut left) = (0, most);
+        for (place, piece) in slices.iter_mut().zip(pieces) {
+            if left == 0 {
+                break;
+            }
+            let piece = piece.get(..left).unwrap_or(piece);
+            *place = IoSlice::new(piece);
+            left -= piece.len();
+            filled += 1;
+        }
+        filled
+    }
+
     /// Drops the first `written` bytes, which the kernel has taken. Empty buffers go to the pool.
     #[inline]
     pub fn advance(&mut self, written: usize, pool: &mut BufferPool) {

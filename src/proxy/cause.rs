@@ -1,6 +1,6 @@
 //! Why a connection to a node failed, kept for who asks why the node is down.
 
-use super::failure::FailReason;
+use super::fail_reason::FailReason;
 use super::upstream::{Entry, Role};
 use super::{Core, NodeId, UpstreamId};
 use crate::metrics::{Cause, NodeState};
@@ -29,7 +29,9 @@ impl Core {
         let is_new = !up.is_greeted() && entry.state != NodeState::Probing;
         let cause = match reason {
             // The beginning of a line, too: it may have hung up in the middle of it.
-            FailReason::Connect | FailReason::Closed | FailReason::Desync if is_new && !up.partial.is_empty() => {
+            FailReason::Connect | FailReason::Closed | FailReason::CutOff | FailReason::Desync
+                if is_new && !up.partial.is_empty() =>
+            {
                 Cause::answered(&up.partial)
             }
             FailReason::Connect => Cause::Refused,
@@ -38,8 +40,10 @@ impl Core {
             FailReason::System(number) => Cause::System(number),
             FailReason::ConnectTimeout => Cause::NotConnected(settings.connect_timeout),
             FailReason::Silent => Cause::Unanswered(settings.request_timeout),
-            FailReason::Closed if is_new => Cause::ClosedEarly,
+            FailReason::Closed | FailReason::CutOff if is_new => Cause::ClosedEarly,
             FailReason::Closed => Cause::Closed,
+            FailReason::CutOff => Cause::CutOff,
+            FailReason::Unsecured(why) => Cause::Unsecured(why),
             FailReason::Desync => Cause::OutOfStep,
             FailReason::Itself => Cause::Itself,
         };

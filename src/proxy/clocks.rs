@@ -13,7 +13,8 @@
 //! - *wire*, of what is wholly sent, while the lane makes no progress: it is answered, and stays as
 //!   an orphan whose late reply is eaten in its turn.
 
-use super::failure::{FailReason, Failure};
+use super::fail_reason::FailReason;
+use super::failure::Failure;
 use super::upstream::{Entry, Role};
 use super::{Core, NodeId, UpstreamId};
 use crate::metrics::{NodeOutcome, NodeState, Reason};

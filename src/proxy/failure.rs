@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::effect::Effect;
+use super::fail_reason::FailReason;
 use super::upstream::group::Group;
 use super::upstream::node::BinaryLane;
 use super::upstream::{Entry, Role};
@@ -12,73 +13,6 @@ use crate::metrics::{Cause, NodeOutcome, NodeState, Reason};
 use crate::protocol::command::Command;
 use crate::protocol::request::ReadVerb;
 use crate::time::Tick;
-
-/// Why a connection is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailReason {
-    /// Nobody listens there, or it was refused by the node's first line.
-    Connect,
-    /// The node's name has no address.
-    NameNotFound,
-    /// Nobody says whether the node's name has an address.
-    NameUnanswered,
-    /// The operating system cannot make the connection, by the number of its error.
-    System(i32),
-    /// Not within the connect time-out.
-    ConnectTimeout,
-    /// Closed or reset by the node.
-    Closed,
-    /// It owed replies and said nothing, or took nothing, for too long.
-    Silent,
-    /// A reply that cannot be the answer to what was asked.
-    Desync,
-    /// What listens there is this process.
-    Itself,
-}
-
-impl FailReason {
-    const fn text(self) -> &'static str {
-        match self {
-            Self::Connect | Self::NameNotFound | Self::NameUnanswered | Self::System(_) => "cannot be reached",
-            Self::ConnectTimeout => "does not accept in time",
-            Self::Closed => "closed the connection",
-            Self::Silent => "does not answer",
-            Self::Desync => "answered out of step",
-            Self::Itself => ITSELF,
-        }
-    }
-
-    /// The place of an outage among its causes.
-    const fn ejection(self) -> usize {
-        match self {
-            Self::Silent => 0,
-            Self::Closed => 2,
-            Self::Desync => 3,
-            Self::Itself => 4,
-            _ => 1,
-        }
-    }
-
-    /// No connection was made.
-    const fn is_unmade(self) -> bool {
-        matches!(
-            self,
-            Self::Connect | Self::NameNotFound | Self::NameUnanswered | Self::System(_) | Self::ConnectTimeout
-        )
-    }
-
-    const fn reason(self) -> Reason {
-        match self {
-            Self::Closed => Reason::Lost,
-            Self::Silent => Reason::Timeout,
-            Self::Desync => Reason::Desync,
-            _ => Reason::Connect,
-        }
-    }
-}
-
-/// What is wrong with a node that is this process.
-pub const ITSELF: &str = "is this sidecar itself";
 
 /// What those are told that a request cannot be answered for.
 #[derive(Clone, Copy, Debug)]
@@ -160,11 +94,14 @@ impl Core {
                 tracing::debug!(node = %name, waiting, reason = reason.text(), "connection to node lost");
             }
         }
+        if self.is_fresh(id) {
+            return self.fresh_failed(id, reason);
+        }
         self.note_cause(id, reason);
         let failure = Failure { text: text.as_bytes(), reason: reason.reason() };
         match role {
             Role::Shared if !draining => self.replace_failed(id, reason),
-            Role::Large if reason == FailReason::Closed => self.replace_large(id),
+            Role::Large if reason.is_closed() => self.replace_large(id),
             // What was asked of the node before has reached it: it is not that it "cannot be reached".
             Role::Probe if !draining => {
                 self.node_down(node, if reason == FailReason::Itself { reason } else { FailReason::Silent });
@@ -217,7 +154,7 @@ impl Core {
         } else {
             self.set_node_state(node, NodeState::Connecting);
         }
-        if let (FailReason::Closed, Some(lane)) = (reason, index.and_then(|index| self.lane(node, index))) {
+        if let (true, Some(lane)) = (reason.is_closed(), index.and_then(|index| self.lane(node, index))) {
             self.retry_reads(id, lane);
         }
     }
@@ -248,6 +185,7 @@ impl Core {
 
     /// The node is asked nothing from now on: what waits for it fails, and one connection probes it.
     fn begin_outage(&mut self, node: NodeId, wait: std::time::Duration, reason: FailReason) {
+        self.end_renewal(node);
         let probe = self.open_lane(node, Role::Shared, wait);
         if let (Some(entry), Some(up)) = (self.nodes.get(node.0), self.upstreams.get(probe.0)) {
             match entry.state {

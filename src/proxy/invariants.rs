@@ -129,7 +129,8 @@ impl Core {
             let probes = all().filter(|up| up.role == Role::Probe).count();
             debug_assert_eq!(probes, usize::from(entry.probe != UpstreamId::NONE), "probes");
             let shared = lanes().filter(|up| up.role == Role::Shared && !up.is_draining()).count();
-            debug_assert!(shared <= self.shared.settings.lanes.max(1), "shared lanes");
+            let fresh = usize::from(entry.renewal.fresh != UpstreamId::NONE);
+            debug_assert!(shared <= self.shared.settings.lanes.max(1) + fresh, "shared lanes");
         }
     }
 }

@@ -82,6 +82,23 @@ impl Core {
         Some(&up.out)
     }
 
+    /// What waits to be written to a node, and how much of it is to be sent as one piece that the node takes in at once: as
+    /// many whole requests as there are in `most` bytes, or a part of one that is longer, of it alone. Nothing when nothing
+    /// waits.
+    pub fn upstream_record(&mut self, id: UpstreamId, most: usize) -> Option<(&OutBuf, usize)> {
+        let most = self.upstream_out(id).map_or(0, |out| out.len().min(most));
+        let up = self.upstreams.get(id.0).filter(|_| most > 0)?;
+        Some((&up.out, up.record(most)))
+    }
+
+    /// So many bytes of memory are held by what was taken by the rim and waits for the kernel.
+    pub fn upstream_sealed(&mut self, id: UpstreamId, bytes: usize) {
+        if let Some(up) = self.upstreams.get_mut(id.0).filter(|up| up.sealed != bytes) {
+            up.sealed = bytes;
+            up.recharge(&mut self.shared);
+        }
+    }
+
     /// The kernel has taken so many bytes.
     pub fn upstream_written(&mut self, id: UpstreamId, bytes: usize, now: Tick) {
         self.shared.now = now;

@@ -9,12 +9,13 @@
 //!   of lanes but their ids.
 //! - `upstream/` is what a lane is: queue, FIFO, groups, clocks, health, the node's state. It knows nothing of clients
 //!   but their ids.
-//! - Below both: `shared`, `account` (the memory), `buffer`, `sizes`, `settings`, `discovery_answer`, `ends`, `effect`,
+//! - Below both: `shared`, `account` (the memory), `buffer`, `sizes`, `settings`, `discovery_answer`, `ends`, `effect`, `fail_reason`,
 //!   `ids`, `table`.
 //! - The other files join the two, and only they are `impl Core`: `input`, `requests`, `meta`, `packets` and
 //!   `key_lists` (a request on its way down), `answers` and `values` (a reply on its way up), `large` and `own_lanes`
 //!   (large values), `binary_lanes` (nodes that are asked in packets), `fan_out`, `lanes`, `routes` (which lane is whose),
-//!   `failure`, `ring` (nodes and rings that change), `clocks`, `memory`, `waits`, `slow`, `conns` and `auto_discovery`
+//!   `failure`, `ring` (nodes and rings that change), `renewal` (connections
+//!   that are made anew), `clocks`, `memory`, `waits`, `slow`, `conns` and `auto_discovery`
 //!   (what is answered here), `invariants`.
 //!
 //! # The way of a request
@@ -55,6 +56,7 @@ mod conns;
 mod discovery_answer;
 mod effect;
 mod ends;
+mod fail_reason;
 mod failure;
 mod fan_out;
 mod ids;
@@ -68,6 +70,7 @@ mod meta;
 mod own_lanes;
 mod packets;
 mod passing;
+mod renewal;
 mod requests;
 mod ring;
 mod routes;
@@ -88,7 +91,7 @@ pub use buffer::{MAX_SLICES, OutBuf, READ_BYTES, ReadBuffer};
 pub use discovery_answer::DiscoveryAnswer;
 pub use effect::Effect;
 pub use ends::Ends;
-pub use failure::{FailReason, ITSELF};
+pub use fail_reason::{FailReason, ITSELF};
 pub use ids::{ClientId, UpstreamId};
 pub use settings::Settings;
 pub use table::Key;

@@ -329,7 +329,7 @@ impl Core {
         }
         let pending = up.fifo.iter().any(Entry::is_expired);
         // Where only what nobody waits for is still to come, and where the node is elsewhere, nobody can use it.
-        if pending || up.moved || self.nodes.get(node.0).is_none_or(|entry| entry.departed) {
+        if pending || up.moved || up.outdated || self.nodes.get(node.0).is_none_or(|entry| entry.departed) {
             return self.drop_upstream(id, Failure::NONE);
         }
         up.role = Role::Own { owner: ClientId::NONE };

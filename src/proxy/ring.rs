@@ -134,6 +134,7 @@ impl Core {
             entry.health = Health::default();
             state = NodeState::Connecting;
             self.close_probe(id);
+            self.end_renewal(id);
         }
         let Some(entry) = self.nodes.get_mut(id.0) else { return id };
         let (mut lanes, mut health) = (std::mem::take(&mut entry.lanes), std::mem::take(&mut entry.health));
@@ -239,6 +240,7 @@ impl Core {
         let lanes = entry.lanes.clone();
         self.resume_after_lost_write(lost);
         self.close_probe(id);
+        self.end_renewal(id);
         for lane in lanes {
             // Those that wait for room here have another node now.
             self.release_waiters(lane);
@@ -254,7 +256,7 @@ impl Core {
     }
 
     /// The lane that large values share takes nothing new.
-    fn leave_large(&mut self, id: NodeId) {
+    pub(super) fn leave_large(&mut self, id: NodeId) {
         let Some(entry) = self.nodes.get_mut(id.0) else { return };
         let large = std::mem::replace(&mut entry.large, UpstreamId::NONE);
         if let Some(up) = self.upstreams.get_mut(large.0) {

@@ -57,6 +57,9 @@ pub struct Node {
     /// Share of the keys relative to the other nodes, 1 to [`MAX_WEIGHT`]; the ring treats anything else as the
     /// nearest of these.
     pub weight: u32,
+    /// The name its certificate is to have, where that is not [`Node::identity`]: of a node that was found as one of a
+    /// name's addresses, or that the user gave a name.
+    pub certified: Option<Arc<str>>,
 }
 
 /// Position of a node in [`Topology::nodes`]; means nothing in another topology.
@@ -146,13 +149,28 @@ impl Node {
                 (host, name)
             }
         };
-        Self { name: name.into(), named: false, host: host.into(), port, weight }
+        Self { name: name.into(), named: false, host: host.into(), port, weight, certified: None }
     }
 
     /// The same node under a name that the user gave: what every placement hashes.
     #[must_use]
     pub fn named(self, name: &str) -> Self {
-        Self { name: name.into(), named: true, ..self }
+        // It may be dialled at an address later.
+        let certified = Some(self.certificate_name().into());
+        Self { name: name.into(), named: true, certified, ..self }
+    }
+
+    /// The same node, found as an address of `name`: that is what its certificate is to be for.
+    #[must_use]
+    pub fn certified_as(self, name: &str) -> Self {
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        Self { certified: Some(name.into()), ..self }
+    }
+
+    /// The host name or address that its certificate is to be for.
+    #[must_use]
+    pub fn certificate_name(&self) -> &str {
+        self.certified.as_deref().unwrap_or_else(|| self.identity())
     }
 
     /// The host as it was listed, whatever is dialled: that part of the identity. IPv6 without brackets.

@@ -20,6 +20,7 @@ use crate::metrics::history::HistoryReport;
 use crate::metrics::hot::HotKeys;
 use crate::metrics::{Cells, NodeState, Sources};
 use crate::routing::{NodeIndex, Published, Topology};
+use crate::secured::Secured;
 use crate::time::{Tick, unix_seconds};
 
 /// How the whole is, and since when; the control thread alone changes it.
@@ -38,6 +39,7 @@ pub(super) struct Condition {
     placement: String,
     /// `--instance`
     instance: Option<String>,
+    secured: Secured,
     /// The zero of the workers' time.
     started_at: std::time::Instant,
     now: Mutex<Now>,
@@ -81,6 +83,7 @@ impl Condition {
             log_keys: config.log_keys,
             placement: config.placement.to_string(),
             instance: config.instance.clone(),
+            secured: config.secured.clone(),
             started_at,
             now: Mutex::new(Now {
                 status: (UNHEALTHY, unix_seconds(SystemTime::now())),
@@ -117,6 +120,7 @@ impl Condition {
             succeeded_at: source.last_success.map_or(0, unix_seconds),
             pending: view.pending.len(),
             log_lines_dropped: log::lines_dropped(),
+            tls: self.secured.numbers(|name| topology.nodes().iter().any(|node| *node.name == *name)),
         }
     }
 

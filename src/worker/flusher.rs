@@ -6,11 +6,37 @@ use std::task::{Context, Poll};
 
 use super::Rim;
 use super::sockets::{block, write};
-use crate::proxy::{ClientId, UpstreamId};
+use super::stream::WriteHalf;
+use super::tls::{BATCH, RECORD, TlsWriteHalf};
+use crate::proxy::{ClientId, Core, UpstreamId};
+use crate::time::Tick;
 
 /// The flusher writes so many bytes to clients in one poll, and a little more: else a large value that many clients asked
 /// for would keep all others waiting while it is copied to each.
 const FLUSH_BYTES: usize = 2 << 20;
+
+/// Writes what waits for a node by TLS.
+///
+/// # Errors
+/// `WouldBlock` while the socket is full, though nothing may wait in the core; else the connection is broken.
+fn seal_and_write(core: &mut Core, write: &TlsWriteHalf, id: UpstreamId, now: Tick) -> io::Result<()> {
+    loop {
+        let flushed = write.flush();
+        core.upstream_sealed(id, if flushed.is_err() { BATCH } else { 0 });
+        flushed?;
+        let mut left = BATCH;
+        while left > 0
+            && let Some((out, record)) = core.upstream_record(id, RECORD)
+        {
+            let sealed = write.seal(out, record)?;
+            left = left.saturating_sub(sealed);
+            core.upstream_written(id, sealed, now);
+        }
+        if left == BATCH {
+            return Ok(());
+        }
+    }
+}
 
 impl Rim {
     pub(super) fn poll_flush(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -62,6 +88,13 @@ impl Rim {
             return;
         }
         let mut core = self.core.borrow_mut();
+        if let WriteHalf::Tls(write) = &socket.write {
+            return match seal_and_write(&mut core, write, id, self.now()) {
+                Ok(()) => {}
+                // One that is broken may have said why before, which who reads it finds out at once.
+                Err(_) => block(socket),
+            };
+        }
         while let Some(out) = core.upstream_out(id).filter(|out| !out.is_empty()) {
             match write(&socket.write, out, false) {
                 Ok(written) => core.upstream_written(id, written, self.now()),

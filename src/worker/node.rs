@@ -2,6 +2,7 @@
 
 use std::future::{Future as _, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -9,15 +10,17 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::sockets::{Read, Socket, insert, poll_read, poll_writable};
 use super::stream::{self, ReadHalf};
+use super::tls::{self, End};
 use super::{Parts, Rim};
 use crate::itself::Made;
 use crate::proxy::{FailReason, UpstreamId};
 use crate::resolve;
 use crate::routing::Node;
+use crate::secured::Stream;
 
 /// Others have their turn after so many reads that each filled the buffer: what came is written together.
 const LONG_READS: u32 = 4;
@@ -42,32 +45,35 @@ impl Rim {
         }
         let (node, connected) = loop {
             let Some(node) = self.core.borrow().upstream_node(id) else { return };
-            let connected = timeout(self.parts.settings.connect_timeout, connect(&node, &self.parts)).await;
+            let connected = connect(&node, &self.parts).await;
             let Some(current) = self.core.borrow().upstream_node(id) else { return };
             // Whatever came of it, at an address the node has left meanwhile it counts for nothing.
             if (&current.host, current.port) == (&node.host, node.port) {
                 break (node, connected);
             }
         };
-        let reason = match &connected {
-            Ok(Ok((_, made))) => made.is_itself().then_some(FailReason::Itself),
-            Ok(Err(error)) => {
-                tracing::debug!(node = %node.name, %error, "cannot connect");
-                Some(unmade(error))
-            }
-            Err(_) => Some(FailReason::ConnectTimeout),
+        let failed = match &connected {
+            Ok((_, made)) => made.is_itself().then_some(FailReason::Itself),
+            Err(reason) => Some(*reason),
         };
-        if let Some(reason) = reason {
-            self.parts.node_failed.notify_one();
-            self.core.borrow_mut().upstream_failed(id, reason, self.now());
-            return self.apply();
-        }
-        let Ok(Ok((stream, made))) = connected else { return };
+        let (stream, made) = match (failed, connected) {
+            (None, Ok(connected)) => connected,
+            (reason, _) => {
+                let reason = reason.unwrap_or(FailReason::Connect);
+                tracing::debug!(node = %node.name, ?reason, "cannot connect");
+                self.parts.node_failed.notify_one();
+                self.core.borrow_mut().upstream_failed(id, reason, self.now());
+                return self.apply();
+            }
+        };
         let pauses = self.core.borrow().upstream_pauses(id);
         if pauses {
-            stream::bound_paused_input(&stream);
+            stream::bound_paused_input(stream.tcp());
         }
-        let (half, write) = stream::split(stream);
+        let (half, write) = match stream {
+            Stream::Plain(stream) => stream::split(stream),
+            Stream::Tls(stream) => tls::split(*stream, &self.sealed),
+        };
         let mut read = NodeReader { half, looked_again: false, reckoned: 0 };
         let mut socket = Socket::new(id, write, Some(made));
         socket.is_bounded = pauses;
@@ -128,6 +134,14 @@ impl Rim {
                     let sockets = self.upstreams.borrow();
                     let socket = sockets.get(id.index()).and_then(Option::as_ref).filter(|socket| socket.id == id);
                     let reason = socket.map_or(FailReason::Closed, Socket::closed);
+                    let reason = match read.half.end() {
+                        Some(End::Unsecured(why)) => {
+                            self.parts.secured.refused(why);
+                            FailReason::Unsecured(why)
+                        }
+                        Some(End::CutOff) if reason == FailReason::Closed => FailReason::CutOff,
+                        _ => reason,
+                    };
                     drop(sockets);
                     let mut core = self.core.borrow_mut();
                     core.upstream_failed(id, reason, self.now());
@@ -157,9 +171,32 @@ fn unmade(error: &io::Error) -> FailReason {
     }
 }
 
-/// Connects, and lets it be known.
-async fn connect(node: &Node, parts: &Parts) -> io::Result<(TcpStream, Made)> {
+/// Connects, lets it be known, and makes it secure; all within the connect time-out.
+async fn connect(node: &Node, parts: &Parts) -> Result<(Stream, Made), FailReason> {
+    let limit = parts.settings.connect_timeout;
+    let ends_at = Instant::now() + limit;
     let connecting = parts.itself.connecting();
+    let connected = timeout_at(ends_at, reach(node, parts)).await.map_err(|_| FailReason::ConnectTimeout)?;
+    let (stream, local, peer) = connected.map_err(|error| unmade(&error))?;
+    let made = connecting.made(local, peer);
+    if made.is_itself() {
+        return Err(FailReason::Itself);
+    }
+    // Boxed, for plain nodes are not to carry it.
+    let host = (node.certificate_name(), Some(&node.name));
+    let opened = match parts.secured.is_plain() {
+        true => Ok(Stream::Plain(stream)),
+        false => Box::pin(parts.secured.open(stream, host, ends_at, limit)).await,
+    };
+    match opened {
+        Ok(stream) => Ok((stream, made)),
+        // It is told when it is accepted, and that may be only now.
+        Err(_) if made.is_itself() => Err(FailReason::Itself),
+        Err(why) => Err(FailReason::Unsecured(why)),
+    }
+}
+
+async fn reach(node: &Node, parts: &Parts) -> io::Result<(TcpStream, SocketAddr, SocketAddr)> {
     let stream = resolve::connect(&node.host, node.port).await?;
     let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
     // A port that nobody listens on may be the one this very attempt was given: then it has met itself.
@@ -167,7 +204,7 @@ async fn connect(node: &Node, parts: &Parts) -> io::Result<(TcpStream, Made)> {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
     stream::prepare_upstream(&stream, parts.settings.request_timeout)?;
-    Ok((stream, connecting.made(local, peer)))
+    Ok((stream, local, peer))
 }
 
 #[cfg(test)]

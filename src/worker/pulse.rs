@@ -80,6 +80,7 @@ mod tests {
     use crate::metrics::Cells;
     use crate::proxy::{Ends, Settings};
     use crate::routing::{Published, Topology};
+    use crate::secured::Secured;
     use crate::worker::{Parts, spawn};
 
     static GO_ON: AtomicBool = AtomicBool::new(false);
@@ -101,6 +102,7 @@ mod tests {
             settings: Settings { cpu_time: stuck, ..Settings::default() },
             cells: Arc::new(Cells::new(2)),
             itself: Arc::default(),
+            secured: Secured::default(),
             started_at: std::time::Instant::now(),
         };
         let (pulse, beats) = Pulse::new(2);

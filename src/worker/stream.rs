@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use super::pipe::move_bytes;
+use super::tls::{End, TlsReadHalf, TlsWriteHalf};
 use crate::listener::Accepted;
 use crate::proxy::Ends;
 
@@ -52,6 +53,8 @@ pub(super) const WIDE_CLIENT_HELD: usize = 2 * CLIENT_INPUT;
 pub(super) enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
     Unix(unix::OwnedReadHalf),
+    /// Of nodes alone.
+    Tls(Box<TlsReadHalf>),
 }
 
 /// What leaves; dropping it sends our end.
@@ -59,6 +62,8 @@ pub(super) enum ReadHalf {
 pub(super) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Unix(unix::OwnedWriteHalf),
+    /// Of nodes alone; it is written by `flush_secured`.
+    Tls(Box<TlsWriteHalf>),
 }
 
 /// What has become of a connection that is not read.
@@ -151,6 +156,7 @@ impl ReadHalf {
         match self {
             Self::Tcp(read) => Pin::new(read).poll_read(cx, buffer),
             Self::Unix(read) => Pin::new(read).poll_read(cx, buffer),
+            Self::Tls(read) => read.poll_read(cx, buffer),
         }
     }
 
@@ -173,6 +179,16 @@ impl ReadHalf {
                 let stream: &UnixStream = read.as_ref();
                 stream.try_io(Interest::READABLE, || move_bytes(stream, pipe, most))
             }
+            // Only what is opened may pass.
+            Self::Tls(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// How a session of TLS ended, where that was not by the node's last word.
+    pub(super) fn end(&self) -> Option<End> {
+        match self {
+            Self::Tls(read) => read.end(),
+            Self::Tcp(_) | Self::Unix(_) => None,
         }
     }
 
@@ -180,6 +196,7 @@ impl ReadHalf {
         match self {
             Self::Tcp(read) => read.readable().await,
             Self::Unix(read) => read.readable().await,
+            Self::Tls(read) => read.tcp().readable().await,
         }
     }
 
@@ -187,6 +204,7 @@ impl ReadHalf {
         match self {
             Self::Tcp(read) => read.try_read(buffer),
             Self::Unix(read) => read.try_read(buffer),
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
@@ -199,6 +217,7 @@ impl WriteHalf {
         match self {
             Self::Tcp(write) => write.as_ref().poll_write_ready(cx),
             Self::Unix(write) => write.as_ref().poll_write_ready(cx),
+            Self::Tls(write) => write.tcp().poll_write_ready(cx),
         }
     }
 
@@ -213,6 +232,7 @@ impl WriteHalf {
                 let stream: &UnixStream = write.as_ref();
                 stream.try_io(Interest::WRITABLE, || move_bytes(pipe, stream, most))
             }
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -220,16 +240,19 @@ impl WriteHalf {
         match self {
             Self::Tcp(write) => write.as_ref().as_fd(),
             Self::Unix(write) => write.as_ref().as_fd(),
+            Self::Tls(write) => write.tcp().as_fd(),
         }
     }
 
     /// Bounds what a node may have sent while it is not its turn to be read.
     pub(super) fn bound_input(&self) {
-        if let Self::Tcp(write) = self {
-            let stream: &TcpStream = write.as_ref();
-            // It saves memory only.
-            let _ = SockRef::from(stream).set_recv_buffer_size(NODE_INPUT);
-        }
+        let stream: &TcpStream = match self {
+            Self::Tcp(write) => write.as_ref(),
+            Self::Tls(write) => write.tcp(),
+            Self::Unix(_) => return,
+        };
+        // It saves memory only.
+        let _ = SockRef::from(stream).set_recv_buffer_size(NODE_INPUT);
     }
 
     /// The connection will end by a reset, so that the kernel drops what it holds for it.
@@ -237,6 +260,7 @@ impl WriteHalf {
         let socket = match self {
             Self::Tcp(write) => SockRef::from(write.as_ref()),
             Self::Unix(write) => SockRef::from(write.as_ref()),
+            Self::Tls(write) => SockRef::from(write.tcp()),
         };
         socket.set_linger(Some(Duration::ZERO))
     }
@@ -246,6 +270,7 @@ impl WriteHalf {
         match self {
             Self::Tcp(write) => write.try_write(bytes),
             Self::Unix(write) => write.try_write(bytes),
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -254,6 +279,7 @@ impl WriteHalf {
         match self {
             Self::Tcp(write) => write.try_write_vectored(slices),
             Self::Unix(write) => write.try_write_vectored(slices),
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -22,6 +22,7 @@ mod memory;
 mod merged;
 mod meta;
 mod placements;
+mod renewal;
 mod routes;
 mod waits;
 

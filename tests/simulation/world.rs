@@ -327,6 +327,11 @@ impl World {
                 }
             }),
             95 if self.stormy => self.storm(),
+            // What nodes are logged in to with has changed: nobody must notice.
+            95 if self.rng.one_in(2) => {
+                self.core.renew_lanes(self.now());
+                self.carry_out();
+            }
             97 if self.turning && self.rng.one_in(4) => {
                 for _ in 0..1 + self.rng.below(3) {
                     self.turn();

@@ -194,6 +194,11 @@ impl Fifo {
         self.entries.partition_point(|place| place.start < sent)
     }
 
+    /// Where the last entry begins that begins among the first `end` bytes, or right behind them.
+    pub(in crate::proxy) fn last_start(&self, end: u64) -> Option<u64> {
+        self.entries.partition_point(|place| place.start <= end).checked_sub(1).and_then(|index| self.start(index))
+    }
+
     /// How many of the entries there are had been pushed when so many were.
     pub(in crate::proxy) fn older(&self, pushed: u64) -> usize {
         let newer = usize::try_from(self.pushed.saturating_sub(pushed)).unwrap_or(usize::MAX);

@@ -127,6 +127,8 @@ pub(in crate::proxy) struct Upstream {
     pub(in crate::proxy) after_failure: bool,
     /// It is connected to an address its node is no longer at: it finishes what is in flight.
     pub(in crate::proxy) moved: bool,
+    /// It was logged in to with what is no longer in force: it finishes what is in flight.
+    pub(in crate::proxy) outdated: bool,
     /// The node answers keys in the order of their line: see `values.rs`.
     pub(in crate::proxy) in_order: bool,
     pub(in crate::proxy) out: OutBuf,
@@ -153,6 +155,8 @@ pub(in crate::proxy) struct Upstream {
     pub(in crate::proxy) used_at: Tick,
     /// Bytes written so far.
     pub(in crate::proxy) sent: u64,
+    /// Bytes of memory that the rim holds of what it has taken.
+    pub(in crate::proxy) sealed: usize,
     /// The beginning of a reply line.
     pub(in crate::proxy) partial: Vec<u8>,
     /// Bytes of memory charged for it.
@@ -200,6 +204,7 @@ impl Upstream {
             eager: true,
             after_failure: false,
             moved: false,
+            outdated: false,
             in_order: true,
             out,
             fifo,
@@ -215,6 +220,7 @@ impl Upstream {
             moved_at: now,
             used_at: now,
             sent: 0,
+            sealed: 0,
             partial: Vec::new(),
             held: 0,
             cells,
@@ -414,6 +420,19 @@ impl Upstream {
         asked || matches!(self.fifo.front(), Some(Entry::Version))
     }
 
+    /// How many of the first `most` bytes that wait are to go as one: those of whole requests; of one whose beginning is
+    /// sent the rest, without what stands behind it; of one that is longer than `most` as many.
+    pub(in crate::proxy) fn record(&self, most: usize) -> usize {
+        let end = self.sent + most as u64;
+        let (first, last) = match self.fifo.start(self.fifo.first_unsent(self.sent)) {
+            // What waits belongs to the last request, whose body may be streamed still.
+            None => return most,
+            Some(first) => (first, if self.queued() <= end { Some(end) } else { self.fifo.last_start(end) }),
+        };
+        let whole = if first > self.sent { Some(first.min(end)) } else { last.filter(|last| *last > self.sent) };
+        whole.and_then(|end| usize::try_from(end - self.sent).ok()).map_or(most, |bytes| bytes.min(most))
+    }
+
     /// Asks for a write, and notes whether the lane is at its limit.
     pub(in crate::proxy) fn touch(&mut self, id: UpstreamId, shared: &mut Shared) {
         shared.ask_for_tick();
@@ -445,7 +464,7 @@ impl Upstream {
     /// Bytes of memory held, those of slices apart.
     pub(in crate::proxy) fn weight(&self) -> usize {
         let unread = if self.paused { account::KERNEL_NODE } else { 0 };
-        self.out.held() + self.partial.capacity() + self.fifo.held() + unread
+        self.out.held() + self.partial.capacity() + self.fifo.held() + unread + self.sealed
     }
 
     /// Whether it holds more than its limits, divided by `by`.

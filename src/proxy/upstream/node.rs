@@ -39,6 +39,7 @@ pub(in crate::proxy) struct NodeEntry {
     pub(in crate::proxy) probe: UpstreamId,
     /// It has answered keys in another order than that of their line: a miss is known at `END` only.
     pub(in crate::proxy) unordered: bool,
+    pub(in crate::proxy) renewal: Renewal,
     /// It is not in the ring any more.
     pub(in crate::proxy) departed: bool,
     /// It is down, for what listens there is this process.
@@ -59,6 +60,24 @@ pub(in crate::proxy) struct BinaryLane {
 impl BinaryLane {
     /// Nothing is known of the node.
     pub(in crate::proxy) const UNKNOWN: Self = Self { lane: UpstreamId::NONE, is_spoken: false, refused_until: None };
+}
+
+/// Shared lanes that are replaced one by one.
+#[derive(Debug)]
+pub(in crate::proxy) struct Renewal {
+    /// Those whose turn is still to come.
+    pub(in crate::proxy) left: Vec<UpstreamId>,
+    /// What takes the place of the first of them, once it is greeted.
+    pub(in crate::proxy) fresh: UpstreamId,
+    /// How often in a row that has failed.
+    pub(in crate::proxy) failures: u32,
+}
+
+impl Default for Renewal {
+    /// None is replaced.
+    fn default() -> Self {
+        Self { left: Vec::new(), fresh: UpstreamId::NONE, failures: 0 }
+    }
 }
 
 /// The lanes of one node that are one client's own.
@@ -116,6 +135,7 @@ impl NodeEntry {
             binary: BinaryLane::UNKNOWN,
             probe: UpstreamId::NONE,
             unordered: false,
+            renewal: Renewal::default(),
             departed: false,
             is_itself: false,
         }
