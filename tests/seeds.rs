@@ -2,16 +2,24 @@
 //! stays mended. Then inputs made from them, the same ones each time; `SLIPRING_TEST_MUTATIONS=1000` makes so many of each
 //! seed in place of a few. What no such input finds, `tests/fuzz/run 1800` searches for.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test ends at what it did not expect, and says so")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test ends at what it did not expect, and says so"
+)]
 
 #[path = "fuzz/harness/mod.rs"]
 mod harness;
-mod support;
+#[path = "support/random.rs"]
+#[allow(dead_code, unreachable_pub, reason = "other tests draw from it, and otherwise")]
+mod random;
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, panic};
 
-use support::Random;
+use random::Random;
 
 /// How many inputs are made of each seed of the core, of which each takes some milliseconds. Of the others, ten times.
 const MUTATIONS: usize = 50;

@@ -21,7 +21,7 @@ use crate::time::Tick;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The same for one that has sent its end and has all that it asked for: it may pass it on to something slow.
-const LAST_REPLIES: Duration = Duration::from_mins(1);
+const LAST_REPLIES: Duration = Duration::from_secs(60);
 
 const LEFT: &str = "SERVER_ERROR proxy: given up, for its client has sent its end\r\n";
 const BEHIND: &str = "SERVER_ERROR proxy: an earlier request for the key was not answered in time\r\n";

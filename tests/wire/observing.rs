@@ -173,7 +173,7 @@ fn nothing_is_told_of_slow_requests_where_they_are_off() {
 #[test]
 fn that_clients_do_not_read_is_told_once_and_each_of_them_counted() {
     let (_nodes, slipring) = three_nodes_with(&["--log-format", "json"]);
-    slipring.client().set("large", &"x".repeat(900 << 10));
+    slipring.client().set("large", "x".repeat(900 << 10));
     // Each asks for more than the sockets hold, says that it is done, and reads nothing.
     let deaf: Vec<TextClient> = (0..5)
         .map(|_| {
