@@ -25,6 +25,14 @@ CASES = {
     "scrape": (ALL, ["sidecar", "sidecar/scrape"]),
     "cpu-limit": (ALL, ["sidecar", "sidecar/cpu-limit"]),
     "legacy-cpu-limit": (["deployments", "sets"], ["sidecar/legacy", "sidecar/legacy/cpu-limit"]),
+    "tls": (ALL, ["sidecar/discovery", "sidecar/tls"]),
+    "tls-ca": (["deployments"], ["sidecar", "sidecar/tls/ca"]),
+    "secured": (ALL, ["sidecar/dns", "sidecar/tls/ca", "sidecar/tls/certificate", "sidecar/auth"]),
+    "legacy-tls": (["deployments", "sets"], ["sidecar/legacy", "sidecar/legacy/tls"]),
+    "legacy-secured": (
+        ["deployments", "sets"],
+        ["sidecar/legacy", "sidecar/legacy/tls/ca", "sidecar/legacy/tls/certificate", "sidecar/legacy/auth"],
+    ),
 }
 LOCALHOST = {"MEMCACHED_NODES": "localhost", "MEMCACHED_PORT": "11211", "MEMCACHED_DISCOVERY_HOST": "localhost"}
 
