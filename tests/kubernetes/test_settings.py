@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from cluster import render
-from manifests import DEPLOY, EXPECTED, containers, slipring_containers
+from manifests import DEPLOY, EXPECTED, containers, secured, slipring_containers
 from processes import PATIENCE, binary, eventually, free_port, memcached, running
 
 
@@ -35,6 +35,8 @@ def variants():
             yield path.stem, path.read_text
     for name in ["inject", "node-local", "node-local/host-port", "node-local/socket"]:
         yield name, lambda name=name: render(DEPLOY / name)
+    for name in ["node-local", "node-local/host-port", "node-local/socket"]:
+        yield f"{name} secured", lambda name=name: secured(name)
 
 
 VARIANTS = dict(variants())
