@@ -678,7 +678,8 @@ def test_a_placement_in_the_template_is_that_of_every_pod(cluster, pods):
 
 
 def test_a_secured_template(cluster, pods):
-    """What it says of TLS and the log-in holds for every pod; a pod names other Secrets, or does without TLS."""
+    """What it says of TLS and the log-in holds for every pod; a pod names other Secrets, or does without TLS. Nodes of its
+    own are not told the log-in of others."""
     volumes = [
         secret("slipring-ca", "platform", "ca.crt"),
         secret("slipring-certificate", "platform", "tls.crt", "tls.key"),
@@ -694,7 +695,8 @@ def test_a_secured_template(cluster, pods):
         pod = pods.create("labelled", SHAPES["bare"], None, annotations)
         made = containers(pod)[0]
         kept = [volume for volume in pod["spec"]["volumes"] if "secret" in volume]
-        assert [volume["name"] for volume in kept] == [mount["name"] for mount in made["volumeMounts"][1:]]
+        mounts = [mount["name"] for mount in made["volumeMounts"] if mount["name"] != "slipring-config"]
+        assert [volume["name"] for volume in kept] == mounts
         return made, {volume["name"]: volume for volume in kept}
 
     with template_taken_away(cluster, spec):
@@ -704,6 +706,13 @@ def test_a_secured_template(cluster, pods):
 
         made, kept = found({"slipring/tls": "false"})
         assert made["env"] == [FILE, LOGIN, TLS | {"value": "false"}] and kept == {"slipring-auth": volumes[2]}
+
+        dns = {"name": "SLIPRING_DNS", "value": "memcached"}
+        made, kept = found({"slipring/dns": "memcached"})
+        assert made["env"] == [TLS, AUTHORITY, *CERTIFICATE, dns] and list(kept.values()) == volumes[:2]
+        made, kept = found({"slipring/dns": "memcached", "slipring/auth-secret": "own"})
+        assert made["env"] == [TLS, AUTHORITY, *CERTIFICATE, dns, LOGIN]
+        assert list(kept.values()) == [*volumes[:2], secret("slipring-auth", "own", "auth")]
 
         made, kept = found({"slipring/tls-certificate-secret": "own", "slipring/tls-name": "cache.example"})
         name = {"name": "SLIPRING_NODE_TLS_NAME", "value": "cache.example"}
