@@ -1,7 +1,9 @@
 """What is in deploy/, and what kustomize makes of it."""
 
+import functools
 import os
 import pathlib
+import tempfile
 
 import yaml
 
@@ -48,6 +50,20 @@ def with_components(directory, resources, components):
     )
     (directory / "kustomization.yaml").write_text(text)
     return render(directory)
+
+
+# What a machine's slipring needs for nodes that want everything; deploy/README.md has them, too.
+SECURED = ["sidecar/legacy/tls/ca", "sidecar/legacy/tls/certificate", "sidecar/legacy/auth"]
+
+
+@functools.cache
+def secured(directory):
+    """A DaemonSet of deploy/node-local with these components, rendered."""
+    with tempfile.TemporaryDirectory() as name:
+        own = {"resources": [os.path.relpath(DEPLOY / directory, name)]}
+        own["components"] = [os.path.relpath(DEPLOY / component, name) for component in SECURED]
+        (pathlib.Path(name) / "kustomization.yaml").write_text(yaml.safe_dump(own))
+        return render(name)
 
 
 def template(workload):

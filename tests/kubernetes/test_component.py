@@ -11,7 +11,17 @@ import pytest
 import yaml
 
 from cluster import Refused, render
-from manifests import DEPLOY, EXPECTED, containers, kustomizations, pod_of, slipring_containers, template, with_components
+from manifests import (
+    DEPLOY,
+    EXPECTED,
+    containers,
+    kustomizations,
+    pod_of,
+    secured,
+    slipring_containers,
+    template,
+    with_components,
+)
 from processes import binary, eventually
 
 APPS = pathlib.Path(__file__).parent / "apps"
@@ -25,6 +35,14 @@ CASES = {
     "scrape": (ALL, ["sidecar", "sidecar/scrape"]),
     "cpu-limit": (ALL, ["sidecar", "sidecar/cpu-limit"]),
     "legacy-cpu-limit": (["deployments", "sets"], ["sidecar/legacy", "sidecar/legacy/cpu-limit"]),
+    "tls": (ALL, ["sidecar/discovery", "sidecar/tls"]),
+    "tls-ca": (["deployments"], ["sidecar", "sidecar/tls/ca"]),
+    "secured": (ALL, ["sidecar/dns", "sidecar/tls/ca", "sidecar/tls/certificate", "sidecar/auth"]),
+    "legacy-tls": (["deployments", "sets"], ["sidecar/legacy", "sidecar/legacy/tls"]),
+    "legacy-secured": (
+        ["deployments", "sets"],
+        ["sidecar/legacy", "sidecar/legacy/tls/ca", "sidecar/legacy/tls/certificate", "sidecar/legacy/auth"],
+    ),
 }
 LOCALHOST = {"MEMCACHED_NODES": "localhost", "MEMCACHED_PORT": "11211", "MEMCACHED_DISCOVERY_HOST": "localhost"}
 
@@ -189,16 +207,17 @@ def test_a_pod_that_may_not_is_told(server):
         server.create(namespace, {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "a", "image": "a"}]}})
 
 
+@pytest.mark.parametrize("made", [lambda variant: render(DEPLOY / variant), secured], ids=["plain", "secured"])
 @pytest.mark.parametrize("level", ["restricted", "baseline", "privileged"])
 @pytest.mark.parametrize(
     ("variant", "lowest"),
     [("node-local", "restricted"), ("node-local/host-port", "privileged"), ("node-local/socket", "privileged")],
 )
-def test_what_right_a_machines_slipring_needs(variant, lowest, level, server):
-    """As the table of deploy/README.md says."""
-    namespace = f"{variant.replace('/', '-')}-{level}"
+def test_what_right_a_machines_slipring_needs(variant, lowest, level, made, server):
+    """As the table of deploy/README.md says; Secrets need none."""
+    namespace = f"{variant.replace('/', '-')}-{level}-{'secured' if made is secured else 'plain'}"
     server.namespace(namespace, {"pod-security.kubernetes.io/enforce": level})
-    (daemon,) = [found for found in yaml.safe_load_all(render(DEPLOY / variant)) if found["kind"] == "DaemonSet"]
+    (daemon,) = [found for found in yaml.safe_load_all(made(variant)) if found["kind"] == "DaemonSet"]
     if lowest in ("restricted", level):
         server.create(namespace, pod_of(daemon))
     else:

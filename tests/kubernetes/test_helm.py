@@ -13,7 +13,7 @@ import yaml
 
 import cluster as api
 from chart import CHART, NODE_LOCAL, Failed, by_name, environment, helm, kustomized, normal, settings, template
-from manifests import DEPLOY, containers, slipring_containers
+from manifests import DEPLOY, containers, secured, slipring_containers, with_components
 from processes import binary, eventually
 
 MONITORING = {f"monitoring.{part}.enabled": True for part in ["podMonitor", "podMonitoring", "alerts", "dashboard"]}
@@ -169,6 +169,61 @@ def test_settings_of_the_container(part, values):
     assert {key: container[key] for key in same} == {key: usual[key] for key in same}
 
 
+# The values for what the components do, with the names of their Secrets.
+SECURED = {"tls": True, "tlsCaSecret": "memcached-tls", "tlsCertificateSecret": "memcached-tls", "authSecret": "memcached-auth"}
+
+
+def secured_values(part, values=SECURED):
+    return {f"{part}.{name}": value for name, value in values.items()}
+
+
+@pytest.mark.parametrize("directory", list(LOCAL)[1:])
+def test_secured_nodes_as_by_the_components(directory):
+    values = {"inject.enabled": False} | LOCAL[directory] | secured_values("nodeLocal")
+    expected = [found for found in yaml.safe_load_all(secured(directory)) if found["kind"] != "Namespace"]
+    assert by_name(template(values)) == by_name(expected)
+
+
+def test_a_secured_sidecar_as_by_the_components(tmp_path):
+    """What it is in a pod that the component changes, it is in the template that injected pods get."""
+    app = tmp_path / "sources" / "app.yaml"
+    app.parent.mkdir()
+    pod = {"template": {"spec": {"containers": [{"name": "app", "image": "app"}]}}}
+    app.write_text(yaml.safe_dump({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}, "spec": pod}))
+    components = ["sidecar", "sidecar/tls/ca", "sidecar/tls/certificate", "sidecar/auth"]
+    (made,) = yaml.safe_load_all(with_components(tmp_path, [app], components))
+    (found,) = [found for found in template(secured_values("inject")) if found["kind"] == "PodTemplate"]
+    expected, spec = made["spec"]["template"]["spec"], found["template"]["spec"]
+    assert normal(spec["initContainers"]) == normal(expected["initContainers"])
+    assert normal(spec["volumes"]) == normal(expected["volumes"])
+
+
+@pytest.mark.parametrize(("part", "values"), BOTH)
+def test_secured_nodes(part, values):
+    """Each value by itself, with Secrets of one's own, and beside another source of nodes."""
+    usual, source = sidecar(values), {f"{part}.dns": "memcached"}
+    for chosen, variables, secrets in [
+        ({"tls": True}, {}, {}),
+        ({"tls": True, "tlsName": "cache.example"}, {"TLS_NAME": "cache.example"}, {}),
+        ({"tls": True, "tlsCaSecret": "own"}, {"TLS_CA": "/etc/slipring-ca/ca.crt"}, {"slipring-ca": "own"}),
+        ({"authSecret": "own"}, {"AUTH_FILE": "/etc/slipring-auth/auth"}, {"slipring-auth": "own"}),
+    ]:
+        documents = template(values | source | secured_values(part, chosen))
+        (container,) = slipring_containers(documents)
+        added = {"SLIPRING_DNS": "memcached"} | ({"SLIPRING_NODE_TLS": "true"} if "tls" in chosen else {})
+        added |= {f"SLIPRING_NODE_{name}": value for name, value in variables.items()}
+        expected = environment(usual) | added
+        del expected["MEMCACHED_NODES_FILE"]
+        assert environment(container) == expected
+        assert [mount["name"] for mount in container["volumeMounts"]] == list(secrets)
+        (owner,) = [document for document in documents if document["kind"] in ("PodTemplate", "DaemonSet")]
+        volumes = (owner["template"] if part == "inject" else owner["spec"]["template"])["spec"]["volumes"]
+        assert {volume["name"]: volume["secret"]["secretName"] for volume in volumes} == secrets
+    for name in ["tlsName", "tlsCaSecret", "tlsCertificateSecret"]:
+        with pytest.raises(Failed, match=rf"{part}\.{name}: of no use without {part}\.tls"):
+            template(values | secured_values(part, {name: "a"}))
+
+
 def test_nodes_make_the_config_map():
     values = NODE_LOCAL | {"nodeLocal.nodes": "10.0.0.2,10.0.0.3", "nodeLocal.port": 11212}
     made = by_name(template(values, "somewhere"))
@@ -248,6 +303,7 @@ FOREIGN = ("monitoring.coreos.com/v1", "monitoring.googleapis.com/v1")
 @pytest.mark.parametrize(("values", "directories", "monitoring"), list(combinations()))
 def test_fits_the_published_schemas(values, directories, monitoring):
     own = {"nodeLocal.nodes": "10.0.0.2"} if "nodeLocal.enabled" in values else {}
+    own |= secured_values("inject") | secured_values("nodeLocal")
     for document in template(values | own):
         if document["apiVersion"] not in FOREIGN:
             kubernetes_validate.validate(document, "1.36", strict=True)
@@ -353,7 +409,7 @@ def contains(kept, wanted, path=""):
 
 @pytest.mark.parametrize(("values", "directories", "monitoring"), list(combinations()))
 def test_an_api_server_takes_it(values, directories, monitoring, bare):
-    documents = template(values, "default")
+    documents = template(values | secured_values("inject") | secured_values("nodeLocal"), "default")
     if documents:
         text = yaml.safe_dump_all(documents)
         bare.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text)

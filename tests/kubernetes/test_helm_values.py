@@ -31,6 +31,11 @@ REFRESH = "UPDATE_README" in os.environ
         ({"inject.dns": "srv:name:11211"}, "'/inject/dns'"),
         ({"inject.placement": "dalli,"}, "'/inject/placement'"),
         ({"inject.configMap": "A_b"}, "'/inject/configMap'"),
+        ({"inject.tls": "true"}, "'/inject/tls': got string, want boolean"),
+        ({"inject.tls": True, "inject.tlsName": "cache.example:11211"}, "'/inject/tlsName'"),
+        ({"inject.authSecret": "user:password"}, "'/inject/authSecret'"),
+        ({"inject.env": {"SLIPRING_NODE_TLS_CA": "/ca.crt"}}, "'/inject/env'.*'SLIPRING_NODE_TLS_CA' not allowed"),
+        ({"nodeLocal.tls": True, "nodeLocal.tlsCaSecret": "A_b"}, "'/nodeLocal/tlsCaSecret'"),
         ({"nodeLocal.access": "hostport"}, "'/nodeLocal/access': .*'service', 'host-port', 'socket'"),
         ({"nodeLocal.port": 0}, "'/nodeLocal/port': minimum: got 0, want 1"),
         ({"nodeLocal.nodes": ["10.0.0.2"]}, "'/nodeLocal/nodes': got array, want string"),
@@ -141,6 +146,7 @@ def test_the_schema_is_closed():
 # Those that have a value of their own.
 OWN = {"MEMCACHED_NODES", "MEMCACHED_NODES_FILE", "MEMCACHED_PORT"}
 OWN |= {"MEMCACHED_DISCOVERY_HOST", "SLIPRING_DNS", "SLIPRING_PLACEMENT"}
+OWN |= {f"SLIPRING_NODE_{name}" for name in ["TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "TLS_NAME", "AUTH_FILE"]}
 
 
 def test_env_takes_the_variables_of_the_program():

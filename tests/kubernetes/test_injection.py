@@ -43,6 +43,30 @@ WHO = [
 ]
 MOUNT = {"name": "slipring-config", "mountPath": "/etc/slipring"}
 SCRAPE = {"prometheus.io/scrape": "true", "prometheus.io/port": "9150", "prometheus.io/path": "/metrics"}
+TLS = {"name": "SLIPRING_NODE_TLS", "value": "true"}
+
+
+def secret(volume, name, *keys):
+    """The volume of a Secret: of these keys alone, closed to others unless it is that of an authority."""
+    items = [{"key": key, "path": key} for key in keys]
+    mode = 0o444 if volume == "slipring-ca" else 0o440
+    return {"name": volume, "secret": {"defaultMode": mode, "items": items, "secretName": name}}
+
+
+def mounted(volume):
+    return {"name": volume, "mountPath": f"/etc/{volume}", "readOnly": True}
+
+
+def file(variable, path):
+    return {"name": variable, "value": f"/etc/slipring-{path}"}
+
+
+AUTHORITY = file("SLIPRING_NODE_TLS_CA", "ca/ca.crt")
+CERTIFICATE = [
+    file("SLIPRING_NODE_TLS_CERT", "certificate/tls.crt"),
+    file("SLIPRING_NODE_TLS_KEY", "certificate/tls.key"),
+]
+LOGIN = file("SLIPRING_NODE_AUTH_FILE", "auth/auth")
 SHAPES = yaml.safe_load(
     """
 bare:
@@ -361,6 +385,51 @@ SETTINGS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("annotations", "env", "volumes"),
+    [
+        ({"slipring/tls": "true"}, [TLS], []),
+        ({"slipring/tls": "false"}, [TLS | {"value": "false"}], []),
+        (
+            {"slipring/tls-name": "cache.example"},
+            [{"name": "SLIPRING_NODE_TLS_NAME", "value": "cache.example"}, TLS],
+            [],
+        ),
+        ({"slipring/tls-ca-secret": "own"}, [TLS, AUTHORITY], [secret("slipring-ca", "own", "ca.crt")]),
+        (
+            {"slipring/tls": "true", "slipring/tls-certificate-secret": "own"},
+            [TLS, *CERTIFICATE],
+            [secret("slipring-certificate", "own", "tls.crt", "tls.key")],
+        ),
+        ({"slipring/auth-secret": "own"}, [LOGIN], [secret("slipring-auth", "own", "auth")]),
+        (
+            {
+                "slipring/tls-ca-secret": "one",
+                "slipring/tls-certificate-secret": "one",
+                "slipring/auth-secret": "another",
+            },
+            [TLS, AUTHORITY, *CERTIFICATE, LOGIN],
+            [
+                secret("slipring-ca", "one", "ca.crt"),
+                secret("slipring-certificate", "one", "tls.crt", "tls.key"),
+                secret("slipring-auth", "another", "auth"),
+            ],
+        ),
+    ],
+    ids=str,
+)
+def test_secured_nodes(annotations, env, volumes, pods):
+    """Nothing is mounted but the keys of the Secrets that are named; for what is secret the group is root's."""
+    made = pods.sidecar(env=[FILE, placement(), DRAIN, *WHO, *env])
+    names = [volume["name"] for volume in volumes]
+    made["volumeMounts"] += [mounted(name) for name in names]
+    made["securityContext"]["runAsGroup"] = 65532 if set(names) <= {"slipring-ca"} else 0
+    plain = pods.create("plain", SHAPES["volumes"], None, annotations)
+    expected = with_sidecar(plain, made)
+    expected["spec"]["volumes"] += volumes
+    same(pods.create("labelled", SHAPES["volumes"], None, annotations), expected)
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_are_obeyed(setting, pods):
     annotations, sidecar, config_map = SETTINGS[setting]
@@ -396,6 +465,16 @@ def refusals():
         yield {"slipring/on-node-down": value}, "annotation slipring/on-node-down: miss or error"
     for value in ["", "verbose", "INFO"]:
         yield {"slipring/log-level": value}, "annotation slipring/log-level: off, error, warn, info, debug or trace"
+    for value in ["", "True", "yes", "own-secret"]:
+        yield {"slipring/tls": value}, "annotation slipring/tls: true or false"
+    for value in ["", "a b", "*.example", "cache.example:11211", "-a", "a..b", ".", "x" * 64, ".".join(["x" * 60] * 5)]:
+        yield {"slipring/tls-name": value}, "annotation slipring/tls-name: host name or address"
+    for name in ["tls-ca-secret", "tls-certificate-secret", "auth-secret"]:
+        for value in ["", "Upper", "a_b", "-a", "a/b", "user:password"]:
+            yield {f"slipring/{name}": value}, f"annotation slipring/{name}: the name of a Secret"
+    for name in ["tls-name", "tls-ca-secret", "tls-certificate-secret"]:
+        yield {"slipring/tls": "false", f"slipring/{name}": "a"}, f'slipring/{name}: of no use where slipring/tls is "false"'
+    yield {"slipring/tls-secret": "a"}, "unknown annotation slipring/tls-secret: .*slipring/tls-ca-secret"
 
 
 @pytest.mark.parametrize("namespace", ["plain", "labelled"])
@@ -596,3 +675,49 @@ def test_a_placement_in_the_template_is_that_of_every_pod(cluster, pods):
             (made, *_) = containers(pods.create("labelled", SHAPES["bare"], None, settings))
             placements = [entry for entry in made["env"] if entry["name"] == "SLIPRING_PLACEMENT"]
             assert placements == [{"name": "SLIPRING_PLACEMENT", "value": "dalli"}]
+
+
+def test_a_secured_template(cluster, pods):
+    """What it says of TLS and the log-in holds for every pod; a pod names other Secrets, or does without TLS. Nodes of its
+    own are not told the log-in of others."""
+    volumes = [
+        secret("slipring-ca", "platform", "ca.crt"),
+        secret("slipring-certificate", "platform", "tls.crt", "tls.key"),
+        secret("slipring-auth", "platform", "auth"),
+    ]
+    sidecar = {"name": "slipring", "image": "mirror/slipring:11", "restartPolicy": "Always"}
+    sidecar["env"] = [FILE, TLS, AUTHORITY, *CERTIFICATE, LOGIN]
+    sidecar["volumeMounts"] = [MOUNT, *(mounted(volume["name"]) for volume in volumes)]
+    config = {"name": "slipring-config", "configMap": {"name": "memcached-config"}}
+    spec = {"initContainers": [sidecar], "containers": [{"name": "app", "image": "app"}], "volumes": [config, *volumes]}
+
+    def found(annotations):
+        pod = pods.create("labelled", SHAPES["bare"], None, annotations)
+        made = containers(pod)[0]
+        kept = [volume for volume in pod["spec"]["volumes"] if "secret" in volume]
+        mounts = [mount["name"] for mount in made["volumeMounts"] if mount["name"] != "slipring-config"]
+        assert [volume["name"] for volume in kept] == mounts
+        return made, {volume["name"]: volume for volume in kept}
+
+    with template_taken_away(cluster, spec):
+        eventually("pods get the other sidecar", lambda: "mirror/slipring:11" in asks(cluster))
+        made, kept = found({})
+        assert made["env"] == sidecar["env"] and list(kept.values()) == volumes
+
+        made, kept = found({"slipring/tls": "false"})
+        assert made["env"] == [FILE, LOGIN, TLS | {"value": "false"}] and kept == {"slipring-auth": volumes[2]}
+
+        dns = {"name": "SLIPRING_DNS", "value": "memcached"}
+        made, kept = found({"slipring/dns": "memcached"})
+        assert made["env"] == [TLS, AUTHORITY, *CERTIFICATE, dns] and list(kept.values()) == volumes[:2]
+        made, kept = found({"slipring/dns": "memcached", "slipring/auth-secret": "own"})
+        assert made["env"] == [TLS, AUTHORITY, *CERTIFICATE, dns, LOGIN]
+        assert list(kept.values()) == [*volumes[:2], secret("slipring-auth", "own", "auth")]
+
+        made, kept = found({"slipring/tls-certificate-secret": "own", "slipring/tls-name": "cache.example"})
+        name = {"name": "SLIPRING_NODE_TLS_NAME", "value": "cache.example"}
+        assert made["env"] == [FILE, AUTHORITY, LOGIN, name, TLS, *CERTIFICATE]
+        own = secret("slipring-certificate", "own", "tls.crt", "tls.key")
+        assert kept == {"slipring-ca": volumes[0], "slipring-auth": volumes[2], "slipring-certificate": own}
+        # It had no securityContext.
+        assert made["securityContext"] == {"runAsGroup": 0}

@@ -241,10 +241,20 @@ def test_an_apps_own_scrape_annotations_are_not_overwritten(name, kind, tmp_path
     assert template(made)["metadata"]["annotations"] == {f"prometheus.io/{name}": "8080"}
 
 
-@pytest.mark.parametrize("order", [["sidecar/cpu-limit", "sidecar"], ["sidecar/legacy", "sidecar/cpu-limit"]])
-def test_a_limit_without_its_sidecar_is_refused(order, tmp_path):
-    message = refused(tmp_path, [workload("Deployment", {"containers": [APP]})], order)
-    assert "/spec/template/spec/initContainers/0/name" in message
+BESIDE = ["cpu-limit", "tls", "tls/ca", "tls/certificate", "auth"]
+
+
+@pytest.mark.parametrize("component", BESIDE)
+@pytest.mark.parametrize("kind", ["Deployment", "Job", "CronJob"])
+def test_what_is_for_the_sidecar_is_refused_without_one(kind, component, tmp_path):
+    """Or before it, or with the other variant."""
+    for i, order in enumerate([[component, ""], [component], ["legacy", component], ["", f"legacy/{component}"]]):
+        if kind != "Deployment" and "legacy" in "".join(order):
+            continue
+        (tmp_path / str(i)).mkdir()
+        components = [f"sidecar/{part}".rstrip("/") for part in order]
+        message = refused(tmp_path / str(i), [workload(kind, {"containers": [APP]})], components)
+        assert re.search(r"/spec/template/spec/(initContainers/0|containers/0)/name", message), message
 
 
 # What kustomize cannot do, as deploy/README.md says.

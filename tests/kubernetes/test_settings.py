@@ -1,11 +1,14 @@
 """The real slipring under what the manifests say: their environment, their ports, their probes. A misspelt variable
 would go unnoticed in a cluster: the sidecar would start, with a default."""
 
+import contextlib
 import json
+import pathlib
 import re
 import signal
 import socket
 import subprocess
+import tempfile
 import urllib.error
 import urllib.request
 
@@ -13,7 +16,7 @@ import pytest
 import yaml
 
 from cluster import render
-from manifests import DEPLOY, EXPECTED, containers, slipring_containers
+from manifests import DEPLOY, EXPECTED, containers, secured, slipring_containers
 from processes import PATIENCE, binary, eventually, free_port, memcached, running
 
 
@@ -32,6 +35,8 @@ def variants():
             yield path.stem, path.read_text
     for name in ["inject", "node-local", "node-local/host-port", "node-local/socket"]:
         yield name, lambda name=name: render(DEPLOY / name)
+    for name in ["node-local", "node-local/host-port", "node-local/socket"]:
+        yield f"{name} secured", lambda name=name: secured(name)
 
 
 VARIANTS = dict(variants())
@@ -43,11 +48,63 @@ def sidecar(name):
     return found[0]
 
 
+def secret_volumes(found):
+    """Every volume of a Secret, at whatever depth, by its name."""
+    if isinstance(found, list):
+        return {name: volume for each in found for name, volume in secret_volumes(each).items()}
+    if not isinstance(found, dict):
+        return {}
+    if "secret" in found and "name" in found:
+        return {found["name"]: found["secret"]}
+    return secret_volumes(list(found.values()))
+
+
+def openssl(directory, *arguments):
+    subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
-def node():
-    port = free_port()
-    with running(memcached(port), port):
-        yield port
+def secrets():
+    """What the Secrets hold, and the files of the nodes: an authority, certificates of both sides, a log-in."""
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    # Not pytest's directory, which nobody else may enter: where the tests are root, memcached is somebody else.
+    with tempfile.TemporaryDirectory(prefix="slipring-secrets-") as name:
+        directory = pathlib.Path(name)
+        made = ["-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=Authority", "-days", "9"]
+        openssl(directory, "req", "-x509", *key, *made)
+        for name in ["node", "tls"]:
+            openssl(directory, "req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+            (directory / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+            by = ["-CA", "ca.crt", "-CAkey", "ca.key", "-days", "9", "-extfile", f"{name}.ext"]
+            openssl(directory, "x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *by)
+        (directory / "auth").write_text("app:hunter2\n")
+        for path in [directory, *directory.iterdir()]:
+            path.chmod(0o755)
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def start_node(secrets):
+    """Starts a memcached that asks for what a sidecar's environment is there for; each kind once."""
+    with contextlib.ExitStack() as stack:
+        started = {}
+
+        def node(environment):
+            options = []
+            if environment.get("SLIPRING_NODE_TLS") == "true":
+                tls = f"ssl_chain_cert={secrets}/node.crt,ssl_key={secrets}/node.key"
+                if "SLIPRING_NODE_TLS_CERT" in environment:
+                    tls += f",ssl_ca_cert={secrets}/ca.crt,ssl_verify_mode=3"
+                options += ["-Z", "-o", tls]
+            if "SLIPRING_NODE_AUTH_FILE" in environment:
+                options += ["-Y", f"{secrets}/auth"]
+            if tuple(options) not in started:
+                port = free_port()
+                stack.enter_context(running([*memcached(port), *options], port))
+                started[tuple(options)] = port
+            return started[tuple(options)]
+
+        yield node
 
 
 # The pod that stands for all.
@@ -55,10 +112,10 @@ FIELDS = {"metadata.namespace": "shop", "metadata.name": "app-1"}
 
 
 class Machine:
-    """What stands in for the pod: its ConfigMap, its paths, its ports."""
+    """What stands in for the pod: its ConfigMap, its Secrets, its paths, its ports."""
 
-    def __init__(self, directory, node):
-        self.directory = directory
+    def __init__(self, directory, node, secrets, volumes):
+        self.directory, self.secrets, self.volumes = directory, secrets, volumes
         self.config_map = {
             "MEMCACHED_NODES": f"127.0.0.1:{node}",
             "MEMCACHED_PORT": str(node),
@@ -85,7 +142,13 @@ class Machine:
             inside = self.directory / mount["mountPath"].strip("/").replace("/", "-")
             inside.mkdir()
             for name, value in made.items():
-                made[name] = value.replace(mount["mountPath"], str(inside))
+                made[name] = re.sub(rf"{mount['mountPath']}(?=/|$)", str(inside), value)
+            if mount["name"] in self.volumes:
+                volume = self.volumes[mount["name"]]
+                for item in volume["items"]:
+                    path = inside / item["path"]
+                    path.write_bytes((self.secrets / item["key"]).read_bytes())
+                    path.chmod(volume["defaultMode"])
             if mount["name"] == "slipring-config":
                 for key, value in self.config_map.items():
                     (inside / key).write_text(value)
@@ -124,11 +187,35 @@ def test_its_ports_are_the_programs(name, help_text):
     assert ports == ({} if listen.startswith("unix:") else {"slipring": int(listen.rpartition(":")[2])})
 
 
+SECRETS = {"slipring-ca": {"ca.crt"}, "slipring-certificate": {"tls.crt", "tls.key"}, "slipring-auth": {"auth"}}
+
+
 @pytest.mark.parametrize("name", VARIANTS)
-def test_it_serves(name, node, tmp_path):
+def test_it_may_read_its_secrets_and_others_may_not(name):
+    """The kubelet gives a Secret's files to root and its group, or that of the pod's fsGroup, which its processes have."""
+    container, volumes = sidecar(name), secret_volumes(list(yaml.safe_load_all(VARIANTS[name]())))
+    mounts = {mount["name"]: mount for mount in container.get("volumeMounts") or [] if mount["name"] != "slipring-config"}
+    assert {mount for mount in mounts if mount in SECRETS} == volumes.keys()
+    assert bool(volumes) == (name.endswith("secured") or name == "tls-ca")
+    for volume, found in volumes.items():
+        assert mounts[volume]["readOnly"] and "subPath" not in mounts[volume]
+        assert {item["key"] for item in found["items"]} == SECRETS[volume]
+        assert found["secretName"] == ("memcached-auth" if volume == "slipring-auth" else "memcached-tls")
+        # A certificate of an authority is no secret, and needs no group.
+        assert found["defaultMode"] == (0o444 if volume == "slipring-ca" else 0o440)
+    user = container["securityContext"]
+    is_group_root = volumes.keys() - {"slipring-ca"} != set() or user["runAsUser"] == 0
+    assert user["runAsGroup"] == (0 if is_group_root else 65532)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_serves(name, start_node, secrets, tmp_path):
     container = sidecar(name)
-    machine = Machine(tmp_path, node)
+    node = start_node({entry["name"]: entry.get("value") for entry in container["env"]})
+    machine = Machine(tmp_path, node, secrets, secret_volumes(list(yaml.safe_load_all(VARIANTS[name]()))))
     environment = machine.environment(container)
+    # The authorities of its system.
+    environment["SSL_CERT_FILE"] = str(secrets / "ca.crt")
     wanted = environment.get("SLIPRING_LISTEN", "localhost")
     if wanted.startswith("unix:"):
         assert str(tmp_path) in wanted, "the socket is in no mounted directory"
@@ -137,7 +224,9 @@ def test_it_serves(name, node, tmp_path):
         environment["SLIPRING_LISTEN"] = f"127.0.0.1:{machine.data}"
         dial = (socket.AF_INET, ("127.0.0.1", machine.data))
     environment["SLIPRING_ADMIN_LISTEN"] = f"127.0.0.1:{machine.admin}"
-    command = ["env", "-i", *(f"{key}={value}" for key, value in environment.items()), binary()]
+    said = tmp_path / "said"
+    command = ["sh", "-c", 'said=$1; shift; exec "$@" 2>"$said"', "sh", str(said)]
+    command += ["env", "-i", *(f"{key}={value}" for key, value in environment.items()), binary()]
     with running(command + container.get("args", []), machine.admin, may_die=True) as process:
         for probe in ["startupProbe", "livenessProbe", "readinessProbe"]:
             get = container[probe]["httpGet"]
@@ -163,6 +252,7 @@ def test_it_serves(name, node, tmp_path):
                 return answers.readline() == b"STORED\r\n"
 
             eventually("the node is connected", stored)
+            assert "may be read by every user" not in said.read_text()
             client.sendall(b"get k\r\n")
             assert [answers.readline() for _ in range(3)] == [b"VALUE k 0 5\r\n", b"hello\r\n", b"END\r\n"]
             process.send_signal(signal.SIGTERM)
@@ -190,6 +280,8 @@ VALUES = {
     "SLIPRING_PLACEMENT": [*PLACEMENTS, "twemproxy,distribution=modula,hash=md5,hash-tag={}", "dalli,strip_prefix=a:"],
     "SLIPRING_ON_NODE_DOWN": ["miss", "error"],
     "SLIPRING_LOG_LEVEL": ["off", "error", "warn", "info", "debug", "trace"],
+    "SLIPRING_NODE_TLS": ["true", "false"],
+    "SLIPRING_NODE_TLS_NAME": ["localhost", "a-b.c_d.example", "10.0.0.9", "fd00::1", "x" * 63],
 }
 WRONG = {
     "MEMCACHED_DISCOVERY_HOST": ["host:port", "host:0", "a b"],
@@ -197,6 +289,8 @@ WRONG = {
     "SLIPRING_PLACEMENT": ["Ring", "ketchup", "dalli,", "dalli,hash=md5"],
     "SLIPRING_ON_NODE_DOWN": ["Miss", "fail"],
     "SLIPRING_LOG_LEVEL": ["verbose"],
+    "SLIPRING_NODE_TLS": ["yes", "2"],
+    "SLIPRING_NODE_TLS_NAME": ["a b", "*.example", "cache.example:11211", "a..b", "x" * 64],
 }
 
 
@@ -236,6 +330,8 @@ def test_what_the_program_refuses(variable, value):
     """That the values of the test above are not taken just because everything is."""
     environment = {variable: value}
     if variable not in ("MEMCACHED_DISCOVERY_HOST", "SLIPRING_DNS"):
-        environment["MEMCACHED_NODES"] = "127.0.0.1"
+        environment["MEMCACHED_NODES"] = "127.0.0.2"
+    if variable == "SLIPRING_NODE_TLS_NAME":
+        environment["SLIPRING_NODE_TLS"] = "true"
     done = subprocess.run([binary()], env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 64 and variable in done.stderr

@@ -101,3 +101,32 @@ volumes:
   - {name: slipring-config, configMap: {name: {{ $part.configMap }}}}
 {{- end }}
 {{- end -}}
+
+{{/*
+How a part's slipring is to speak to secured nodes, as a patch of a pod: what the components deploy/sidecar/legacy/tls, its
+two and auth have for the container, with the names of the part's own Secrets.
+*/}}
+{{- define "slipring.secured" -}}
+{{- $part := .part -}}
+{{- $pod := dict "containers" (list (dict "name" "slipring")) -}}
+{{- range $name := list "tlsName" "tlsCaSecret" "tlsCertificateSecret" -}}
+  {{- if and (get $part $name) (not $part.tls) -}}
+    {{- fail (printf "%s.%s: of no use without %s.tls" $.name $name $.name) -}}
+  {{- end -}}
+{{- end -}}
+{{- range $use := list (list "tls" "tls") (list "ca" "tlsCaSecret") (list "certificate" "tlsCertificateSecret") (list "auth" "authSecret") -}}
+  {{- $chosen := get $part (last $use) -}}
+  {{- if $chosen -}}
+    {{- $patch := ($.Files.Get (printf "files/secured/%s.yaml" (first $use)) | fromYaml).spec.template.spec -}}
+    {{- range $volume := $patch.volumes -}}
+      {{- $_ := set $volume.secret "secretName" $chosen -}}
+    {{- end -}}
+    {{- include "slipring.patch" (dict "onto" $pod "with" $patch) -}}
+  {{- end -}}
+{{- end -}}
+{{- if $part.tlsName -}}
+  {{- $env := list (dict "name" "SLIPRING_NODE_TLS_NAME" "value" $part.tlsName) -}}
+  {{- include "slipring.patch" (dict "onto" $pod "with" (dict "containers" (list (dict "name" "slipring" "env" $env)))) -}}
+{{- end -}}
+{{ toYaml $pod }}
+{{- end -}}
