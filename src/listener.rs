@@ -125,7 +125,7 @@ struct SocketFile {
 /// Binds the data ports and sockets.
 ///
 /// # Errors
-/// Where an address cannot be bound. For `localhost` the machine need not have `::1`.
+/// Where an address cannot be bound. For `localhost` the machine need have but one of `127.0.0.1` and `::1`.
 pub fn bind_all(addresses: &[ListenAddress], unix_mode: u32) -> Result<Vec<Listener>, BindError> {
     let mut bound = Vec::new();
     for address in addresses {
@@ -138,11 +138,13 @@ pub fn bind_all(addresses: &[ListenAddress], unix_mode: u32) -> Result<Vec<Liste
             },
             ListenAddress::Unix(path) => bound.push(Listener::unix(path, unix_mode)?),
             ListenAddress::Localhost => {
-                bound.push(Listener::tcp((Ipv4Addr::LOCALHOST, PORT).into())?);
-                match Listener::tcp((Ipv6Addr::LOCALHOST, PORT).into()) {
-                    Ok(listener) => bound.push(listener),
-                    Err(error) if error.is_missing() => {}
-                    Err(error) => return Err(error),
+                let mut missing = None;
+                for address in [(Ipv4Addr::LOCALHOST, PORT).into(), (Ipv6Addr::LOCALHOST, PORT).into()] {
+                    match Listener::tcp(address) {
+                        Ok(listener) => bound.push(listener),
+                        Err(error) if error.is_missing() && missing.is_none() => missing = Some(error),
+                        Err(error) => return Err(missing.unwrap_or(error)),
+                    }
                 }
             }
         }

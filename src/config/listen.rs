@@ -10,7 +10,7 @@ use super::{Exit, FromEnvironment, PORT, source};
 /// Where clients connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// `127.0.0.1:11211` and, where the machine has it, `[::1]:11211`.
+    /// `127.0.0.1:11211` and `[::1]:11211`, as far as the machine has them.
     Localhost,
     /// An IP address and port; port 0 is any free port.
     Tcp(SocketAddr),
