@@ -281,7 +281,7 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_LISTEN", value_name = "ADDRESS", default_value = "localhost", value_delimiter = ',', value_parser = parse_listen)]
     pub(super) listen: Vec<ListenAddress>,
 
-    /// Name of this sidecar, for the page, `/ring` and the first line of the log; in a pod its namespace and name
+    /// Name of this sidecar, for the page, `/ring` and the log line `serving`; in a pod its namespace and name
     #[arg(long, env = "SLIPRING_INSTANCE", value_name = "NAME", value_parser = parse_instance)]
     pub(super) instance: Option<String>,
 
