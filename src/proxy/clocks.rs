@@ -62,6 +62,12 @@ impl Core {
             up.progress_at = now;
             up.last_read_at = now;
         }
+        let stuck = up.last_write_at.after(request) <= now;
+        if streams && !up.is_greeted() && (up.out.is_empty() || !stuck) {
+            // Memcached says its version only when it has the whole body that came right behind the question.
+            up.progress_at = now;
+            up.last_read_at = now;
+        }
         // Nobody joins what the mark has seen: who came later has not waited that long.
         up.close_group(&mut self.shared);
         let (wire, queued) = up.mark(now, request, queue);
@@ -70,7 +76,6 @@ impl Core {
         let expired = wire.map_or(0, |mark| up.sent_by(mark.sent, streams));
         let first_unsent = up.fifo.first_unsent(up.sent);
         let partly = first_unsent > 0 && up.end(first_unsent - 1, streams) > up.sent && !up.out.is_empty();
-        let stuck = up.last_write_at.after(request) <= now;
         // On an own lane nobody else is concerned. What has been sent in part can be neither cut out nor
         // left behind.
         let alone = expired > 0 && up.is_own();

@@ -16,11 +16,8 @@ use crate::protocol::request::{Refusal, Request};
 use crate::protocol::text::request;
 use crate::time::Tick;
 
-/// A client that has said `quit`, or whose wait was ended since it has sent its end, is closed when it takes nothing of its
-/// replies for so long.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// The same for one that has sent its end and has all that it asked for: it may pass it on to something slow.
+/// A client that has sent its end, or said `quit`, is closed when it takes nothing of its replies for so long. What it takes
+/// is known by what its socket takes, and that may be in pieces of many hundred KiB.
 const LAST_REPLIES: Duration = Duration::from_secs(60);
 
 const LEFT: &str = "SERVER_ERROR proxy: given up, for its client has sent its end\r\n";
@@ -93,9 +90,8 @@ impl Core {
         let (now, queue) = (self.shared.now, self.shared.settings.queue_timeout);
         let since = client.stalled_at.unwrap_or(now);
         if last {
-            let patience = if client.input == client::Input::Ended { LAST_REPLIES } else { LAST_WORDS };
             let since = client.last_write_at.max(client.hung_up_at.unwrap_or_default());
-            return (since.after(patience) <= now).then_some(Over::Deaf);
+            return (since.after(LAST_REPLIES) <= now).then_some(Over::Deaf);
         }
         if let Reading::Stream { lane, .. } = client.reading {
             // The clocks of its own lane, but for one that has said its answer already and takes no more.
@@ -119,8 +115,10 @@ impl Core {
                     false
                 }
                 Stall::Turn => false,
+                // It need not read before it has sent all. One that has closed is reset by what it is sent.
                 Stall::Output | Stall::FewReplies | Stall::AllLanes | Stall::Keys => {
-                    since.max(client.last_write_at).after(queue) <= now
+                    let over = since.max(client.last_write_at).after(LAST_REPLIES) <= now;
+                    return over.then_some(Over::Deaf);
                 }
                 // In `own_lanes.rs`.
                 Stall::OwnLane => false,

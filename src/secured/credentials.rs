@@ -1,6 +1,7 @@
 //! The files, read and checked, and what is made of them.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,7 +43,13 @@ impl Contents {
     pub(super) fn read(options: &Options) -> Result<Self, String> {
         let read = |(option, path): (&'static str, &Path)| {
             let bytes = read_regular(path, OFlags::empty());
-            let bytes = bytes.map_err(|error| format!("--{option}: cannot read {}: {error}", path.display()))?;
+            let bytes = bytes.map_err(|error| {
+                if error.kind() == ErrorKind::NotFound && path.as_os_str().as_encoded_bytes().contains(&b':') {
+                    // It may be the log-in itself.
+                    return format!("--{option}: it names no file that is there (its value is not shown)");
+                }
+                format!("--{option}: cannot read {}: {error}", path.display())
+            })?;
             Ok((option, bytes))
         };
         options.files().map(read).collect::<Result<_, String>>().map(Self)

@@ -19,10 +19,9 @@
 /// | `Memory`, a body | room for it | nothing | 5 s in which nobody got room: not carried out, unless nobody waits for its answer (`memory.rs`) |
 /// | `Memory`, a read | room for its values | nothing | the queue time-out in which nobody got room: goes on, and asks for each by a lane of its own |
 ///
-/// A client that has sent its end waits no longer than the queue time-out for anything: then its request is not carried
-/// out, nor what lies behind it, and it is closed when it has been answered. What waits in its socket alone counts as
-/// taken while it takes something: nothing for a minute, or for 5 s after a `quit` or where a wait of it was ended, and it
-/// is closed.
+/// A client that has sent its end waits no longer than the queue time-out for what others have: then its request is not
+/// carried out, nor what lies behind it, and it is closed when it has been answered. Its own replies it may take as slowly as
+/// others; but when it takes nothing of them for a minute it is closed, as is one that has said `quit`.
 ///
 /// What others wait for is held by clients that move: who holds a lane of its own, or room for a body, that others wait
 /// for is closed when it moves less than 64 KiB in 5 s, reading or writing (`memory.rs`).

@@ -48,6 +48,37 @@ fn a_value_that_moves_never_expires_nor_does_what_waits_behind_it() {
     assert_eq!(rig.got(client).len(), "VALUE a 0 1000000\r\n\r\nEND\r\n".len() + 1_000_000);
 }
 
+/// Memcached answers `version` only when it has the whole body that came right behind it.
+#[test]
+fn a_body_that_comes_slowly_may_be_the_first_on_its_connection() {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.mute = true;
+    let set = set("a", LARGE);
+    let mut pieces = set.chunks(100_000);
+    rig.send(client, pieces.next().unwrap());
+    let own = rig.newest(0);
+    let mut sent = rig.sent_bytes(own);
+    for piece in pieces {
+        rig.pass(400);
+        rig.send(client, piece);
+        sent.extend(rig.sent_bytes(own));
+    }
+    assert!(sent.len() > set.len() && sent.ends_with(&set));
+    rig.pass(400);
+    rig.reply(own, "VERSION 1.6.18\r\nSTORED\r\n");
+    assert_eq!(rig.got(client), "STORED\r\n");
+    // When it is whole it is the node's turn.
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.mute = true;
+    rig.send(client, set);
+    let own = rig.newest(0);
+    rig.sent_bytes(own);
+    rig.pass(1200);
+    assert!(rig.got(client).starts_with("SERVER_ERROR proxy: ") && !rig.is_open(own));
+}
+
 #[test]
 fn a_value_that_drips_closes_its_reader_and_what_waits_behind_it_is_answered() {
     let mut rig = Rig::new(1);
