@@ -16,7 +16,7 @@
 mod support;
 
 use std::time::Duration;
-use support::{Memcached, Random, Slipring, TextClient, eventually};
+use support::{Link, Memcached, Random, Slipring, TextClient, eventually};
 
 const CLIENTS: usize = 8;
 const SIZE: usize = 127 << 20;
@@ -33,10 +33,10 @@ fn pattern(client: usize) -> Vec<u8> {
     [&once[..], &once[..]].concat()
 }
 
-fn send_value(client: &mut TextClient, pattern: &[u8]) {
+fn send_value(client: &mut TextClient, pattern: &[u8], size: usize) {
     let mut done = 0;
-    while done < SIZE {
-        let piece = PERIOD.min(SIZE - done);
+    while done < size {
+        let piece = PERIOD.min(size - done);
         let from = done % PERIOD;
         client.send(&pattern[from..from + piece]);
         done += piece;
@@ -44,8 +44,8 @@ fn send_value(client: &mut TextClient, pattern: &[u8]) {
     client.send("\r\n");
 }
 
-fn read_value(client: &mut TextClient, pattern: &[u8]) {
-    client.stream_through(SIZE, |at, mut piece| {
+fn read_value(client: &mut TextClient, pattern: &[u8], size: usize) {
+    client.stream_through(size, |at, mut piece| {
         let mut at = at;
         while !piece.is_empty() {
             let from = at % PERIOD;
@@ -60,8 +60,17 @@ fn read_value(client: &mut TextClient, pattern: &[u8]) {
 
 #[test]
 fn eight_clients_move_127_mib_values_through_one_node_and_the_proxy_stays_below_32_mib() {
-    let node = Memcached::with(&["-I", "128m", "-m", "2048"]);
-    let slipring = Slipring::with(&[node.address()], &["--max-value", "128MiB"]);
+    eight_clients_move_values(&Link::Plain, SIZE);
+}
+
+#[test]
+fn over_tls_and_a_log_in_eight_clients_move_31_mib_values_and_the_proxy_stays_below_32_mib() {
+    eight_clients_move_values(&Link::secured(), 31 << 20);
+}
+
+fn eight_clients_move_values(link: &Link, size: usize) {
+    let node = link.node(&["-I", "128m", "-m", "2048"]);
+    let slipring = link.slipring(&[node.address()], &["--max-value", "128MiB", "--connect-timeout", "10s"]);
     let mut bystander = slipring.client();
     bystander.set("small", "value");
     std::thread::scope(|scope| {
@@ -72,12 +81,12 @@ fn eight_clients_move_127_mib_values_through_one_node_and_the_proxy_stays_below_
                 client.set_patience(Duration::from_secs(300));
                 scope.spawn(move || {
                     let pattern = pattern(number);
-                    client.send(format!("set large{number} {number} 0 {SIZE}\r\n"));
-                    send_value(&mut client, &pattern);
+                    client.send(format!("set large{number} {number} 0 {size}\r\n"));
+                    send_value(&mut client, &pattern, size);
                     client.expect("STORED\r\n");
                     client.send(format!("get large{number}\r\n"));
-                    client.expect(format!("VALUE large{number} {number} {SIZE}\r\n"));
-                    read_value(&mut client, &pattern);
+                    client.expect(format!("VALUE large{number} {number} {size}\r\n"));
+                    read_value(&mut client, &pattern, size);
                     client.in_step();
                 })
             })
@@ -98,12 +107,21 @@ fn eight_clients_move_127_mib_values_through_one_node_and_the_proxy_stays_below_
 
 #[test]
 fn readers_of_one_large_value_at_different_speeds_all_get_it_whole() {
-    let node = Memcached::with(&["-I", "128m", "-m", "1024"]);
-    let slipring = Slipring::with(&[node.address()], &["--max-value", "128MiB"]);
+    readers_at_different_speeds(&Link::Plain);
+}
+
+#[test]
+fn readers_at_different_speeds_get_it_whole_over_tls_and_a_log_in() {
+    readers_at_different_speeds(&Link::secured());
+}
+
+fn readers_at_different_speeds(link: &Link) {
+    let node = link.node(&["-I", "128m", "-m", "1024"]);
+    let slipring = link.slipring(&[node.address()], &["--max-value", "128MiB", "--connect-timeout", "10s"]);
     let pattern = pattern(0);
     let mut writer = slipring.client();
     writer.send(format!("set large 0 0 {SIZE}\r\n"));
-    send_value(&mut writer, &pattern);
+    send_value(&mut writer, &pattern, SIZE);
     writer.expect("STORED\r\n");
     let mut stalled = slipring.client();
     stalled.send("get large\r\n");
@@ -114,11 +132,11 @@ fn readers_of_one_large_value_at_different_speeds_all_get_it_whole() {
         let mut reader = slipring.client();
         reader.send("get large\r\n");
         reader.expect(format!("VALUE large 0 {SIZE}\r\n"));
-        read_value(&mut reader, &pattern);
+        read_value(&mut reader, &pattern, SIZE);
         reader.set("small", "value").in_step();
     }
     // … and then it gets the rest.
-    read_value(&mut stalled, &pattern);
+    read_value(&mut stalled, &pattern, SIZE);
     stalled.in_step();
     let peak = slipring.memory_kib("VmHWM");
     assert!(peak < PEAK_KIB, "the proxy's peak was {peak} KiB");

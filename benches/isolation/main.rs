@@ -4,12 +4,14 @@
 //! cargo bench --bench isolation                                  # every row: an hour or so
 //! cargo bench --bench isolation -- --rows herd,mixed --rounds 1  # those whose names begin so
 //! cargo bench --bench isolation -- --rows small --seconds 5      # the table in deploy/OPERATING.md
+//! cargo bench --bench isolation -- --rows tls                    # nodes that take TLS alone
 //! SLIPRING_BIN=target/dist/slipring cargo bench --bench isolation -- --rows aborts
 //! SLIPRING_BEFORE=/path/of/another/slipring cargo bench --bench isolation -- --rows size
 //! ```
 //!
-//! Needs `memcached` and, for its columns, `nutcracker` in PATH. Without `SLIPRING_BIN` slipring is what cargo built for
-//! this bench. Everything listens on free loopback ports and is gone at the end.
+//! Needs `memcached` in PATH and, for their columns, `nutcracker`, `haproxy` and `stunnel4`; for nodes with TLS `openssl`.
+//! Without `SLIPRING_BIN` slipring is what cargo built for this bench. Everything listens on free loopback ports and is gone
+//! at the end.
 //!
 //! # The rows
 //! | row | load |
@@ -24,6 +26,7 @@
 //! | `size-512KiB` | 4 readers, each of a value of its own |
 //! | `memory` | 8 clients each store and read a value of 128 MiB |
 //! | `aborts` | 4,000 connections ask, half of them for one of 16 values of 1.1 MB, and are reset when the answer begins |
+//! | `tls-100B` `tls-64KiB` | 45 readers and 5 setters of 64 values of that size, from a node that takes TLS alone |
 //! | `small` | 100 B gets beside streams, by `--bulk-above` |
 //!
 //! # How it measures
@@ -37,6 +40,10 @@
 //!   is closed in the middle loses bytes that only the node knows of. "read by slipring / delivered" is slipring's own view.
 //! - The witness of `herd` and `aborts` stores a small value every 2 ms on a connection of its own; its longest wait is
 //!   told, that of a request that still waits at the end included.
+//! - Over TLS the node's certificate is verified by all; HAProxy and stunnel carry a connection to the node for each of
+//!   theirs, so that those of twemproxy in front of them (the ring, as it is done today) share one, and those of clients do
+//!   not. The CPU of two in a row is added up. HAProxy has one thread, as twemproxy and slipring's one worker do; stunnel
+//!   has one for each connection.
 //! - A measurement gives up after `--limit` seconds.
 //!
 //! Compare within one run only; timings are a report, never an assertion.
@@ -49,6 +56,7 @@
 mod crowd;
 mod processes;
 mod rows;
+mod secured;
 mod small;
 
 use std::io;
@@ -60,6 +68,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use processes::{Contestant, Node};
 use rows::{Figure, Load, ROWS, Row};
+use secured::Files;
 
 /// Runs contestants side by side and prints Markdown tables.
 #[derive(Debug, Parser)]
@@ -76,7 +85,7 @@ struct Options {
     /// Seconds after which a measurement waits no longer.
     #[arg(long, default_value_t = 150.0)]
     limit: f64,
-    /// Some of slipring, before, twemproxy.
+    /// Some of slipring, before, twemproxy; for nodes with TLS, twemproxy+haproxy, twemproxy+stunnel, haproxy, stunnel.
     #[arg(long, value_delimiter = ',', value_parser = Contestant::of_name)]
     contestants: Vec<Contestant>,
     /// Given by `cargo bench`.
@@ -130,7 +139,8 @@ fn run(options: &Options) -> io::Result<()> {
             continue;
         }
         let (mib, item_mib) = row.node_mib();
-        let node = Node::start(mib, item_mib)?;
+        let files = if row.tls { Some(Files::new()?) } else { None };
+        let node = Node::start(mib, item_mib, files)?;
         let contestants: Vec<Contestant> = options.contestants.iter().copied().filter(|c| row.is_for(*c)).collect();
         let mut found: Vec<Vec<Vec<Figure>>> = contestants.iter().map(|_| Vec::new()).collect();
         for round in 0..options.rounds as usize {

@@ -1,4 +1,4 @@
-//! The processes: one memcached, and in front of it one proxy at a time; each is killed by its handle when that goes.
+//! The processes: one memcached, and in front of it one proxy (or two in a row) at a time; each is killed by its handle when that goes.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use crate::secured::Files;
 
 /// What is measured if no program is named.
 pub(crate) const BUILT: &str = "built for this bench, optimised as what is shipped";
@@ -23,16 +25,28 @@ pub(crate) enum Contestant {
     /// Another slipring, named by `SLIPRING_BEFORE`.
     Before,
     Twemproxy,
+    /// For nodes with TLS: what speaks it for an app that cannot, by itself and behind twemproxy.
+    Haproxy,
+    TwemproxyHaproxy,
+    Stunnel,
+    TwemproxyStunnel,
 }
 
 impl Contestant {
+    const ALL: [Self; 7] = [
+        Self::Slipring,
+        Self::Before,
+        Self::Twemproxy,
+        Self::TwemproxyHaproxy,
+        Self::TwemproxyStunnel,
+        Self::Haproxy,
+        Self::Stunnel,
+    ];
+
     /// Those that can be run here, unless others are named.
     pub(crate) fn usual() -> Vec<Self> {
-        let mut usual = vec![Self::Slipring, Self::Twemproxy];
-        if std::env::var_os("SLIPRING_BEFORE").is_some() {
-            usual.insert(1, Self::Before);
-        }
-        usual
+        let before = std::env::var_os("SLIPRING_BEFORE").is_some();
+        Self::ALL.into_iter().filter(|contestant| before || *contestant != Self::Before).collect()
     }
 
     pub(crate) const fn name(self) -> &'static str {
@@ -40,20 +54,44 @@ impl Contestant {
             Self::Slipring => "slipring",
             Self::Before => "before",
             Self::Twemproxy => "twemproxy",
+            Self::Haproxy => "haproxy",
+            Self::TwemproxyHaproxy => "twemproxy+haproxy",
+            Self::Stunnel => "stunnel",
+            Self::TwemproxyStunnel => "twemproxy+stunnel",
         }
     }
 
     pub(crate) fn of_name(name: &str) -> Result<Self, String> {
-        let all = [Self::Slipring, Self::Before, Self::Twemproxy];
-        all.into_iter().find(|contestant| contestant.name() == name).ok_or_else(|| "no such contestant".to_owned())
+        Self::ALL
+            .into_iter()
+            .find(|contestant| contestant.name() == name)
+            .ok_or_else(|| "no such contestant".to_owned())
+    }
+
+    /// Whether it is a slipring.
+    pub(crate) const fn is_slipring(self) -> bool {
+        matches!(self, Self::Slipring | Self::Before)
     }
 
     /// Starts it in front of a node, a slipring with further arguments; it listens when this returns.
-    pub(crate) fn start(self, node: SocketAddr, arguments: &[&str]) -> io::Result<Started> {
+    pub(crate) fn start(self, node: &Node, arguments: &[&str]) -> io::Result<Started> {
         let address = free()?;
         let built = || PathBuf::from(env!("CARGO_BIN_EXE_slipring"));
+        let files = || node.files.as_ref().ok_or_else(|| io::Error::other("it is for nodes with TLS"));
+        let alone = |(process, address)| Started { processes: vec![process], address, admin: None, config: None };
         let program = match self {
-            Self::Twemproxy => return twemproxy(node, address),
+            Self::Twemproxy => return twemproxy(node.address, address),
+            Self::Haproxy => return Ok(alone(files()?.haproxy(node.address)?)),
+            Self::Stunnel => return Ok(alone(files()?.stunnel(node.address)?)),
+            Self::TwemproxyHaproxy | Self::TwemproxyStunnel => {
+                let (process, behind) = match self {
+                    Self::TwemproxyHaproxy => files()?.haproxy(node.address)?,
+                    _ => files()?.stunnel(node.address)?,
+                };
+                let mut started = twemproxy(behind, address)?;
+                started.processes.push(process);
+                return Ok(started);
+            }
             Self::Slipring => std::env::var_os("SLIPRING_BIN").map_or_else(built, PathBuf::from),
             Self::Before => std::env::var_os("SLIPRING_BEFORE")
                 .map(PathBuf::from)
@@ -61,10 +99,19 @@ impl Contestant {
         };
         let admin = free()?;
         let mut command = Command::new(program);
-        command.args(["serve", "--nodes", &node.to_string(), "--workers", "1", "--max-connections", CONNECTIONS]);
+        command.args([
+            "serve",
+            "--nodes",
+            &node.address.to_string(),
+            "--workers",
+            "1",
+            "--max-connections",
+            CONNECTIONS,
+        ]);
         command.args(["--listen", &address.to_string(), "--admin-listen", &admin.to_string()]).args(arguments);
+        command.args(node.files.iter().flat_map(Files::of_slipring));
         let process = Process::start(self.name(), command, address)?;
-        Ok(Started { process, address, admin: Some(admin), config: None })
+        Ok(Started { processes: vec![process], address, admin: Some(admin), config: None })
     }
 }
 
@@ -81,12 +128,13 @@ fn twemproxy(node: SocketAddr, address: SocketAddr) -> io::Result<Started> {
     command.arg("-c").arg(&config).args(["-a", "127.0.0.1", "-s", &free()?.port().to_string()]);
     command.args(["-m", "65536", "-v", "4"]);
     let process = Process::start("nutcracker", command, address)?;
-    Ok(Started { process, address, admin: None, config: Some(config) })
+    Ok(Started { processes: vec![process], address, admin: None, config: Some(config) })
 }
 
 /// A contestant that takes connections.
 pub(crate) struct Started {
-    process: Process,
+    /// One, or several in a row.
+    processes: Vec<Process>,
     pub(crate) address: SocketAddr,
     admin: Option<SocketAddr>,
     config: Option<PathBuf>,
@@ -114,25 +162,26 @@ pub(crate) struct Counts {
 }
 
 impl Started {
-    /// CPU time of the proxy, all threads, user and system, in seconds: `schedstat` has the scheduler's own
-    /// nanoseconds, where `stat` counts in ticks of 10 ms.
+    fn pids(&self) -> impl Iterator<Item = u32> {
+        self.processes.iter().map(|process| process.child.id())
+    }
+
+    /// CPU time of the proxy in seconds.
     pub(crate) fn cpu(&self) -> io::Result<f64> {
-        let mut sum = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.process.child.id()))? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            let field = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
-            sum += field.ok_or_else(|| io::Error::other("schedstat without a run time"))?;
-        }
-        Ok(sum as f64 / 1e9)
+        self.pids().map(cpu).sum()
     }
 
     /// Resident memory in MiB: now (`VmRSS`) or at its highest (`VmHWM`).
     pub(crate) fn memory(&self, field: &str) -> io::Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.child.id()))?;
-        let kib = status.lines().find_map(|line| {
-            line.strip_prefix(field)?.strip_prefix(':')?.split_whitespace().next()?.parse::<f64>().ok()
-        });
-        Ok(kib.ok_or_else(|| io::Error::other(format!("no {field}")))? / 1024.0)
+        let mut sum = 0.0;
+        for pid in self.pids() {
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let kib = status.lines().find_map(|line| {
+                line.strip_prefix(field)?.strip_prefix(':')?.split_whitespace().next()?.parse::<f64>().ok()
+            });
+            sum += kib.ok_or_else(|| io::Error::other(format!("no {field}")))?;
+        }
+        Ok(sum / 1024.0)
     }
 
     /// The counters of a slipring.
@@ -159,25 +208,50 @@ impl Started {
     }
 }
 
+/// CPU time of a process, all threads, user and system, in seconds: `schedstat` has the scheduler's own nanoseconds, where
+/// `stat` counts in ticks of 10 ms.
+fn cpu(pid: u32) -> io::Result<f64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end meanwhile.
+        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+        let field = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
+        sum += field.ok_or_else(|| io::Error::other("schedstat without a run time"))?;
+    }
+    Ok(sum as f64 / 1e9)
+}
+
 /// A memcached with one thread.
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
-    _process: Process,
+    /// Where it is asked for its statistics, in clear.
+    asked: SocketAddr,
+    /// If it takes TLS alone.
+    files: Option<Files>,
+    process: Process,
 }
 
 impl Node {
-    /// With so much memory, and items of at most so many MiB.
-    pub(crate) fn start(mib: u32, item_mib: u32) -> io::Result<Self> {
+    /// With so much memory, and items of at most so many MiB; with or without TLS.
+    pub(crate) fn start(mib: u32, item_mib: u32, files: Option<Files>) -> io::Result<Self> {
         let address = free()?;
+        let asked = if files.is_some() { free()? } else { address };
         let mut command = Command::new("memcached");
         command.args(["-l", "127.0.0.1", "-p", &address.port().to_string(), "-U", "0", "-t", "1", "-u", "nobody"]);
         command.args(["-m", &mib.to_string(), "-I", &format!("{item_mib}m"), "-c", CONNECTIONS]);
-        Ok(Self { address, _process: Process::start("memcached", command, address)? })
+        command.args(files.iter().flat_map(|files| files.of_node(asked)));
+        let process = Process::start("memcached", command, address)?;
+        Ok(Self { address, asked, files, process })
+    }
+
+    /// CPU time, all threads, in seconds.
+    pub(crate) fn cpu(&self) -> io::Result<f64> {
+        cpu(self.process.child.id())
     }
 
     /// Bytes that it has ever sent.
     pub(crate) fn written(&self) -> io::Result<f64> {
-        let mut stream = TcpStream::connect(self.address)?;
+        let mut stream = TcpStream::connect(self.asked)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         // It closes behind the answer.
         stream.write_all(b"stats\r\nquit\r\n")?;
@@ -189,12 +263,12 @@ impl Node {
 }
 
 /// A running program; killed and reaped when dropped.
-struct Process {
+pub(crate) struct Process {
     child: Child,
 }
 
 impl Process {
-    fn start(name: &str, mut command: Command, address: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn start(name: &str, mut command: Command, address: SocketAddr) -> io::Result<Self> {
         for variable in ["MEMCACHED_NODES", "MEMCACHED_PORT", "RUST_LOG"] {
             command.env_remove(variable);
         }
@@ -220,6 +294,6 @@ impl Drop for Process {
 }
 
 /// A free address on the loopback.
-fn free() -> io::Result<SocketAddr> {
+pub(crate) fn free() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }

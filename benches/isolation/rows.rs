@@ -46,10 +46,12 @@ pub(crate) struct Row {
     pub(crate) load: Load,
     /// For sliprings only.
     pub(crate) arguments: &'static [&'static str],
+    /// The node takes TLS alone.
+    pub(crate) tls: bool,
 }
 
 const fn row(name: &'static str, load: Load, arguments: &'static [&'static str]) -> Row {
-    Row { name, load, arguments }
+    Row { name, load, arguments, tls: false }
 }
 
 pub(crate) const ROWS: &[Row] = &[
@@ -71,23 +73,33 @@ pub(crate) const ROWS: &[Row] = &[
         &["--max-value", "128MiB", "--request-timeout", "30s", "--queue-timeout", "30s"],
     ),
     row("aborts", Load::Aborts { connections: 4_000 }, &[]),
+    row("tls-100B", Load::Flow { readers: 45, setters: 5, length: 100 }, &[]).over_tls(),
+    row("tls-64KiB", Load::Flow { readers: 45, setters: 5, length: 64 << 10 }, &[]).over_tls(),
     row("small", Load::Small, &[]),
 ];
 
 impl Row {
+    const fn over_tls(self) -> Self {
+        Self { tls: true, ..self }
+    }
+
     /// What its node has: memory, and the largest item, in MiB.
     pub(crate) const fn node_mib(&self) -> (u32, u32) {
         // A value of 128 MiB exactly is more than an item of 128 MiB has room for.
         if matches!(self.load, Load::Move { .. }) { (2048, 130) } else { (1024, 16) }
     }
 
-    /// A proxy that holds every value whole would need gigabytes for it.
     pub(crate) const fn is_for(&self, contestant: Contestant) -> bool {
-        !matches!((self.load, contestant), (Load::Move { .. }, Contestant::Twemproxy))
+        match contestant {
+            Contestant::Slipring | Contestant::Before => true,
+            // A proxy that holds every value whole would need gigabytes for it.
+            Contestant::Twemproxy => !self.tls && !matches!(self.load, Load::Move { .. }),
+            _ => self.tls,
+        }
     }
 
     pub(crate) fn measure(&self, options: &Options, contestant: Contestant, node: &Node) -> io::Result<Vec<Figure>> {
-        let proxy = contestant.start(node.address, self.arguments)?;
+        let proxy = contestant.start(node, self.arguments)?;
         match self.load {
             Load::Herd { clients, length } => herd(options, &proxy, node, clients, length),
             Load::Flow { readers, setters, length } => {
@@ -125,13 +137,14 @@ fn faults(outcome: &Outcome) -> [Figure; 4] {
 /// What a proxy and its node have counted.
 struct Marks {
     cpu: f64,
+    node_cpu: f64,
     counts: Option<Counts>,
     written: f64,
 }
 
 impl Marks {
     fn of(proxy: &Started, node: &Node) -> io::Result<Self> {
-        Ok(Self { cpu: proxy.cpu()?, counts: proxy.counts()?, written: node.written()? })
+        Ok(Self { cpu: proxy.cpu()?, node_cpu: node.cpu()?, counts: proxy.counts()?, written: node.written()? })
     }
 
     /// What the figures are of everything since then.
@@ -187,6 +200,8 @@ fn flow(options: &Options, proxy: &Started, node: &Node, items: &[Item], roles: 
         figures.push(figure("sets/s", outcome.stored as f64 / seconds));
     }
     figures.push(figure("proxy CPU/op, us", (proxy.cpu()? - before.cpu) / operations * 1e6));
+    figures.push(figure("node CPU/op, us", (node.cpu()? - before.node_cpu) / operations * 1e6));
+    figures.push(figure("RSS, MiB", proxy.memory("VmRSS")?));
     figures.extend(faults(&outcome));
     figures.extend(before.since(proxy, node, &outcome)?);
     Ok(figures)

@@ -43,20 +43,23 @@ impl Column {
 
 /// Prints the table: the rows are its own.
 pub(crate) fn table(options: &Options) -> io::Result<()> {
-    let node = Node::start(512, 16)?;
+    let node = Node::start(512, 16, None)?;
     let mut columns = vec![Column::NoProxy];
     for contestant in &options.contestants {
         match contestant {
             Contestant::Twemproxy => columns.push(Column::Through(*contestant, None)),
-            _ => columns.extend(LIMITS.map(|limit| Column::Through(*contestant, Some(limit)))),
+            _ if contestant.is_slipring() => {
+                columns.extend(LIMITS.map(|limit| Column::Through(*contestant, Some(limit))));
+            }
+            _ => {}
         }
     }
     let names: Vec<String> = columns.iter().map(|column| column.name()).collect();
     println!("\n| streams | {} |\n|---|{}", names.join(" | "), "---|".repeat(columns.len()));
-    row(options, &columns, node.address, "none", None)?;
+    row(options, &columns, &node, "none", None)?;
     for (name, size) in SIZES {
-        row(options, &columns, node.address, &format!("gets of {name}"), Some((size, false)))?;
-        row(options, &columns, node.address, &format!("sets of {name}"), Some((size, true)))?;
+        row(options, &columns, &node, &format!("gets of {name}"), Some((size, false)))?;
+        row(options, &columns, &node, &format!("sets of {name}"), Some((size, true)))?;
     }
     println!("\nEach: p50 / p99 of 100 B gets in ms, and MiB/s streamed; medians of {} rounds.", options.rounds);
     Ok(())
@@ -65,7 +68,7 @@ pub(crate) fn table(options: &Options) -> io::Result<()> {
 fn row(
     options: &Options,
     columns: &[Column],
-    node: SocketAddr,
+    node: &Node,
     name: &str,
     streams: Option<(usize, bool)>,
 ) -> io::Result<()> {
@@ -90,12 +93,7 @@ fn row(
 }
 
 /// p50 and p99 in milliseconds, and MiB streamed per second.
-fn measure(
-    options: &Options,
-    column: Column,
-    node: SocketAddr,
-    streams: Option<(usize, bool)>,
-) -> io::Result<[f64; 3]> {
+fn measure(options: &Options, column: Column, node: &Node, streams: Option<(usize, bool)>) -> io::Result<[f64; 3]> {
     // Everything is answered in the end, however busy the machine: a time-out would be a wrong answer.
     let patient = ["--request-timeout", "20s", "--queue-timeout", "20s"];
     let proxy = match column {
@@ -106,7 +104,7 @@ fn measure(
             Some(contestant.start(node, &arguments)?)
         }
     };
-    let listen = proxy.as_ref().map_or(node, |proxy| proxy.address);
+    let listen = proxy.as_ref().map_or(node.address, |proxy| proxy.address);
     let stop = Arc::new(AtomicBool::new(false));
     let streamed = Arc::new(AtomicU64::new(0));
     let mut streaming = Vec::new();

@@ -6,6 +6,7 @@ import sys
 
 from conftest import serving
 from processes import binary, free_port, memcached, running
+from securing import Secrets
 
 RELAY = str(pathlib.Path(__file__).with_name("old_node.py"))
 PATIENT = ["--request-timeout", "30s", "--queue-timeout", "30s"]
@@ -34,11 +35,28 @@ def dev():
         yield listen
 
 
-# The kinds of nodes.
+@contextlib.contextmanager
+def three(make, *arguments):
+    """slipring in front of three nodes, each made by `make`."""
+    with contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(make()) for _ in range(3)]
+        listen, _ = stack.enter_context(serving(nodes, *PATIENT, *arguments))
+        yield listen
+
+
+@contextlib.contextmanager
+def secured():
+    """Nodes that take TLS alone, and want to be logged in to."""
+    with Secrets() as secrets, three(lambda: node(*secrets.of_node), *secrets.of_slipring) as listen:
+        yield listen
+
+
+# slipring in front of each kind of nodes.
 KINDS = {
-    "1.6.18": node,
-    "as 1.5.16": lambda: relayed("as-1.5.16"),
-    "no binary": lambda: node("-B", "ascii"),
+    "1.6.18": lambda: three(node),
+    "as 1.5.16": lambda: three(lambda: relayed("as-1.5.16")),
+    "no binary": lambda: three(lambda: node("-B", "ascii")),
+    "TLS and log-in": secured,
 }
 # With nodes of its own.
 EMBEDDED = {"dev": dev}
@@ -55,10 +73,5 @@ class Places:
 
     def port(self, place):
         if place not in self.ports:
-            alone = THEMSELVES | EMBEDDED
-            if place in alone:
-                self.ports[place] = self.stack.enter_context(alone[place]())
-            else:
-                nodes = [self.stack.enter_context(KINDS[place]()) for _ in range(3)]
-                self.ports[place], _ = self.stack.enter_context(serving(nodes, *PATIENT))
+            self.ports[place] = self.stack.enter_context((THEMSELVES | EMBEDDED | KINDS)[place]())
         return self.ports[place]

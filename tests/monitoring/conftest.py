@@ -14,3 +14,9 @@ import stage
 def scene(tmp_path_factory):
     with stage.played(tmp_path_factory.mktemp("monitoring")) as scene:
         yield scene
+
+
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory):
+    with stage.secured(tmp_path_factory.mktemp("secured")) as secured:
+        yield secured

@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 
 from processes import PATIENCE, binary, eventually, free_port, memcached, running
+from securing import Secrets
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHIPPED = ROOT / "deploy" / "monitoring"
@@ -136,14 +137,14 @@ class Scene:
 
 
 @contextlib.contextmanager
-def sidecar(nodes_file):
+def sidecar(nodes_file, *arguments, nodes=3):
     listen, admin = free_port(), free_port()
-    command = [binary(), "serve", "--nodes-file", str(nodes_file)]
+    command = [binary(), "serve", "--nodes-file", str(nodes_file), *arguments]
     command += ["--listen", f"127.0.0.1:{listen}", "--admin-listen", f"127.0.0.1:{admin}"]
     with running(command, listen):
 
         def up():
-            return [node["state"] for node in json.loads(get(admin, "/ring"))["nodes"]] == ["up"] * 3
+            return [node["state"] for node in json.loads(get(admin, "/ring"))["nodes"]] == ["up"] * nodes
 
         eventually("all nodes are up", up)
         yield listen, admin
@@ -172,6 +173,36 @@ def prometheus(directory, pods):
     command += [f"--storage.tsdb.path={directory / 'data'}", f"--web.listen-address=127.0.0.1:{port}"]
     with running(command, port):
         yield Prometheus(port)
+
+
+class Secured:
+    """Two sidecars with nodes of their own, which take TLS alone and want to be logged in to; the certificate of the
+    first one's node has three days, that of the second one's ten."""
+
+    def __init__(self, admin, watcher, nodes):
+        self.admin = admin
+        self.prometheus = watcher
+        self.nodes = nodes
+
+    def scrape(self):
+        return get(self.admin, "/metrics")
+
+
+@contextlib.contextmanager
+def secured(directory):
+    with contextlib.ExitStack() as stack:
+        pods, nodes = {}, []
+        for pod, days in [(TARGET["pod"], 3), (SECOND, 10)]:
+            port, secrets = free_port(), stack.enter_context(Secrets(days))
+            stack.enter_context(running([*memcached(port), *secrets.of_node], port))
+            nodes.append(f"127.0.0.1:{port}")
+            file = directory / f"nodes-of-{pod}"
+            file.write_text(nodes[-1])
+            _, pods[pod] = stack.enter_context(sidecar(file, "--connect-timeout", "5s", *secrets.of_slipring, nodes=1))
+        watcher = stack.enter_context(prometheus(directory, pods))
+        scraped = 'count(slipring_tls_certificate_expiry_timestamp_seconds{owner="node"}) == 2'
+        eventually("Prometheus has the time of both certificates", lambda: watcher.query(scraped), 0.2)
+        yield Secured(pods[TARGET["pod"]], watcher, nodes)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 import yaml
+from processes import eventually
 from stage import MARK, ROOT, SECOND, SHIPPED, TARGET, needs
 
 PORT_NAME = "slipring-admin"
@@ -74,6 +75,15 @@ METRICS = {
     "slipring_slow_requests_total": {},
     "slipring_log_lines_dropped_total": {},
 }
+# With TLS these as well.
+METRICS_OF_TLS = {
+    "slipring_tls_handshakes_total": {
+        "result": "ok certificate not_tls timeout closed refused failed",
+        "kind": "full resumed none",
+    },
+    "slipring_tls_certificate_expiry_timestamp_seconds": {"owner": "node", "node": NODE},
+    "slipring_tls_insecure": {},
+}
 
 ALERTS = SHIPPED / "alerts.yaml"
 RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
@@ -128,20 +138,30 @@ def test_the_scrape_is_clean(scene):
     assert promtool("check", "metrics", text=scene.scrape()) == ""
 
 
-def test_the_scrape_holds_what_is_agreed_and_nothing_else(scene):
+def check_scrape(scrape, agreed, nodes):
+    """All that is in it is agreed; gives the names that are in it."""
     seen = set()
-    for name, labels in samples(scene.scrape()):
+    for name, labels in samples(scrape):
         if name.startswith("process_"):
             assert labels == {}, name
             continue
-        assert name in METRICS, f"{name} is not agreed"
-        assert labels.keys() == METRICS[name].keys(), name
+        assert name in agreed, f"{name} is not agreed"
+        assert labels.keys() == agreed[name].keys(), name
         for label, value in labels.items():
-            allowed = METRICS[name][label]
+            allowed = agreed[name][label]
             assert value in allowed.split() or re.fullmatch(allowed, value), f"{name}: {label}={value}"
-            assert label != "node" or value in scene.nodes, f"{name}: {value} is no node"
+            assert label != "node" or value in nodes, f"{name}: {value} is no node"
         seen.add(name)
-    assert seen == METRICS.keys()
+    return seen
+
+
+def test_the_scrape_holds_what_is_agreed_and_nothing_else(scene):
+    assert check_scrape(scene.scrape(), METRICS, scene.nodes) == METRICS.keys()
+
+
+def test_with_tls_the_scrape_holds_more(secured):
+    assert check_scrape(secured.scrape(), METRICS | METRICS_OF_TLS, secured.nodes) >= METRICS_OF_TLS.keys()
+    assert promtool("check", "metrics", text=secured.scrape()) == ""
 
 
 def test_no_key_is_in_the_scrape(scene):
@@ -197,6 +217,14 @@ def test_alerts_tell_what_is_wrong_and_nothing_else(scene):
     assert failures["job"] == TARGET["job"]
     (differ,) = alerts["SlipringRingsDiffer"]
     assert differ["namespace"] == TARGET["namespace"]
+
+
+def test_a_certificate_that_expires_within_a_week_is_told(secured):
+    eventually("there is the alert", lambda: "SlipringCertificateExpires" in secured.prometheus.alerts(), 0.2)
+    (expires,) = secured.prometheus.alerts()["SlipringCertificateExpires"]
+    # Of the two nodes the one with three days; the alert is told when it has lasted for a while.
+    about = {"node": secured.nodes[0], "owner": "node", "namespace": TARGET["namespace"], "job": TARGET["job"]}
+    assert about.items() <= expires.items() and expires["is"] == "pending"
 
 
 # The dashboard.
@@ -262,8 +290,8 @@ def test_the_metrics_tell_what_happened(scene):
 # Names, manifests and README.
 
 
-def test_every_metric_that_is_named_is_in_the_scrape(scene):
-    present = {name for name, _ in samples(scene.scrape())}
+def test_every_metric_that_is_named_is_in_a_scrape(scene, secured):
+    present = {name for name, _ in samples(scene.scrape() + secured.scrape())}
     for where, expression in expressions():
         for name in re.findall(r"\b(?:slipring|process)_\w+", expression):
             family = re.sub(r"_(bucket|sum|count)$", "", name)

@@ -3,7 +3,7 @@ use crate::alone;
 use crate::group::Group;
 use crate::load::{Kind, Order, Stage, Tally, Watch};
 use crate::scenario::{BESIDE_IT_MIB, BUDGET_MIB, Fleet, outage_time, quiet_time, spread, sum};
-use crate::support::{Memcached, Pattern, Slipring, TextClient, eventually};
+use crate::support::{Link, Memcached, Pattern, Slipring, TextClient, eventually};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -65,14 +65,25 @@ fn assert_within(peak: &Peak, budget_mib: u64) {
 
 #[test]
 fn clients_that_never_read() {
+    never_read(&Link::Plain);
+}
+
+/// The buffers of TLS are in the budget, too.
+#[test]
+fn clients_that_never_read_over_tls_and_a_log_in() {
+    never_read(&Link::secured());
+}
+
+fn never_read(link: &Link) {
     let _alone = alone();
     allow_open_files(4_096);
     let group = Group::new();
-    let nodes: Vec<Memcached> = (0..3).map(|_| Memcached::with(&["-I", "2m"])).collect();
+    let nodes = link.nodes(3, &["-I", "2m"]);
     let addresses: Vec<SocketAddr> = nodes.iter().map(Memcached::address).collect();
     let list: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     let (list, budget) = (list.join(","), format!("{BUDGET_MIB}MiB"));
-    let arguments = ["serve", "--nodes", &list, "--buffer-limit", &budget];
+    let arguments = link.arguments(&["serve", "--nodes", &list, "--buffer-limit", &budget]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let slipring = match &group {
         Ok(group) => Slipring::in_group(&group.members(), &arguments),
         Err(_) => Slipring::command(&arguments, &[]),
@@ -259,14 +270,24 @@ fn fifty_clients_halfway_through_a_set() {
 
 #[test]
 fn a_thousand_clients_halfway_through_a_set() {
+    halfway_through_a_set(&Link::Plain);
+}
+
+#[test]
+fn a_thousand_clients_halfway_through_a_set_over_tls_and_a_log_in() {
+    halfway_through_a_set(&Link::secured());
+}
+
+fn halfway_through_a_set(link: &Link) {
     /// As in a pod of 64 MiB.
     const BUDGET_MIB: u64 = 25;
     let _alone = alone();
     allow_open_files(4_096);
     let group = Group::new();
-    let node = Memcached::with(&["-I", "2m"]);
+    let node = link.node(&["-I", "2m"]);
     let (list, budget) = (node.address().to_string(), format!("{BUDGET_MIB}MiB"));
-    let arguments = ["serve", "--nodes", &list, "--buffer-limit", &budget];
+    let arguments = link.arguments(&["serve", "--nodes", &list, "--buffer-limit", &budget]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let slipring = match &group {
         Ok(group) => Slipring::in_group(&group.members(), &arguments),
         Err(_) => Slipring::command(&arguments, &[]),

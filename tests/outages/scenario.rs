@@ -1,6 +1,6 @@
 //! A scenario: a quiet time, trouble, the return, and the proof that all is well again, under load.
 use crate::load::{Generator, Kind, Mask, Order, Plan, Stage, Tally, Watch};
-use crate::support::{Memcached, PATIENCE, Pattern, Slipring, eventually, mix, number_from_environment};
+use crate::support::{Link, Memcached, PATIENCE, Pattern, Slipring, eventually, mix, number_from_environment};
 use hdrhistogram::Histogram;
 use slipring::routing::{Node, NodeIndex, Topology};
 use std::fs;
@@ -205,10 +205,11 @@ fn settle(fleet: &Fleet<'_>, slipring: &Slipring, nodes: &[Memcached]) {
     fleet.all(Order::Settled);
 }
 
-/// Runs the load through a quiet time, the trouble and the return; prints a line of the table.
+/// Runs the load through a quiet time, the trouble and the return of these nodes; prints a line of the table.
 /// `trouble` ends with the nodes back, and gives the time of their return.
 pub(crate) fn scenario(
     name: &str,
+    link: &Link,
     mut nodes: Vec<Memcached>,
     sick: Mask,
     arguments: &[&str],
@@ -216,7 +217,7 @@ pub(crate) fn scenario(
 ) {
     let addresses: Vec<SocketAddr> = nodes.iter().map(Memcached::address).collect();
     let budget = format!("{BUDGET_MIB}MiB");
-    let slipring = Slipring::with(&addresses, &[&["--buffer-limit", &budget], arguments].concat());
+    let slipring = link.slipring(&addresses, &[&["--buffer-limit", &budget], arguments].concat());
     let (pattern, watch) = (Pattern::new(), Watch::new());
     std::thread::scope(|scope| {
         let fleet = Fleet::start(scope, slipring.address(), &addresses, sick, &pattern, &watch);

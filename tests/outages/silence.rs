@@ -7,7 +7,7 @@
 //! program, and no root where users may make namespaces.
 use crate::alone;
 use crate::scenario::{flapping_time, outage_time, quiet_time, scenario};
-use crate::support::Memcached;
+use crate::support::{Link, Memcached};
 use std::env;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -144,7 +144,7 @@ fn inside_the_namespace() {
         let sick = Memcached::elsewhere(FAR, &far.entry(), root);
         vec![sick, Memcached::with(root), Memcached::with(root)]
     };
-    scenario("a node whose packets are dropped silently", nodes(), 0b001, &[], |stand| {
+    scenario("a node whose packets are dropped silently", &Link::Plain, nodes(), 0b001, &[], |stand| {
         far.cut();
         stand.last(outage_time());
         let returned = Instant::now();
@@ -153,7 +153,7 @@ fn inside_the_namespace() {
     });
     // So short that most requests only wait: what the kernel held back arrives late and in order, and
     // what the proxy has given up behind it must not be sent.
-    scenario("a node whose packets are dropped for 0.4 s of each second", nodes(), 0b001, &[], |stand| {
+    scenario("a node whose packets are dropped for 0.4 s of each second", &Link::Plain, nodes(), 0b001, &[], |stand| {
         stand.may_pass_unnoticed = true;
         let until = Instant::now() + flapping_time();
         loop {

@@ -192,6 +192,32 @@ def test_a_node_that_is_the_sidecar_itself_says_so(browser):
         assert "itself" not in page.seen["nodes"]["b:2"]["State"]
 
 
+FACTS = "Object.fromEntries([...document.querySelectorAll('#facts dt')].map((one) => [one.textContent, one.nextSibling.textContent]))"
+
+
+def test_tls_tells_what_expires_first(browser):
+    answers = {"/ring": ring(["a:1"]), "/metrics": METRICS}
+    soon, late = int(time.time()) + 86400, int(time.time()) + 10 * 86400
+    clock = time.strftime("%H:%M:%S", time.localtime(soon))
+
+    def expiry(owner, node, at):
+        return f'slipring_tls_certificate_expiry_timestamp_seconds{{owner="{owner}",node="{node}"}} {at}\n'
+
+    def tls(*lines, insecure=0):
+        answers["/metrics"] = METRICS + f"slipring_tls_insecure {insecure}\n" + "".join(lines)
+        with shown(browser, answers, lambda seen: seen["facts"]):
+            return browser.value(FACTS)["TLS"]
+
+    with shown(browser, answers, lambda seen: seen["facts"]):
+        assert "TLS" not in browser.value(FACTS)
+    assert tls() == "onno certificate seen yet"
+    told = tls(expiry("node", "a:1", late), expiry("node", "<b>:2", soon), expiry("client", "", late))
+    assert told.startswith("onthat of <b>:2 expires first: ") and clock in told
+    told = tls(expiry("node", "a:1", late), expiry("client", "", soon))
+    assert told.startswith("onour certificate expires first: ") and clock in told
+    assert tls(insecure=1).startswith("certificates of nodes are not verified")
+
+
 @pytest.mark.parametrize("width", [320, 390, 641, 768, 901, 1181, 1200])
 def test_it_fits(browser, width):
     long = [f"memcached-{i}.memcached.very-long-namespace.svc.cluster.local:11211" for i in range(4)]

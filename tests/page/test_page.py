@@ -16,6 +16,7 @@ import urllib.request
 
 from browser import Browser, Page
 from processes import PATIENCE, binary, eventually, free_port, memcached, running
+from securing import Secrets, expiry
 
 PICTURES = pathlib.Path(__file__).parents[2] / "deploy" / "monitoring"
 HOT = "front-page"
@@ -61,12 +62,12 @@ def figure(text):
 
 
 @contextlib.contextmanager
-def sidecar(nodes):
+def sidecar(nodes, *arguments):
     listen, admin = free_port(), free_port()
     command = [binary(), "serve", "--nodes", ",".join(f"127.0.0.1:{port}" for port in nodes)]
     command += ["--listen", f"127.0.0.1:{listen}", "--admin-listen", f"127.0.0.1:{admin}"]
     # On a busy machine a node may be late; only one that is killed shall fail here.
-    command += ["--request-timeout", "20s", "--queue-timeout", "20s", "--connect-timeout", "20s", "--slow-request", "0s"]
+    command += ["--request-timeout", "20s", "--queue-timeout", "20s", "--connect-timeout", "20s", "--slow-request", "0s", *arguments]
     with running(command, listen, may_die=True) as process:
         yield process, listen, f"http://127.0.0.1:{admin}"
 
@@ -203,4 +204,20 @@ def test_the_page_shows_what_happens():
         process.kill()
         page.wait("nobody answers", lambda seen: seen["sentence"].startswith("No answer since "))
         assert page.seen["state"] == "lost"
+        assert browser.problems == []
+
+
+def test_the_page_tells_when_the_certificate_of_a_node_expires():
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        secrets = stack.enter_context(Secrets())
+        stack.enter_context(running([*memcached(port), *secrets.of_node], port))
+        _, listen, address = stack.enter_context(sidecar([port], *secrets.of_slipring))
+        browser = stack.enter_context(Browser())
+        page = Page(browser)
+        browser.look(1200)
+        browser.open(address + "/")
+        clock = time.strftime("%H:%M:%S", time.localtime(expiry(secrets.file("node.pem"))))
+        page.wait("it tells", lambda seen: f"TLSonthat of 127.0.0.1:{port} expires first: " in seen["facts"] and clock in seen["facts"])
+        page.wait("all is well", lambda seen: seen["sentence"] == "All well")
         assert browser.problems == []

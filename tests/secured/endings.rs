@@ -1,6 +1,5 @@
 //! Every way in which a node is not secured as it should be: the node is down, and the cause says why.
-use crate::authority::Authority;
-use crate::support::{Memcached, run_to_end};
+use crate::support::{Authority, Memcached, run_to_end};
 use crate::{metric, slipring, tls_node, wait_for_cause};
 
 /// `slipring check` of one node: its output.

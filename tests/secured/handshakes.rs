@@ -1,7 +1,6 @@
 //! A server that does as it is told: a handshake that hangs, drips, is cut; garbage; sessions that are resumed; ends with
 //! and without TLS' last word.
-use crate::authority::Authority;
-use crate::support::{Slipring, eventually};
+use crate::support::{Authority, Slipring, eventually};
 use crate::{PATIENT, metric, wait_for_cause};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -15,15 +15,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod authority;
 mod endings;
 mod handshakes;
 mod options;
 mod renewal;
 mod traffic;
 
-use authority::Authority;
-use support::{Memcached, Slipring, eventually};
+use support::{Authority, Memcached, Slipring, eventually};
 
 /// Long enough for a handshake on a busy machine.
 const PATIENT: &[&str] = &["--connect-timeout", "10s"];
@@ -35,8 +33,7 @@ fn tls_node(authority: &Authority, certificate: &str, extra: &[&str]) -> Memcach
 }
 
 fn tls_arguments(authority: &Authority, certificate: &str, extra: &[&str]) -> Vec<String> {
-    let (chain, key) = (authority.file(&format!("{certificate}.pem")), authority.file(&format!("{certificate}.key")));
-    let mut arguments = vec!["-Z".to_owned(), "-o".to_owned(), format!("ssl_chain_cert={chain},ssl_key={key}")];
+    let mut arguments = authority.tls_arguments(certificate);
     arguments.extend(extra.iter().map(|&word| word.to_owned()));
     arguments
 }

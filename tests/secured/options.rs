@@ -1,6 +1,5 @@
 //! The options are checked before anything is bound: one clear line, exit code 64, and never a secret in it.
-use crate::authority::Authority;
-use crate::support::run_to_end;
+use crate::support::{Authority, run_to_end};
 
 fn refused(arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let output = run_to_end(&[&["serve", "--nodes", "127.0.0.1:1"], arguments].concat(), environment);

@@ -1,6 +1,5 @@
 //! Certificates and passwords change while a load runs that checks every answer: no request fails.
-use crate::authority::Authority;
-use crate::support::{Memcached, Pattern, Random, Slipring, eventually};
+use crate::support::{Authority, Memcached, Pattern, Random, Slipring, eventually};
 use crate::{metric, slipring, tls_arguments, tls_node};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -1,6 +1,5 @@
 //! What clients do, by TLS and behind a log-in: small and large, one by one and in pipelines.
-use crate::authority::Authority;
-use crate::support::{Memcached, Random, Slipring, TextClient};
+use crate::support::{Authority, Memcached, Random, Slipring, TextClient};
 use crate::{metric, slipring, tls_node};
 
 /// Sizes about the ends of a record, of memcached's buffer, and of what is streamed.

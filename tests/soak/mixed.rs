@@ -5,7 +5,7 @@
 //! last, or what somebody wrote later.
 use super::dialect::{self, Answer, Client, Dialect, Request};
 use super::history::History;
-use super::support::{Memcached, Pattern, Random, Slipring, TextClient, mix, shown};
+use super::support::{Link, Memcached, Pattern, Random, TextClient, mix, shown};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -451,12 +451,20 @@ fn run(address: SocketAddr, total: u64, seed: u64) -> u64 {
 
 #[test]
 fn clients_of_all_dialects_on_the_same_keys_and_nothing_is_wrong() {
-    let total = super::operations(if cfg!(debug_assertions) { 200_000 } else { 2_000_000 });
+    soak(&Link::Plain, super::operations(if cfg!(debug_assertions) { 200_000 } else { 2_000_000 }));
+}
+
+#[test]
+fn over_tls_and_a_log_in_nothing_is_wrong_either() {
+    soak(&Link::secured(), super::operations(if cfg!(debug_assertions) { 50_000 } else { 500_000 }));
+}
+
+fn soak(link: &Link, total: u64) {
     let seed = super::number_from_environment("SLIPRING_TEST_SEED", 1);
     println!("SLIPRING_SOAK_OPERATIONS={total} SLIPRING_TEST_SEED={seed}");
-    let nodes = [Memcached::start(), Memcached::start(), Memcached::start()];
+    let nodes = link.nodes(3, &[]);
     let addresses: Vec<SocketAddr> = nodes.iter().map(Memcached::address).collect();
-    let slipring = Slipring::start(&addresses);
+    let slipring = link.slipring(&addresses, super::PATIENT);
     let left = run(slipring.address(), total, seed);
     println!("{total} operations in three dialects, {left} connections left in the middle");
     for node in &nodes {

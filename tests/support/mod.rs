@@ -5,14 +5,18 @@
 //! (no `memcached` in `PATH`) is a failure that says so, never a skipped test.
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test crate uses its own part of this module")]
 
+mod authority;
 mod client;
+mod link;
 pub mod packets;
 mod pattern;
 mod process;
 mod random;
 mod scripted;
 
+pub use authority::Authority;
 pub use client::{TextClient, Value, shown};
+pub use link::Link;
 pub use pattern::Pattern;
 pub use process::{Memcached, Port, Slipring, binary, free_port, run_to_end};
 pub use random::{Random, mix};

@@ -200,6 +200,8 @@ pub struct Memcached {
     extra: Vec<String>,
     /// It answers nobody who does not speak TLS, or is not logged in.
     secured: bool,
+    /// A second port of a secured one, for the test's own questions: in clear, for who logs in with this.
+    door: Option<(Port, String)>,
 }
 
 impl Memcached {
@@ -216,15 +218,20 @@ impl Memcached {
     /// As [`Memcached::with`], on this host and started by this command, which must become it and
     /// not its parent.
     pub fn elsewhere(host: &str, starter: &[&str], extra: &[&str]) -> Self {
-        Self::launch(host, starter, extra, false)
+        Self::launch(host, starter, extra, false, None)
     }
 
     /// As [`Memcached::with`], of one that cannot be asked for its statistics just so.
     pub fn secured(extra: &[&str]) -> Self {
-        Self::launch("127.0.0.1", &[], extra, true)
+        Self::launch("127.0.0.1", &[], extra, true, None)
     }
 
-    fn launch(host: &str, starter: &[&str], extra: &[&str], secured: bool) -> Self {
+    /// As [`Memcached::secured`], of one that takes this `user:password`: it can be asked, by a second port.
+    pub fn with_door(extra: &[&str], login: &str) -> Self {
+        Self::launch("127.0.0.1", &[], extra, true, Some((free_port(), login.to_owned())))
+    }
+
+    fn launch(host: &str, starter: &[&str], extra: &[&str], secured: bool, door: Option<(Port, String)>) -> Self {
         let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
         let mut node = Self {
             process: None,
@@ -233,6 +240,7 @@ impl Memcached {
             port: free_port(),
             extra: owned(extra),
             secured,
+            door,
         };
         node.restart();
         node
@@ -287,20 +295,31 @@ impl Memcached {
         command.args(["-u", "nobody", "-t", "1", "-m", "256", "-c", "4096"]);
         command.args(["-p", &port, "-l", &self.host, "-U", "0"]);
         command.args(&self.extra);
+        if let Some((door, _)) = &self.door {
+            command.args(["-l", &format!("notls:{}", door.on(&self.host))]);
+        }
         let mut process = Process::start("memcached", command);
         process.wait_until_it_accepts(self.address());
+        if let Some((door, _)) = &self.door {
+            process.wait_until_it_accepts(door.on(&self.host));
+        }
         let pid = u64::from(process.child.id());
         self.process = Some(process);
-        assert!(self.secured || self.stat("pid") == pid, "another memcached has the port {port}");
+        let is_mute = self.secured && self.door.is_none();
+        assert!(is_mute || self.stat("pid") == pid, "another memcached has the port {port}");
     }
 
     pub fn address(&self) -> SocketAddr {
         self.port.on(&self.host)
     }
 
-    /// A connection straight to it, past the proxy.
+    /// A connection straight to it, past the proxy; in clear and logged in.
     pub fn client(&self) -> TextClient {
-        TextClient::connect(self.address())
+        let Some((door, login)) = &self.door else { return TextClient::connect(self.address()) };
+        let mut client = TextClient::connect(door.on(&self.host));
+        let login = login.replace(':', " ");
+        client.send(format!("set auth 0 0 {}\r\n{login}\r\n", login.len())).expect("STORED\r\n");
+        client
     }
 
     /// One of its statistics.

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// An authority that signs certificates, and the directory they lie in; that is removed when this is dropped.
-pub(crate) struct Authority {
+pub struct Authority {
     directory: PathBuf,
 }
 
@@ -17,7 +17,7 @@ fn openssl(arguments: &[&str]) {
 const KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
 
 impl Authority {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("secured-{}-{number}", std::process::id());
@@ -29,7 +29,7 @@ impl Authority {
     }
 
     /// One more authority, `NAME.pem` and `NAME.key`.
-    pub(crate) fn found(&self, name: &str) {
+    pub fn found(&self, name: &str) {
         let (key, pem) = (self.file(&format!("{name}.key")), self.file(&format!("{name}.pem")));
         let subject = format!("/CN=Authority {name}");
         let rest = ["-keyout", &key, "-out", &pem, "-subj", &subject, "-days", "30"];
@@ -37,28 +37,28 @@ impl Authority {
     }
 
     /// The path of a file in the directory.
-    pub(crate) fn file(&self, name: &str) -> String {
+    pub fn file(&self, name: &str) -> String {
         self.directory.join(name).to_str().expect("a path in UTF-8").to_owned()
     }
 
-    pub(crate) fn write(&self, name: &str, content: &str) -> String {
+    pub fn write(&self, name: &str, content: &str) -> String {
         let draft = self.file(&format!("{name}.draft"));
         fs::write(&draft, content).expect("a file can be written");
         fs::rename(&draft, self.file(name)).expect("a file can be renamed");
         self.file(name)
     }
 
-    pub(crate) fn read(&self, name: &str) -> String {
+    pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.file(name)).expect("a file")
     }
 
     /// A certificate for 127.0.0.1 and `cache.test`, valid for ten days.
-    pub(crate) fn certify(&self, name: &str) {
+    pub fn certify(&self, name: &str) {
         self.certify_as(name, "IP:127.0.0.1,DNS:cache.test", 10, "ca");
     }
 
     /// `NAME.pem` and `NAME.key` for these names, for so many days (-1: expired), by that authority.
-    pub(crate) fn certify_as(&self, name: &str, names: &str, days: i32, authority: &str) {
+    pub fn certify_as(&self, name: &str, names: &str, days: i32, authority: &str) {
         let file = |kind: &str| self.file(&format!("{name}.{kind}"));
         let subject = format!("/O=Tests/CN={name}");
         let rest = ["-keyout", &file("key"), "-out", &file("csr"), "-subj", &subject];
@@ -74,8 +74,14 @@ impl Authority {
         fs::set_permissions(file("key"), open).expect("permissions can be set");
     }
 
+    /// What makes a memcached take TLS alone, with this certificate.
+    pub fn tls_arguments(&self, certificate: &str) -> Vec<String> {
+        let (chain, key) = (self.file(&format!("{certificate}.pem")), self.file(&format!("{certificate}.key")));
+        vec!["-Z".to_owned(), "-o".to_owned(), format!("ssl_chain_cert={chain},ssl_key={key}")]
+    }
+
     /// When a certificate expires, in seconds of Unix time, as openssl says.
-    pub(crate) fn expiry(&self, name: &str) -> u64 {
+    pub fn expiry(&self, name: &str) -> u64 {
         let arguments = ["x509", "-noout", "-enddate", "-in", &self.file(&format!("{name}.pem"))];
         let output = Command::new("openssl").args(arguments).output().expect("openssl");
         let text = String::from_utf8(output.stdout).expect("text");
