@@ -11,6 +11,10 @@ ip link set lo up
 ip -4 address flush dev lo
 ip -6 address add {POD}/64 dev lo nodad
 memcached -u root -l {POD} -p 11311 &
+for _ in $(seq 600); do
+    (exec 3<>/dev/tcp/{POD}/11311) 2>/dev/null && break
+    sleep 0.1
+done
 "$1" serve --nodes '[{POD}]:11311' &
 python3 - <<'end'
 import socket, time, urllib.request
