@@ -143,7 +143,7 @@ pub fn bind_all(addresses: &[ListenAddress], unix_mode: u32) -> Result<Vec<Liste
                     match Listener::tcp(address) {
                         Ok(listener) => bound.push(listener),
                         Err(error) if error.is_missing() && missing.is_none() => missing = Some(error),
-                        Err(error) => return Err(missing.unwrap_or(error)),
+                        Err(error) => return Err(error),
                     }
                 }
             }

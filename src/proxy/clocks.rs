@@ -57,14 +57,11 @@ impl Core {
             Role::Own { owner } => self.clients.get(owner.0).is_some_and(|client| client.streams_through(id)),
             _ => false,
         };
-        if up.paused {
-            // We do not read it: its silence is ours.
-            up.progress_at = now;
-            up.last_read_at = now;
-        }
         let stuck = up.last_write_at.after(request) <= now;
-        if streams && !up.is_greeted() && (up.out.is_empty() || !stuck) {
-            // Memcached says its version only when it has the whole body that came right behind the question.
+        // Memcached says its version only when it has the whole body that came right behind the question.
+        let withholds = streams && !up.is_greeted() && (up.out.is_empty() || !stuck);
+        if up.paused || withholds {
+            // We do not read it, or have not said all: its silence is ours.
             up.progress_at = now;
             up.last_read_at = now;
         }
