@@ -3,6 +3,7 @@
 //! What a user has is a [`Preset`] (`presets.rs`), which with its options is a [`Placement`] (`placement.rs`); built for
 //! nodes it is a `Scheme` (`scheme.rs`) of one of the families, each a file of its own.
 
+mod before;
 mod bmemcached;
 mod dalli;
 mod emcache;
@@ -27,6 +28,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use twox_hash::XxHash3_64;
 
+use before::Beside;
+pub use before::{Before, OldNode, Phase};
 pub use placement::{NameFormat, NameFormatError, Placement, PlacementError};
 pub use plan::{Basis, Plan, Row};
 pub use presets::{PRESETS, Preset};
@@ -96,6 +99,7 @@ pub struct Topology {
     placement: Arc<Placement>,
     nodes: Box<[Arc<Node>]>,
     scheme: Scheme,
+    before: Option<Beside>,
 }
 
 /// The topology in use, for whoever asks, and its announcement to the workers. Readers never lock.
@@ -252,14 +256,14 @@ impl Topology {
         }
         let scheme = Scheme::new(placement.family(), placement.portion(), &members);
         let fingerprint = fingerprint(placement, &nodes, &members, &scheme);
-        Ok(Self { version, fingerprint, scheme, placement: Arc::clone(placement), nodes: nodes.into() })
+        Ok(Self { version, fingerprint, scheme, placement: Arc::clone(placement), nodes: nodes.into(), before: None })
     }
 
     /// What is known before the first ring: version 0, no nodes. Requests are answered as if their node were down.
     #[must_use]
     pub fn unknown() -> Self {
         let (placement, scheme) = (Arc::default(), Scheme::unknown());
-        Self { version: 0, fingerprint: 0, placement, nodes: Box::default(), scheme }
+        Self { version: 0, fingerprint: 0, placement, nodes: Box::default(), scheme, before: None }
     }
 
     /// The hash of a key that every request has: of hot keys, of keys that are asked for together, and of the default
@@ -287,10 +291,31 @@ impl Topology {
         }
     }
 
-    /// Whether the placement asks for the key itself, and not for its hash alone.
+    /// Whether a placement, this or that of the ring before, asks for the key itself, and not for its hash alone.
     #[must_use]
     pub fn needs_key(&self) -> bool {
-        matches!(self.scheme, Scheme::Keyed(_))
+        matches!(self.scheme, Scheme::Keyed(_)) || self.before().is_some_and(|before| before.ring().needs_key())
+    }
+
+    /// The same nodes with the ring before a planned change beside them, or without.
+    #[must_use]
+    pub fn with_before(mut self, before: Option<Arc<Before>>) -> Self {
+        self.before = before.map(|before| Beside::new(before, &self));
+        self
+    }
+
+    /// The ring before a planned change, as long as it is declared. It is not part of the fingerprint.
+    #[must_use]
+    pub fn before(&self) -> Option<&Arc<Before>> {
+        self.before.as_ref().map(Beside::before)
+    }
+
+    /// The old place of a key whose owner here is `owner`: the node of the ring [`before`](Self::before) that had it. None
+    /// where there is no ring before, where the key has not moved, and where the node's memory is gone.
+    #[inline]
+    #[must_use]
+    pub fn old_place<'key>(&self, owner: NodeIndex, hash: u64, key: impl FnOnce() -> &'key [u8]) -> Option<NodeIndex> {
+        self.before.as_ref().and_then(|beside| beside.old_place(owner, hash, key))
     }
 
     /// The node that owns a key; none only before the first ring is known.

@@ -1,0 +1,196 @@
+//! The ring before a planned change, and with it the old place of the keys that the change moves.
+//!
+//! A miss at a key's new owner may mean that the key was deleted there. So the old owner may be asked only while every
+//! sidecar that writes to the new one invalidates the old one, too. Nobody knows that but the operator, who declares the
+//! ring before, and takes it away in two steps.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::{NodeIndex, Topology};
+
+/// What old places are used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// For everything: reads that miss at the new place are asked there, too.
+    Reading,
+    /// Nothing is read there any more, for other sidecars may be about to forget them; invalidations and look-ups go on.
+    Ending,
+}
+
+/// What is known of one old node, by all workers. It never becomes more: what was lost once stays lost.
+#[derive(Debug, Default)]
+pub struct OldNode {
+    reads_ended: AtomicBool,
+    gone: AtomicBool,
+}
+
+/// The ring before, as long as it is declared.
+#[derive(Debug)]
+pub struct Before {
+    ring: Arc<Topology>,
+    phase: Phase,
+    nodes: Arc<[OldNode]>,
+}
+
+/// The ring before beside the ring in use.
+#[derive(Debug, Clone)]
+pub(super) struct Beside {
+    before: Arc<Before>,
+    /// Of each of its nodes the index in the ring in use, if it is there, too.
+    same: Box<[Option<NodeIndex>]>,
+}
+
+// === impl OldNode ===
+
+impl OldNode {
+    /// Ends the reads from this node, for an invalidation was lost there. Returns whether they had not ended yet.
+    pub fn end_reads(&self) -> bool {
+        !self.reads_ended.swap(true, Relaxed)
+    }
+
+    /// The node has refused a connection, so its memory is gone: it is no place of any key from now on, even if it
+    /// returns. Returns whether that was not known yet.
+    pub fn forget(&self) -> bool {
+        !self.gone.swap(true, Relaxed)
+    }
+
+    /// Whether an invalidation was lost here.
+    #[must_use]
+    pub fn has_reads_ended(&self) -> bool {
+        self.reads_ended.load(Relaxed)
+    }
+
+    /// Whether its memory is gone.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Relaxed)
+    }
+}
+
+// === impl Before ===
+
+impl Before {
+    /// The ring before, with all its nodes in use.
+    #[must_use]
+    pub fn new(ring: Topology, phase: Phase) -> Self {
+        let nodes = ring.nodes().iter().map(|_| OldNode::default()).collect();
+        Self { ring: Arc::new(ring), phase, nodes }
+    }
+
+    /// The same ring in another phase; what is known of its nodes stays known.
+    #[must_use]
+    pub fn in_phase(&self, phase: Phase) -> Self {
+        Self { ring: Arc::clone(&self.ring), phase, nodes: Arc::clone(&self.nodes) }
+    }
+
+    /// Its nodes and their placement.
+    #[must_use]
+    pub fn ring(&self) -> &Topology {
+        &self.ring
+    }
+
+    /// What it is used for now.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What is known of one of its nodes; none for an index of another ring.
+    #[must_use]
+    pub fn node(&self, index: NodeIndex) -> Option<&OldNode> {
+        self.nodes.get(usize::from(index.0))
+    }
+
+    /// Whether values may be read from one of its nodes.
+    #[must_use]
+    pub fn may_read(&self, index: NodeIndex) -> bool {
+        self.phase == Phase::Reading && self.node(index).is_some_and(|node| !node.has_reads_ended() && !node.is_gone())
+    }
+
+    /// Four bits of the ring's fingerprint, by which a unique says that it is from an old place of this ring.
+    #[must_use]
+    pub fn tag(&self) -> u8 {
+        (self.ring.fingerprint() >> 60) as u8
+    }
+}
+
+// === impl Beside ===
+
+impl Beside {
+    pub(super) fn new(before: Arc<Before>, now: &Topology) -> Self {
+        let index =
+            |name: &str| now.nodes.iter().zip(0..).find(|(node, _)| &*node.name == name).map(|(_, at)| NodeIndex(at));
+        let same = before.ring.nodes.iter().map(|node| index(&node.name)).collect();
+        Self { before, same }
+    }
+
+    pub(super) fn before(&self) -> &Arc<Before> {
+        &self.before
+    }
+
+    /// The old place of a key that is at `owner` now, unless it is the same node, or no place any more.
+    pub(super) fn old_place<'key>(
+        &self,
+        owner: NodeIndex,
+        hash: u64,
+        key: impl FnOnce() -> &'key [u8],
+    ) -> Option<NodeIndex> {
+        let old = self.before.ring.route_with(hash, key);
+        let stays = *self.same.get(usize::from(old.0))? == Some(owner);
+        (!stays && !self.before.node(old)?.is_gone()).then_some(old)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Node;
+    use super::*;
+
+    fn topology(hosts: &[&str]) -> Topology {
+        let nodes = hosts.iter().map(|host| Arc::new(Node::new(host, 11211, 1))).collect();
+        Topology::new(1, nodes).unwrap()
+    }
+
+    fn places(topology: &Topology, keys: u32) -> Vec<(String, Option<String>)> {
+        let name = |topology: &Topology, index: NodeIndex| topology.nodes()[usize::from(index.0)].name.to_string();
+        let place = |at: u32| {
+            let key = format!("key:{at}");
+            let (hash, owner) = (Topology::hash(key.as_bytes()), topology.route(key.as_bytes()));
+            let old = topology.old_place(owner, hash, || key.as_bytes());
+            (name(topology, owner), old.map(|old| name(topology.before().unwrap().ring(), old)))
+        };
+        (0..keys).map(place).collect()
+    }
+
+    #[test]
+    fn keys_that_moved_have_an_old_place_and_no_others() {
+        let before = Arc::new(Before::new(topology(&["a", "b", "c"]), Phase::Reading));
+        // Another order, so that equal indices are other nodes.
+        let now = topology(&["d", "c", "b", "a"]).with_before(Some(Arc::clone(&before)));
+        let places = places(&now, 4_000);
+        let moved = places.iter().filter(|(_, old)| old.is_some()).count();
+        assert!((moved as f64 / 4_000.0 - now.share(NodeIndex(0))).abs() < 0.03, "{moved}");
+        for (owner, old) in &places {
+            assert_eq!(old.is_some(), owner == "d:11211");
+        }
+        assert!(topology(&["a"]).old_place(NodeIndex(0), 1, || b"key").is_none());
+    }
+
+    #[test]
+    fn what_is_lost_stays_lost_in_every_phase() {
+        let before = Before::new(topology(&["a", "b"]), Phase::Reading);
+        let (a, b) = (NodeIndex(0), NodeIndex(1));
+        assert!(before.may_read(a) && before.may_read(b) && !before.may_read(NodeIndex(2)));
+        let ending = before.in_phase(Phase::Ending);
+        assert!(!ending.may_read(a));
+        assert!(ending.node(a).unwrap().end_reads() && !before.node(a).unwrap().end_reads());
+        assert!(ending.node(b).unwrap().forget() && !before.node(b).unwrap().forget());
+        let again = ending.in_phase(Phase::Reading);
+        assert!(!again.may_read(a) && !again.may_read(b));
+        let now = topology(&["c"]).with_before(Some(Arc::new(again)));
+        // Writes go on invalidating what may be read no more; what is gone is no place.
+        assert!(places(&now, 100).iter().all(|(_, old)| old.as_deref().is_none_or(|old| old == "a:11211")));
+        assert!(places(&now, 100).iter().any(|(_, old)| old.is_some()));
+    }
+}
