@@ -148,37 +148,43 @@ fn what_follows_a_value_that_agrees_with_its_length_is_given_to_nobody() {
 
 #[test]
 fn a_length_that_is_too_long_swallows_nobodys_reply() {
-    // What is asked next is answered in the middle of what the node said would be a value.
-    for length in [7, 60, 5_000, 900_000, 4_294_967_295_u64] {
-        let lie = format!("VALUE victim 0 {length}\r\nsecret\r\nEND\r\n");
-        let (node, slipring) = behind(with_victim(&[Step::send(&lie)]), &MEDIUM);
-        let mut client = slipring.client();
-        client.send("get victim\r\n");
-        node.wait_for_answers(1);
-        let mut others: Vec<_> = (0..3).map(|_| slipring.client()).collect();
-        others[0].send("get k\r\n");
-        others[1].send("set k 0 0 1\r\nx\r\n");
-        others[2].send("incr k 1\r\n");
-        // Its own lie at most, and what was said to be its value: never an end. One that nobody has room for is a miss.
-        let got = client.half_close().rest();
-        assert!(!got.ends_with(b"\r\nEND\r\n") || got.len() < length as usize, "{length}: {}", shown(&got));
-        // A read that was behind it is asked again or a miss, a write is an error; the node has
-        // done it, which nobody knows.
-        others[0].send("mn\r\n");
-        let reply = others[0].line();
-        if reply != "END" {
-            assert_eq!(reply, "VALUE k 0 10", "{length}");
-            others[0].expect("value of k\r\nEND\r\n");
+    // What is asked next is answered in the middle of what the node said would be a value. Each waits for a node's silence.
+    std::thread::scope(|scope| {
+        for length in [7, 60, 5_000, 900_000, 4_294_967_295_u64] {
+            scope.spawn(move || swallows_nobodys_reply(length));
         }
-        others[0].expect("MN\r\n");
-        for (number, done) in [(1, "STORED"), (2, "1")] {
-            let reply = others[number].line();
-            // On another connection it is truly done.
-            assert!(reply.starts_with("SERVER_ERROR proxy") || reply == done, "{length}: {reply}");
-            others[number].in_step();
-        }
-        serves_again(&slipring, 1);
+    });
+}
+
+fn swallows_nobodys_reply(length: u64) {
+    let lie = format!("VALUE victim 0 {length}\r\nsecret\r\nEND\r\n");
+    let (node, slipring) = behind(with_victim(&[Step::send(&lie)]), &MEDIUM);
+    let mut client = slipring.client();
+    client.send("get victim\r\n");
+    node.wait_for_answers(1);
+    let mut others: Vec<_> = (0..3).map(|_| slipring.client()).collect();
+    others[0].send("get k\r\n");
+    others[1].send("set k 0 0 1\r\nx\r\n");
+    others[2].send("incr k 1\r\n");
+    // Its own lie at most, and what was said to be its value: never an end. One that nobody has room for is a miss.
+    let got = client.half_close().rest();
+    assert!(!got.ends_with(b"\r\nEND\r\n") || got.len() < length as usize, "{length}: {}", shown(&got));
+    // A read that was behind it is asked again or a miss, a write is an error; the node has
+    // done it, which nobody knows.
+    others[0].send("mn\r\n");
+    let reply = others[0].line();
+    if reply != "END" {
+        assert_eq!(reply, "VALUE k 0 10", "{length}");
+        others[0].expect("value of k\r\nEND\r\n");
     }
+    others[0].expect("MN\r\n");
+    for (number, done) in [(1, "STORED"), (2, "1")] {
+        let reply = others[number].line();
+        // On another connection it is truly done.
+        assert!(reply.starts_with("SERVER_ERROR proxy") || reply == done, "{length}: {reply}");
+        others[number].in_step();
+    }
+    serves_again(&slipring, 1);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! - `SLIPRING_OUTAGE_SECONDS` (3): how long a node is away
 //! - `SLIPRING_OUTAGE_FLAPPING_SECONDS` (4): how long a node flaps, each second
 //! - `SLIPRING_OUTAGE_QUIET_SECONDS` (2): how long the load runs before, for comparison
-//! - `SLIPRING_OUTAGE_RATE` (20000; 1000 in a debug build): requests per second
+//! - `SLIPRING_OUTAGE_RATE` (20000; 1000 in a debug build, where `-- --ignored` runs them): requests per second
 //! - `SLIPRING_NO_NETNS=1`: do without the test that needs a network namespace
 //!
 //! The full figures take some minutes: 10, 60, 10, `--release`, `--nocapture`.

@@ -64,12 +64,14 @@ fn assert_within(peak: &Peak, budget_mib: u64) {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn clients_that_never_read() {
     never_read(&Link::Plain);
 }
 
 /// The buffers of TLS are in the budget, too.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn clients_that_never_read_over_tls_and_a_log_in() {
     never_read(&Link::secured());
 }
@@ -222,6 +224,7 @@ fn within_the_budget(slipring: &Slipring) -> u64 {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn fifty_clients_halfway_through_a_set() {
     const CLIENTS: usize = 50;
     let _alone = alone();
@@ -269,11 +272,13 @@ fn fifty_clients_halfway_through_a_set() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn a_thousand_clients_halfway_through_a_set() {
     halfway_through_a_set(&Link::Plain);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn a_thousand_clients_halfway_through_a_set_over_tls_and_a_log_in() {
     halfway_through_a_set(&Link::secured());
 }
@@ -337,6 +342,7 @@ fn halfway_through_a_set(link: &Link) {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn clients_that_never_finish_a_set_give_their_room_back() {
     const STUCK: usize = 2;
     let _alone = alone();

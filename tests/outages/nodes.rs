@@ -9,11 +9,13 @@ fn three() -> Vec<Memcached> {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn a_node_that_stands_still() {
     stands_still("a node stopped with SIGSTOP", &Link::Plain);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn a_node_that_stands_still_over_tls_and_a_log_in() {
     stands_still("over TLS and a log-in, a node stopped with SIGSTOP", &Link::secured());
 }
@@ -30,11 +32,13 @@ fn stands_still(name: &str, link: &Link) {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn a_node_that_is_killed_and_restarted() {
     is_killed_and_restarted("a node killed with SIGKILL and restarted", &Link::Plain);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn a_node_that_is_killed_and_restarted_over_tls_and_a_log_in() {
     is_killed_and_restarted("over TLS and a log-in, a node killed with SIGKILL and restarted", &Link::secured());
 }
@@ -52,6 +56,7 @@ fn is_killed_and_restarted(name: &str, link: &Link) {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn all_nodes_gone() {
     let _alone = alone();
     scenario("all nodes killed and restarted", &Link::Plain, three(), 0b111, &[], |stand| {
@@ -65,6 +70,7 @@ fn all_nodes_gone() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn a_node_that_is_killed_and_restarted_each_second() {
     let _alone = alone();
     scenario("a node killed and restarted each second", &Link::Plain, three(), 0b100, &[], |stand| {
@@ -84,6 +90,7 @@ fn a_node_that_is_killed_and_restarted_each_second() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn a_node_that_stands_still_each_second() {
     let _alone = alone();
     scenario("a node stopped and let go each second", &Link::Plain, three(), 0b001, &["--workers", "2"], |stand| {
