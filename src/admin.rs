@@ -107,6 +107,8 @@ pub struct RingReport {
     /// What the sidecar is called; absent when it has no name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
+    /// Its process id, as it sees it itself.
+    pub pid: u32,
     /// Equal on two sidecars when they place all keys alike; 8 hexadecimal digits.
     pub fingerprint: String,
     /// `--placement`

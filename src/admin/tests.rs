@@ -31,6 +31,7 @@ async fn admin() -> Admin {
             since: 1_700_000_000,
             draining: false,
             instance: Some("shop/app-1".into()),
+            pid: 7,
             fingerprint: "0000001f".into(),
             placement: "ring".into(),
             version: 3,
@@ -97,7 +98,7 @@ async fn the_pages_say_what_they_should() {
         get(admin.addr, "/ring").await,
         pair(
             "200",
-            "{\"status\":\"healthy\",\"since\":1700000000,\"instance\":\"shop/app-1\",\"fingerprint\":\"0000001f\",\"placement\":\"ring\",\"version\":3,\"source\":\"list\",\"reloads\":0,\"nodes\":[{\"name\":\
+            "{\"status\":\"healthy\",\"since\":1700000000,\"instance\":\"shop/app-1\",\"pid\":7,\"fingerprint\":\"0000001f\",\"placement\":\"ring\",\"version\":3,\"source\":\"list\",\"reloads\":0,\"nodes\":[{\"name\":\
              \"we\\\"ird\\\\\\n:1\",\"address\":\"10.0.0.2:11211\",\"weight\":2,\"share\":0.25,\
              \"state\":\"up\",\"since\":1700000001,\"cause\":\"answered \\\"</script><script>alert(1)\\\"\"}],\"pending\":[\"a is missing\"],\"changes\":[]}"
         )

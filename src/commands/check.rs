@@ -83,6 +83,9 @@ pub enum Fault {
     /// It has no room for one more connection.
     #[error("too many open connections")]
     Full,
+    /// It is a slipring of this machine, most likely the one that was to use it as a node.
+    #[error("is a slipring of this machine, not a memcached")]
+    Sidecar,
     /// TLS, or the log-in, failed.
     #[error("{0}")]
     Unsecured(Unsecured),
@@ -110,6 +113,10 @@ impl Fault {
             }
             Self::Authentication => {
                 "the node has authentication (`memcached -Y`): --node-auth-file FILE with `user:password` logs in"
+            }
+            Self::Sidecar => {
+                "an application's own variable names the sidecar, and was taken for the list of nodes: name the memcached \
+                 nodes"
             }
             Self::Unsecured(why) => why.hint(),
             Self::Full => {
@@ -202,6 +209,10 @@ async fn probe(node: &Node, secured: &Secured, patience: Patience, finding: &mut
         return Err(Fault::answered(&got));
     }
     ask(&format!("delete {key}\r\n"), &|answer| answer.ends_with(b"\r\n")).await?;
+    // What no memcached knows.
+    if target.ip().is_loopback() && ask("stats ring\r\n", &ended).await?.starts_with(b"STAT ") {
+        return Err(Fault::Sidecar);
+    }
     Ok(())
 }
 

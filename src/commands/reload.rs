@@ -61,6 +61,8 @@ pub enum ReloadError {
 struct Report {
     /// How often it has read its source because it was told to.
     reloads: u64,
+    /// Absent from an older one.
+    pid: Option<i32>,
     fingerprint: String,
     version: u64,
     nodes: Vec<serde::de::IgnoredAny>,
@@ -100,6 +102,10 @@ pub async fn run(pid: Option<i32>) -> Result<String, ReloadError> {
     let before = ask(admin).await;
     send()?;
     let before = before.map_err(unknown)?;
+    // Of two that are told the same address the second is without an endpoint.
+    if let Some(other) = before.pid.filter(|other| *other != inner(pid)) {
+        return Err(unknown(format!("another slipring, process {other}, listens there")));
+    }
     let began_at = Instant::now();
     let after = loop {
         match ask(admin).await {
@@ -133,6 +139,13 @@ fn the_only_one() -> Result<i32, ReloadError> {
 fn is_sidecar(pid: i32) -> bool {
     let serves = |command: &Command| matches!(command, Command::Serve { .. } | Command::Dev { .. });
     name(pid).is_some_and(|name| is_slipring(&name)) && parsed(pid).is_none_or(|config| serves(&config.command))
+}
+
+/// The process id as the process sees it itself, which is another one in a namespace of its own.
+fn inner(pid: i32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    ids.and_then(|ids| ids.split_whitespace().next_back()?.parse().ok()).unwrap_or(pid)
 }
 
 /// The name of a process' program, at most 15 bytes of it.

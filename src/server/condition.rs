@@ -197,6 +197,7 @@ impl Condition {
             // The endpoint knows.
             draining: false,
             instance: self.instance.clone(),
+            pid: std::process::id(),
             fingerprint: topology.name(),
             placement: self.placement.clone(),
             version: topology.version(),

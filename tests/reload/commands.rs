@@ -37,6 +37,16 @@ fn check_is_content_with_nodes_that_store_and_give_back() {
 }
 
 #[test]
+fn check_tells_a_sidecar_of_this_machine_from_a_node() {
+    let node = Memcached::start();
+    let slipring = Slipring::command(&["serve", "--nodes", &node.address().to_string()], &[]);
+    let itself = slipring.address().to_string();
+    let output = run_to_end(&["check", "--nodes", &itself], &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(out(&output).contains("is a slipring of this machine, not a memcached"), "{output:?}");
+}
+
+#[test]
 fn check_names_the_node_that_fails_and_what_it_usually_means() {
     let well = Memcached::start();
     let nobody = free_port();
@@ -152,6 +162,32 @@ fn reload_has_the_file_read_and_says_when_there_is_nobody() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains(&i32::MAX.to_string()), "{output:?}");
     assert_eq!(run_to_end(&["reload", "--pid", "0"], &[]).status.code(), Some(64));
+}
+
+#[test]
+fn reload_says_when_another_sidecar_has_the_admin_address() {
+    let node = Memcached::start();
+    let nodes = node.address().to_string();
+    let first = Slipring::command(&["serve", "--nodes", &nodes], &[]);
+    let (port, admin) = (free_port(), first.admin_address().to_string());
+    let listen = port.on("127.0.0.1");
+    let mut second = binary()
+        .args(["serve", "--nodes", &nodes, "--listen", &listen.to_string(), "--admin-listen", &admin])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let result = std::panic::catch_unwind(|| {
+        eventually("the second accepts", || TcpStream::connect(listen).is_ok());
+        let output = run_to_end(&["reload", "--pid", &second.id().to_string()], &[]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(&format!("another slipring, process {}, listens there", first.pid())), "{told}");
+        TcpStream::connect(listen).unwrap();
+    });
+    second.kill().unwrap();
+    second.wait().unwrap();
+    result.unwrap();
+    reload(&first);
 }
 
 #[test]
