@@ -310,6 +310,13 @@ impl Topology {
         self.before.as_ref().map(Beside::before)
     }
 
+    /// The nodes of the ring [`before`](Self::before) that are not in this one.
+    pub fn old_nodes(&self) -> impl Iterator<Item = (NodeIndex, &Arc<Node>)> {
+        let nodes = self.before().into_iter().flat_map(|before| before.ring().nodes().iter().zip(0..));
+        let is_here = |node: &Node| self.nodes.iter().any(|other| other.name == node.name);
+        nodes.filter(move |(node, _)| !is_here(node)).map(|(node, index)| (NodeIndex(index), node))
+    }
+
     /// The old place of a key whose owner here is `owner`: the node of the ring [`before`](Self::before) that had it. None
     /// where there is no ring before, where the key has not moved, and where the node's memory is gone.
     #[inline]
