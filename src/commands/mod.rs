@@ -245,6 +245,7 @@ async fn tell_progress(bounds: Bounds) {
 
 async fn nodes(source: &Source, options: &Options) -> Result<Vec<Node>, CommandError> {
     let read = discovery::read_once(source, options).await;
+    let read = read.map(|(nodes, _)| nodes);
     read.map_err(|problem| CommandError::Source { source_name: source.to_string(), problem })
 }
 

@@ -6,16 +6,17 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::before::{BeforeSource, Declared, InUse};
 use super::damping::{Change, Damping};
 use super::dns::{Dns, Question};
 use super::endpoint::{Endpoint, Versions};
-use super::file::ListFile;
+use super::file::{Holds, ListFile};
 use super::jitter::jitter;
 use super::names::Names;
 use super::order::arranged;
 use super::probe::Probes;
 use super::snapshot::Snapshot;
-use super::{Authority, Observation, Options, Origin, Source, Status, Triggers, View};
+use super::{Authority, BeforeView, Observation, Options, Origin, Source, Status, Triggers, View};
 use crate::log::Pace;
 use crate::routing::{Node, Topology};
 
@@ -60,6 +61,11 @@ pub(super) struct Control {
     saved: Option<Snapshot>,
     /// Of the line that there is no node at all.
     no_node: Pace,
+    before: InUse,
+    /// Where the ring before has a file of its own.
+    before_file: Option<ListFile>,
+    /// What was wrong with it.
+    before_error: Option<String>,
     published: watch::Sender<Arc<View>>,
 }
 
@@ -70,15 +76,7 @@ impl Reader {
         let dns = |question| Self::Dns(Box::new(Dns::new(question, &options.name_servers, options.timeout)));
         match source {
             Source::Static(nodes) => Self::Static(nodes.clone()),
-            Source::File(path) => Self::File(ListFile {
-                path: path.clone(),
-                node_port: options.node_port,
-                confirm: options.file_confirm,
-                limit: options.timeout,
-                is_first: true,
-                reading: None,
-                last: None,
-            }),
+            Source::File(path) => Self::File(ListFile::new(path, Holds::Nodes, options)),
             Source::Endpoint { host, port, .. } => Self::Endpoint(Endpoint {
                 host: host.clone(),
                 port: *port,
@@ -98,14 +96,22 @@ impl Reader {
                 authority: Authority::Operator,
                 why: "list".to_owned(),
                 ttl: None,
+                before: None,
             }),
-            Self::File(file) => file.read(operator).await,
+            Self::File(file) => file.read(operator).await.map(|listed| Observation {
+                nodes: listed.nodes,
+                authority: Authority::Operator,
+                why: "file".to_owned(),
+                ttl: None,
+                before: listed.before,
+            }),
             Self::Endpoint(endpoint) => endpoint.read(operator, options.timeout).await,
             Self::Dns(dns) => dns.read(operator).await,
         };
         let read = read?;
         options.own.refuse(&read.nodes)?;
-        Ok(Observation { nodes: arranged(read.nodes, &options.pinned), ..read })
+        let before = read.before.map(|declared| usable(declared, options)).transpose()?;
+        Ok(Observation { nodes: arranged(read.nodes, &options.pinned), before, ..read })
     }
 
     /// Whether somebody wrote the nodes down: their host names are for us to resolve.
@@ -145,6 +151,8 @@ impl Control {
             reason: "no nodes known yet".to_owned(),
             pending: Vec::new(),
             alike: Vec::new(),
+            before: None,
+            before_error: None,
             source: status.clone(),
         };
         let reason = empty.reason.clone();
@@ -163,10 +171,69 @@ impl Control {
             alike: Vec::new(),
             saved: None,
             no_node: Pace::every(NO_NODE_AGAIN),
+            before: InUse::default(),
+            before_file: None,
+            before_error: None,
             published,
         };
+        control.begin_before();
         control.begin(source);
         (control, view)
+    }
+
+    /// The ring before is known before the first ring is.
+    fn begin_before(&mut self) {
+        let declared = match self.options.before.clone() {
+            BeforeSource::WithNodes => None,
+            BeforeSource::List(declared) => Some(declared),
+            BeforeSource::File(path, declared) => {
+                self.before_file = Some(ListFile::new(&path, Holds::Before, &self.options));
+                declared
+            }
+        };
+        match declared.map(|declared| usable(declared, &self.options)).transpose() {
+            Ok(declared) => self.take_before(declared.as_ref()),
+            Err(problem) => tracing::error!("the ring before is not used: {problem}"),
+        }
+    }
+
+    /// Takes what is declared now. What comes of it is seen with the next publication.
+    fn take_before(&mut self, declared: Option<&Declared>) {
+        let told = self.before.observe(declared, Instant::now());
+        if let Some(told) = told {
+            self.reason = told.tell(self.before.declared());
+        }
+        self.names.list_before(self.before.declared().map_or(&[], |declared| &declared.nodes));
+    }
+
+    /// Reads the file of the ring before, if it has one of its own.
+    async fn read_before(&mut self, operator: bool) {
+        let Some(file) = &mut self.before_file else { return };
+        let read = file.read(operator).await;
+        let read = read.and_then(|listed| listed.before.map(|declared| usable(declared, &self.options)).transpose());
+        match read {
+            Ok(declared) => {
+                self.before_error = None;
+                self.take_before(declared.as_ref());
+            }
+            Err(error) => {
+                if self.before_error.as_ref() != Some(&error) {
+                    tracing::warn!(%error, "the ring before stays as it is");
+                }
+                self.before_error = Some(error);
+            }
+        }
+    }
+
+    /// The ring before, each of its nodes dialled where it is.
+    fn view_of_before(&self) -> Option<BeforeView> {
+        let declared = self.before.declared()?;
+        Some(BeforeView {
+            nodes: self.names.dialled_before(self.damping.ring()),
+            placement: Arc::clone(&declared.placement),
+            phase: declared.phase,
+            has_vanished: self.before.has_vanished(),
+        })
     }
 
     /// The first ring: a list that was given, or the last good one.
@@ -225,6 +292,8 @@ impl Control {
         loop {
             let read = Instant::now();
             self.status.reads += 1;
+            // The ring before first: a ring that is published has it.
+            self.read_before(operator).await;
             let outcome = self.reader.read(operator, &self.options).await;
             let pause = self.pause(&outcome);
             self.status.reloads += u64::from(operator);
@@ -243,6 +312,9 @@ impl Control {
                 }
                 self.status.last_success = Some(SystemTime::now());
                 self.status.origin = Origin::Source;
+                if self.options.before == BeforeSource::WithNodes {
+                    self.take_before(observation.before.as_ref());
+                }
                 let nodes = if self.reader.is_list() { self.names.list(&observation.nodes) } else { observation.nodes };
                 let now = Instant::now();
                 let change = self.damping.observe(&nodes, observation.authority, now);
@@ -302,7 +374,13 @@ impl Control {
             tracing::warn!("{line}: it is asked for the keys of both");
         }
         self.alike = alike;
+        let before = self.view_of_before();
+        if self.published.borrow().before != before {
+            self.generation += 1;
+        }
         self.published.send_replace(Arc::new(View {
+            before,
+            before_error: self.before_error.clone(),
             nodes: self.damping.ring().to_vec(),
             generation: self.generation,
             reason: self.reason.clone(),
@@ -363,9 +441,11 @@ impl Control {
         let next = Instant::now() + pause;
         let soonest = self.reader.least_gap(self.options.interval).map(|gap| read + gap);
         let mut wanted = next;
+        let mut read_before_at = Instant::now() + self.options.file_interval;
         loop {
             let due = self.damping.deadline(Instant::now()).unwrap_or(next).min(wanted);
             let look = self.names.due();
+            let forget = self.before.due();
             tokio::select! {
                 () = self.triggers.reload.notified() => {
                     self.names.hurry();
@@ -378,10 +458,30 @@ impl Control {
                 () = sleep_until(look.unwrap_or(next)), if look.is_some() => self.names.look(),
                 Some(Ok(found)) = self.names.ended() => {
                     if self.names.take(found) {
-                        let change = self.damping.observe(&self.names.dialled(), Authority::Operator, Instant::now());
-                        self.note(change, "host names");
+                        if self.reader.is_list() {
+                            let now = Instant::now();
+                            let change = self.damping.observe(&self.names.dialled(), Authority::Operator, now);
+                            self.note(change, "host names");
+                        } else {
+                            "host names of the ring before".clone_into(&mut self.reason);
+                        }
                         self.publish();
-                    } else if self.names.alike() != self.alike {
+                    } else if self.names.alike() != self.alike || self.published.borrow().before != self.view_of_before() {
+                        self.publish();
+                    }
+                }
+                () = sleep_until(read_before_at), if self.before_file.is_some() => {
+                    read_before_at = Instant::now() + self.options.file_interval;
+                    let error = self.before_error.clone();
+                    self.read_before(false).await;
+                    if self.published.borrow().before != self.view_of_before() || self.before_error != error {
+                        self.publish();
+                    }
+                }
+                () = sleep_until(forget.unwrap_or(next)), if forget.is_some() => {
+                    if let Some(told) = self.before.tick(Instant::now()) {
+                        self.reason = told.tell(None);
+                        self.names.list_before(&[]);
                         self.publish();
                     }
                 }
@@ -405,6 +505,12 @@ impl Control {
             }
         }
     }
+}
+
+/// A declaration with its nodes in the pinned order, unless they are this sidecar itself.
+fn usable(declared: Declared, options: &Options) -> Result<Declared, String> {
+    options.own.refuse(&declared.nodes).map_err(|problem| format!("ring before: {problem}"))?;
+    Ok(Declared { nodes: arranged(declared.nodes, &options.pinned), ..declared })
 }
 
 #[cfg(test)]

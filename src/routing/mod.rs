@@ -203,6 +203,14 @@ impl Node {
         if self.named { format!("{}/{}", self.address(), self.name) } else { self.name.to_string() }
     }
 
+    /// The whole entry of a list: [`listed`](Self::listed), and the weight unless it is 1. As it was before its name was
+    /// resolved.
+    #[must_use]
+    pub fn entry(&self) -> String {
+        let weight = if self.weight == 1 { String::new() } else { format!("={}", self.weight) };
+        format!("{}{weight}", self.listed())
+    }
+
     /// The same node, connected to at another host: its identity, and so its keys, stay.
     #[must_use]
     pub fn dialled_at(mut self, host: &str) -> Self {
