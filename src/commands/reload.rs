@@ -7,29 +7,21 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::{Request, header};
-use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpid, kill_process};
 use serde::Deserialize;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
+use super::endpoint;
 use crate::config::{self, Command};
 
 /// Longest wait for the outcome. A source that answers late has its own time-out, of 3 s by default.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Longest wait for one answer of the admin endpoint.
-const ANSWER: Duration = Duration::from_secs(2);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -167,38 +159,13 @@ fn admin(pid: i32) -> Option<SocketAddr> {
         // It was told by one whose words may not be seen.
         None => (Ipv4Addr::UNSPECIFIED, config::ADMIN_PORT).into(),
     };
-    let ip = match listens.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    Some(SocketAddr::new(ip, listens.port()))
+    Some(endpoint::reachable(listens))
 }
 
 /// Asks for `/ring`.
 async fn ask(admin: SocketAddr) -> Result<Report, String> {
-    let asked = async {
-        let stream = TcpStream::connect(admin).await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) =
-            http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        let request = Request::get("/ring").header(header::HOST, admin.to_string()).body(Empty::new());
-        let request = request.map_err(|error| error.to_string())?;
-        let answer = async {
-            let response = sender.send_request(request).await?;
-            response.into_body().collect().await
-        };
-        let driven = async {
-            // It ends when the answer has come.
-            let _ = connection.await;
-            std::future::pending::<()>().await;
-        };
-        let body = tokio::select! {
-            body = answer => body.map_err(|error| error.to_string())?.to_bytes(),
-            () = driven => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).to_string()),
-        };
-        serde_json::from_slice(&body).map_err(|_| "it is no slipring, or an older one".to_owned())
-    };
-    timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER.as_secs())))
+    let body = endpoint::get(admin, "/ring").await?;
+    serde_json::from_slice(&body).map_err(|_| endpoint::STRANGER.to_owned())
 }
 
 // === impl Report ===

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::before::{BeforeSource, Declared, InUse};
 use super::damping::{Change, Damping};
+use super::declaration::{Declaration, usable};
 use super::dns::{Dns, Question};
 use super::endpoint::{Endpoint, Versions};
 use super::file::{Holds, ListFile};
@@ -16,7 +16,7 @@ use super::names::Names;
 use super::order::arranged;
 use super::probe::Probes;
 use super::snapshot::Snapshot;
-use super::{Authority, BeforeView, Observation, Options, Origin, Source, Status, Triggers, View};
+use super::{Authority, Observation, Options, Origin, Source, Status, Triggers, View};
 use crate::log::Pace;
 use crate::routing::{Node, Topology};
 
@@ -61,11 +61,7 @@ pub(super) struct Control {
     saved: Option<Snapshot>,
     /// Of the line that there is no node at all.
     no_node: Pace,
-    before: InUse,
-    /// Where the ring before has a file of its own.
-    before_file: Option<ListFile>,
-    /// What was wrong with it.
-    before_error: Option<String>,
+    before: Declaration,
     published: watch::Sender<Arc<View>>,
 }
 
@@ -157,6 +153,7 @@ impl Control {
         };
         let reason = empty.reason.clone();
         let (published, view) = watch::channel(Arc::new(empty));
+        let (before, told) = Declaration::new(&options);
         let mut control = Self {
             reader: Reader::new(&source, &options),
             names: Names::new(&options),
@@ -171,69 +168,20 @@ impl Control {
             alike: Vec::new(),
             saved: None,
             no_node: Pace::every(NO_NODE_AGAIN),
-            before: InUse::default(),
-            before_file: None,
-            before_error: None,
+            before,
             published,
         };
-        control.begin_before();
+        // The ring before is known before the first ring is.
+        control.note_before(told);
         control.begin(source);
         (control, view)
     }
 
-    /// The ring before is known before the first ring is.
-    fn begin_before(&mut self) {
-        let declared = match self.options.before.clone() {
-            BeforeSource::WithNodes => None,
-            BeforeSource::List(declared) => Some(declared),
-            BeforeSource::File(path, declared) => {
-                self.before_file = Some(ListFile::new(&path, Holds::Before, &self.options));
-                declared
-            }
-        };
-        match declared.map(|declared| usable(declared, &self.options)).transpose() {
-            Ok(declared) => self.take_before(declared.as_ref()),
-            Err(problem) => tracing::error!("the ring before is not used: {problem}"),
-        }
-    }
-
-    /// Takes what is declared now. What comes of it is seen with the next publication.
-    fn take_before(&mut self, declared: Option<&Declared>) {
-        let told = self.before.observe(declared, Instant::now());
-        if let Some(told) = told {
-            self.reason = told.tell(self.before.declared());
-        }
-        self.names.list_before(self.before.declared().map_or(&[], |declared| &declared.nodes));
-    }
-
-    /// Reads the file of the ring before, if it has one of its own.
-    async fn read_before(&mut self, operator: bool) {
-        let Some(file) = &mut self.before_file else { return };
-        let read = file.read(operator).await;
-        let read = read.and_then(|listed| listed.before.map(|declared| usable(declared, &self.options)).transpose());
-        match read {
-            Ok(declared) => {
-                self.before_error = None;
-                self.take_before(declared.as_ref());
-            }
-            Err(error) => {
-                if self.before_error.as_ref() != Some(&error) {
-                    tracing::warn!(%error, "the ring before stays as it is");
-                }
-                self.before_error = Some(error);
-            }
-        }
-    }
-
-    /// The ring before, each of its nodes dialled where it is.
-    fn view_of_before(&self) -> Option<BeforeView> {
-        let declared = self.before.declared()?;
-        Some(BeforeView {
-            nodes: self.names.dialled_before(self.damping.ring()),
-            placement: Arc::clone(&declared.placement),
-            phase: declared.phase,
-            has_vanished: self.before.has_vanished(),
-        })
+    /// Takes over what became of the declaration of the ring before: it is seen with the next publication.
+    fn note_before(&mut self, reason: Option<String>) {
+        let Some(reason) = reason else { return };
+        self.reason = reason;
+        self.names.list_before(self.before.nodes());
     }
 
     /// The first ring: a list that was given, or the last good one.
@@ -293,7 +241,8 @@ impl Control {
             let read = Instant::now();
             self.status.reads += 1;
             // The ring before first: a ring that is published has it.
-            self.read_before(operator).await;
+            let told = self.before.read(operator, &self.options).await;
+            self.note_before(told);
             let outcome = self.reader.read(operator, &self.options).await;
             let pause = self.pause(&outcome);
             self.status.reloads += u64::from(operator);
@@ -312,9 +261,8 @@ impl Control {
                 }
                 self.status.last_success = Some(SystemTime::now());
                 self.status.origin = Origin::Source;
-                if self.options.before == BeforeSource::WithNodes {
-                    self.take_before(observation.before.as_ref());
-                }
+                let told = self.before.with_nodes(observation.before.as_ref(), &self.options);
+                self.note_before(told);
                 let nodes = if self.reader.is_list() { self.names.list(&observation.nodes) } else { observation.nodes };
                 let now = Instant::now();
                 let change = self.damping.observe(&nodes, observation.authority, now);
@@ -374,13 +322,13 @@ impl Control {
             tracing::warn!("{line}: it is asked for the keys of both");
         }
         self.alike = alike;
-        let before = self.view_of_before();
+        let before = self.before.view(&self.names, self.damping.ring());
         if self.published.borrow().before != before {
             self.generation += 1;
         }
         self.published.send_replace(Arc::new(View {
             before,
-            before_error: self.before_error.clone(),
+            before_error: self.before.error().map(str::to_owned),
             nodes: self.damping.ring().to_vec(),
             generation: self.generation,
             reason: self.reason.clone(),
@@ -388,6 +336,12 @@ impl Control {
             alike: self.alike.clone(),
             source: self.status.clone(),
         }));
+    }
+
+    /// Whether the ring before is another than it was published.
+    fn has_another_before(&self) -> bool {
+        let (view, published) = (self.before.view(&self.names, self.damping.ring()), self.published.borrow());
+        published.before != view || published.before_error.as_deref() != self.before.error()
     }
 
     /// Keeps the ring for the next run, when the source itself gave it.
@@ -466,24 +420,22 @@ impl Control {
                             "host names of the ring before".clone_into(&mut self.reason);
                         }
                         self.publish();
-                    } else if self.names.alike() != self.alike || self.published.borrow().before != self.view_of_before() {
+                    } else if self.names.alike() != self.alike || self.has_another_before() {
                         self.publish();
                     }
                 }
-                () = sleep_until(read_before_at), if self.before_file.is_some() => {
+                () = sleep_until(read_before_at), if self.before.has_file() => {
                     read_before_at = Instant::now() + self.options.file_interval;
-                    let error = self.before_error.clone();
-                    self.read_before(false).await;
-                    if self.published.borrow().before != self.view_of_before() || self.before_error != error {
+                    let told = self.before.read(false, &self.options).await;
+                    self.note_before(told);
+                    if self.has_another_before() {
                         self.publish();
                     }
                 }
                 () = sleep_until(forget.unwrap_or(next)), if forget.is_some() => {
-                    if let Some(told) = self.before.tick(Instant::now()) {
-                        self.reason = told.tell(None);
-                        self.names.list_before(&[]);
-                        self.publish();
-                    }
+                    let told = self.before.tick(Instant::now());
+                    self.note_before(told);
+                    self.publish();
                 }
                 Some((node, answers)) = self.probes.next() => {
                     let change = self.damping.probed(&node.name, answers, Instant::now());
@@ -505,12 +457,6 @@ impl Control {
             }
         }
     }
-}
-
-/// A declaration with its nodes in the pinned order, unless they are this sidecar itself.
-fn usable(declared: Declared, options: &Options) -> Result<Declared, String> {
-    options.own.refuse(&declared.nodes).map_err(|problem| format!("ring before: {problem}"))?;
-    Ok(Declared { nodes: arranged(declared.nodes, &options.pinned), ..declared })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 pub mod before;
 mod control;
 pub mod damping;
+mod declaration;
 mod dns;
 pub mod endpoint;
 mod file;
