@@ -157,7 +157,8 @@ fn a_mounted_config_map_says_it_beside_nodes_of_any_source() {
     }
     // Another pool that hashed otherwise; its port is that of the ConfigMap.
     let port = c.address().port().to_string();
-    let pool = [("MEMCACHED_NODES_BEFORE", "127.0.0.1"), ("SLIPRING_PLACEMENT_BEFORE", "jump"), ("MEMCACHED_PORT", &port)];
+    let pool =
+        [("MEMCACHED_NODES_BEFORE", "127.0.0.1"), ("SLIPRING_PLACEMENT_BEFORE", "jump"), ("MEMCACHED_PORT", &port)];
     deliver(&directory.0, 2, &[&[("MEMCACHED_NODES", &*all)], &pool[..]].concat());
     for slipring in [&by_file, &by_list] {
         let ring = until_before(slipring, "reading", &[&c]);
@@ -261,7 +262,10 @@ fn plan_prints_the_edits_of_what_a_sidecar_has_now() {
     }
     assert!(text.find(before) < text.find(now) && !text.contains("warning"), "{text}");
     let text = plan(&["--to-placement", "jump"]);
-    assert!(text.contains("SLIPRING_PLACEMENT_BEFORE: \"ring\"") && text.contains("SLIPRING_PLACEMENT: \"jump\""), "{text}");
+    assert!(
+        text.contains("SLIPRING_PLACEMENT_BEFORE: \"ring\"") && text.contains("SLIPRING_PLACEMENT: \"jump\""),
+        "{text}"
+    );
     // One that stands already is to end first.
     replace(&path, "10.0.0.2\nbefore: 10.0.0.3");
     assert!(plan(&["--to", "10.0.0.4"]).contains("a ring before is declared already"));
