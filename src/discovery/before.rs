@@ -190,7 +190,7 @@ impl Told {
         let list = declared.map(ToString::to_string).unwrap_or_default();
         match self {
             Self::Declared => {
-                tracing::info!(before = %list, "the ring before is declared: moved keys keep their old place")
+                tracing::info!(before = %list, "the ring before is declared: moved keys keep their old place");
             }
             Self::Replaced => tracing::warn!(
                 before = %list,
