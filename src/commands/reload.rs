@@ -59,7 +59,15 @@ struct Report {
     #[serde(default)]
     pending: Vec<String>,
     last_error: Option<String>,
+    before: Option<Before>,
     changes: Vec<Change>,
+}
+
+/// The ring before.
+#[derive(Debug, Deserialize)]
+struct Before {
+    state: String,
+    moved: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -188,6 +196,9 @@ impl Report {
             .collect();
         let moved = if moved.is_empty() { "nothing changed".to_owned() } else { moved.join(", then ") };
         let mut line = format!("{}, {moved}", self.ring());
+        if let Some(Before { state, moved }) = &self.before {
+            line.push_str(&format!("\nring before: {state}, {:.1} % of the keys have an old place", 100.0 * moved));
+        }
         for pending in &self.pending {
             line.push('\n');
             line.push_str(pending);
@@ -214,6 +225,11 @@ mod tests {
         assert_eq!(report(1, first).outcome(1), "3 nodes, ring a1b2c3d4, nothing changed");
         let second = r#"{"version":2,"moved":0.25},{"version":1,"moved":0.0}"#;
         assert_eq!(report(2, second).outcome(1), "3 nodes, ring a1b2c3d4, 25.0 % of the keys moved");
+        let before = Some(Before { state: "ending".to_owned(), moved: 0.25 });
+        assert_eq!(
+            Report { before, ..report(2, "") }.outcome(1),
+            "3 nodes, ring a1b2c3d4, nothing changed\nring before: ending, 25.0 % of the keys have an old place"
+        );
     }
 
     #[test]
