@@ -240,7 +240,8 @@ impl Condition {
         RingBefore {
             state: word(before.phase()),
             since: facts.since,
-            vanished: view.before.as_ref().is_some_and(|before| before.has_vanished),
+            // The view may be ahead of the ring.
+            vanished: before.phase() == Phase::Ending && view.before.as_ref().is_some_and(|view| view.has_vanished),
             fingerprint: ring.name(),
             placement: ring.placement().to_string(),
             moved: facts.moved,
