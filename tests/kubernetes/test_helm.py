@@ -235,6 +235,10 @@ def test_nodes_make_the_config_map():
     found = made.pop(("ConfigMap", "somewhere", "memcached-config"))
     assert found["data"] == {"MEMCACHED_NODES": "10.0.0.2,10.0.0.3", "MEMCACHED_PORT": "11212"}
     assert made == by_name(template(NODE_LOCAL, "somewhere"))
+    before = {"nodeLocal.nodesBefore": "ending:10.0.0.2", "nodeLocal.placementBefore": "jump"}
+    made = by_name(template(values | before, "somewhere"))[("ConfigMap", "somewhere", "memcached-config")]
+    before = {"MEMCACHED_NODES_BEFORE": "ending:10.0.0.2", "SLIPRING_PLACEMENT_BEFORE": "jump"}
+    assert made["data"] == found["data"] | before
 
 
 def test_a_patch():
