@@ -396,6 +396,7 @@ fn observe(c: &mut Criterion) {
             succeeded_at: 1,
             pending: 0,
             log_lines_dropped: 0,
+            before: None,
             tls: None,
         }
     };

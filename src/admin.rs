@@ -124,6 +124,9 @@ pub struct RingReport {
     pub reloads: u64,
     /// All nodes, in the order of the ring's own list.
     pub nodes: Vec<RingNode>,
+    /// The ring before a planned change, as long as it is in use; absent else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<RingBefore>,
     /// What is in the ring and no longer listed, one line each.
     pub pending: Vec<String>,
     /// Nodes of a list that are one server, one line each; absent where there are none.
@@ -153,6 +156,42 @@ pub struct RingNode {
     pub cause: Option<String>,
 }
 
+/// The ring before in [`RingReport`].
+#[derive(Clone, Debug, Serialize)]
+pub struct RingBefore {
+    /// `reading`: what misses at its new place is asked for at the old one; `ending`: old places are invalidated alone.
+    pub state: &'static str,
+    /// Since when, in seconds of Unix time.
+    pub since: u64,
+    /// It is not declared any more, and was not `ending`; absent else.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub vanished: bool,
+    /// As in [`RingReport`]; equal to the one there while nothing has moved.
+    pub fingerprint: String,
+    /// `--placement-before`, or that of the file.
+    pub placement: String,
+    /// Share of the key space that has an old place, 0 to 1.
+    pub moved: f64,
+    /// All its nodes, those that are in the ring, too.
+    pub nodes: Vec<BeforeNode>,
+}
+
+/// One node of [`RingBefore`].
+#[derive(Clone, Debug, Serialize)]
+pub struct BeforeNode {
+    /// As in the ring; `share` is that of the ring before.
+    #[serde(flatten)]
+    pub node: RingNode,
+    /// It is in the ring, too.
+    pub in_ring: bool,
+    /// An invalidation was lost there, so nothing is read from it any more; absent else.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reads_ended: bool,
+    /// It has refused a connection, so its memory is gone and it is no place any more; absent else.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
+}
+
 /// What the page begins with; each as its own path answers it.
 #[derive(Serialize)]
 struct First<'a> {
@@ -178,6 +217,9 @@ pub struct Place {
     pub state: &'static str,
     /// As in [`RingReport`].
     pub fingerprint: String,
+    /// The node of the ring before that is its old place; absent where it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old_node: Option<String>,
 }
 
 /// Answers until `stop` is cancelled, then closes the listener and all connections.

@@ -4,6 +4,7 @@
 //! without touching the process: what a flag does not say is looked up under the option's variable and parsed as if
 //! it had been given as the flag.
 
+mod before;
 mod cgroup;
 mod cli;
 mod command;
@@ -31,6 +32,7 @@ use tracing_subscriber::filter::Targets;
 use crate::discovery::{self, Source, parse_nodes};
 use crate::routing::{Placement, Topology};
 use crate::secured::Secured;
+use before::before;
 use cgroup::Limits;
 use cli::{
     Cli, CliCommand, CommonArgs, CompletionsArgs, DetectArgs, LocateArgs, LogLevel, ManArgs, PlanArgs, ServeArgs,
@@ -83,6 +85,8 @@ pub struct Config {
     pub bulk_above: usize,
     /// Whether `flush_all` is refused.
     pub deny_flush_all: bool,
+    /// Whether `flush_all` goes to nodes that only the ring before has, too.
+    pub flush_before: bool,
     /// Whether gets that meet in one round travel as one request per node.
     pub merge_gets: bool,
     /// What reads get while their node is down.
@@ -239,15 +243,20 @@ fn parse_within(
             let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
             config.with_discovery(serve, &from_env)
         }
-        CliCommand::Plan(PlanArgs { from, to, keys, placement, to_placement, node_name_format, node_port }) => {
+        CliCommand::Plan(PlanArgs { from, to, keys, to_placement, serve }) => {
             let list = |option: &str, entries: &[String]| {
-                let nodes = parse_nodes(&entries.join(","), node_port);
+                let nodes = parse_nodes(&entries.join(","), serve.node_port);
                 nodes.map_err(|error| Exit::usage(&format!("--{option}: {error}")))
             };
-            let to_placement = to_placement.map(|to| to.with_names(node_name_format.clone()));
-            let command = Command::Plan { from: list("from", &from)?, to: list("to", &to)?, to_placement, keys };
-            let config = Config::plain(command, rust_log, limits, warnings, &from_env)?;
-            Ok(Config { placement: placement.with_names(node_name_format), ..config })
+            let to_placement = to_placement.map(|to| to.with_names(serve.common.node_name_format.clone()));
+            let from = match from.as_slice() {
+                [] => node_source(&serve, &from_env)?,
+                entries => Source::Static(list("from", entries)?),
+            };
+            let to = (!to.is_empty()).then(|| list("to", &to)).transpose()?;
+            let command = Command::Plan { from, to, to_placement, keys };
+            let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
+            config.with_discovery(serve, &from_env)
         }
         CliCommand::Placements => Config::plain(Command::Placements, rust_log, limits, warnings, &from_env),
         CliCommand::Completions(CompletionsArgs { shell }) => {
@@ -316,6 +325,7 @@ impl Config {
             max_value: bytes(common.max_value),
             bulk_above: bytes(common.bulk_above),
             deny_flush_all: common.deny_flush_all,
+            flush_before: false,
             merge_gets: common.merge_gets,
             on_node_down: common.on_node_down,
             answer_discovery: common.answer_discovery.clone(),
@@ -399,8 +409,12 @@ impl Config {
         {
             return Err(Exit::usage(&format!("{}: {error}", source(option, from_env))));
         }
+        let own = own(&self.command, &self.listen);
+        let (before, placement_before) = before(&serve, &self.placement, &own, from_env, &mut self.warnings)?;
         let discovery = discovery::Options {
-            own: own(&self.command, &self.listen),
+            own,
+            before,
+            placement_before,
             keep_order: self.placement.counts_order(),
             placement: Arc::new(self.placement.clone()),
             pinned,
@@ -412,7 +426,8 @@ impl Config {
             ..self.discovery
         };
         let (ready_timeout, drain_timeout) = (serve.ready_timeout, serve.drain_timeout);
-        Ok(Self { discovery, secured, ready_timeout, drain_timeout, ..self })
+        let flush_before = serve.flush_before;
+        Ok(Self { discovery, secured, ready_timeout, drain_timeout, flush_before, ..self })
     }
 }
 

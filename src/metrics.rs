@@ -24,7 +24,7 @@ use history::{History, HistoryReport, Totals};
 use hot::{HotKeys, Sketch};
 
 pub use cause::{Cause, Span};
-pub use collector::{Exposition, Sources};
+pub use collector::{BeforeNumbers, Exposition, Sources};
 pub use labels::{CloseReason, Kind, NodeOutcome, NodeState, Outcome, Reason, Wait};
 pub use table::metric_table;
 pub use unsecured::{TlsNumbers, Unsecured};

@@ -142,7 +142,8 @@ async fn serve(
     }
     // The first ring is there before the first worker asks, where its source has it at once.
     let placement = Arc::new(config.placement.clone());
-    let follow = follow::follow(views, Arc::clone(&ring), placement, Arc::clone(&ready), history);
+    let (published, secured) = (Arc::clone(&ring), config.secured.clone());
+    let follow = follow::follow(views, published, placement, Arc::clone(&ready), history, secured);
     tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
     tokio::task::yield_now().await;
     tasks.spawn(stop.clone().run_until_cancelled_owned(be_ready_after(config.ready_timeout, ready)));
@@ -166,9 +167,11 @@ async fn serve(
     let (senders, ended): (Vec<_>, Vec<_>) = workers.into_iter().map(|worker| (worker.sender, worker.ended)).unzip();
     let acceptor = Arc::new(Acceptor::new(senders, cells, config.max_connections, parts.itself));
     let rings = ring.subscribe();
-    let nodes = ring.load().nodes().len();
+    let topology = ring.load();
+    let nodes = topology.nodes().len();
     let mut room = Room { files: bound.files, config: config.clone(), told: None };
-    acceptor.make_room(room.reckon(nodes));
+    acceptor.make_room(room.reckon(connected_to(&topology)));
+    drop(topology);
     let keep = room.keep(Arc::clone(&ring), rings, Arc::downgrade(&acceptor));
     tasks.spawn(stop.clone().run_until_cancelled_owned(keep));
     let addresses: Vec<ListenAddress> = bound.data.iter().map(|listener| listener.address().clone()).collect();
@@ -251,7 +254,7 @@ impl Room {
     /// Reckons with each ring. The acceptor's end is the workers' sign to finish: it is not held.
     async fn keep(mut self, ring: Arc<Published>, mut rings: watch::Receiver<u64>, acceptor: Weak<Acceptor>) {
         while rings.changed().await.is_ok() {
-            let room = self.reckon(ring.load().nodes().len());
+            let room = self.reckon(connected_to(&ring.load()));
             let Some(acceptor) = acceptor.upgrade() else { return };
             acceptor.make_room(room);
         }
@@ -271,6 +274,11 @@ impl Room {
         }
         room
     }
+}
+
+/// So many nodes are connected to: those of the ring, and those that only the ring before has.
+fn connected_to(topology: &Topology) -> usize {
+    topology.nodes().len() + topology.old_nodes().count()
 }
 
 /// Readiness must not stop a rollout because the cache is not there.

@@ -38,6 +38,7 @@ async fn admin() -> Admin {
             source: "list".into(),
             reloads: 0,
             last_error: None,
+            before: None,
             pending: vec!["a is missing".into()],
             alike: Vec::new(),
             changes: Vec::new(),
@@ -61,6 +62,7 @@ async fn admin() -> Admin {
                 address: "10.0.0.2:1".into(),
                 state: "up",
                 fingerprint: "0000001f".into(),
+                old_node: None,
             })
         }),
         hot_keys: Box::new(HotKeys::default),

@@ -1,9 +1,12 @@
 //! What the operator runs beside the sidecar: `check`, `locate`, `placements`, `detect`, `plan`, `reload`, `completions`,
 //! `man`. Each prints and ends.
 
+pub mod before;
 pub mod check;
 pub mod detect;
 pub mod dump;
+pub mod edits;
+mod endpoint;
 mod keys;
 pub mod locate;
 pub mod placements;
@@ -19,8 +22,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::{self, Command, Config, Detect};
-use crate::discovery::{self, Options, Source};
-use crate::routing::{Node, NodeIndex, Placement, Plan, Topology, TopologyError};
+use crate::discovery::{self, Declared, Options, Source};
+use crate::routing::{Before, Node, NodeIndex, Placement, Plan, Topology, TopologyError};
 use detect::Findings;
 use dump::{Bounds, Held};
 
@@ -91,7 +94,7 @@ pub fn run(config: &Config, out: &mut impl io::Write) -> Option<Result<(), Comma
     let options = &config.discovery;
     let done = match &config.command {
         Command::Serve { .. } | Command::Dev { .. } => return None,
-        Command::Check { source } => check(source, options, patience(config), out),
+        Command::Check { source } => check(source, config, out),
         Command::Locate { source, keys, json } => {
             topology(source, options, &config.placement).and_then(|topology| locate::run(&topology, keys, *json, out))
         }
@@ -99,7 +102,7 @@ pub fn run(config: &Config, out: &mut impl io::Write) -> Option<Result<(), Comma
         Command::Detect { source, how } => detect(source, options, &config.placement, how, out),
         Command::Plan { from, to, to_placement, keys } => {
             let to_placement = to_placement.as_ref().unwrap_or(&config.placement);
-            plan((from, &config.placement), (to, to_placement), keys.as_deref(), out)
+            plan(from, to.as_deref(), options, (&config.placement, to_placement), keys.as_deref(), out)
         }
         Command::Completions { shell } => config::completions(*shell, out).map_err(CommandError::from),
         Command::Manual { command } => config::manual(command.as_deref(), out).map_err(CommandError::from),
@@ -121,17 +124,25 @@ fn patience(config: &Config) -> check::Patience {
     }
 }
 
-fn check(
-    source: &Source,
-    options: &Options,
-    patience: check::Patience,
-    out: &mut impl io::Write,
-) -> Result<(), CommandError> {
-    let runtime = runtime()?;
-    let nodes = runtime.block_on(nodes(source, options))?;
+fn check(source: &Source, config: &Config, out: &mut impl io::Write) -> Result<(), CommandError> {
+    let (runtime, options, patience) = (runtime()?, &config.discovery, patience(config));
+    let (nodes, declared) = runtime.block_on(read(source, options))?;
     writeln!(out, "source: {source}")?;
     let findings = runtime.block_on(check::run(&nodes, &options.secured, patience));
     out.write_all(check::table(&findings).as_bytes())?;
+    if let Some(declared) = declared {
+        let now = built(&nodes, &config.placement)?;
+        let now = now.with_before(Some(Arc::new(Before::new(declared.topology()?, declared.phase))));
+        let old: Vec<Node> = now.old_nodes().map(|(_, node)| Node::clone(node)).collect();
+        let (found, told) = runtime.block_on(async {
+            let told = match config.admin_listen.first() {
+                Some(admin) => before::ask(*admin).await,
+                None => Err("--admin-listen is off".to_owned()),
+            };
+            (check::run(&old, &options.secured, patience).await, told)
+        });
+        out.write_all(before::report(&declared, (&declared.topology()?, &now), &found, &told).as_bytes())?;
+    }
     match findings.iter().filter(|finding| finding.fault.is_some()).count() {
         0 => Ok(()),
         failed => Err(CommandError::Unwell(failed, findings.len())),
@@ -145,24 +156,35 @@ fn reload(pid: Option<i32>, out: &mut impl io::Write) -> Result<(), CommandError
 
 fn topology(source: &Source, options: &Options, placement: &Placement) -> Result<Topology, CommandError> {
     let nodes = runtime()?.block_on(nodes(source, options))?;
-    Ok(Topology::placed(1, nodes.into_iter().map(Into::into).collect(), &Arc::new(placement.clone()))?)
+    Ok(built(&nodes, placement)?)
+}
+
+fn built(nodes: &[Node], placement: &Placement) -> Result<Topology, TopologyError> {
+    Topology::placed(1, nodes.iter().cloned().map(Arc::new).collect(), &Arc::new(placement.clone()))
 }
 
 fn plan(
-    (from, before): (&[Node], &Placement),
-    (to, after): (&[Node], &Placement),
+    source: &Source,
+    to: Option<&[Node]>,
+    options: &Options,
+    (before, after): (&Placement, &Placement),
     keys: Option<&Path>,
     out: &mut impl io::Write,
 ) -> Result<(), CommandError> {
-    let built = |nodes: &[Node], placement: &Placement| {
-        Topology::placed(1, nodes.iter().cloned().map(Arc::new).collect(), &Arc::new(placement.clone()))
-    };
-    let (old, new) = (built(from, before)?, built(to, after)?);
+    let (from, declared) = runtime()?.block_on(read(source, options))?;
+    let to = to.unwrap_or(&from);
+    let (old, new) = (built(&from, before)?, built(to, after)?);
     let plan = match keys {
         Some(path) => Plan::of_keys(&old, &new, keys::file(path, MAX_KEYS)?.into_iter()),
         None => Plan::between(&old, &new, plan::SAMPLES),
     };
-    Ok(out.write_all(plan::report(&plan, before, after).as_bytes())?)
+    out.write_all(plan::report(&plan, before, after).as_bytes())?;
+    let change = edits::Change { source, nodes: (&from, to), placements: (before, after) };
+    out.write_all(change.report(&plan).as_bytes())?;
+    if let Some(declared) = declared.filter(|_| plan.moved > 0.0) {
+        writeln!(out, "\nwarning: a ring before is declared already, and is to end first: {declared}")?;
+    }
+    Ok(())
 }
 
 fn detect(
@@ -244,6 +266,11 @@ async fn tell_progress(bounds: Bounds) {
 }
 
 async fn nodes(source: &Source, options: &Options) -> Result<Vec<Node>, CommandError> {
+    read(source, options).await.map(|(nodes, _)| nodes)
+}
+
+/// The nodes, and the ring before.
+async fn read(source: &Source, options: &Options) -> Result<(Vec<Node>, Option<Declared>), CommandError> {
     let read = discovery::read_once(source, options).await;
     read.map_err(|problem| CommandError::Source { source_name: source.to_string(), problem })
 }

@@ -7,29 +7,21 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::{Request, header};
-use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpid, kill_process};
 use serde::Deserialize;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
+use super::endpoint;
 use crate::config::{self, Command};
 
 /// Longest wait for the outcome. A source that answers late has its own time-out, of 3 s by default.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Longest wait for one answer of the admin endpoint.
-const ANSWER: Duration = Duration::from_secs(2);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -69,7 +61,15 @@ struct Report {
     #[serde(default)]
     pending: Vec<String>,
     last_error: Option<String>,
+    before: Option<Before>,
     changes: Vec<Change>,
+}
+
+/// The ring before.
+#[derive(Debug, Deserialize)]
+struct Before {
+    state: String,
+    moved: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -180,38 +180,13 @@ fn admin(pid: i32) -> Option<SocketAddr> {
         // It was told by one whose words may not be seen.
         None => (Ipv4Addr::UNSPECIFIED, config::ADMIN_PORT).into(),
     };
-    let ip = match listens.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    Some(SocketAddr::new(ip, listens.port()))
+    Some(endpoint::reachable(listens))
 }
 
 /// Asks for `/ring`.
 async fn ask(admin: SocketAddr) -> Result<Report, String> {
-    let asked = async {
-        let stream = TcpStream::connect(admin).await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) =
-            http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        let request = Request::get("/ring").header(header::HOST, admin.to_string()).body(Empty::new());
-        let request = request.map_err(|error| error.to_string())?;
-        let answer = async {
-            let response = sender.send_request(request).await?;
-            response.into_body().collect().await
-        };
-        let driven = async {
-            // It ends when the answer has come.
-            let _ = connection.await;
-            std::future::pending::<()>().await;
-        };
-        let body = tokio::select! {
-            body = answer => body.map_err(|error| error.to_string())?.to_bytes(),
-            () = driven => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).to_string()),
-        };
-        serde_json::from_slice(&body).map_err(|_| "it is no slipring, or an older one".to_owned())
-    };
-    timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER.as_secs())))
+    let body = endpoint::get(admin, "/ring").await?;
+    serde_json::from_slice(&body).map_err(|_| endpoint::STRANGER.to_owned())
 }
 
 // === impl Report ===
@@ -234,6 +209,9 @@ impl Report {
             .collect();
         let moved = if moved.is_empty() { "nothing changed".to_owned() } else { moved.join(", then ") };
         let mut line = format!("{}, {moved}", self.ring());
+        if let Some(Before { state, moved }) = &self.before {
+            line.push_str(&format!("\nring before: {state}, {:.1} % of the keys have an old place", 100.0 * moved));
+        }
         for pending in &self.pending {
             line.push('\n');
             line.push_str(pending);
@@ -260,6 +238,11 @@ mod tests {
         assert_eq!(report(1, first).outcome(1), "3 nodes, ring a1b2c3d4, nothing changed");
         let second = r#"{"version":2,"moved":0.25},{"version":1,"moved":0.0}"#;
         assert_eq!(report(2, second).outcome(1), "3 nodes, ring a1b2c3d4, 25.0 % of the keys moved");
+        let before = Some(Before { state: "ending".to_owned(), moved: 0.25 });
+        assert_eq!(
+            Report { before, ..report(2, "") }.outcome(1),
+            "3 nodes, ring a1b2c3d4, nothing changed\nring before: ending, 25.0 % of the keys have an old place"
+        );
     }
 
     #[test]

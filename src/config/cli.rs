@@ -119,6 +119,22 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "SLIPRING_NODE_ORDER", value_name = "LIST")]
     pub(super) node_order: Vec<String>,
 
+    /// Nodes before a planned change, `LIST` as for `--nodes`: keys that the change moves keep their old place; `ending:LIST` before it is taken away. With `--nodes-file` it is said there: by a line `before: LIST`, or by the key `MEMCACHED_NODES_BEFORE` of the directory
+    #[arg(long, env = "MEMCACHED_NODES_BEFORE", value_name = "LIST")]
+    pub(super) nodes_before: Vec<String>,
+
+    /// File with that, or the directory of a mounted ConfigMap with the keys `MEMCACHED_NODES_BEFORE` and `SLIPRING_PLACEMENT_BEFORE`, for nodes that come from elsewhere; it need not be there; checked each second
+    #[arg(long, env = "MEMCACHED_NODES_BEFORE_FILE", value_name = "PATH")]
+    pub(super) nodes_before_file: Option<PathBuf>,
+
+    /// Placement of the keys before the change, if it is not that of `--placement`
+    #[arg(long, env = "SLIPRING_PLACEMENT_BEFORE", value_name = "NAME", value_parser = str::parse::<Placement>)]
+    pub(super) placement_before: Option<Placement>,
+
+    /// Send `flush_all` to nodes that only the ring before has, too; without it nothing more is read from them
+    #[arg(long, env = "SLIPRING_FLUSH_BEFORE", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
+    pub(super) flush_before: bool,
+
     #[command(flatten)]
     pub(super) security: SecurityArgs,
 
@@ -202,33 +218,24 @@ pub(super) struct DetectArgs {
 #[derive(Debug, Args)]
 #[command(next_line_help = true)]
 pub(super) struct PlanArgs {
-    /// Nodes before the change, as for `--nodes`
-    #[arg(long, value_name = "LIST", required = true)]
+    /// Nodes before the change, as for `--nodes`; if not given, those that a sidecar with these options has now
+    #[arg(long, value_name = "LIST")]
     pub(super) from: Vec<String>,
 
-    /// Nodes after the change
-    #[arg(long, value_name = "LIST", required = true)]
+    /// Nodes after the change; the same if only the placement changes
+    #[arg(long, value_name = "LIST", required_unless_present = "to_placement")]
     pub(super) to: Vec<String>,
 
     /// File with keys, one per line, to count what moves
     #[arg(long, value_name = "FILE")]
     pub(super) keys: Option<PathBuf>,
 
-    /// Placement before the change, and after it unless `--to-placement` is given
-    #[arg(long, env = "SLIPRING_PLACEMENT", value_name = "NAME", default_value = "ring", value_parser = str::parse::<Placement>)]
-    pub(super) placement: Placement,
-
-    /// Placement after the change
+    /// Placement after the change, if it is not that of `--placement`
     #[arg(long, value_name = "NAME", value_parser = str::parse::<Placement>)]
     pub(super) to_placement: Option<Placement>,
 
-    /// Text that a placement hashes for a node
-    #[arg(long, env = "SLIPRING_NODE_NAME_FORMAT", value_name = "TEXT", value_parser = str::parse::<NameFormat>)]
-    pub(super) node_name_format: Option<NameFormat>,
-
-    /// Port of nodes named without one
-    #[arg(long, env = NODE_PORT, value_name = "PORT", default_value_t = 11211, value_parser = parse_whole::<u16>(1..=65_535))]
-    pub(super) node_port: u16,
+    #[command(flatten)]
+    pub(super) serve: ServeArgs,
 }
 
 #[derive(Debug, Args)]
@@ -401,7 +408,7 @@ pub(super) const DISCOVERY_PORT: &str = "MEMCACHED_DISCOVERY_PORT";
 pub(super) const SOURCES: [&str; 4] = ["nodes", "nodes-file", "discovery", "dns"];
 
 /// What the commands that do not serve use of a sidecar's options; their help leaves the others out.
-const USED_BY_ALL: [&str; 21] = [
+const USED_BY_ALL: [&str; 24] = [
     "nodes",
     "nodes_file",
     "discovery",
@@ -409,6 +416,9 @@ const USED_BY_ALL: [&str; 21] = [
     "dns",
     "node_port",
     "node_order",
+    "nodes_before",
+    "nodes_before_file",
+    "placement_before",
     "node_tls",
     "node_tls_ca",
     "node_tls_cert",
@@ -449,11 +459,12 @@ pub(super) fn without_environment(command: clap::Command) -> clap::Command {
 fn heading(id: &str) -> Option<&'static str> {
     Some(match id {
         "nodes" | "node_memory" | "discovery" | "discovery_port" | "dns" | "discovery_interval" | "removal_hold"
-        | "state_dir" | "nodes_file" | "node_port" | "node_order" => "Nodes",
+        | "state_dir" | "nodes_file" | "node_port" | "node_order" | "nodes_before" | "nodes_before_file" => "Nodes",
         "node_tls" | "node_tls_ca" | "node_tls_cert" | "node_tls_key" | "node_tls_name" | "node_tls_insecure"
         | "node_auth_file" => "Secured nodes",
-        "placement" | "node_name_format" | "to_placement" => "Placement",
-        "listen" | "unix_mode" | "max_connections" | "answer_discovery" | "deny_flush_all" | "max_value" => "Clients",
+        "placement" | "node_name_format" | "to_placement" | "placement_before" => "Placement",
+        "listen" | "unix_mode" | "max_connections" | "answer_discovery" | "deny_flush_all" | "flush_before"
+        | "max_value" => "Clients",
         "workers" | "connections_per_node" | "bulk_above" | "merge_gets" | "buffer_limit" => "Data path",
         "connect_timeout" | "request_timeout" | "queue_timeout" | "on_node_down" => "Failures",
         "drain_timeout" | "drain_timeout_on_exit" | "ready_timeout" => "Start and end",

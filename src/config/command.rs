@@ -41,10 +41,10 @@ pub enum Command {
     },
     /// Tells what a change would move and ends.
     Plan {
-        /// The nodes before, at least one.
-        from: Vec<Node>,
-        /// The nodes after, at least one.
-        to: Vec<Node>,
+        /// Where the nodes before come from.
+        from: Source,
+        /// The nodes after, if others; at least one.
+        to: Option<Vec<Node>>,
         /// The placement after, if another.
         to_placement: Option<Placement>,
         /// A file with keys.

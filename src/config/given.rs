@@ -42,7 +42,7 @@ pub(super) fn given(declared: &clap::Command, matches: &ArgMatches, from_env: &F
 
 /// Whether a flag names a source: it silences those from the environment.
 pub(super) fn has_source_flag(matches: &ArgMatches) -> bool {
-    let Some((SERVE | "check" | "locate" | "detect", matches)) = matches.subcommand() else { return false };
+    let Some((SERVE | "check" | "locate" | "detect" | "plan", matches)) = matches.subcommand() else { return false };
     let given = |long: &str| matches.value_source(&long.replace('-', "_")) == Some(ValueSource::CommandLine);
     cli::SOURCES.iter().any(|long| given(long))
 }

@@ -1,3 +1,4 @@
+mod before;
 mod sources;
 
 use super::*;
@@ -59,6 +60,7 @@ fn defaults() {
         max_value: 128 << 20,
         bulk_above: 1 << 20,
         deny_flush_all: false,
+        flush_before: false,
         merge_gets: true,
         on_node_down: OnNodeDown::Miss,
         answer_discovery: AnswerDiscovery::On,
@@ -91,7 +93,7 @@ fn defaults() {
 #[test]
 fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
     type See = fn(&Config) -> String;
-    let rows: [(&str, &str, &str, &str, See); 23] = [
+    let rows: [(&str, &str, &str, &str, See); 25] = [
         ("nodes", "MEMCACHED_NODES", "a:11211=1", "b:11211=1", |c| names(c).join(",")),
         ("node-port", "MEMCACHED_PORT", "1", "2", |c| names(c)[0].rsplit_once(':').unwrap().1.replace("=1", "")),
         ("listen", "SLIPRING_LISTEN", "[::1]:5", "1.2.3.4:6", |c| c.listen[0].to_string()),
@@ -109,6 +111,11 @@ fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
         ("max-value", "SLIPRING_MAX_VALUE", "1024", "1073741824", |c| c.max_value.to_string()),
         ("merge-gets", "SLIPRING_MERGE_GETS", "off", "on", |c| if c.merge_gets { "on" } else { "off" }.to_owned()),
         ("on-node-down", "SLIPRING_ON_NODE_DOWN", "error", "miss", |c| format!("{:?}", c.on_node_down).to_lowercase()),
+        ("nodes-before", "MEMCACHED_NODES_BEFORE", "x:1", "ending:y:2", |c| match &c.discovery.before {
+            discovery::BeforeSource::List(declared) => declared.to_string().replace(" by ring", ""),
+            other => format!("{other:?}"),
+        }),
+        ("flush-before", "SLIPRING_FLUSH_BEFORE", "true", "false", |c| c.flush_before.to_string()),
         ("deny-flush-all", "SLIPRING_DENY_FLUSH_ALL", "true", "false", |c| c.deny_flush_all.to_string()),
         ("answer-discovery", "SLIPRING_ANSWER_DISCOVERY", "off", "10.0.0.5:1", |c| c.answer_discovery.to_string()),
         ("answer-discovery", "SLIPRING_ANSWER_DISCOVERY", "on", "[fd00::1]:2", |c| c.answer_discovery.to_string()),
@@ -152,7 +159,7 @@ fn what_was_given_is_shown_with_where_it_came_from() {
     assert_eq!(
         all.join(" "),
         "nodes nodes-file discovery discovery-port dns discovery-interval removal-hold state-dir ready-timeout \
-         drain-timeout node-port node-order node-tls node-tls-ca node-tls-cert node-tls-key node-tls-name node-tls-insecure \
+         drain-timeout node-port node-order nodes-before nodes-before-file placement-before flush-before node-tls node-tls-ca node-tls-cert node-tls-key node-tls-name node-tls-insecure \
          node-auth-file placement node-name-format listen instance unix-mode admin-listen workers \
          connections-per-node connect-timeout request-timeout queue-timeout buffer-limit max-connections drain-timeout-on-exit max-value bulk-above \
          merge-gets on-node-down answer-discovery deny-flush-all slow-request hot-keys log-keys log-level log-format"

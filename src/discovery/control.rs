@@ -7,9 +7,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::damping::{Change, Damping};
+use super::declaration::{Declaration, usable};
 use super::dns::{Dns, Question};
 use super::endpoint::{Endpoint, Versions};
-use super::file::ListFile;
+use super::file::{Holds, ListFile};
 use super::jitter::jitter;
 use super::names::Names;
 use super::order::arranged;
@@ -60,6 +61,7 @@ pub(super) struct Control {
     saved: Option<Snapshot>,
     /// Of the line that there is no node at all.
     no_node: Pace,
+    before: Declaration,
     published: watch::Sender<Arc<View>>,
 }
 
@@ -70,15 +72,7 @@ impl Reader {
         let dns = |question| Self::Dns(Box::new(Dns::new(question, &options.name_servers, options.timeout)));
         match source {
             Source::Static(nodes) => Self::Static(nodes.clone()),
-            Source::File(path) => Self::File(ListFile {
-                path: path.clone(),
-                node_port: options.node_port,
-                confirm: options.file_confirm,
-                limit: options.timeout,
-                is_first: true,
-                reading: None,
-                last: None,
-            }),
+            Source::File(path) => Self::File(ListFile::new(path, Holds::Nodes, options)),
             Source::Endpoint { host, port, .. } => Self::Endpoint(Endpoint {
                 host: host.clone(),
                 port: *port,
@@ -98,14 +92,22 @@ impl Reader {
                 authority: Authority::Operator,
                 why: "list".to_owned(),
                 ttl: None,
+                before: None,
             }),
-            Self::File(file) => file.read(operator).await,
+            Self::File(file) => file.read(operator).await.map(|listed| Observation {
+                nodes: listed.nodes,
+                authority: Authority::Operator,
+                why: "file".to_owned(),
+                ttl: None,
+                before: listed.before,
+            }),
             Self::Endpoint(endpoint) => endpoint.read(operator, options.timeout).await,
             Self::Dns(dns) => dns.read(operator).await,
         };
         let read = read?;
         options.own.refuse(&read.nodes)?;
-        Ok(Observation { nodes: arranged(read.nodes, &options.pinned), ..read })
+        let before = read.before.map(|declared| usable(declared, options)).transpose()?;
+        Ok(Observation { nodes: arranged(read.nodes, &options.pinned), before, ..read })
     }
 
     /// Whether somebody wrote the nodes down: their host names are for us to resolve.
@@ -145,10 +147,13 @@ impl Control {
             reason: "no nodes known yet".to_owned(),
             pending: Vec::new(),
             alike: Vec::new(),
+            before: None,
+            before_error: None,
             source: status.clone(),
         };
         let reason = empty.reason.clone();
         let (published, view) = watch::channel(Arc::new(empty));
+        let (before, told) = Declaration::new(&options);
         let mut control = Self {
             reader: Reader::new(&source, &options),
             names: Names::new(&options),
@@ -163,10 +168,20 @@ impl Control {
             alike: Vec::new(),
             saved: None,
             no_node: Pace::every(NO_NODE_AGAIN),
+            before,
             published,
         };
+        // The ring before is known before the first ring is.
+        control.note_before(told);
         control.begin(source);
         (control, view)
+    }
+
+    /// Takes over what became of the declaration of the ring before: it is seen with the next publication.
+    fn note_before(&mut self, reason: Option<String>) {
+        let Some(reason) = reason else { return };
+        self.reason = reason;
+        self.names.list_before(self.before.nodes());
     }
 
     /// The first ring: a list that was given, or the last good one.
@@ -225,6 +240,9 @@ impl Control {
         loop {
             let read = Instant::now();
             self.status.reads += 1;
+            // The ring before first: a ring that is published has it.
+            let told = self.before.read(operator, &self.options).await;
+            self.note_before(told);
             let outcome = self.reader.read(operator, &self.options).await;
             let pause = self.pause(&outcome);
             self.status.reloads += u64::from(operator);
@@ -243,6 +261,8 @@ impl Control {
                 }
                 self.status.last_success = Some(SystemTime::now());
                 self.status.origin = Origin::Source;
+                let told = self.before.with_nodes(observation.before.as_ref(), &self.options);
+                self.note_before(told);
                 let nodes = if self.reader.is_list() { self.names.list(&observation.nodes) } else { observation.nodes };
                 let now = Instant::now();
                 let change = self.damping.observe(&nodes, observation.authority, now);
@@ -302,7 +322,13 @@ impl Control {
             tracing::warn!("{line}: it is asked for the keys of both");
         }
         self.alike = alike;
+        let before = self.before.view(&self.names, self.damping.ring());
+        if self.published.borrow().before != before {
+            self.generation += 1;
+        }
         self.published.send_replace(Arc::new(View {
+            before,
+            before_error: self.before.error().map(str::to_owned),
             nodes: self.damping.ring().to_vec(),
             generation: self.generation,
             reason: self.reason.clone(),
@@ -310,6 +336,12 @@ impl Control {
             alike: self.alike.clone(),
             source: self.status.clone(),
         }));
+    }
+
+    /// Whether the ring before is another than it was published.
+    fn has_another_before(&self) -> bool {
+        let (view, published) = (self.before.view(&self.names, self.damping.ring()), self.published.borrow());
+        published.before != view || published.before_error.as_deref() != self.before.error()
     }
 
     /// Keeps the ring for the next run, when the source itself gave it.
@@ -363,9 +395,11 @@ impl Control {
         let next = Instant::now() + pause;
         let soonest = self.reader.least_gap(self.options.interval).map(|gap| read + gap);
         let mut wanted = next;
+        let mut read_before_at = Instant::now() + self.options.file_interval;
         loop {
             let due = self.damping.deadline(Instant::now()).unwrap_or(next).min(wanted);
             let look = self.names.due();
+            let forget = self.before.due();
             tokio::select! {
                 () = self.triggers.reload.notified() => {
                     self.names.hurry();
@@ -378,12 +412,30 @@ impl Control {
                 () = sleep_until(look.unwrap_or(next)), if look.is_some() => self.names.look(),
                 Some(Ok(found)) = self.names.ended() => {
                     if self.names.take(found) {
-                        let change = self.damping.observe(&self.names.dialled(), Authority::Operator, Instant::now());
-                        self.note(change, "host names");
+                        if self.reader.is_list() {
+                            let now = Instant::now();
+                            let change = self.damping.observe(&self.names.dialled(), Authority::Operator, now);
+                            self.note(change, "host names");
+                        } else {
+                            "host names of the ring before".clone_into(&mut self.reason);
+                        }
                         self.publish();
-                    } else if self.names.alike() != self.alike {
+                    } else if self.names.alike() != self.alike || self.has_another_before() {
                         self.publish();
                     }
+                }
+                () = sleep_until(read_before_at), if self.before.has_file() => {
+                    read_before_at = Instant::now() + self.options.file_interval;
+                    let told = self.before.read(false, &self.options).await;
+                    self.note_before(told);
+                    if self.has_another_before() {
+                        self.publish();
+                    }
+                }
+                () = sleep_until(forget.unwrap_or(next)), if forget.is_some() => {
+                    let told = self.before.tick(Instant::now());
+                    self.note_before(told);
+                    self.publish();
                 }
                 Some((node, answers)) = self.probes.next() => {
                     let change = self.damping.probed(&node.name, answers, Instant::now());

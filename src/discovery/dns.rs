@@ -86,7 +86,7 @@ impl Dns {
             return Err(format!("it has {} nodes, more than {MAX_NODES}", nodes.len()));
         }
         let authority = if operator { Authority::Operator } else { Authority::Hearsay };
-        Ok(Observation { nodes, authority, why: "DNS".to_owned(), ttl: Some(ttl) })
+        Ok(Observation { nodes, authority, why: "DNS".to_owned(), ttl: Some(ttl), before: None })
     }
 
     async fn of_addresses(

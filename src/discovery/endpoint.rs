@@ -251,7 +251,7 @@ impl Endpoint {
         };
         self.bridging = false;
         let why = format!("version {}", cluster.version);
-        Ok(Observation { nodes: cluster.nodes, authority, why, ttl: None })
+        Ok(Observation { nodes: cluster.nodes, authority, why, ttl: None, before: None })
     }
 }
 

@@ -7,33 +7,63 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
+use super::Options;
+use super::before::{BeforeError, Declared};
 use super::nodes::{number, parse_nodes};
-use super::{Authority, Observation};
 use crate::files::read_regular;
-use crate::routing::Node;
+use crate::routing::{Node, Placement};
 
-/// Keys of a mounted ConfigMap: the list, and the port of nodes named without one.
+/// Keys of a mounted ConfigMap: the list, the port of nodes named without one, the ring before and its placement.
 const LIST_KEY: &str = "MEMCACHED_NODES";
 const PORT_KEY: &str = "MEMCACHED_PORT";
+const BEFORE_KEY: &str = "MEMCACHED_NODES_BEFORE";
+const PLACEMENT_BEFORE_KEY: &str = "SLIPRING_PLACEMENT_BEFORE";
 
-/// What the file or directory holds, unread.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What lines of a list begin with that say the same as these keys.
+const BEFORE_LINE: &str = "before:";
+const PLACEMENT_BEFORE_LINE: &str = "placement-before:";
+
+/// What is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// The nodes, and the ring before if there is one.
+    Nodes,
+    /// The ring before alone. Where there is no such file, there is none.
+    Before,
+}
+
+/// What the file or directory holds, unread. What is blank is not there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Content {
     list: String,
     port: Option<String>,
+    before: Option<String>,
+    placement_before: Option<String>,
+}
+
+/// What it says.
+#[derive(Debug, Clone)]
+pub(super) struct Listed {
+    /// None where it holds the ring before alone.
+    pub(super) nodes: Vec<Node>,
+    pub(super) before: Option<Declared>,
 }
 
 /// The file as it is watched.
 #[derive(Debug)]
 pub(super) struct ListFile {
     pub(super) path: PathBuf,
+    pub(super) holds: Holds,
     pub(super) node_port: u16,
+    /// Placement of a ring before that names none.
+    pub(super) placement_before: Arc<Placement>,
     /// How much later the second read of a change takes place.
     pub(super) confirm: Duration,
     /// Longest wait for one read: a file on a network may hang.
@@ -49,15 +79,29 @@ pub(super) struct ListFile {
 #[derive(Debug)]
 pub(super) struct Observed {
     content: Content,
-    nodes: Vec<Node>,
+    listed: Listed,
 }
 
 // === impl ListFile ===
 
 impl ListFile {
+    pub(super) fn new(path: &Path, holds: Holds, options: &Options) -> Self {
+        Self {
+            path: path.to_owned(),
+            holds,
+            node_port: options.node_port,
+            placement_before: Arc::clone(&options.placement_before),
+            confirm: options.file_confirm,
+            limit: options.timeout,
+            is_first: true,
+            reading: None,
+            last: None,
+        }
+    }
+
     /// Reads once, and a second time when something changed; the first time, and an operator's wish, need no second
     /// read.
-    pub(super) async fn read(&mut self, operator: bool) -> Result<Observation, String> {
+    pub(super) async fn read(&mut self, operator: bool) -> Result<Listed, String> {
         let believed = std::mem::take(&mut self.is_first) || operator;
         let content = self.content().await?;
         let unchanged = self.last.as_ref().is_some_and(|last| last.content == content);
@@ -68,17 +112,17 @@ impl ListFile {
                     return Err("changing while it is read".to_owned());
                 }
             }
-            let nodes = parse(&content, self.node_port)?;
-            self.last = Some(Observed { content, nodes });
+            let listed = parse(&content, self.holds, self.node_port, &self.placement_before)?;
+            self.last = Some(Observed { content, listed });
         }
-        let nodes = self.last.as_ref().map(|last| last.nodes.clone()).unwrap_or_default();
-        Ok(Observation { nodes, authority: Authority::Operator, why: "file".to_owned(), ttl: None })
+        let listed = self.last.as_ref().map(|last| last.listed.clone());
+        Ok(listed.unwrap_or(Listed { nodes: Vec::new(), before: None }))
     }
 
     /// Off the control thread: a file on a network may keep its reader waiting.
     async fn content(&mut self) -> Result<Content, String> {
-        let path = self.path.clone();
-        let mut reading = self.reading.take().unwrap_or_else(|| spawn_blocking(move || load(&path)));
+        let (path, holds) = (self.path.clone(), self.holds);
+        let mut reading = self.reading.take().unwrap_or_else(|| spawn_blocking(move || load(&path, holds)));
         let Ok(read) = timeout(self.limit, &mut reading).await else {
             self.reading = Some(reading);
             return Err(format!("cannot read {} within {:?}", self.path.display(), self.limit));
@@ -88,22 +132,44 @@ impl ListFile {
     }
 }
 
-fn load(path: &Path) -> io::Result<Content> {
+/// Reads the ring before that a file or directory of its own holds.
+///
+/// # Errors
+/// One line, when it cannot be read, or makes no ring.
+pub fn read_before(path: &Path, node_port: u16, placement: &Arc<Placement>) -> Result<Option<Declared>, String> {
+    let content = load(path, Holds::Before).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    parse(&content, Holds::Before, node_port, placement).map(|listed| listed.before)
+}
+
+fn load(path: &Path, holds: Holds) -> io::Result<Content> {
     if !path.is_dir() {
-        return Ok(Content { list: text(path)?, port: None });
+        return match holds {
+            Holds::Nodes => Ok(Content { list: text(path)?, ..Content::default() }),
+            Holds::Before => Ok(Content { before: present(path)?, ..Content::default() }),
+        };
     }
-    // Both keys out of one generation of the mount, though it may be swapped between the two reads.
+    // All keys out of one generation of the mount, though it may be swapped between two reads.
     let directory = fs::canonicalize(path.join("..data")).unwrap_or_else(|_| path.to_owned());
-    let port = match text(&directory.join(PORT_KEY)) {
-        Ok(port) => Some(port),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
+    let key = |key: &str| present(&directory.join(key));
+    let (port, before, placement_before) = (key(PORT_KEY)?, key(BEFORE_KEY)?, key(PLACEMENT_BEFORE_KEY)?);
+    // The last of them: a generation that is gone by now has no keys to miss.
+    let list = match holds {
+        Holds::Nodes => text(&directory.join(LIST_KEY)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other(format!("there is no file {LIST_KEY} in it")),
+            _ => error,
+        })?,
+        Holds::Before => fs::metadata(&directory).map(|_| String::new())?,
     };
-    let list = text(&directory.join(LIST_KEY)).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => io::Error::other(format!("there is no file {LIST_KEY} in it")),
-        _ => error,
-    })?;
-    Ok(Content { list, port })
+    Ok(Content { list, port, before, placement_before })
+}
+
+/// The text of a file that need not be there, or may be blank.
+fn present(path: &Path) -> io::Result<Option<String>> {
+    match text(path) {
+        Ok(text) => Ok(Some(text).filter(|text| !text.trim().is_empty())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn text(path: &Path) -> io::Result<String> {
@@ -111,8 +177,7 @@ fn text(path: &Path) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text"))
 }
 
-/// The list without its comments, which go from `#` to the end of the line.
-fn parse(content: &Content, node_port: u16) -> Result<Vec<Node>, String> {
+fn parse(content: &Content, holds: Holds, node_port: u16, placement_before: &Arc<Placement>) -> Result<Listed, String> {
     let port = match content.port.as_deref().map(str::trim) {
         None | Some("") => node_port,
         Some(port) => number(port)
@@ -120,9 +185,42 @@ fn parse(content: &Content, node_port: u16) -> Result<Vec<Node>, String> {
             .filter(|port| *port != 0)
             .ok_or_else(|| format!("{PORT_KEY} must be a number from 1 to 65535"))?,
     };
-    let list = content.list.strip_prefix('\u{feff}').unwrap_or(&content.list);
-    let lines: Vec<&str> = list.lines().map(|line| line.split('#').next().unwrap_or_default()).collect();
-    parse_nodes(&lines.join("\n"), port).map_err(|error| error.to_string())
+    let list = uncommented(&content.list);
+    let said = |line: &str, prefix: &str| line.trim().strip_prefix(prefix).map(|text| text.trim().to_owned());
+    let all = |prefix: &str, key: Option<&String>| -> Vec<String> {
+        let lines = list.iter().filter_map(|line| said(line, prefix)).filter(|text| !text.is_empty());
+        let key = key.map(|text| uncommented(text).join("\n").trim().to_owned()).filter(|text| !text.is_empty());
+        lines.chain(key).collect()
+    };
+    let before = only(all(BEFORE_LINE, content.before.as_ref()), "the ring before");
+    let placement = only(all(PLACEMENT_BEFORE_LINE, content.placement_before.as_ref()), "its placement");
+    let refused = |error: BeforeError| format!("ring before: {error}");
+    let placement = match placement.map_err(refused)? {
+        None => Arc::clone(placement_before),
+        Some(name) => {
+            let parsed = name.parse::<Placement>().map_err(|error| refused(error.into()))?;
+            Arc::new(parsed.with_names_of(placement_before))
+        }
+    };
+    let before = before.map_err(refused)?;
+    let before = before.map(|list| Declared::parse(&list, port, &placement)).transpose().map_err(refused)?;
+    if holds == Holds::Before {
+        return Ok(Listed { nodes: Vec::new(), before });
+    }
+    let is_node = |line: &&&str| said(line, BEFORE_LINE).or(said(line, PLACEMENT_BEFORE_LINE)).is_none();
+    let lines: Vec<&str> = list.iter().filter(is_node).copied().collect();
+    let nodes = parse_nodes(&lines.join("\n"), port).map_err(|error| error.to_string())?;
+    Ok(Listed { nodes, before })
+}
+
+/// The lines without their comments, which go from `#` to the end of the line.
+fn uncommented(text: &str) -> Vec<&str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    text.lines().map(|line| line.split('#').next().unwrap_or_default()).collect()
+}
+
+fn only(said: Vec<String>, what: &'static str) -> Result<Option<String>, BeforeError> {
+    if said.len() > 1 { Err(BeforeError::Twice(what)) } else { Ok(said.into_iter().next()) }
 }
 
 #[cfg(test)]
@@ -130,9 +228,9 @@ mod tests {
     use super::*;
 
     fn listed(list: &str, port: Option<&str>) -> Result<String, String> {
-        let content = Content { list: list.to_owned(), port: port.map(str::to_owned) };
-        let nodes = parse(&content, 5)?;
-        Ok(nodes.iter().map(|node| node.name.to_string()).collect::<Vec<_>>().join(" "))
+        let content = Content { list: list.to_owned(), port: port.map(str::to_owned), ..Content::default() };
+        let listed = parse(&content, Holds::Nodes, 5, &Arc::default())?;
+        Ok(listed.nodes.iter().map(|node| node.name.to_string()).collect::<Vec<_>>().join(" "))
     }
 
     #[test]
@@ -159,6 +257,44 @@ mod tests {
         ] {
             let error = listed(list, port).unwrap_err();
             assert!(error.contains(problem), "{list:?}: {error}");
+        }
+    }
+    /// Nodes and ring before of a list, of the keys beside it, and of a file of its own.
+    fn both(list: &str, before: Option<&str>, placement: Option<&str>, holds: Holds) -> Result<String, String> {
+        let [before, placement_before] = [before, placement].map(|text| text.map(str::to_owned));
+        let content = Content { list: list.to_owned(), port: None, before, placement_before };
+        let listed = parse(&content, holds, 5, &Arc::default())?;
+        let nodes = listed.nodes.iter().map(|node| node.name.to_string()).collect::<Vec<_>>().join(" ");
+        Ok(format!("{nodes} | {}", listed.before.map(|before| before.to_string()).unwrap_or_default()))
+    }
+
+    #[test]
+    fn the_ring_before_is_a_line_or_a_key() {
+        use Holds::{Before, Nodes};
+        for (list, before, placement, holds, expected) in [
+            ("a,b", None, None, Nodes, "a:5 b:5 | "),
+            ("a,b\n before: a # the first one\nc", None, None, Nodes, "a:5 b:5 c:5 | a:5 by ring"),
+            ("before: ending:a,b\na", None, None, Nodes, "a:5 | ending:a:5,b:5 by ring"),
+            ("a\nplacement-before: jump\nbefore:a", None, None, Nodes, "a:5 | a:5 by jump"),
+            ("a\nbefore:\n", None, None, Nodes, "a:5 | "),
+            ("a", Some("ending: a;b:7\n"), Some("pymemcache\n"), Nodes, "a:5 | ending:a:5,b:7 by pymemcache"),
+            ("a", Some("# nothing"), Some("pymemcache"), Nodes, "a:5 | "),
+            ("", Some("a\nb # two"), None, Before, " | a:5,b:5 by ring"),
+            ("", None, None, Before, " | "),
+        ] {
+            assert_eq!(both(list, before, placement, holds), Ok(expected.to_owned()), "{list:?} {before:?}");
+        }
+        for (list, before, placement, problem) in [
+            ("a\nbefore: a\nbefore: b", None, None, "ring before: the ring before is given twice"),
+            ("a\nbefore: a", Some("a"), None, "ring before: the ring before is given twice"),
+            ("a", Some("a:x"), None, "ring before: node \"a:x\": the port"),
+            ("a", Some("ending:"), None, "ring before: the list of nodes is empty"),
+            ("a", Some("a"), Some("rnig"), "ring before: no placement is called \"rnig\""),
+            ("a", Some("a=2"), Some("gomemcache"), "ring before: placement gomemcache has no weights"),
+            ("before: a", None, None, "the list of nodes is empty"),
+        ] {
+            let error = both(list, before, placement, Holds::Nodes).unwrap_err();
+            assert!(error.starts_with(problem), "{list:?} {before:?}: {error}");
         }
     }
 }

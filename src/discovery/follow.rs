@@ -3,14 +3,21 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use super::View;
-use crate::routing::{Placement, Published, Topology};
+use super::{BeforeView, View, probe};
+use crate::routing::{Before, Node, Phase, Placement, Published, Topology, TopologyError};
+use crate::secured::Secured;
 use crate::time::unix_seconds;
+
+/// Longest wait for nodes that join, which are asked what they hold before the ring has them.
+const JOINING: Duration = Duration::from_millis(500);
+/// Most nodes that are asked.
+const MOST_ASKED: usize = 64;
 
 /// So many changes are remembered.
 const REMEMBERED: usize = 10;
@@ -25,6 +32,28 @@ pub struct Turn {
     /// Why, in one line.
     pub reason: String,
     /// Share of the key space that moved, 0 to 1.
+    pub moved: f64,
+    /// Nodes that joined with values in them; absent where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub joined: Vec<Joined>,
+}
+
+/// A node that joined a ring with values in it: some of them may be of a time when the node was in the ring before, or of
+/// somebody else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Joined {
+    /// The node's name.
+    pub node: String,
+    /// How many values it had just before; other sidecars may have been faster, and stored some of them.
+    pub items: u64,
+}
+
+/// What is kept in mind of the ring before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BeforeFacts {
+    /// Since when it is in its phase, in seconds of Unix time.
+    pub since: u64,
+    /// Share of the key space that has an old place, 0 to 1.
     pub moved: f64,
 }
 
@@ -73,6 +102,8 @@ struct Past {
     reloads: u64,
     /// Why the last list made no ring; nothing if it did.
     refusal: Option<String>,
+    /// Of the ring before.
+    before: BeforeFacts,
 }
 
 impl History {
@@ -100,6 +131,11 @@ impl History {
         self.past().refusal.clone()
     }
 
+    /// Of the ring before, as long as there is one.
+    pub fn before(&self) -> BeforeFacts {
+        self.past().before
+    }
+
     /// The last changes, the newest first.
     pub fn list(&self) -> Vec<Turn> {
         self.past().turns.iter().cloned().collect()
@@ -114,21 +150,24 @@ impl History {
     }
 }
 
-/// Publishes each new ring in this placement, and says in the log and in `history` what changed and why. `ready` is set
-/// with the first. Ends when the source does.
+/// Publishes each new ring in this placement, with the ring before beside it, and says in the log and in `history` what
+/// changed and why. `ready` is set with the first. Nodes that join it later are asked, as they are `secured`, whether they
+/// hold values. Ends when the source does.
 pub async fn follow(
     mut views: watch::Receiver<Arc<View>>,
     ring: Arc<Published>,
     placement: Arc<Placement>,
     ready: Arc<AtomicBool>,
     history: Arc<History>,
+    secured: Secured,
 ) {
     let mut generation = None;
     loop {
         let view = Arc::clone(&views.borrow_and_update());
         if generation != Some(view.generation) && !view.nodes.is_empty() {
             generation = Some(view.generation);
-            if publish(&view, &ring, &placement, &history) {
+            let joined = holding(joining(&view, &ring.load()), &secured).await;
+            if publish(&view, &ring, &placement, joined, &history) {
                 ready.store(true, Ordering::Relaxed);
             }
         }
@@ -139,13 +178,94 @@ pub async fn follow(
     }
 }
 
+/// Nodes that come to a ring that is there, and were in none that is known.
+fn joining(view: &View, old: &Topology) -> Vec<Node> {
+    if old.nodes().is_empty() {
+        return Vec::new();
+    }
+    let is_known = |node: &Node| {
+        let before = view.before.iter().flat_map(|before| &before.nodes);
+        old.nodes().iter().map(|node| &**node).chain(before).any(|known| known.name == node.name)
+    };
+    view.nodes.iter().filter(|node| !is_known(node)).take(MOST_ASKED).cloned().collect()
+}
+
+/// Those of them that hold values, each told of.
+async fn holding(nodes: Vec<Node>, secured: &Secured) -> Vec<Joined> {
+    let mut asked = JoinSet::new();
+    for node in nodes {
+        let secured = secured.clone();
+        asked.spawn(async move {
+            let items = probe::items(&node, &secured, JOINING).await.filter(|items| *items > 0)?;
+            Some(Joined { node: node.name.to_string(), items })
+        });
+    }
+    let mut joined: Vec<Joined> = asked.join_all().await.into_iter().flatten().collect();
+    joined.sort_unstable_by(|one, other| one.node.cmp(&other.node));
+    for Joined { node, items } in &joined {
+        tracing::warn!(
+            node,
+            items,
+            "a node joins with values in it: those that it had long ago, or from others, may come back (flush_all sent to it \
+             alone before it joins prevents that)"
+        );
+    }
+    joined
+}
+
+/// The ring before as the view has it, with what is known of its nodes.
+fn before(view: &BeforeView, known: Option<&Arc<Before>>) -> Result<Arc<Before>, TopologyError> {
+    let ring = Topology::placed(0, view.nodes.iter().cloned().map(Arc::new).collect(), &view.placement)?;
+    let is_same =
+        |known: &&Arc<Before>| known.ring().fingerprint() == ring.fingerprint() && known.ring().nodes() == ring.nodes();
+    Ok(Arc::new(match known {
+        Some(known) if is_same(&known) => known.in_phase(view.phase),
+        Some(known) => known.followed_by(ring, view.phase),
+        None => Before::new(ring, view.phase),
+    }))
+}
+
+/// Tells what the ring before comes to, where that is another than it was, and keeps it in mind.
+fn note_before(old: &Topology, new: &Topology, at: u64, history: &History) {
+    let name = |topology: &Topology| topology.before().map(|before| (before.ring().fingerprint(), before.phase()));
+    let Some(before) = new.before() else {
+        history.past().before = BeforeFacts::default();
+        return;
+    };
+    let moved = before.ring().moved(new);
+    let is_equal = |topology: &Topology| {
+        topology.before().is_some_and(|before| before.ring().fingerprint() == topology.fingerprint())
+    };
+    let (from, to) = (before.ring().name(), new.name());
+    if is_equal(new) {
+        if !is_equal(old) {
+            tracing::info!(before = %from, "the ring before is that in use: there is nothing to hand off");
+        }
+    } else if name(old) != name(new) || old.fingerprint() != new.fingerprint() {
+        let moved = format_args!("{:.1} %", 100.0 * moved);
+        let phase = if before.phase() == Phase::Reading { "reading" } else { "ending" };
+        tracing::info!(before = %from, now = %to, phase, %moved, "keys have an old place");
+    }
+    let mut past = history.past();
+    past.before.moved = moved;
+    if name(old) != name(new) {
+        past.before.since = at;
+    }
+}
+
 /// Builds the ring, if the nodes make one, on the control thread: a hundred nodes take some milliseconds, none of a worker's.
-fn publish(view: &View, ring: &Published, placement: &Arc<Placement>, history: &History) -> bool {
+fn publish(view: &View, ring: &Published, placement: &Arc<Placement>, joined: Vec<Joined>, history: &History) -> bool {
     let old = ring.load();
-    match Topology::placed(old.version() + 1, view.nodes.iter().cloned().map(Arc::new).collect(), placement) {
+    let built = Topology::placed(old.version() + 1, view.nodes.iter().cloned().map(Arc::new).collect(), placement);
+    let built = built.and_then(|new| {
+        let before = view.before.as_ref().map(|view| before(view, old.before())).transpose()?;
+        Ok(new.with_before(before))
+    });
+    match built {
         Ok(new) => {
-            // With the first ring no key moves: it had no place before.
-            let change = (!old.nodes().is_empty()).then(|| Change::between(&old, &new));
+            // With the first ring no key moves: it had no place before. Nor does one where the ring before alone is another.
+            let is_same = old.fingerprint() == new.fingerprint() && old.nodes() == new.nodes();
+            let change = (!old.nodes().is_empty() && !is_same).then(|| Change::between(&old, &new));
             let moved = change.map_or(0.0, |_| old.moved(&new));
             tracing::info!(
                 from = %old.name(),
@@ -157,7 +277,8 @@ fn publish(view: &View, ring: &Published, placement: &Arc<Placement>, history: &
                 "ring changed"
             );
             let at = unix_seconds(SystemTime::now());
-            history.note(Turn { at, version: new.version(), reason: view.reason.clone(), moved }, change);
+            history.note(Turn { at, version: new.version(), reason: view.reason.clone(), moved, joined }, change);
+            note_before(&old, &new, at, history);
             ring.publish(new);
             true
         }
@@ -173,16 +294,17 @@ fn publish(view: &View, ring: &Published, placement: &Arc<Placement>, history: &
 mod tests {
     use super::*;
     use crate::discovery::{Origin, Status};
-    use crate::routing::Node;
+    use crate::routing::NodeIndex;
 
-    #[test]
-    fn a_list_that_makes_no_ring_is_kept_in_mind_until_one_does() {
-        let view = |generation, weight| View {
-            nodes: vec![Node::new("a", 1, 1), Node::new("b", 1, weight)],
+    fn view(nodes: Vec<Node>, generation: u64, before: Option<BeforeView>) -> View {
+        View {
+            nodes,
             generation,
             reason: "file".to_owned(),
             pending: Vec::new(),
             alike: Vec::new(),
+            before,
+            before_error: None,
             source: Status {
                 source: "file /nodes".to_owned(),
                 origin: Origin::Source,
@@ -195,16 +317,30 @@ mod tests {
                 changes: generation,
                 holds: 0,
             },
-        };
+        }
+    }
+
+    fn nodes(hosts: &[&str]) -> Vec<Node> {
+        hosts.iter().map(|host| Node::new(host, 1, 1)).collect()
+    }
+
+    fn before_of(hosts: &[&str], phase: Phase) -> Option<BeforeView> {
+        Some(BeforeView { nodes: nodes(hosts), placement: Arc::default(), phase, has_vanished: false })
+    }
+
+    #[test]
+    fn a_list_that_makes_no_ring_is_kept_in_mind_until_one_does() {
+        let view = |generation, weight| view(vec![Node::new("a", 1, 1), Node::new("b", 1, weight)], generation, None);
         let (ring, history) = (Published::new(Topology::unknown()), History::default());
         let placement = Arc::new("gomemcache".parse().unwrap());
-        assert!(publish(&view(1, 1), &ring, &placement, &history));
+        let publish = |view: &View| publish(view, &ring, &placement, Vec::new(), &history);
+        assert!(publish(&view(1, 1)));
         assert_eq!(history.refusal(), None);
-        assert!(!publish(&view(2, 3), &ring, &placement, &history));
+        assert!(!publish(&view(2, 3)));
         let refusal = history.refusal().unwrap();
         assert_eq!(refusal, "placement gomemcache has no weights, but b:1 has one");
         assert_eq!(ring.load().version(), 1, "the ring stays as it is");
-        assert!(publish(&view(3, 1), &ring, &placement, &history));
+        assert!(publish(&view(3, 1)));
         assert_eq!(history.refusal(), None);
     }
 
@@ -223,5 +359,39 @@ mod tests {
         ] {
             assert_eq!(Change::between(&old, &new), change);
         }
+    }
+    #[test]
+    fn the_ring_before_goes_with_every_ring_and_keeps_what_is_known_of_its_nodes() {
+        let (ring, history, placement) = (Published::new(Topology::unknown()), History::default(), Arc::default());
+        let publish = |hosts: &[&str], before: Option<BeforeView>| {
+            assert!(publish(&view(nodes(hosts), 1, before), &ring, &placement, Vec::new(), &history));
+            ring.load()
+        };
+        let lost = |topology: &Topology| topology.before().unwrap().node(NodeIndex(0)).unwrap().has_reads_ended();
+        let first = publish(&["a", "b"], before_of(&["a", "b"], Phase::Reading));
+        assert_eq!((first.version(), history.before().moved), (1, 0.0));
+        assert!(history.before().since > 0 && first.before().unwrap().node(NodeIndex(0)).unwrap().end_reads());
+        let grown = publish(&["a", "b", "c"], before_of(&["a", "b"], Phase::Reading));
+        assert!(lost(&grown) && (0.2..0.45).contains(&history.before().moved), "{:?}", history.before());
+        assert_eq!(history.counts()[0], ("added", 1));
+        // The ring before alone changes: a new publication, and no key moves.
+        let ending = publish(&["a", "b", "c"], before_of(&["a", "b"], Phase::Ending));
+        assert!(lost(&ending) && ending.before().unwrap().phase() == Phase::Ending);
+        let turns = history.list();
+        assert_eq!((turns[0].version, turns[0].moved, turns[1].moved > 0.2), (3, 0.0, true));
+        assert_eq!(history.counts().iter().map(|(_, count)| count).sum::<u64>(), 1);
+        assert!(lost(&publish(&["a", "b", "c"], before_of(&["a", "x"], Phase::Reading))), "of another list, too");
+        assert!(publish(&["a", "b", "c"], None).before().is_none());
+        assert!(history.before().moved == 0.0 && history.before().since == 0);
+        assert!(!lost(&publish(&["a", "b", "c"], before_of(&["a"], Phase::Reading))), "begun anew");
+    }
+
+    #[test]
+    fn those_that_join_are_new_to_the_ring_and_to_the_ring_before() {
+        let names = |found: Vec<Node>| found.iter().map(|node| node.name.to_string()).collect::<Vec<_>>();
+        let old = Topology::new(1, nodes(&["a", "b"]).into_iter().map(Arc::new).collect()).unwrap();
+        let view = view(nodes(&["b", "c", "d"]), 2, before_of(&["d"], Phase::Reading));
+        assert_eq!(names(joining(&view, &old)), ["c:1"]);
+        assert!(joining(&view, &Topology::unknown()).is_empty(), "the first ring");
     }
 }

@@ -3,8 +3,10 @@
 //!
 //! A source that fails, answers nonsense or answers nothing changes nothing (invariant E).
 
+pub mod before;
 mod control;
 pub mod damping;
+mod declaration;
 mod dns;
 pub mod endpoint;
 mod file;
@@ -26,9 +28,11 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::routing::{Node, Placement};
+use crate::routing::{Node, Phase, Placement};
 use crate::secured::Secured;
+pub use before::{BeforeSource, Declared};
 pub use damping::{Authority, Pending};
+pub use file::read_before;
 pub use nodes::{NodeListError, parse_nodes, parse_server};
 pub use order::unlisted;
 pub use own::Own;
@@ -97,6 +101,10 @@ pub struct Options {
     pub placement: Arc<Placement>,
     /// How a discovery endpoint, and nodes that are probed, are spoken to.
     pub secured: Secured,
+    /// Where the ring before a planned change is declared.
+    pub before: BeforeSource,
+    /// Where keys lived, where a file does not say it.
+    pub placement_before: Arc<Placement>,
 }
 
 /// What others may ask of the discovery, from any thread.
@@ -122,8 +130,25 @@ pub struct View {
     pub pending: Vec<Pending>,
     /// Nodes of a list that are one server, a line each.
     pub alike: Vec<String>,
+    /// The ring before a planned change, as long as it is in use.
+    pub before: Option<BeforeView>,
+    /// What was wrong when the file of the ring before was last read, if it has one of its own.
+    pub before_error: Option<String>,
     /// How the source does.
     pub source: Status,
+}
+
+/// The ring before, as it is used now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BeforeView {
+    /// At least one, each dialled where it is.
+    pub nodes: Vec<Node>,
+    /// Where keys lived.
+    pub placement: Arc<Placement>,
+    /// What old places are used for.
+    pub phase: Phase,
+    /// It is not declared any more, and was not ending.
+    pub has_vanished: bool,
 }
 
 /// How a source does.
@@ -174,6 +199,8 @@ struct Observation {
     why: String,
     /// How long it lasts, if it said so.
     ttl: Option<Duration>,
+    /// The ring before, where the source says that, too.
+    before: Option<Declared>,
 }
 
 /// Follows a source until `stop`, as a task on the caller's runtime. The first view is there at once: with the list
@@ -192,12 +219,18 @@ pub fn start(
     view
 }
 
-/// Asks a source once, and takes what it says as it is.
+/// Asks a source once, and takes what it says as it is: the nodes, and the ring before.
 ///
 /// # Errors
 /// One line that says what was wrong with its answer.
-pub async fn read_once(source: &Source, options: &Options) -> Result<Vec<Node>, String> {
-    control::Reader::new(source, options).read(true, options).await.map(|observation| observation.nodes)
+pub async fn read_once(source: &Source, options: &Options) -> Result<(Vec<Node>, Option<Declared>), String> {
+    let read = control::Reader::new(source, options).read(true, options).await?;
+    let before = match &options.before {
+        BeforeSource::WithNodes => read.before,
+        BeforeSource::List(declared) => Some(declared.clone()),
+        BeforeSource::File(_, declared) => declared.clone(),
+    };
+    Ok((read.nodes, before))
 }
 
 // === impl Source ===
@@ -249,6 +282,8 @@ impl Default for Options {
             keep_order: false,
             placement: Arc::default(),
             secured: Secured::default(),
+            before: BeforeSource::default(),
+            placement_before: Arc::default(),
         }
     }
 }

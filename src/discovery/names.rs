@@ -46,6 +46,8 @@ type Found = (Arc<str>, Result<(BTreeSet<IpAddr>, Option<IpAddr>), String>);
 pub(super) struct Names {
     places: BTreeMap<Arc<str>, Place>,
     listed: Vec<Node>,
+    /// Those of the ring before.
+    before: Vec<Node>,
     /// Made at the first question.
     resolver: Option<TokioResolver>,
     servers: Vec<SocketAddr>,
@@ -64,10 +66,6 @@ pub(super) struct Names {
 // === impl Place ===
 
 impl Place {
-    fn dialled(&self) -> Node {
-        self.at.into_iter().fold(self.node.clone(), |node, at| node.dialled_at(&at.to_string()))
-    }
-
     /// Where to dial, now that the name has these addresses.
     async fn decide(
         &self,
@@ -109,6 +107,7 @@ impl Names {
         Self {
             places: BTreeMap::new(),
             listed: Vec::new(),
+            before: Vec::new(),
             resolver: None,
             servers: options.name_servers.clone(),
             limit: options.timeout,
@@ -126,22 +125,75 @@ impl Names {
     pub(super) fn list(&mut self, nodes: &[Node]) -> Vec<Node> {
         if self.listed != nodes {
             self.listed = nodes.to_vec();
-            let mut before = std::mem::take(&mut self.places);
-            for node in nodes.iter().filter(|node| node.host.parse::<IpAddr>().is_err()) {
-                let place = before.remove(&node.name).unwrap_or_else(|| {
-                    self.next_at = Instant::now();
-                    Place { node: node.clone(), known: BTreeSet::new(), at: None, failing: false }
-                });
-                self.places.insert(Arc::clone(&node.name), Place { node: node.clone(), ..place });
-            }
+            self.find_places();
         }
         self.dialled()
     }
 
+    /// Takes the list of the ring before.
+    pub(super) fn list_before(&mut self, nodes: &[Node]) {
+        if self.before != nodes {
+            self.before = nodes.to_vec();
+            self.find_places();
+        }
+    }
+
+    fn find_places(&mut self) {
+        let mut known = std::mem::take(&mut self.places);
+        let all = self.listed.iter().chain(&self.before).filter(|node| node.host.parse::<IpAddr>().is_err());
+        for node in all {
+            if self.places.contains_key(&node.name) {
+                continue;
+            }
+            let place = known.remove(&node.name).unwrap_or_else(|| {
+                self.next_at = Instant::now();
+                Place { node: node.clone(), known: BTreeSet::new(), at: None, failing: false }
+            });
+            self.places.insert(Arc::clone(&node.name), Place { node: node.clone(), ..place });
+        }
+    }
+
     /// The list, with each node dialled where it is.
     pub(super) fn dialled(&self) -> Vec<Node> {
-        let dialled = |node: &Node| self.places.get(&node.name).map_or_else(|| node.clone(), Place::dialled);
-        self.listed.iter().map(dialled).collect()
+        self.listed.iter().map(|node| self.dialled_node(node)).collect()
+    }
+
+    fn dialled_node(&self, node: &Node) -> Node {
+        let is_placed = |place: &&Place| place.node.host == node.host && place.node.port == node.port;
+        let place = self.places.get(&node.name).filter(is_placed);
+        place.map_or_else(
+            || node.clone(),
+            |place| place.at.into_iter().fold(node.clone(), |node, at| node.dialled_at(&at.to_string())),
+        )
+    }
+
+    /// The nodes of the ring before, each dialled where it is: where the ring dials a node of that name, or that server.
+    pub(super) fn dialled_before(&self, ring: &[Node]) -> Vec<Node> {
+        let dialled = |node: &Node| {
+            let by_name = ring.iter().find(|other| other.name == node.name);
+            let by_server = || {
+                let servers = self.servers(node);
+                let is_same = |other: &&Node| servers.len() == 1 && !servers.is_disjoint(&self.servers(other));
+                ring.iter().find(is_same)
+            };
+            match (by_name, by_name.or_else(by_server)) {
+                (Some(same), _) => Node { weight: node.weight, ..same.clone() },
+                (None, Some(server)) => node.clone().dialled_at(&server.host),
+                (None, None) => self.dialled_node(node),
+            }
+        };
+        self.before.iter().map(dialled).collect()
+    }
+
+    /// Where a node may be, as far as that is known.
+    fn servers(&self, node: &Node) -> BTreeSet<SocketAddr> {
+        let addresses = match (self.places.get(&node.name), node.host.parse::<IpAddr>()) {
+            (_, Ok(at)) => BTreeSet::from([at]),
+            (Some(Place { at: Some(at), .. }), _) => BTreeSet::from([*at]),
+            (Some(place), _) => place.known.clone(),
+            (None, Err(_)) => BTreeSet::new(),
+        };
+        addresses.into_iter().map(|address| SocketAddr::new(address.to_canonical(), node.port)).collect()
     }
 
     /// A line for each node that leads to the same server as one before it in the list: their keys share its memory, and it
@@ -150,14 +202,7 @@ impl Names {
         let mut servers: BTreeMap<SocketAddr, &Node> = BTreeMap::new();
         let mut told = Vec::new();
         for node in &self.listed {
-            let addresses = match (self.places.get(&node.name), node.host.parse::<IpAddr>()) {
-                (Some(Place { at: Some(at), .. }), _) => BTreeSet::from([*at]),
-                (None, Ok(at)) => BTreeSet::from([at]),
-                (Some(place), _) => place.known.clone(),
-                (None, Err(_)) => continue,
-            };
-            let servers_of = addresses.into_iter().map(|address| SocketAddr::new(address.to_canonical(), node.port));
-            let servers_of: Vec<SocketAddr> = servers_of.collect();
+            let servers_of = self.servers(node);
             if let Some((server, other)) = servers_of.iter().find_map(|server| Some((server, servers.get(server)?))) {
                 told.push(format!("{} and {} are one server, {server}", other.name, node.name));
             }

@@ -16,6 +16,9 @@ use crate::secured::Secured;
 /// Most probes at once: a list that lost everything must not open a thousand connections.
 const AT_ONCE: usize = 32;
 
+/// Most bytes of an answer to `stats`; those of memcached have three thousand.
+const MAX_STATS: usize = 64 << 10;
+
 /// Connects and asks for the version; true when anything at all is answered within the limit. So it is where we have no
 /// descriptor to ask with: then nothing is known against the node.
 ///
@@ -34,6 +37,27 @@ pub async fn answers(node: &Node, secured: &Secured, limit: Duration) -> bool {
         Ok(answered) => answered.unwrap_or_else(|error: io::Error| is_ours(&error)),
         Err(_) => false,
     }
+}
+
+/// Asks for the number of its values (`curr_items` of `stats`); `None` when that is not answered within the limit.
+pub async fn items(node: &Node, secured: &Secured, limit: Duration) -> Option<u64> {
+    let ends_at = Instant::now() + limit;
+    let attempt = async {
+        let stream = resolve::connect(&node.host, node.port).await.ok()?;
+        let mut stream = secured.open(stream, (node.certificate_name(), None), ends_at, limit).await.ok()?;
+        stream.write_all(b"stats\r\n").await.ok()?;
+        stream.flush().await.ok()?;
+        let (mut answer, mut buffer) = (Vec::new(), [0; 2048]);
+        while !answer.ends_with(b"END\r\n") && answer.len() < MAX_STATS {
+            match stream.read(&mut buffer).await.ok()? {
+                0 => return None,
+                read => answer.extend_from_slice(buffer.get(..read)?),
+            }
+        }
+        let answer = String::from_utf8_lossy(&answer);
+        answer.lines().find_map(|line| line.strip_prefix("STAT curr_items ")?.trim().parse().ok())
+    };
+    timeout_at(ends_at, attempt).await.ok().flatten()
 }
 
 /// Whether it is for want of a descriptor.

@@ -53,13 +53,42 @@ pub struct Sources {
     pub pending: usize,
     /// Lines of the log that were lost.
     pub log_lines_dropped: u64,
+    /// The ring before, as long as it is in use.
+    pub before: Option<BeforeNumbers>,
     /// What is known of TLS; nothing where nodes are spoken to without.
     pub tls: Option<TlsNumbers>,
+}
+
+/// What is known of the ring before.
+#[derive(Clone, Debug, Default)]
+pub struct BeforeNumbers {
+    /// `reading` or `ending`.
+    pub state: &'static str,
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// How keys were placed.
+    pub placement: String,
+    /// Share of the key space that has an old place.
+    pub moved: f64,
+    /// Its nodes.
+    pub nodes: Vec<String>,
 }
 
 /// The metrics in Prometheus' text format.
 pub struct Exposition {
     registry: Registry,
+}
+
+impl Sources {
+    fn has_node(&self, name: &str) -> bool {
+        self.nodes.iter().any(|(node, _)| node == name)
+    }
+
+    /// Whether only the ring before has it.
+    fn is_old_node(&self, name: &str) -> bool {
+        let mut old = self.before.iter().flat_map(|before| &before.nodes);
+        old.any(|node| node == name) && !self.has_node(name)
+    }
 }
 
 impl Exposition {
@@ -293,7 +322,7 @@ impl Workers {
         }
         let now = Instant::now();
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_ring = |name: &str| sources.nodes.iter().any(|(node, _)| node == name);
+        let in_ring = |name: &str| sources.has_node(name) || sources.is_old_node(name);
         left.retain(|name, _| all.contains_key(name) && !in_ring(name));
         let mut shown = BTreeMap::new();
         let mut others = Vec::new();
@@ -365,6 +394,9 @@ impl Workers {
                 let is = if state == worst { 1.0 } else { 0.0 };
                 page.show("slipring_node_state", &[name, state.word()], is);
             }
+            if sources.is_old_node(name) {
+                page.show("slipring_node_state", &[name, "before"], 1.0);
+            }
         }
     }
 
@@ -410,6 +442,16 @@ impl Workers {
         }
         page.show("slipring_ring_last_change_timestamp_seconds", &[], sources.changed_at as f64);
         page.show("slipring_ring_moved_keyspace_ratio", &[], sources.moved);
+        let before = sources.before.as_ref();
+        let now = before.map_or("none", |before| before.state);
+        for state in ["none", "reading", "ending"] {
+            page.show("slipring_before_state", &[state], if state == now { 1.0 } else { 0.0 });
+        }
+        if let Some(before) = before {
+            page.show("slipring_before_info", &[&before.fingerprint, &before.placement], 1.0);
+        }
+        page.show("slipring_before_moved_keyspace_ratio", &[], before.map_or(0.0, |before| before.moved));
+        page.show("slipring_before_nodes", &[], before.map_or(0.0, |before| before.nodes.len() as f64));
         for (result, count) in &sources.polls {
             page.count("slipring_discovery_polls_total", &[sources.source, result], *count);
         }

@@ -76,7 +76,11 @@ pub(super) const FAMILIES: &[Family] = &[
         "Times that a node owed a reply and was silent for --request-timeout",
     ),
     counter("slipring_upstream_desyncs_total", &["node"], "Connections closed because a reply could not be the answer"),
-    gauge("slipring_node_state", &["node", "state"], "1 for the worst state that a worker sees the node in"),
+    gauge(
+        "slipring_node_state",
+        &["node", "state"],
+        "1 for the worst state that a worker sees the node in; before besides, where only the ring before has it",
+    ),
     counter("slipring_node_ejections_total", &["node", "reason"], "Times that the node went down, once per worker"),
     counter("slipring_node_probes_total", &["node", "result"], "Probes of the node while it was silent or down"),
     counter(
@@ -100,6 +104,10 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("slipring_ring_changes_total", &["reason"], "Rings after the first, by what happened to the list of nodes"),
     gauge("slipring_ring_last_change_timestamp_seconds", &[], "When the ring last changed"),
     gauge("slipring_ring_moved_keyspace_ratio", &[], "Share of the key space that the last change moved, 0 to 1"),
+    gauge("slipring_before_state", &["state"], "1 for what old places are used for: none, reading or ending"),
+    gauge("slipring_before_info", &["fingerprint", "placement"], "Always 1; absent without a ring before"),
+    gauge("slipring_before_moved_keyspace_ratio", &[], "Share of the key space that has an old place, 0 to 1"),
+    gauge("slipring_before_nodes", &[], "Nodes of the ring before"),
     counter("slipring_discovery_polls_total", &["source", "result"], "Answers of the source of nodes"),
     gauge("slipring_discovery_last_success_timestamp_seconds", &["source"], "When the source last gave a good answer"),
     gauge("slipring_discovery_pending_removals", &[], "Nodes that are held though no longer listed"),

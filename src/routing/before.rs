@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::{NodeIndex, Topology};
+use super::{Node, NodeIndex, Topology};
 
 /// What old places are used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct OldNode {
 pub struct Before {
     ring: Arc<Topology>,
     phase: Phase,
-    nodes: Arc<[OldNode]>,
+    nodes: Arc<[Arc<OldNode>]>,
 }
 
 /// The ring before beside the ring in use.
@@ -39,6 +39,8 @@ pub(super) struct Beside {
     before: Arc<Before>,
     /// Of each of its nodes the index in the ring in use, if it is there, too.
     same: Box<[Option<NodeIndex>]>,
+    /// Both place every key alike: nothing has moved yet, or any more.
+    is_equal: bool,
 }
 
 // === impl OldNode ===
@@ -74,7 +76,19 @@ impl Before {
     /// The ring before, with all its nodes in use.
     #[must_use]
     pub fn new(ring: Topology, phase: Phase) -> Self {
-        let nodes = ring.nodes().iter().map(|_| OldNode::default()).collect();
+        let nodes = ring.nodes().iter().map(|_| Arc::default()).collect();
+        Self { ring: Arc::new(ring), phase, nodes }
+    }
+
+    /// Another ring in the place of this one, such as the same nodes at other addresses; what is known of its nodes, by
+    /// name, stays known.
+    #[must_use]
+    pub fn followed_by(&self, ring: Topology, phase: Phase) -> Self {
+        let known = |name: &str| {
+            let mut nodes = self.ring.nodes().iter().zip(self.nodes.iter());
+            nodes.find(|(node, _)| &*node.name == name).map(|(_, known)| Arc::clone(known))
+        };
+        let nodes = ring.nodes().iter().map(|node| known(&node.name).unwrap_or_default()).collect();
         Self { ring: Arc::new(ring), phase, nodes }
     }
 
@@ -99,7 +113,7 @@ impl Before {
     /// What is known of one of its nodes; none for an index of another ring.
     #[must_use]
     pub fn node(&self, index: NodeIndex) -> Option<&OldNode> {
-        self.nodes.get(usize::from(index.0))
+        self.nodes.get(usize::from(index.0)).map(|node| &**node)
     }
 
     /// Whether values may be read from one of its nodes.
@@ -119,10 +133,9 @@ impl Before {
 
 impl Beside {
     pub(super) fn new(before: Arc<Before>, now: &Topology) -> Self {
-        let index =
-            |name: &str| now.nodes.iter().zip(0..).find(|(node, _)| &*node.name == name).map(|(_, at)| NodeIndex(at));
-        let same = before.ring.nodes.iter().map(|node| index(&node.name)).collect();
-        Self { before, same }
+        let same = before.ring.nodes.iter().map(|node| same_node(now, node)).collect();
+        let is_equal = before.ring.fingerprint() == now.fingerprint();
+        Self { before, same, is_equal }
     }
 
     pub(super) fn before(&self) -> &Arc<Before> {
@@ -136,15 +149,25 @@ impl Beside {
         hash: u64,
         key: impl FnOnce() -> &'key [u8],
     ) -> Option<NodeIndex> {
+        if self.is_equal {
+            return None;
+        }
         let old = self.before.ring.route_with(hash, key);
         let stays = *self.same.get(usize::from(old.0))? == Some(owner);
         (!stays && !self.before.node(old)?.is_gone()).then_some(old)
     }
 }
 
+/// The node of a ring that is this node of the ring before: that of its name, else one that is dialled at the same place. A
+/// server that is listed in another way than before is no old place of its own keys: a write would delete what it wrote.
+fn same_node(now: &Topology, node: &Node) -> Option<NodeIndex> {
+    let find = |is: &dyn Fn(&Node) -> bool| now.nodes.iter().zip(0..).find(|(other, _)| is(other)).map(|(_, at)| at);
+    let by_name = find(&|other| other.name == node.name);
+    by_name.or_else(|| find(&|other| (&other.host, other.port) == (&node.host, node.port))).map(NodeIndex)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::Node;
     use super::*;
 
     fn topology(hosts: &[&str]) -> Topology {
@@ -192,5 +215,33 @@ mod tests {
         // Writes go on invalidating what may be read no more; what is gone is no place.
         assert!(places(&now, 100).iter().all(|(_, old)| old.as_deref().is_none_or(|old| old == "a:11211")));
         assert!(places(&now, 100).iter().any(|(_, old)| old.is_some()));
+    }
+    #[test]
+    fn equal_rings_move_nothing_and_another_name_is_no_other_server() {
+        let listed = |names: &[(&str, &str)]| {
+            let node = |(host, name): &(&str, &str)| Arc::new(Node::new(host, 11211, 1).named(name));
+            Topology::new(1, names.iter().map(node).collect()).unwrap()
+        };
+        let before = Arc::new(Before::new(topology(&["a", "b"]), Phase::Reading));
+        let now = topology(&["b", "a"]).with_before(Some(Arc::clone(&before)));
+        assert!(places(&now, 200).iter().all(|(_, old)| old.is_none()));
+        assert!(now.old_nodes().next().is_none());
+        // The same two servers under other names: a key whose server stays has not moved.
+        let now = listed(&[("a", "x"), ("b", "y")]).with_before(Some(before));
+        let places = places(&now, 200);
+        let server = |name: &str| if name == "x" { "a:11211" } else { "b:11211" };
+        assert!(places.iter().any(|(_, old)| old.is_some()) && places.iter().any(|(_, old)| old.is_none()));
+        assert!(places.iter().all(|(owner, old)| old.as_deref() != Some(server(owner))));
+        assert_eq!(now.old_nodes().count(), 2);
+    }
+
+    #[test]
+    fn what_is_known_of_a_node_outlives_a_change_of_the_list() {
+        let before = Before::new(topology(&["a", "b"]), Phase::Reading);
+        assert!(before.node(NodeIndex(1)).unwrap().end_reads());
+        let next = before.followed_by(topology(&["c", "b"]), Phase::Reading);
+        assert!(next.may_read(NodeIndex(0)) && !next.may_read(NodeIndex(1)));
+        // Both speak of the same node.
+        assert!(next.node(NodeIndex(1)).unwrap().forget() && before.node(NodeIndex(1)).unwrap().is_gone());
     }
 }

@@ -203,6 +203,14 @@ impl Node {
         if self.named { format!("{}/{}", self.address(), self.name) } else { self.name.to_string() }
     }
 
+    /// The whole entry of a list: [`listed`](Self::listed), and the weight unless it is 1. As it was before its name was
+    /// resolved.
+    #[must_use]
+    pub fn entry(&self) -> String {
+        let weight = if self.weight == 1 { String::new() } else { format!("={}", self.weight) };
+        format!("{}{weight}", self.listed())
+    }
+
     /// The same node, connected to at another host: its identity, and so its keys, stay.
     #[must_use]
     pub fn dialled_at(mut self, host: &str) -> Self {
@@ -308,6 +316,13 @@ impl Topology {
     #[must_use]
     pub fn before(&self) -> Option<&Arc<Before>> {
         self.before.as_ref().map(Beside::before)
+    }
+
+    /// The nodes of the ring [`before`](Self::before) that are not in this one.
+    pub fn old_nodes(&self) -> impl Iterator<Item = (NodeIndex, &Arc<Node>)> {
+        let nodes = self.before().into_iter().flat_map(|before| before.ring().nodes().iter().zip(0..));
+        let is_here = |node: &Node| self.nodes.iter().any(|other| other.name == node.name);
+        nodes.filter(move |(node, _)| !is_here(node)).map(|(node, index)| (NodeIndex(index), node))
     }
 
     /// The old place of a key whose owner here is `owner`: the node of the ring [`before`](Self::before) that had it. None

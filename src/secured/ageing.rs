@@ -27,7 +27,8 @@ pub async fn look_after(secured: Secured, ring: Arc<Published>, interval: Durati
         sleep(interval).await;
         let topology = ring.load();
         let near = secured.expired_by(unix_seconds(SystemTime::now()) + NEAR.as_secs());
-        for node in topology.nodes().iter().filter(|node| near.contains(&node.name)) {
+        let old = topology.old_nodes().map(|(_, node)| node);
+        for node in topology.nodes().iter().chain(old).filter(|node| near.contains(&node.name)) {
             let Ok(Ok(stream)) = timeout(PATIENCE, resolve::connect(&node.host, node.port)).await else { continue };
             if let Err(why) = secured.look(stream, (node.certificate_name(), &node.name), PATIENCE).await {
                 tracing::debug!(node = %node.name, %why, "its certificate cannot be looked at");

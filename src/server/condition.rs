@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::told::Told;
-use crate::admin::{Place, RingNode, RingReport};
+use crate::admin::{BeforeNode, Place, RingBefore, RingNode, RingReport};
 use crate::config::Config;
 use crate::discovery::View;
 use crate::discovery::follow::History;
@@ -18,8 +18,8 @@ use crate::key_name::key_name;
 use crate::log;
 use crate::metrics::history::HistoryReport;
 use crate::metrics::hot::HotKeys;
-use crate::metrics::{Cells, NodeState, Sources};
-use crate::routing::{NodeIndex, Published, Topology};
+use crate::metrics::{BeforeNumbers, Cells, NodeState, Sources};
+use crate::routing::{Before, Node, NodeIndex, OldNode, Phase, Published, Topology};
 use crate::secured::Secured;
 use crate::time::{Tick, unix_seconds};
 
@@ -50,7 +50,7 @@ pub(super) struct Condition {
 struct Now {
     /// One word for the whole.
     status: (&'static str, u64),
-    /// The nodes of the ring, by name.
+    /// The nodes of the ring and of the ring before, by name.
     nodes: HashMap<Arc<str>, Seen>,
     /// When it is to be looked again, whatever changes meanwhile.
     look_at: Option<Instant>,
@@ -120,7 +120,18 @@ impl Condition {
             succeeded_at: source.last_success.map_or(0, unix_seconds),
             pending: view.pending.len(),
             log_lines_dropped: log::lines_dropped(),
-            tls: self.secured.numbers(|name| topology.nodes().iter().any(|node| *node.name == *name)),
+            before: topology.before().map(|before| self.numbers_of(before)),
+            tls: self.secured.numbers(|name| all_nodes(&topology).any(|node| *node.name == *name)),
+        }
+    }
+
+    fn numbers_of(&self, before: &Before) -> BeforeNumbers {
+        BeforeNumbers {
+            state: word(before.phase()),
+            fingerprint: before.ring().name(),
+            placement: before.ring().placement().to_string(),
+            moved: self.history.before().moved,
+            nodes: before.ring().nodes().iter().map(|node| node.name.to_string()).collect(),
         }
     }
 
@@ -150,7 +161,7 @@ impl Condition {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut now.nodes);
         now.look_at = None;
-        for node in topology.nodes() {
+        for node in all_nodes(&topology) {
             let state = self.cells.node_state(&node.name);
             let fresh = || Seen { since: unix_seconds(SystemTime::now()), ..Seen::default() };
             let mut seen = before.remove(&node.name).unwrap_or_else(fresh);
@@ -163,7 +174,7 @@ impl Condition {
             now.nodes.insert(Arc::clone(&node.name), seen);
         }
         let is_well = self.last_error(&view).is_none() && view.pending.is_empty();
-        let word = status(&now.nodes, is_well);
+        let word = self.status(&topology, &now.nodes, is_well);
         if now.status.0 != word {
             now.status = (word, unix_seconds(SystemTime::now()));
         }
@@ -172,24 +183,15 @@ impl Condition {
 
     /// What is wrong with the last answer of the source: it is none, or makes no ring.
     fn last_error(&self, view: &View) -> Option<String> {
-        view.source.last_error.clone().or_else(|| self.history.refusal())
+        let errors = [view.source.last_error.clone(), view.before_error.clone()];
+        errors.into_iter().flatten().next().or_else(|| self.history.refusal())
     }
 
     pub(super) fn report(&self) -> RingReport {
         let seen = self.look();
         let (topology, view) = (self.ring.load(), Arc::clone(&self.views.borrow()));
-        let nodes = topology.nodes().iter().zip(0..).map(|(node, index)| {
-            let (state, since) = seen.nodes.get(&node.name).map(|seen| (seen.state, seen.since)).unwrap_or_default();
-            RingNode {
-                name: node.name.to_string(),
-                address: node.address(),
-                weight: node.weight,
-                share: topology.share(NodeIndex(index)),
-                state: state.word(),
-                since,
-                cause: self.cells.node_cause(&node.name).filter(|_| state.has_cause()).map(|cause| cause.to_string()),
-            }
-        });
+        let nodes = topology.nodes().iter().zip(0..);
+        let nodes = nodes.map(|(node, index)| self.report_node(node, topology.share(NodeIndex(index)), &seen));
         let now = Instant::now();
         RingReport {
             status: seen.status.0,
@@ -205,10 +207,58 @@ impl Condition {
             last_error: self.last_error(&view),
             reloads: self.history.reloads(),
             nodes: nodes.collect(),
+            before: topology.before().map(|before| self.report_before(&topology, before, &view, &seen)),
             pending: view.pending.iter().map(|pending| pending.text(now)).collect(),
             alike: view.alike.clone(),
             changes: self.history.list(),
         }
+    }
+
+    fn report_node(&self, node: &Node, share: f64, seen: &Now) -> RingNode {
+        let (state, since) = seen.nodes.get(&node.name).map(|seen| (seen.state, seen.since)).unwrap_or_default();
+        RingNode {
+            name: node.name.to_string(),
+            address: node.address(),
+            weight: node.weight,
+            share,
+            state: state.word(),
+            since,
+            cause: self.cells.node_cause(&node.name).filter(|_| state.has_cause()).map(|cause| cause.to_string()),
+        }
+    }
+
+    fn report_before(&self, topology: &Topology, before: &Before, view: &View, seen: &Now) -> RingBefore {
+        let (ring, facts) = (before.ring(), self.history.before());
+        let nodes = ring.nodes().iter().zip(0..).map(|(node, index)| {
+            let known = before.node(NodeIndex(index));
+            BeforeNode {
+                node: self.report_node(node, ring.share(NodeIndex(index)), seen),
+                in_ring: topology.nodes().iter().any(|other| other.name == node.name),
+                reads_ended: known.is_some_and(OldNode::has_reads_ended),
+                gone: known.is_some_and(OldNode::is_gone),
+            }
+        });
+        RingBefore {
+            state: word(before.phase()),
+            since: facts.since,
+            // The view may be ahead of the ring.
+            vanished: before.phase() == Phase::Ending && view.before.as_ref().is_some_and(|view| view.has_vanished),
+            fingerprint: ring.name(),
+            placement: ring.placement().to_string(),
+            moved: facts.moved,
+            nodes: nodes.collect(),
+        }
+    }
+
+    /// One word for the whole: `unhealthy` when no key can be had; `degraded` when some cannot, a node lacks connections, an
+    /// old place cannot be invalidated, or the source of nodes does not answer.
+    fn status(&self, topology: &Topology, seen: &HashMap<Arc<str>, Seen>, source_is_well: bool) -> &'static str {
+        let state =
+            |node: &Node| seen.get(&node.name).map_or_else(|| self.cells.node_state(&node.name), |seen| seen.state);
+        let nodes: Vec<NodeState> = topology.nodes().iter().map(|node| state(node)).collect();
+        let is_gone = |index| topology.before().and_then(|before| before.node(index)).is_some_and(OldNode::is_gone);
+        let old = topology.old_nodes().filter(|(index, _)| !is_gone(*index)).map(|(_, node)| state(node));
+        status(&nodes, old, source_is_well)
     }
 
     /// Where a key lives; nothing before the first ring is known.
@@ -216,6 +266,8 @@ impl Condition {
         let topology = self.ring.load();
         let hash = Topology::hash(key);
         let node = topology.owner(key)?;
+        let old = topology.old_place(topology.route(key), hash, || key);
+        let old = old.and_then(|old| topology.before()?.ring().nodes().get(usize::from(old.0)));
         Some(Place {
             key: key_name(hash, Some(key)),
             hash: key_name(hash, None),
@@ -223,6 +275,7 @@ impl Condition {
             address: node.address(),
             state: self.cells.node_state(&node.name).word(),
             fingerprint: topology.name(),
+            old_node: old.map(|node| node.name.to_string()),
         })
     }
 
@@ -253,16 +306,50 @@ impl Condition {
 
 const UNHEALTHY: &str = "unhealthy";
 
-/// One word for the whole: `unhealthy` when no key can be had; `degraded` when some cannot, a node lacks connections, or
-/// the source of nodes does not answer.
-fn status(nodes: &HashMap<Arc<str>, Seen>, source_is_well: bool) -> &'static str {
-    let down = nodes.values().filter(|seen| seen.state >= NodeState::Probing).count();
-    let short = nodes.values().any(|seen| seen.state == NodeState::Degraded);
+/// The nodes of the ring, and those that only the ring before has.
+fn all_nodes(topology: &Topology) -> impl Iterator<Item = &Arc<Node>> {
+    topology.nodes().iter().chain(topology.old_nodes().map(|(_, node)| node))
+}
+
+fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Reading => "reading",
+        Phase::Ending => "ending",
+    }
+}
+
+/// See [`Condition::status`]; of nodes of the ring, and of those that only the ring before has.
+fn status(nodes: &[NodeState], mut old: impl Iterator<Item = NodeState>, source_is_well: bool) -> &'static str {
+    let is_down = |state: &NodeState| *state >= NodeState::Probing;
+    let down = nodes.iter().filter(|state| is_down(state)).count();
+    let short = nodes.contains(&NodeState::Degraded);
     if down == nodes.len() {
         UNHEALTHY
-    } else if down > 0 || short || !source_is_well {
+    } else if down > 0 || short || !source_is_well || old.any(|state| is_down(&state) || state == NodeState::Degraded) {
         "degraded"
     } else {
         "healthy"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use NodeState::{Connecting, Degraded, Down, Up};
+
+    #[test]
+    fn an_old_node_that_is_down_degrades_and_nothing_more() {
+        for (nodes, old, source_is_well, expected) in [
+            (&[Up, Up][..], &[][..], true, "healthy"),
+            (&[Up, Connecting], &[Up], true, "healthy"),
+            (&[Up, Up], &[Down], true, "degraded"),
+            (&[Up, Degraded], &[], true, "degraded"),
+            (&[Up, Down], &[Up], true, "degraded"),
+            (&[Up], &[], false, "degraded"),
+            (&[Down, Down], &[Up], true, "unhealthy"),
+            (&[], &[Up], true, "unhealthy"),
+        ] {
+            assert_eq!(status(nodes, old.iter().copied(), source_is_well), expected, "{nodes:?} {old:?}");
+        }
     }
 }

@@ -126,11 +126,15 @@ def test_another_source_of_nodes(part, values, source, variable, value):
     usual = sidecar(values)
     documents = template(values | {f"{part}.{source}": value})
     (container,) = slipring_containers(documents)
-    expected = environment(usual) | {variable: value}
+    expected = environment(usual) | {variable: value, "MEMCACHED_NODES_BEFORE_FILE": "/etc/slipring"}
     del expected["MEMCACHED_NODES_FILE"]
     assert environment(container) == expected
-    assert container["volumeMounts"] == []
-    assert "slipring-config" not in str(documents[0] if part == "nodeLocal" else container)
+    # For the ring before a planned change: a ConfigMap that need not be there.
+    assert container["volumeMounts"] == usual["volumeMounts"]
+    (owner,) = [document for document in documents if document["kind"] in ("PodTemplate", "DaemonSet")]
+    spec = (owner["template"] if part == "inject" else owner["spec"]["template"])["spec"]
+    volume = {"name": "memcached-config", "optional": True}
+    assert spec["volumes"] == [{"name": "slipring-config", "configMap": volume}]
 
 
 @pytest.mark.parametrize(("part", "values"), BOTH)
@@ -214,11 +218,12 @@ def test_secured_nodes(part, values):
         added |= {f"SLIPRING_NODE_{name}": value for name, value in variables.items()}
         expected = environment(usual) | added
         del expected["MEMCACHED_NODES_FILE"]
-        assert environment(container) == expected
-        assert [mount["name"] for mount in container["volumeMounts"]] == list(secrets)
+        assert environment(container) == expected | {"MEMCACHED_NODES_BEFORE_FILE": "/etc/slipring"}
+        assert [mount["name"] for mount in container["volumeMounts"]] == ["slipring-config", *secrets]
         (owner,) = [document for document in documents if document["kind"] in ("PodTemplate", "DaemonSet")]
         volumes = (owner["template"] if part == "inject" else owner["spec"]["template"])["spec"]["volumes"]
-        assert {volume["name"]: volume["secret"]["secretName"] for volume in volumes} == secrets
+        secret_of = {volume["name"]: volume["secret"]["secretName"] for volume in volumes if "secret" in volume}
+        assert secret_of == secrets and len(volumes) == 1 + len(secrets)
     for name in ["tlsName", "tlsCaSecret", "tlsCertificateSecret"]:
         with pytest.raises(Failed, match=rf"{part}\.{name}: of no use without {part}\.tls"):
             template(values | secured_values(part, {name: "a"}))
@@ -230,6 +235,10 @@ def test_nodes_make_the_config_map():
     found = made.pop(("ConfigMap", "somewhere", "memcached-config"))
     assert found["data"] == {"MEMCACHED_NODES": "10.0.0.2,10.0.0.3", "MEMCACHED_PORT": "11212"}
     assert made == by_name(template(NODE_LOCAL, "somewhere"))
+    before = {"nodeLocal.nodesBefore": "ending:10.0.0.2", "nodeLocal.placementBefore": "jump"}
+    made = by_name(template(values | before, "somewhere"))[("ConfigMap", "somewhere", "memcached-config")]
+    before = {"MEMCACHED_NODES_BEFORE": "ending:10.0.0.2", "SLIPRING_PLACEMENT_BEFORE": "jump"}
+    assert made["data"] == found["data"] | before
 
 
 def test_a_patch():
@@ -376,7 +385,8 @@ def test_installed_changed_and_taken_away(bare):
     eventually("pods get the other sidecar", lambda: image() == "slipring:9")
     found = injected()
     assert environment(found)["SLIPRING_DNS"] == "memcached.cache"
-    assert "MEMCACHED_NODES_FILE" not in environment(found) and "slipring-config" not in str(found)
+    assert "MEMCACHED_NODES_FILE" not in environment(found)
+    assert environment(found)["MEMCACHED_NODES_BEFORE_FILE"] == "/etc/slipring"
     data = json.loads(bare.kubectl("get", "configmap", "memcached-config", "-n", "slipring", "-o", "json"))["data"]
     assert data["MEMCACHED_NODES"] == "10.0.0.3"
     with pytest.raises(api.Refused, match="not found"):
@@ -386,6 +396,7 @@ def test_installed_changed_and_taken_away(bare):
     pod["metadata"]["annotations"] = {"slipring/config-map": "own", "slipring/memory": "128Mi"}
     found = injected()
     assert environment(found)["MEMCACHED_NODES_FILE"] == "/etc/slipring" and "SLIPRING_DNS" not in environment(found)
+    assert "MEMCACHED_NODES_BEFORE_FILE" not in environment(found)
     assert found["resources"]["limits"] == {"memory": "128Mi"}
     pod["metadata"]["annotations"] = {"slipring/memory": "1"}
     assert "annotation slipring/memory: 32Mi to 16Gi" in injected()

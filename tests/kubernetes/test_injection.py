@@ -349,6 +349,20 @@ SETTINGS = {
         {"env": [FILE, DRAIN, *WHO, {"name": "SLIPRING_PLACEMENT", "value": "twemproxy,hash=md5"}]},
         "memcached-config",
     ),
+    "nodes-before": (
+        {"slipring/dns": "cache", "slipring/nodes-before": "ending:a,[::1]:2=3", "slipring/placement-before": "jump"},
+        {
+            "env": [
+                DRAIN,
+                *WHO,
+                {"name": "SLIPRING_DNS", "value": "cache"},
+                {"name": "MEMCACHED_NODES_BEFORE", "value": "ending:a,[::1]:2=3"},
+                {"name": "SLIPRING_PLACEMENT_BEFORE", "value": "jump"},
+            ],
+            "mounts": False,
+        },
+        None,
+    ),
     "on-node-down": (
         {"slipring/on-node-down": "error"},
         {"env": [FILE, placement(), DRAIN, *WHO, {"name": "SLIPRING_ON_NODE_DOWN", "value": "error"}]},
@@ -461,6 +475,9 @@ def refusals():
     yield {"slipring/cpu": "500m", "slipring/cpu-limit": "400m"}, "annotation slipring/cpu-limit: .*not less than slipring/cpu"
     for value in ["", "Ring", "ketchup", "dalli,", "dalli,x", "dalli, strip-prefix=a", "ring,"]:
         yield {"slipring/placement": value}, "annotation slipring/placement: NAME.*ring, pymemcache, "
+        yield {"slipring/placement-before": value}, "annotation slipring/placement-before: NAME.*ring, pymemcache, "
+    for value in ["", "ending:", "a,", "a!b"]:
+        yield {"slipring/nodes-before": value}, "annotation slipring/nodes-before: a list of nodes, or ending:"
     for value in ["", "Miss", "fail"]:
         yield {"slipring/on-node-down": value}, "annotation slipring/on-node-down: miss or error"
     for value in ["", "verbose", "INFO"]:

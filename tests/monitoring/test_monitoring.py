@@ -59,6 +59,14 @@ METRICS = {
     },
     "slipring_discovery_last_success_timestamp_seconds": {"source": "list file endpoint dns srv"},
     "slipring_discovery_pending_removals": {},
+    "slipring_before_state": {"state": "none reading ending"},
+    "slipring_before_moved_keyspace_ratio": {},
+    "slipring_before_nodes": {},
+    "slipring_before_reads_total": {"result": "hit miss error"},
+    "slipring_before_writes_total": {"result": "ok lost"},
+    "slipring_before_reads_ended_total": {
+        "reason": "no_ring down connect lost timeout queue desync node_error memory flush_all",
+    },
     "slipring_soft_failures_total": {
         "command": COMMAND,
         "reason": "no_ring down connect lost timeout queue desync node_error memory",

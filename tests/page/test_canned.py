@@ -156,6 +156,41 @@ def test_a_node_that_is_down_says_why(browser):
             page.wait(f"it fits at {width} px", lambda seen: browser.value(fits))
 
 
+def test_the_ring_before_says_what_it_still_gives(browser):
+    node = {"address": "10.0.0.1:11211", "weight": 1, "share": 0.5, "state": "up", "since": 1}
+    old = [node | {"name": "a:1", "in_ring": True}, node | {"name": "x:9", "in_ring": False, "state": "down"}]
+    before = {"state": "reading", "since": int(time.time()) - 60, "fingerprint": "0000001e", "placement": "ring"}
+    report = ring(["a:1", "b:2"], before=before | {"moved": 0.25, "nodes": old})
+    reads = "slipring_before_reads_total"
+    counted = lambda hits, misses: METRICS + f'{reads}{{result="hit"}} {hits}\n{reads}{{result="miss"}} {misses}\n'
+    answers = {"/ring": report, "/metrics": counted(100, 100)}
+    said = lambda: browser.value("document.querySelector('#before').textContent")
+    with shown(browser, answers) as page:
+        assert said() == "25 % of the keys have an old place; no such key was missed lately."
+        nodes = browser.value("document.querySelector('#old').textContent")
+        assert "a:1 in the ring; x:9 down." in nodes
+        assert "Of the ring before x:9 is down: writes" in browser.value("document.querySelector('#sentence').textContent")
+        answers["/metrics"] = counted(181, 119)
+        page.wait("the share is told", lambda _: "81 %" in said())
+        assert said() == "25 % of the keys have an old place; it answers 81 % of their misses."
+        # Its memory is gone: nothing is wrong any more.
+        old[1] |= {"gone": True}
+        before["vanished"] = True
+        answers["/ring"] = ring(["a:1"], before=before | {"state": "ending", "moved": 0.25, "nodes": old})
+        page.wait("it ends", lambda _: "nothing is read there any more" in said())
+        assert "x:9 down, its memory is gone" in browser.value("document.querySelector('#old').textContent")
+        sentence = browser.value("document.querySelector('#sentence').textContent")
+        assert "has vanished" in sentence and "Of the ring before" not in sentence
+        answers["/ring"] = ring(["a:1"])
+        page.wait("there is none any more", lambda _: said() == "")
+        report = ring(["a:1"])
+        report["changes"] = [{"at": 1, "version": 3, "reason": "file: b:2 added", "moved": 0.5}]
+        report["changes"][0]["joined"] = [{"node": "b:2", "items": 1234}]
+        answers["/ring"] = report
+        changes = lambda: browser.value("document.querySelector('#changes').textContent")
+        page.wait("who joined with values is told", lambda _: "b:2 had 1,234 values in it" in changes())
+
+
 def test_the_page_says_whose_it_is(browser):
     with shown(browser, {"/ring": ring(["a:1"], instance="shop/<b>app-1"), "/metrics": METRICS}):
         assert browser.value("document.querySelector('h1').textContent") == "slipring shop/<b>app-1"

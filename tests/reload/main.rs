@@ -18,6 +18,7 @@
 mod support;
 
 mod agreement;
+mod before;
 mod commands;
 mod endpoint;
 mod file;

@@ -504,13 +504,12 @@ impl Slipring {
         body.split_whitespace().collect()
     }
 
-    /// Waits until exactly `count` nodes are in `state`.
+    /// Waits until exactly `count` nodes of the ring are in `state`; those of the ring before do not count.
     pub fn wait_for_states(&self, state: &str, count: usize) {
-        let wanted = format!("\"state\":\"{state}\"");
-        let mut ring = String::new();
         eventually(&format!("{count} nodes are {state}"), || {
-            ring = self.ring();
-            ring.matches(&wanted).count() == count
+            let ring: serde_json::Value = serde_json::from_str(&self.ring()).expect("JSON");
+            let nodes = ring["nodes"].as_array().expect("nodes");
+            nodes.iter().filter(|node| node["state"] == state).count() == count
         });
     }
 

@@ -68,6 +68,7 @@ its nodes come from, its variables.
 {{- $env := list -}}
 {{- if $own -}}
   {{- $env = append $env (dict "name" "MEMCACHED_NODES_FILE" "$patch" "delete") -}}
+  {{- $env = append $env (dict "name" "MEMCACHED_NODES_BEFORE_FILE" "value" "/etc/slipring") -}}
 {{- end -}}
 {{- range $name, $value := dict "MEMCACHED_DISCOVERY_HOST" $part.discovery "SLIPRING_DNS" $part.dns -}}
   {{- if $value -}}
@@ -91,12 +92,10 @@ container:
   {{- with $env }}
   env: {{ toJson . }}
   {{- end }}
-{{- if $own }}
-  volumeMounts: [{mountPath: /etc/slipring, $patch: delete}]
-{{- end }}
 volumes:
 {{- if $own }}
-  - {name: slipring-config, $patch: delete}
+  {{- /* For the ring before a planned change alone: it need not be there. */}}
+  - {name: slipring-config, configMap: {name: {{ $part.configMap }}, optional: true}}
 {{- else }}
   - {name: slipring-config, configMap: {name: {{ $part.configMap }}}}
 {{- end }}

@@ -1,0 +1,272 @@
+//! The ring before a planned change: how it is declared and taken away while the sidecar runs, and what is shown of it.
+use crate::support::{Memcached, Slipring, eventually, run_to_end};
+use crate::{Directory, Ring, list, reload, replace, serves, try_reload, until, until_nodes};
+use std::fs;
+use std::path::Path;
+
+fn start(arguments: &[&str]) -> Slipring {
+    Slipring::command(&[&["serve"], arguments].concat(), &[])
+}
+
+/// What `/ring` says of the ring before: its state, its nodes, and whether it has vanished; nothing without one.
+fn before(ring: &Ring) -> Option<(String, Vec<String>, bool)> {
+    let before = ring.0["before"].as_object()?;
+    let nodes = before["nodes"].as_array().unwrap().iter();
+    let names = nodes.map(|node| node["name"].as_str().unwrap().to_owned()).collect();
+    Some((before["state"].as_str().unwrap().to_owned(), names, before.contains_key("vanished")))
+}
+
+fn until_before(slipring: &Slipring, state: &str, nodes: &[&Memcached]) -> Ring {
+    let names: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
+    let ring = until(slipring, &format!("the ring before is {state} {names:?}"), |ring| {
+        before(ring).is_some_and(|(shown, listed, _)| shown == state && listed == names)
+    });
+    let (_, metrics) = slipring.admin("/metrics");
+    for word in ["none", "reading", "ending"] {
+        let line = format!("slipring_before_state{{state=\"{word}\"}} {}\n", u8::from(word == state));
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
+    assert!(metrics.contains(&format!("slipring_before_nodes {}\n", nodes.len())), "{metrics}");
+    ring
+}
+
+fn until_none(slipring: &Slipring) -> Ring {
+    let ring = until(slipring, "there is no ring before", |ring| before(ring).is_none());
+    let (_, metrics) = slipring.admin("/metrics");
+    assert!(metrics.contains("slipring_before_state{state=\"none\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("slipring_before_moved_keyspace_ratio 0\n"), "{metrics}");
+    ring
+}
+
+fn moved(ring: &Ring) -> f64 {
+    ring.0["before"]["moved"].as_f64().unwrap()
+}
+
+fn metric(slipring: &Slipring, name: &str) -> f64 {
+    let (_, metrics) = slipring.admin("/metrics");
+    let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+    line.unwrap_or_else(|| panic!("{name} in {metrics}")).rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn it_is_declared_and_ended_by_lines_of_the_file_of_the_nodes() {
+    let [a, b, c] = [(); 3].map(|()| Memcached::start());
+    let directory = Directory::new();
+    let path = directory.path("nodes");
+    let (three, four) = (list([&a, &b]), list([&a, &b, &c]));
+    let write = |text: &str| replace(&path, text);
+    write(&three);
+    let slipring = start(&["--nodes-file", path.to_str().unwrap()]);
+    until_nodes(&slipring, &[&a, &b]);
+    let first = until_none(&slipring);
+    // Written down: a new publication in which nothing has moved.
+    write(&format!("{three}\nbefore: {three}\n"));
+    let ring = until_before(&slipring, "reading", &[&a, &b]);
+    assert_eq!((ring.version(), ring.text("fingerprint")), (first.version() + 1, first.text("fingerprint")));
+    assert_eq!((moved(&ring), ring.0["before"]["fingerprint"].as_str().unwrap()), (0.0, &*ring.text("fingerprint")));
+    assert!(slipring.output().contains("there is nothing to hand off"), "{}", slipring.output());
+    // The change.
+    write(&format!("{four}\nbefore: {three} # the old ones\n"));
+    until_nodes(&slipring, &[&a, &b, &c]);
+    let ring = until_before(&slipring, "reading", &[&a, &b]);
+    assert!(moved(&ring) > 0.1 && moved(&ring) < 0.6, "{}", moved(&ring));
+    assert!((metric(&slipring, "slipring_before_moved_keyspace_ratio") - moved(&ring)).abs() < 1e-9);
+    assert!(ring.0["before"]["nodes"].as_array().unwrap().iter().all(|node| node["in_ring"] == true));
+    serves(&slipring);
+    // Where a moved key was is told, and of others nothing.
+    let (mut had, mut had_none) = (0, 0);
+    for number in 0..100 {
+        let (_, place) = slipring.admin(&format!("/ring?key=key{number}"));
+        let place: serde_json::Value = serde_json::from_str(&place).unwrap();
+        match place["old_node"].as_str() {
+            Some(old) => {
+                assert_eq!(place["node"], c.address().to_string());
+                assert!(three.contains(old), "{old}");
+                had += 1;
+            }
+            None => had_none += 1,
+        }
+    }
+    assert!(had > 0 && had_none > 0, "{had} {had_none}");
+    // What makes no list changes nothing, by itself and when an operator insists.
+    write(&format!("{four}\nbefore: {three}:x\n"));
+    let ring = until(&slipring, "it is refused", |ring| ring.text("last_error").contains("ring before"));
+    assert_eq!(before(&ring).unwrap().0, "reading");
+    let told = try_reload(&slipring);
+    assert!(told.status.code() == Some(1) && String::from_utf8_lossy(&told.stderr).contains("ring before"), "{told:?}");
+    // And away, in two steps.
+    write(&format!("{four}\nbefore: ending:{three}\n"));
+    reload(&slipring);
+    until_before(&slipring, "ending", &[&a, &b]);
+    write(&four);
+    reload(&slipring);
+    let last = until_none(&slipring);
+    assert_eq!(last.names().len(), 3);
+    assert!(slipring.output().contains("the ring before has ended"), "{}", slipring.output());
+    assert!(!slipring.output().contains("vanished"), "{}", slipring.output());
+    serves(&slipring);
+}
+
+#[test]
+fn one_that_vanishes_is_invalidated_on_and_told_of() {
+    let [a, b] = [(); 2].map(|()| Memcached::start());
+    let directory = Directory::new();
+    let path = directory.path("nodes");
+    replace(&path, &format!("{}\nbefore: {}", list([&a, &b]), list([&a])));
+    let slipring = start(&["--nodes-file", path.to_str().unwrap()]);
+    until_nodes(&slipring, &[&a, &b]);
+    until_before(&slipring, "reading", &[&a]);
+    replace(&path, &list([&a, &b]));
+    let ring = until(&slipring, "it has vanished", |ring| before(ring).is_some_and(|(.., vanished)| vanished));
+    assert_eq!(before(&ring).unwrap().0, "ending");
+    let output = slipring.output();
+    assert!(output.contains("has vanished without `ending:`") && output.contains("for 5 min"), "{output}");
+    // It comes back, and ends as it is to.
+    replace(&path, &format!("{}\nbefore: {}", list([&a, &b]), list([&a])));
+    until_before(&slipring, "reading", &[&a]);
+    replace(&path, &format!("{}\nbefore: ending:{}", list([&a, &b]), list([&a])));
+    until_before(&slipring, "ending", &[&a]);
+    replace(&path, &list([&a, &b]));
+    until_none(&slipring);
+}
+
+/// As kubelet changes a ConfigMap: another directory behind `..data`.
+fn deliver(mount: &Path, generation: u32, keys: &[(&str, &str)]) {
+    let inside = mount.join(format!("..generation_{generation}"));
+    fs::create_dir(&inside).unwrap();
+    for (key, text) in keys {
+        fs::write(inside.join(key), text).unwrap();
+    }
+    std::os::unix::fs::symlink(&inside, mount.join("..data_tmp")).unwrap();
+    fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+}
+
+#[test]
+fn a_mounted_config_map_says_it_beside_nodes_of_any_source() {
+    let [a, b, c] = [(); 3].map(|()| Memcached::start());
+    let directory = Directory::new();
+    let mount = directory.0.to_str().unwrap().to_owned();
+    let (one, all) = (list([&a]), list([&a, &b]));
+    deliver(&directory.0, 1, &[("MEMCACHED_NODES", &all)]);
+    let by_file = start(&["--nodes-file", &mount]);
+    // A list, whose ring before comes from the ConfigMap all the same: no restart is needed for its edits.
+    let by_list = start(&["--nodes", &all, "--nodes-before-file", &mount]);
+    for slipring in [&by_file, &by_list] {
+        until_nodes(slipring, &[&a, &b]);
+        until_none(slipring);
+    }
+    // Another pool that hashed otherwise; its port is that of the ConfigMap.
+    let port = c.address().port().to_string();
+    let pool =
+        [("MEMCACHED_NODES_BEFORE", "127.0.0.1"), ("SLIPRING_PLACEMENT_BEFORE", "jump"), ("MEMCACHED_PORT", &port)];
+    deliver(&directory.0, 2, &[&[("MEMCACHED_NODES", &*all)], &pool[..]].concat());
+    for slipring in [&by_file, &by_list] {
+        let ring = until_before(slipring, "reading", &[&c]);
+        assert_eq!(ring.0["before"]["placement"], "jump");
+        assert_eq!((moved(&ring), ring.0["before"]["nodes"][0]["in_ring"].as_bool()), (1.0, Some(false)));
+        let (_, metrics) = slipring.admin("/metrics");
+        assert!(metrics.contains("slipring_before_info{") && metrics.contains("placement=\"jump\""), "{metrics}");
+    }
+    // Nodes and ring before in one edit.
+    deliver(&directory.0, 3, &[("MEMCACHED_NODES", &one), ("MEMCACHED_NODES_BEFORE", &format!("ending:{all}"))]);
+    for slipring in [&by_file, &by_list] {
+        until_before(slipring, "ending", &[&a, &b]);
+    }
+    until_nodes(&by_file, &[&a]);
+    // A key that is blank is no ring before.
+    deliver(&directory.0, 4, &[("MEMCACHED_NODES", &one), ("MEMCACHED_NODES_BEFORE", " \n")]);
+    for slipring in [&by_file, &by_list] {
+        until_none(slipring);
+        serves(slipring);
+    }
+    // What is wrong with it is shown, and changes nothing.
+    deliver(&directory.0, 5, &[("MEMCACHED_NODES", &one), ("MEMCACHED_NODES_BEFORE", "a:x")]);
+    for slipring in [&by_file, &by_list] {
+        let ring = until(slipring, "it is refused", |ring| ring.text("last_error").contains("ring before"));
+        assert_eq!((before(&ring), ring.text("status")), (None, "degraded".to_owned()));
+    }
+}
+
+#[test]
+fn a_node_that_joins_with_values_in_it_is_told_of() {
+    let [a, old, fresh] = [(); 3].map(|()| Memcached::start());
+    let mut client = old.client();
+    for number in 0..7 {
+        client.set(&format!("long-ago-{number}"), "value");
+    }
+    let directory = Directory::new();
+    let path = directory.path("nodes");
+    replace(&path, &list([&a]));
+    let slipring = start(&["--nodes-file", path.to_str().unwrap()]);
+    until_nodes(&slipring, &[&a]);
+    replace(&path, &list([&a, &old, &fresh]));
+    let ring = until_nodes(&slipring, &[&a, &old, &fresh]);
+    let joined = ring.0["changes"][0]["joined"].as_array().unwrap();
+    assert_eq!((joined.len(), &joined[0]["node"]), (1, &serde_json::json!(old.address().to_string())));
+    assert_eq!(joined[0]["items"], 7);
+    assert!(ring.0["changes"][1].get("joined").is_none(), "the first ring");
+    eventually("it is logged", || slipring.output().contains("a node joins with values in it"));
+    // One that is in the ring before is no stranger.
+    drop(slipring);
+    replace(&path, &format!("{}\nbefore: {}", list([&a]), list([&a, &old])));
+    let slipring = start(&["--nodes-file", path.to_str().unwrap()]);
+    until_nodes(&slipring, &[&a]);
+    replace(&path, &format!("{}\nbefore: {}", list([&a, &old]), list([&a, &old])));
+    let ring = until_nodes(&slipring, &[&a, &old]);
+    assert!(ring.0["changes"][0].get("joined").is_none(), "{}", ring.0["changes"]);
+}
+
+#[test]
+fn check_warns_of_a_ring_before_that_is_of_no_use() {
+    let [a, b] = [(); 2].map(|()| Memcached::start());
+    let dead = crate::support::free_port();
+    let check = |before: &str, further: &[&str]| {
+        let nodes = list([&a, &b]);
+        let arguments = [&["check", "--nodes", &nodes, "--nodes-before", before], further].concat();
+        let output = run_to_end(&arguments, &[]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let text = check(&list([&b, &a]), &["--admin-listen", "off"]);
+    assert!(text.contains("ring before: 2 nodes by ring, reading; 0.0 % of the keys have an old place"), "{text}");
+    assert!(text.contains("warning: the ring before is that in use"), "{text}");
+    assert!(text.contains("no sidecar tells it here (--admin-listen is off)"), "{text}");
+    let text = check(&format!("ending:{},{}", list([&a]), dead.on("127.0.0.1")), &["--admin-listen", "off"]);
+    assert!(text.contains("2 nodes by ring, ending; ") && !text.contains("is that in use"), "{text}");
+    let warning = format!("warning: {} of the ring before does not answer", dead.on("127.0.0.1"));
+    assert!(text.contains(&warning) && text.contains("connection refused"), "{text}");
+    // Beside a sidecar, which tells since when it stands.
+    let slipring = start(&["--nodes", &list([&a, &b]), "--nodes-before", &list([&a])]);
+    until_before(&slipring, "reading", &[&a]);
+    let admin = slipring.admin_address().to_string();
+    let text = check(&list([&a]), &["--admin-listen", &admin]);
+    assert!(text.contains("ring before: 1 nodes by ring, reading; ") && !text.contains("warning"), "{text}");
+}
+
+#[test]
+fn plan_prints_the_edits_of_what_a_sidecar_has_now() {
+    let directory = Directory::new();
+    let path = directory.path("MEMCACHED_NODES");
+    replace(&path, "10.0.0.2,10.0.0.3,10.0.0.4");
+    let mount = directory.0.to_str().unwrap().to_owned();
+    let plan = |further: &[&str]| {
+        let output = run_to_end(&[&["plan"], further].concat(), &[("MEMCACHED_NODES_FILE", &mount)]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let text = plan(&["--to", "10.0.0.2,10.0.0.3,10.0.0.4,10.0.0.5"]);
+    let before = "MEMCACHED_NODES_BEFORE: \"10.0.0.2:11211,10.0.0.3:11211,10.0.0.4:11211\"";
+    let now = "MEMCACHED_NODES: \"10.0.0.2:11211,10.0.0.3:11211,10.0.0.4:11211,10.0.0.5:11211\"";
+    for part in [before, now, "ending:10.0.0.2:11211", "kubectl get --raw", "Without the ring before: ", "With it: "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(text.find(before) < text.find(now) && !text.contains("warning"), "{text}");
+    let text = plan(&["--to-placement", "jump"]);
+    assert!(
+        text.contains("SLIPRING_PLACEMENT_BEFORE: \"ring\"") && text.contains("SLIPRING_PLACEMENT: \"jump\""),
+        "{text}"
+    );
+    // One that stands already is to end first.
+    replace(&path, "10.0.0.2\nbefore: 10.0.0.3");
+    assert!(plan(&["--to", "10.0.0.4"]).contains("a ring before is declared already"));
+}
