@@ -279,7 +279,9 @@ impl Handoff {
     pub(super) fn next(&mut self, part: Part, said: Said, may_read: bool, is_gone: bool) -> Next {
         let is_old = self.place(part) == self.old;
         let said = match said {
-            Said::Lost(..) if is_old && is_gone => Said::Missing(Box::default()),
+            Said::Lost(reason, _) if is_old && is_gone && !matches!(reason, Reason::Timeout | Reason::Queue) => {
+                Said::Missing(Box::default())
+            }
             said => said,
         };
         match &said {

@@ -18,15 +18,28 @@ pub(super) type OldPlace = (NodeIndex, NodeId);
 pub(super) const TWO_PLACES: &str = "SERVER_ERROR proxy: not possible for a key with an old place (--nodes-before)\r\n";
 
 impl Core {
-    /// The old place of a key, if it has one.
+    /// The old place of a key, if it has one. A node whose memory is gone is one while it answers: others, who have not
+    /// noticed, may read there what somebody without the new ring has stored since.
     #[inline]
     pub(super) fn old_place<'key>(&self, hash: u64, key: impl Fn() -> &'key [u8]) -> Option<OldPlace> {
         if self.old_ring.is_empty() {
             return None;
         }
-        let owner = self.topology.route_with(hash, &key);
-        let index = self.topology.old_place(owner, hash, &key)?;
-        Some((index, *self.old_ring.get(usize::from(index.0))?))
+        let before = self.topology.before()?;
+        let index = before.ring().route_with(hash, &key);
+        let old = *self.old_ring.get(usize::from(index.0))?;
+        if old == self.owner(hash, &key) {
+            return None;
+        }
+        let is_gone = before.node(index).is_none_or(OldNode::is_gone);
+        (!is_gone || self.answers(old)).then_some((index, old))
+    }
+
+    /// Whether a node has answered on one of its shared lanes.
+    #[cold]
+    fn answers(&self, node: NodeId) -> bool {
+        let lanes = self.nodes.get(node.0).map(|entry| &*entry.routes).unwrap_or_default();
+        lanes.iter().any(|lane| self.upstreams.get(lane.0).is_some_and(|up| up.is_greeted() && up.takes_requests()))
     }
 
     /// The same of the key that a line names.
@@ -133,7 +146,7 @@ impl Core {
             if before.node(NodeIndex(index)).is_some_and(OldNode::forget) {
                 tracing::warn!(
                     node = %self.node_name(node),
-                    "node of the ring before refuses connections: what it had is taken as gone; moved keys have one place"
+                    "node of the ring before refuses connections: what it had is taken as gone, and nothing is read there"
                 );
             }
         }
