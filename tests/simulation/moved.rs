@@ -600,8 +600,8 @@ impl World {
 
     fn fault(&mut self) {
         let node = self.rng.below(4);
-        match self.rng.below(8) {
-            0..3 => self.nodes[node].stalls_until = self.now + [50_000, 400_000, 3_000_000][self.rng.below(3)],
+        match self.rng.below(7) {
+            0..3 => self.nodes[node].stalls_until = self.now + [20_000, 250_000, 700_000][self.rng.below(3)],
             3 => {
                 // It dies: all it had is gone, locks too.
                 self.nodes[node].dead = true;
@@ -623,12 +623,12 @@ impl World {
                     self.apply(s);
                 }
             }
-            4 => self.nodes[node].dead = false,
+            4 => self.nodes.iter_mut().for_each(|node| node.dead = false),
             5 => {
                 let s = self.rng.below(SIDECARS);
-                self.sidecars[s].cut = Some((node, self.now + [300_000, 2_000_000][self.rng.below(2)]));
+                self.sidecars[s].cut = Some((node, self.now + [200_000, 700_000][self.rng.below(2)]));
             }
-            6 => {
+            _ => {
                 // What its clients have asked has no answer.
                 let s = self.rng.below(SIDECARS);
                 let fresh = self.start();
@@ -639,12 +639,14 @@ impl World {
                 self.facts.locks.clear();
                 self.apply(s);
             }
-            _ => {
-                // Evicted, but for locks.
-                let key = ["v0", "v1", "v2", "c0", "c1", "c2"][self.rng.below(6)];
-                self.nodes[node].items.remove(key);
-            }
         }
+    }
+
+    /// A node evicts a value; locks are spared.
+    fn evict(&mut self) {
+        let node = self.rng.below(4);
+        let key = ["v0", "v1", "v2", "c0", "c1", "c2"][self.rng.below(6)];
+        self.nodes[node].items.remove(key);
     }
 
     /// What was sent by a connection that was given up reaches its node late, or never; and sooner than the core takes for
@@ -702,10 +704,16 @@ impl World {
                 45..65 => self.run_node(s),
                 65..85 => self.read_node(s),
                 85..95 => self.timers(s),
-                95 if self.faults && self.rng.one_in(3) => self.fault(),
-                96 => self.haunt(),
+                95 if self.faults && self.rng.one_in(10) => self.fault(),
+                99 => self.evict(),
+                96 => {
+                    self.haunt();
+                    if self.rng.one_in(8) {
+                        self.nodes.iter_mut().for_each(|node| node.dead = false);
+                    }
+                }
                 97 if self.rng.one_in(12) => self.turn(),
-                98 if self.rng.one_in(6) => self.now += self.rng.below(300_000) as u64,
+                98 if self.rng.one_in(20) => self.now += self.rng.below(300_000) as u64,
                 _ => {}
             }
         }
