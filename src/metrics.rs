@@ -143,6 +143,8 @@ pub struct NodeCells {
     pub ejections: [Counter; 5],
     /// Answered, failed.
     pub probes: [Counter; 2],
+    /// 1 while it is in the ring before only, else 0; a gauge.
+    pub only_before: Counter,
 }
 
 impl NodeCells {
@@ -238,6 +240,12 @@ pub struct WorkerCells {
     pub bulk_transfers: Counter,
     /// Requests that took longer than `--slow-request`.
     pub slow_requests: Counter,
+    /// Keys that were asked of their old place: found, not found, not answered.
+    pub before_reads: [Counter; 3],
+    /// Writes of keys that have an old place: done at both, lost at the old.
+    pub before_writes: [Counter; 2],
+    /// Old nodes from which nothing is read any more, by [`Reason`]; the last for `flush_all`.
+    before_reads_ended: [Counter; Reason::ALL.len() + 1],
     /// Bytes that wait in this worker; a gauge.
     pub buffered: Counter,
     /// The keys asked for most. Locked for a sample, and to report.
@@ -289,6 +297,14 @@ impl WorkerCells {
             counter.add(n);
         }
         self.request(command, if miss { Outcome::SoftMiss } else { Outcome::SoftError }, n);
+    }
+
+    /// Counts that nothing is read any more from an old node; without a reason it was flushed.
+    pub fn before_reads_ended(&self, reason: Option<Reason>) {
+        let place = reason.map_or(Reason::ALL.len(), |reason| reason as usize);
+        if let Some(counter) = self.before_reads_ended.get(place) {
+            counter.add(1);
+        }
     }
 
     /// Counts that a client is not read.
@@ -413,6 +429,13 @@ impl Cells {
     fn request_sum(&self, command: Command, outcome: Outcome) -> u64 {
         let of = |cells: &WorkerCells| cells.requests.get(command as usize)?.get(outcome as usize).map(Counter::get);
         self.workers.iter().filter_map(of).sum()
+    }
+
+    /// Old nodes from which nothing is read any more, by the label of the reason.
+    pub fn before_reads_ended(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let words = Reason::ALL.map(Reason::word).into_iter().chain(["flush_all"]);
+        let sum = |place: usize| self.sum(|cells| cells.before_reads_ended.get(place).unwrap_or(&NONE));
+        words.enumerate().map(move |(place, word)| (word, sum(place)))
     }
 
     /// What was answered without its node, so far as command and reason are wanted.

@@ -257,6 +257,17 @@ impl Workers {
         page.count("slipring_get_group_keys_total", &[], cells.sum(|c| &c.group_keys));
         page.count("slipring_merged_keys_total", &[], cells.sum(|c| &c.merged_keys));
         page.count("slipring_coalesced_keys_total", &[], cells.sum(|c| &c.coalesced_keys));
+        for (index, result) in ["hit", "miss", "error"].into_iter().enumerate() {
+            let count = cells.sum(|c| c.before_reads.get(index).unwrap_or(&super::NONE));
+            page.count("slipring_before_reads_total", &[result], count);
+        }
+        for (index, result) in ["ok", "lost"].into_iter().enumerate() {
+            let count = cells.sum(|c| c.before_writes.get(index).unwrap_or(&super::NONE));
+            page.count("slipring_before_writes_total", &[result], count);
+        }
+        for (reason, count) in cells.before_reads_ended() {
+            page.count("slipring_before_reads_ended_total", &[reason], count);
+        }
         page.count("slipring_discarded_replies_total", &[], cells.sum(|c| &c.dropped_replies));
         page.show("slipring_buffer_bytes", &[], cells.sum(|c| &c.buffered) as f64);
         page.show("slipring_buffer_limit_bytes", &[], sources.buffer_limit as f64);

@@ -121,6 +121,17 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("slipring_get_group_keys_total", &[], "Keys in them"),
     counter("slipring_merged_keys_total", &[], "Those of them that travelled with keys of other requests"),
     counter("slipring_coalesced_keys_total", &[], "Keys that travelled for several clients, each after the first"),
+    counter("slipring_before_reads_total", &["result"], "Keys that were asked of their old place"),
+    counter(
+        "slipring_before_writes_total",
+        &["result"],
+        "Writes of keys that have an old place; lost: its old value may still be there",
+    ),
+    counter(
+        "slipring_before_reads_ended_total",
+        &["reason"],
+        "Old nodes from which nothing is read any more, for an invalidation was lost there or they were flushed",
+    ),
     counter("slipring_discarded_replies_total", &[], "Replies of nodes that nobody waited for: noreply, clients gone"),
     gauge("slipring_buffer_bytes", &[], "Memory of everything that waits"),
     gauge("slipring_buffer_limit_bytes", &[], "--buffer-limit"),

@@ -1,18 +1,23 @@
 //! HOT: a node's bytes → replies → the entry at the head of the lane's FIFO → the clients (`values.rs`: the values of
 //! reads).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::buffer::{Input, ReadBuffer};
 use super::fail_reason::FailReason;
+use super::handoff::Said;
+use super::ids::{NodeId, Part, Stage};
+use super::second_places::{Onward, Reader};
+use super::upstream::group::Group;
 use super::upstream::node::Version;
-use super::upstream::{Entry, Role};
-use super::values::{Desync, miss_open_keys};
+use super::upstream::{Entry, Role, Step};
+use super::values::{Desync, from_old, miss_open_keys};
 use super::{ClientId, Core, UpstreamId};
 use crate::metrics::{NodeOutcome, NodeState, Outcome, Reason};
 use crate::protocol::command::Command;
 use crate::protocol::reply::Line;
-use crate::protocol::request::TOO_LARGE;
+use crate::protocol::request::{ReadVerb, TOO_LARGE};
 use crate::protocol::text::reply::{self, MAX_REPLY_LINE};
 use crate::time::Tick;
 
@@ -248,6 +253,32 @@ impl Core {
                 self.finish_single(id, client, seq, raw, expired);
                 Ok(0)
             }
+            Entry::Step(step) => {
+                let &mut Step { client, seq, handoff, part, command, expired, meta, .. } = &mut **step;
+                let fits = match part {
+                    Part::LookUp => matches!(line, Line::Hd | Line::En | Line::Error),
+                    _ => command.allows(&line, meta),
+                };
+                if !fits {
+                    return Err(Desync);
+                }
+                let (entry, times, start) = up.fifo.pop().ok_or(Desync)?;
+                if !expired {
+                    let error = matches!(line, Line::Error);
+                    let took =
+                        up.answered(times, if error { NodeOutcome::Error } else { NodeOutcome::Ok }, self.shared.now);
+                    up.cells.others.add(1);
+                    if error && raw.starts_with(TOO_LARGE.as_bytes()) {
+                        self.shared.cells().stores_too_large.add(1);
+                    }
+                    if self.is_slow(command, took) {
+                        self.tell_slow(id, &entry, took, start);
+                    }
+                    self.step_over(handoff, part, Said::of(&line, raw));
+                }
+                self.landed(id, client, seq, expired);
+                Ok(0)
+            }
             Entry::Gather { .. } => self.gather_line(id, &line, raw).map(|()| 0),
             Entry::Version => match line {
                 Line::Version(text) => {
@@ -277,7 +308,8 @@ impl Core {
         let Some(Entry::Group(group)) = up.fifo.front_mut() else { return Err(Desync) };
         let missed = matches!(line, Line::En);
         let (verb, hash) = (group.verb, group.hash(0));
-        let mut denied = Vec::new();
+        let node = up.node;
+        let (mut denied, mut onward) = (Vec::new(), None);
         // memcached before 1.6.16 leaves out what was asked to be told with a miss.
         if raw != EN && !group.expired {
             if !missed {
@@ -289,12 +321,21 @@ impl Core {
             for asker in askers {
                 let Some(member) = members.get_mut(asker.member).filter(|member| !member.done) else { continue };
                 let Some(client) = clients.get_mut(member.client.0) else { continue };
+                if missed && matches!(member.stage, Stage::New | Stage::Old) {
+                    // It is asked for elsewhere, or missed, where the group ends.
+                    continue;
+                }
+                if verb.counts() && matches!(line, Line::Nf) && matches!(member.stage, Stage::New | Stage::Old) {
+                    // It is asked for elsewhere, below.
+                    onward = Some((asker.member, member.reader(asker.place)));
+                    continue;
+                }
                 // It must not be older than the answer that an earlier place is still to get.
                 let is_denied = !own && client.asks_again(|| hash);
                 if !missed {
                     member.left = member.left.saturating_sub(1);
                     if is_denied {
-                        denied.push((member.client, member.seq, asker.place));
+                        denied.push(member.reader(asker.place));
                     } else {
                         shared.cells().request(command, outcome(line, raw), 1);
                     }
@@ -303,10 +344,18 @@ impl Core {
                     // Of a miss `finish_group` takes care, as of every key without a value.
                     continue;
                 }
-                client.replies.value(member.seq, asker.place, raw, b"", &mut shared.pool);
+                let marked = if member.stage == Stage::Old && !missed {
+                    from_old(raw, verb, shared).unwrap_or(Cow::Borrowed(EN))
+                } else {
+                    Cow::Borrowed(raw)
+                };
+                client.replies.value(member.seq, asker.place, &marked, b"", &mut shared.pool);
             }
         }
-        if !denied.is_empty() {
+        if let Some((index, reader)) = onward {
+            let text = group.text(0).to_vec();
+            self.count_onward(id, node, (verb, &text, hash), (index, reader), (line, raw));
+        } else if !denied.is_empty() {
             let text = group.text(0).to_vec();
             self.pass_by(id, verb, (&text, hash), &denied, &[]);
         }
@@ -384,20 +433,37 @@ impl Core {
                 // What is gone is not large.
                 group.for_each_open(|hash| shared.large_keys.forget(hash));
             }
-            let denied = miss_open_keys(&mut group, clients, shared, own);
-            for (key, (reader, seq, place)) in denied {
+            let node = up.node;
+            let denied = miss_open_keys(&mut group, clients, shared, own, failed.is_none());
+            for (key, reader) in denied {
                 let text = group.text(key).to_vec();
-                self.pass_by(id, group.verb, (&text, group.hash(key)), &[(reader, seq, place)], &[]);
+                self.pass_by(id, group.verb, (&text, group.hash(key)), &[reader], &[]);
+            }
+            for (key, index, place) in std::mem::take(&mut self.shared.missed) {
+                self.miss_onward(node, &mut group, key, index, place);
+            }
+            if let Some(step) = group.step {
+                let said = match error {
+                    Some(raw) => Said::Error(raw.into()),
+                    None if group.is_touched() => Said::There(Box::default()),
+                    None => Said::Missing(Box::default()),
+                };
+                self.step_over(step, Part::LookUp, said);
             }
         }
         let Self { upstreams, clients, shared, nodes, .. } = self;
         let up = upstreams.get_mut(id.0).ok_or(Desync)?;
         let one = group.members.len() == 1;
+        let steps = group.verb.takes_steps().then(|| group.hash(0));
         for member in &mut group.members {
             let Some(client) = clients.get_mut(member.client.0) else {
                 continue;
             };
             client.landed(member.client, id, Some(member.seq), group.expired, shared);
+            if member.stage != Stage::Plain {
+                let steps = steps.filter(|_| !member.goes_on);
+                client.part_over(member.client, member.seq, &mut member.stage, steps, shared);
+            }
             if !member.done {
                 let left = u64::from(member.left);
                 match error {
@@ -430,6 +496,58 @@ impl Core {
         }
         self.groups.put(group);
         Ok(())
+    }
+
+    /// A number was to be made of what is not there, and has another place.
+    fn count_onward(
+        &mut self,
+        id: UpstreamId,
+        node: NodeId,
+        (verb, text, hash): (ReadVerb, &[u8], u64),
+        (index, reader): (usize, Reader),
+        (line, raw): (&Line<'_>, &[u8]),
+    ) {
+        let told = self.ask_on(node, verb, text, hash, reader);
+        let Self { upstreams, clients, shared, .. } = self;
+        let group = upstreams.get_mut(id.0).and_then(|up| up.fifo.front_mut());
+        if let Some(Entry::Group(group)) = group
+            && let Some(member) = group.members.get_mut(index)
+        {
+            member.left = member.left.saturating_sub(1);
+            member.goes_on = told == Onward::Asked;
+        }
+        let Some(client) = clients.get_mut(reader.client.0) else { return };
+        match told {
+            Onward::Asked => {}
+            Onward::Nowhere => {
+                shared.cells().request(Command::from(verb), outcome(line, raw), 1);
+                client.replies.value(reader.seq, reader.place, raw, b"", &mut shared.pool);
+            }
+            Onward::Failed => client.replies.miss(reader.seq, reader.place, &mut shared.pool),
+        }
+    }
+
+    /// A key of a read has no value where it was asked for, and has another place.
+    fn miss_onward(&mut self, node: NodeId, group: &mut Group, key: usize, index: usize, place: u32) {
+        let Some(member) = group.members.get(index) else { return };
+        let reader = member.reader(place);
+        let text = group.text(key).to_vec();
+        let onward = self.ask_on(node, group.verb, &text, group.hash(key), reader);
+        let Self { clients, shared, .. } = self;
+        let (Some(client), Some(member)) = (clients.get_mut(reader.client.0), group.members.get_mut(index)) else {
+            return;
+        };
+        match onward {
+            Onward::Asked => {
+                member.left = member.left.saturating_sub(1);
+                member.goes_on = true;
+            }
+            Onward::Nowhere => client.replies.miss(reader.seq, place, &mut shared.pool),
+            Onward::Failed => {
+                member.left = member.left.saturating_sub(1);
+                client.replies.miss(reader.seq, place, &mut shared.pool);
+            }
+        }
     }
 
     /// The one line that answers a request. `raw` has its CRLF.

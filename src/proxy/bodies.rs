@@ -2,6 +2,8 @@
 
 use super::buffer::{Input, OutBuf};
 use super::client::{Arriving, Body, Reading, Taken, Target};
+use super::handoff::{Kind, Plan};
+use super::old_places::OldPlace;
 use super::upstream::key_of;
 use super::{ClientId, Core};
 use crate::metrics::{Outcome, Reason};
@@ -46,7 +48,13 @@ impl Core {
         if after.bytes.len() >= total {
             let block = after.part(0..total);
             if !value.is_closed || block.bytes.ends_with(b"\r\n") {
-                if let Some(up) = self.enqueue(id, header, target, value.tail) {
+                if let Some((plan, place)) = self.keeps_block(hash, header) {
+                    let mut block = block.bytes.to_vec();
+                    if !value.is_closed {
+                        block.extend_from_slice(b"\r\n");
+                    }
+                    self.hand_off(id, header, target, value.tail, plan, place, Some(block.into()));
+                } else if let Some(up) = self.enqueue(id, header, target, value.tail) {
                     let Self { upstreams, shared, .. } = self;
                     if let Some(lane) = upstreams.get_mut(up.0) {
                         // A packet has no CRLF behind its value.
@@ -151,6 +159,13 @@ impl Core {
         if is_closed && end != *b"\r\n" {
             block.clear(&mut self.shared.pool);
             self.refuse_block(id, target);
+        } else if let Some((plan, place)) = self.keeps_block(target.hash, &header) {
+            let mut kept = block.to_vec();
+            if !is_closed {
+                kept.extend_from_slice(b"\r\n");
+            }
+            block.clear(&mut self.shared.pool);
+            self.hand_off(id, &header, target, &tail, plan, place, Some(kept.into()));
         } else if let Some(up) = self.enqueue(id, &header, target, &tail) {
             let Self { upstreams, shared, .. } = self;
             if let Some(lane) = upstreams.get_mut(up.0) {
@@ -168,6 +183,11 @@ impl Core {
             block.clear(&mut self.shared.pool);
         }
         self.end_body(id, 0);
+    }
+
+    /// What is done with a value for a moved key that may be needed in more than one step, or later than now.
+    fn keeps_block(&self, hash: u64, header: &[u8]) -> Option<(Plan, OldPlace)> {
+        self.plan_of(hash, header).filter(|(plan, _)| !matches!(plan, Plan::New | Plan::Steps(Kind::Set)))
     }
 
     /// A value's block does not end as it must.

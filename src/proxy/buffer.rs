@@ -336,6 +336,16 @@ impl OutBuf {
         self.chunks.append(&mut other.chunks);
     }
 
+    /// A copy of all that waits.
+    pub(super) fn to_vec(&self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.len);
+        for chunk in &self.chunks {
+            all.extend_from_slice(chunk.bytes());
+        }
+        all.extend_from_slice(self.tail.get(self.sent..).unwrap_or_default());
+        all
+    }
+
     /// Its equal part of the memory of slices, in bytes.
     pub(super) fn part(&self) -> usize {
         self.chunks.iter().map(|chunk| if let Chunk::Slice(slice) = chunk { slice.part() } else { 0 }).sum()

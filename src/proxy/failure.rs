@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::effect::Effect;
 use super::fail_reason::FailReason;
+use super::ids::{Part, Stage};
 use super::upstream::group::Group;
 use super::upstream::node::BinaryLane;
 use super::upstream::{Entry, Role};
@@ -38,6 +39,11 @@ impl Core {
     /// The connection is gone: it could not be made, or was closed.
     pub fn upstream_failed(&mut self, id: UpstreamId, reason: FailReason, now: Tick) {
         self.shared.now = now;
+        if let Some(up) =
+            self.upstreams.get(id.0).filter(|_| reason == FailReason::Connect && !self.old_ring.is_empty())
+        {
+            self.note_refused(up.node);
+        }
         self.fail_upstream(id, reason);
         self.finish_round();
     }
@@ -250,6 +256,10 @@ impl Core {
                     writers.insert(*client);
                     continue;
                 }
+                Entry::Step(step) => {
+                    writers.insert(step.client);
+                    continue;
+                }
                 Entry::Version => continue,
             };
             if group.verb.writes() {
@@ -329,14 +339,23 @@ impl Core {
                 let mut taken = std::mem::replace(group, self.groups.take(ReadVerb::Get));
                 taken.expired = true;
                 self.answer_group(&mut taken, failure);
+                let step = taken.step;
                 if let Some(Entry::Group(group)) = self.upstreams.get_mut(id.0).and_then(|up| up.fifo.get_mut(index)) {
                     self.groups.put(std::mem::replace(group, taken));
+                }
+                if let Some(step) = step {
+                    self.step_over(step, Part::LookUp, failure.into());
                 }
             }
             Entry::Single { client, seq, command, expired, .. } => {
                 *expired = true;
                 let (client, seq, command) = (*client, *seq, *command);
                 self.answer_single(client, seq, command, failure);
+            }
+            Entry::Step(step) => {
+                step.expired = true;
+                let (handoff, part) = (step.handoff, step.part);
+                self.step_over(handoff, part, failure.into());
             }
             Entry::Gather { client, seq, part, command, expired, .. } => {
                 *expired = true;
@@ -352,6 +371,9 @@ impl Core {
             Entry::Version => {}
             Entry::Group(mut group) => {
                 self.answer_group(&mut group, failure);
+                if let Some(step) = group.step.filter(|_| !group.expired) {
+                    self.step_over(step, Part::LookUp, failure.into());
+                }
                 for member in &group.members {
                     self.landed(lane, member.client, Some(member.seq), group.expired);
                 }
@@ -363,6 +385,12 @@ impl Core {
             Entry::Single { client, seq, command, .. } => {
                 self.answer_single(client, seq, command, failure);
                 self.landed(lane, client, seq, false);
+            }
+            Entry::Step(step) => {
+                if !step.expired {
+                    self.step_over(step.handoff, step.part, failure.into());
+                }
+                self.landed(lane, step.client, step.seq, step.expired);
             }
             Entry::Gather { client, seq, part, command, .. } => {
                 self.answer_part(client, seq, part, command, failure);
@@ -383,7 +411,20 @@ impl Core {
     fn answer_group(&mut self, group: &mut Group, failure: Failure<'_>) {
         let Self { clients, shared, .. } = self;
         let command = Command::from(group.verb);
-        let _ = miss_open_keys(group, clients, shared, true);
+        let _ = miss_open_keys(group, clients, shared, true, false);
+        let steps = group.verb.takes_steps().then(|| group.hash(0));
+        for member in group.members.iter_mut().filter(|member| member.stage != Stage::Plain) {
+            if member.stage == Stage::Old
+                && !member.done
+                && let [.., errors] = &shared.cells().before_reads
+            {
+                errors.add(u64::from(member.left));
+            }
+            let steps = steps.filter(|_| !member.goes_on);
+            if let Some(client) = clients.get_mut(member.client.0) {
+                client.part_over(member.client, member.seq, &mut member.stage, steps, shared);
+            }
+        }
         for member in group.members.iter_mut().filter(|member| !member.done) {
             member.done = true;
             let Some(client) = clients.get_mut(member.client.0) else { continue };

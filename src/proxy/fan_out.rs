@@ -115,7 +115,8 @@ impl Core {
         }
         let mut gather = Box::new(Gather::new(what));
         let mut asked = Vec::new();
-        for &node in &self.ring {
+        let old = if matches!(what, Gathering::Flush) { self.flush_old() } else { Vec::new() };
+        for &node in self.ring.iter().chain(&old) {
             let up = self.lane(node, lane);
             let Some(entry) = self.nodes.get(node.0) else { continue };
             // Before the first connection there is nothing to wait for either; the next lane of a

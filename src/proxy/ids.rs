@@ -37,3 +37,36 @@ impl UpstreamId {
         self.0.index()
     }
 }
+
+/// A request for a moved key that takes several steps; finds nothing once it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct HandoffId(pub(super) Key);
+
+/// What one step of such a request is (`handoff.rs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The request at the new place.
+    New,
+    /// The request at the old one.
+    Old,
+    /// Whether the key is there, wherever it matters.
+    LookUp,
+    /// A delete at the old place.
+    Invalidate,
+    /// The request at the new place once more.
+    Again,
+}
+
+/// Where a key of a read is asked for, if it has moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It has one place, or is not asked for at another.
+    #[default]
+    Plain,
+    /// At its new place; where it is missing the old one is asked.
+    New,
+    /// At its old place.
+    Old,
+    /// At its new place once more.
+    Again,
+}

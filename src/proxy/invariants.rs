@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::client::key_list::WINDOW;
 use super::client::{Client, Reading, Stall};
+use super::ids::{HandoffId, Stage};
 use super::upstream::node::MAX_OWN;
 use super::upstream::{Body, Entry, Role};
 use super::{ClientId, Core, NodeId, UpstreamId};
@@ -48,8 +49,9 @@ impl Core {
         }
         let clients = self.clients.iter().map(|(_, client)| (client.held, client.weight()));
         let lanes = self.upstreams.iter().map(|(_, up)| (up.held, up.weight()));
+        let handoffs = self.handoffs.iter().map(|(_, handoff)| (handoff.held, handoff.weight()));
         let mut held = 0;
-        for (charged, weight) in clients.chain(lanes) {
+        for (charged, weight) in clients.chain(lanes).chain(handoffs) {
             debug_assert_eq!(charged, weight, "memory charged");
             held += charged;
         }
@@ -64,6 +66,7 @@ impl Core {
         debug_assert_eq!(values + kept, self.shared.budget.arriving, "memory kept for what arrives");
         let bodies: usize = self.clients.iter().map(|(_, client)| client.reserved).sum();
         debug_assert_eq!(bodies, self.shared.budget.bodies, "memory kept for bodies");
+        self.check_moves();
         self.check_elsewhere();
         self.check_connections();
         let full = self.upstreams.iter().filter(|(_, up)| up.full).count();
@@ -101,6 +104,43 @@ impl Core {
         let memory =
             format!("{} bytes of {}, {} wait for room\n", budget.total(), budget.limit(), budget.waiting.len());
         clients.chain(lanes).chain(own).chain([memory]).collect()
+    }
+
+    /// What clients have under way for moved keys is there, and goes on.
+    fn check_moves(&self) {
+        let (mut reads, mut steps) = (HashMap::new(), HashMap::new());
+        let (mut held, mut under_way) = (HashMap::new(), HashMap::new());
+        for entry in self.upstreams.iter().flat_map(|(_, up)| up.fifo.iter()) {
+            match entry {
+                Entry::Group(group) => {
+                    for member in group.members.iter().filter(|member| member.stage != Stage::Plain) {
+                        *reads.entry(member.client).or_insert(0_u32) += 1;
+                        *steps.entry(member.client).or_insert(0_usize) += usize::from(group.verb.takes_steps());
+                    }
+                    if let Some(step) = group.step.filter(|_| !group.expired) {
+                        *under_way.entry(step).or_insert(0_u32) += 1;
+                    }
+                }
+                Entry::Step(step) if !step.expired => *under_way.entry(step.handoff).or_insert(0) += 1,
+                _ => {}
+            }
+        }
+        for (key, handoff) in self.handoffs.iter() {
+            *held.entry(handoff.client).or_insert(0_usize) += 1;
+            debug_assert!(under_way.contains_key(&HandoffId(key)), "nothing is under way for {handoff:?}");
+        }
+        for (key, client) in self.clients.iter() {
+            let id = ClientId(key);
+            debug_assert_eq!(
+                client.moves.reads,
+                reads.get(&id).copied().unwrap_or(0),
+                "reads of moved keys of {key:?}"
+            );
+            let again =
+                client.again.iter().filter(|a| a.stage != Stage::Plain && a.lane.is_none() && a.verb.takes_steps());
+            let all = held.get(&id).copied().unwrap_or(0) + steps.get(&id).copied().unwrap_or(0) + again.count();
+            debug_assert_eq!(client.moves.steps(), all, "steps of {key:?}");
+        }
     }
 
     /// What clients have elsewhere is there.

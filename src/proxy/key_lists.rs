@@ -51,6 +51,10 @@ impl Core {
             client.stall = Stall::Retry;
             return None;
         }
+        if client.moves.has_steps() {
+            client.stall = Stall::Moves;
+            return None;
+        }
         // Those of nodes that cannot be asked need no room, but time.
         let room = client.room_for_keys(&shared.budget).min(WINDOW);
         let lane = client.lane;
@@ -69,7 +73,8 @@ impl Core {
                 self.stop_at(id, lane, key, hash).or_else(|| {
                     self.shared.sample(key, hash);
                     let node = self.owner(hash, || key);
-                    match self.read_key(id, seq, first + asked, node, verb, key, hash, lane, plain) {
+                    let stage = self.stage_of(hash, || key);
+                    match self.read_key(id, seq, first + asked, node, verb, key, hash, lane, plain, stage) {
                         Ok(Some(up)) => self.note_line(id, up),
                         Ok(None) => {}
                         Err(()) => {

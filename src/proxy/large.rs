@@ -13,6 +13,8 @@
 //!   again, for it would see that write: it is a miss.
 
 use super::client::{Again, Stall};
+use super::ids::Stage;
+use super::second_places::Reader;
 use super::upstream::{Entry, Role, Upstream};
 use super::values::go_without;
 use super::{ClientId, Core, NodeId, UpstreamId};
@@ -128,6 +130,7 @@ impl Core {
         verb: ReadVerb,
         key: &[u8],
         hash: u64,
+        stage: Stage,
     ) -> bool {
         let Some(size) = self.shared.large_keys.size(hash) else { return false };
         let lane = self.clients.get(id.0).and_then(|client| self.lane(node, client.lane));
@@ -140,14 +143,14 @@ impl Core {
         if client.promised < size {
             self.push_again(
                 id,
-                Again { seq, place, node, verb, key: key.into(), hash, told: Box::default(), lane: None },
+                Again { seq, place, node, verb, key: key.into(), hash, told: Box::default(), stage, lane: None },
             );
             return true;
         }
         client.promised -= size;
         shared.cells().bulk_transfers.add(1);
         let lane = self.large_lane(node);
-        let entry = self.ask(id, lane, seq, place, verb, key, hash);
+        let entry = self.ask(id, lane, seq, place, verb, key, hash, stage);
         if let Some(client) = self.clients.get_mut(id.0) {
             client.note_elsewhere(lane, node, Some(seq), (hash, size), entry);
         }
@@ -197,7 +200,7 @@ impl Core {
         id: UpstreamId,
         verb: ReadVerb,
         (key, hash): (&[u8], u64),
-        readers: &[(ClientId, u32, u32)],
+        readers: &[Reader],
         told: &[u8],
     ) {
         // What the node says once it says to the one who asked; see `Again::told`.
@@ -206,8 +209,8 @@ impl Core {
         let Some(up) = upstreams.get(id.0) else { return };
         let node = up.node;
         let mut alone = true;
-        for (reader, ..) in readers {
-            if let Some(client) = clients.get_mut(reader.0) {
+        for reader in readers {
+            if let Some(client) = clients.get_mut(reader.client.0) {
                 client.denied = true;
                 alone &= client.in_flight <= 1;
             }
@@ -219,7 +222,7 @@ impl Core {
                 }
             }
         }
-        for (reader, seq, place) in readers {
+        for Reader { client: reader, seq, place, stage } in readers {
             let Some(client) = self.clients.get(reader.0) else { continue };
             let storing = client.storing_key().is_some_and(|(hash, line)| self.owner_of_line(hash, line) == node);
             // What changes something is not done twice.
@@ -227,11 +230,11 @@ impl Core {
                 self.no_room_for(*reader, *seq, *place, verb);
             } else {
                 let (seq, place, key) = (*seq, *place, key.into());
-                let again = Again { seq, place, node, verb, key, hash, told: told.into(), lane: None };
+                let again = Again { seq, place, node, verb, key, hash, told: told.into(), stage: *stage, lane: None };
                 self.push_again(*reader, again);
             }
         }
-        for (reader, ..) in readers {
+        for Reader { client: reader, .. } in readers {
             if let Some(client) = self.clients.get_mut(reader.0) {
                 (client.denied, client.writes_behind) = (false, false);
             }

@@ -8,7 +8,9 @@ use super::binary_lanes::Way;
 use super::buffer::Input;
 use super::client::replies::Stamp;
 use super::client::{Arriving, Reading, Stall, Taken, Target};
+use super::ids::Stage;
 use super::large::Wanted;
+use super::uniques;
 use super::upstream::node::Version;
 use super::{ClientId, Core, NodeId};
 use crate::metrics::{Reason, SIZES, Wait};
@@ -45,6 +47,9 @@ impl Core {
                 }
             }
             Speaks::No(node) => return self.meta_in_classic(id, (meta, said), key, after, node),
+        }
+        if self.awaits_old(id, key, Topology::hash(key)) {
+            return Taken::Stalled;
         }
         let mut line = std::mem::take(&mut self.shared.line);
         line.clear();
@@ -136,6 +141,17 @@ impl Core {
     /// alone. Behind one address there may be several versions.
     pub(super) fn speaks_meta(&mut self, id: ClientId, key: &[u8], hash: u64) -> Speaks {
         let node = self.owner(hash, || key);
+        self.node_speaks_meta(id, node)
+    }
+
+    /// Whether a client has to wait until the old place of a key has said its version.
+    pub(super) fn awaits_old(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
+        let old = self.old_place(hash, || key);
+        old.is_some_and(|(_, node)| matches!(self.node_speaks_meta(id, node), Speaks::NotYet))
+    }
+
+    /// Whether a node knows the meta commands.
+    fn node_speaks_meta(&mut self, id: ClientId, node: NodeId) -> Speaks {
         let Some(client) = self.clients.get(id.0) else { return Speaks::Yes };
         let lane = match self.way(node, client.lane) {
             // One that is down is answered so.
@@ -198,6 +214,15 @@ impl Core {
         let hash = Topology::hash(key);
         // The verb and CRLF apart.
         let text = line.get(3..line.len().saturating_sub(2)).unwrap_or_default();
+        if self.has_moves(id) {
+            if self.stalls_on_moved_read(id, verb, key, hash) {
+                self.hold_nothing(id);
+                return Taken::Stalled;
+            }
+            if self.is_of_old(id, verb, hash, line, form, tail) {
+                return Taken::Yes(0);
+            }
+        }
         let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
         let in_packets = self.in_packets(self.owner(hash, || key), client.lane).is_some();
         // A number is never large, even where the key had a large value. It goes by the shared lane, which has said that it
@@ -224,7 +249,14 @@ impl Core {
         self.shared.cells().command(verb.into());
         self.shared.cells().multigets.record(1, &SIZES);
         let node = self.owner(hash, || key);
-        let lost = self.read_key(id, seq, 0, node, verb, text, hash, lane, plain).is_err();
+        // What is done for a unique is done at the place that this names.
+        let stage = if uniques::asked_for(line).is_some() { Stage::Plain } else { self.stage_of(hash, || key) };
+        let bare = self.begin_stages(id, seq, verb, text, hash, stage);
+        let said = bare.as_deref().unwrap_or(text);
+        let lost = self.read_key(id, seq, 0, node, verb, said, hash, lane, plain, stage).is_err();
+        if lost && stage != Stage::Plain && verb.takes_steps() {
+            self.end_stages(id, seq, hash);
+        }
         let error = if lost { self.count_lost(verb, node, 1) } else { None };
         let Self { clients, shared, .. } = self;
         if let Some(client) = clients.get_mut(id.0) {

@@ -10,10 +10,11 @@
 //! - `upstream/` is what a lane is: queue, FIFO, groups, clocks, health, the node's state. It knows nothing of clients
 //!   but their ids.
 //! - Below both: `shared`, `account` (the memory), `buffer`, `sizes`, `settings`, `discovery_answer`, `ends`, `effect`, `fail_reason`,
-//!   `ids`, `table`.
+//!   `uniques`, `ids`, `table`.
 //! - The other files join the two, and only they are `impl Core`: `input`, `requests`, `meta`, `packets` and
 //!   `key_lists` (a request on its way down), `answers` and `values` (a reply on its way up), `large` and `own_lanes`
 //!   (large values), `binary_lanes` (nodes that are asked in packets), `fan_out`, `lanes`, `routes` (which lane is whose),
+//!   `handoff`, `steps`, `second_places`, `old_places` (keys that have moved, while a ring before is declared),
 //!   `failure`, `ring` (nodes and rings that change), `renewal` (connections
 //!   that are made anew), `clocks`, `memory`, `waits`, `slow`, `conns` and `auto_discovery`
 //!   (what is answered here), `invariants`.
@@ -59,6 +60,7 @@ mod ends;
 mod fail_reason;
 mod failure;
 mod fan_out;
+mod handoff;
 mod ids;
 mod input;
 mod invariants;
@@ -67,6 +69,7 @@ mod lanes;
 mod large;
 mod memory;
 mod meta;
+mod old_places;
 mod own_lanes;
 mod packets;
 mod passing;
@@ -74,12 +77,15 @@ mod renewal;
 mod requests;
 mod ring;
 mod routes;
+mod second_places;
 mod settings;
 mod shared;
 mod sizes;
 mod slow;
 pub mod stats;
+mod steps;
 mod table;
+mod uniques;
 mod upstream;
 mod values;
 mod waits;
@@ -101,6 +107,7 @@ pub use crate::metrics::CloseReason;
 use crate::routing::Topology;
 use crate::time::Tick;
 use client::Client;
+use handoff::Handoff;
 use ids::NodeId;
 use shared::Shared;
 use table::Table;
@@ -118,6 +125,10 @@ pub struct Core {
     nodes: Table<NodeEntry>,
     /// The nodes in the order of the topology's.
     ring: Vec<NodeId>,
+    /// Those of the ring before, in its order; none where none is declared.
+    old_ring: Vec<NodeId>,
+    /// Requests for moved keys that take steps.
+    handoffs: Table<Handoff>,
     clients: Table<Client>,
     upstreams: Table<Upstream>,
     groups: GroupPool,
@@ -134,6 +145,8 @@ impl Core {
             topology,
             nodes: Table::new(),
             ring: Vec::new(),
+            old_ring: Vec::new(),
+            handoffs: Table::new(),
             clients: Table::new(),
             upstreams: Table::new(),
             groups: GroupPool::default(),

@@ -11,8 +11,11 @@ use super::binary_lanes::Way;
 use super::buffer::Input;
 use super::client::{Arriving, Client, Large, Pace, Reading, Stall, Taken, Target};
 use super::failure::Failure;
+use super::handoff::{Handoff, Kind as HandoffKind, Plan};
+use super::ids::{HandoffId, Part, Stage};
+use super::old_places::{OldPlace, TWO_PLACES};
 use super::upstream::node::{MAX_OWN, Waiting};
-use super::upstream::{Asked, Entry, Role, STREAM_BYTES, Upstream};
+use super::upstream::{Asked, Entry, Role, STREAM_BYTES, Step, Upstream};
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::{NodeState, Reason, Wait};
 use crate::time::Tick;
@@ -195,6 +198,10 @@ impl Core {
         let Some(client) = clients.get_mut(id.0) else { return };
         let again = if body { None } else { client.again.give_up(node) };
         if let Some(again) = again {
+            if again.stage != Stage::Plain && again.verb.takes_steps() {
+                client.moves.take(again.seq);
+                client.steps_over(id, again.hash, shared);
+            }
             let misses = shared.may_miss(again.verb);
             shared.cells().soft(again.verb.into(), reason, 1, misses);
             client.replies.asked(again.seq, again.place);
@@ -255,7 +262,13 @@ impl Core {
     // === having one ===
 
     fn begin_own(&mut self, owner: ClientId, lane: UpstreamId, node: NodeId, body: bool) {
-        let Self { clients, upstreams, shared, groups, .. } = self;
+        let Ok(place) = self.place_of_large(owner, body) else {
+            // Its key has come to have two places while it waited.
+            self.refuse_own(owner, node, body, Reason::NodeError);
+            return self.release_lane(lane);
+        };
+        let before = self.topology.before().cloned();
+        let Self { clients, upstreams, shared, groups, handoffs, .. } = self;
         let (Some(client), Some(up)) = (clients.get_mut(owner.0), upstreams.get_mut(lane.0)) else { return };
         client.last_read_at = shared.now;
         client.pace = Pace::begin(shared.now);
@@ -265,7 +278,8 @@ impl Core {
         if let Some(again) = again {
             let (seq, place, hash) = (again.seq, again.place, again.hash);
             let mut group = groups.take(again.verb);
-            group.join(owner, seq);
+            group.join(owner, seq, again.stage);
+            client.moves.reads += u32::from(again.stage != Stage::Plain);
             group.add(&again.key, hash, place);
             client.replies.asked(seq, place);
             client.note_elsewhere(lane, node, Some(seq), (hash, 0), true);
@@ -281,7 +295,31 @@ impl Core {
                 true => Asked::line(hash, &large.header, &shared.settings),
                 false => Asked::new(hash, &large.header, &shared.settings),
             };
-            let entry = Entry::Single { client: owner, seq, command, asked, expired: false, meta };
+            let entry = match place.zip(before) {
+                None => Entry::Single { client: owner, seq, command, asked, expired: false, meta },
+                Some(((index, old), before)) => {
+                    let places = (node, old, index);
+                    let target = large.target;
+                    let mut handoff = Handoff::new(
+                        HandoffKind::Set,
+                        owner,
+                        seq,
+                        target,
+                        client.lane,
+                        places,
+                        before,
+                        &large.header,
+                        None,
+                    );
+                    let weight = handoff.weight();
+                    shared.budget.recharge(&mut handoff.held, weight);
+                    client.moves.hold(hash);
+                    client.recharge(shared);
+                    let (part, handoff) = (Part::New, HandoffId(handoffs.insert(handoff)));
+                    let step = Step { client: owner, seq, handoff, part, command, asked, expired: false, meta };
+                    Entry::Step(Box::new(step))
+                }
+            };
             up.push(&large.header, entry, shared);
         } else {
             // It has gone on otherwise meanwhile.
@@ -290,6 +328,17 @@ impl Core {
         up.touch(lane, shared);
         self.settle_client(owner);
         self.release_lane(lane);
+    }
+
+    /// The old place of the key of a large body that waits for its lane, if it has one. An error: it cannot be stored while
+    /// its key has two.
+    fn place_of_large(&self, owner: ClientId, body: bool) -> Result<Option<OldPlace>, ()> {
+        let key = self.clients.get(owner.0).filter(|_| body).and_then(|client| client.awaiting_key());
+        match key.and_then(|(hash, line)| self.plan_of(hash, line)) {
+            None | Some((Plan::New, _)) => Ok(None),
+            Some((Plan::Steps(HandoffKind::Set), place)) => Ok(Some(place)),
+            Some(_) => Err(()),
+        }
     }
 
     /// Whether the owner of a lane has so much waiting that the node is to be read later.
@@ -410,6 +459,26 @@ impl Core {
             && (self.waits_for_lost_write(id, node) || self.changes_lanes(id, node, UpstreamId::NONE, hash))
         {
             return Taken::Stalled;
+        }
+        if self.has_moves(id) && self.stalls_on_moves(id, value.key, hash, target.meta) {
+            return Taken::Stalled;
+        }
+        if let Some((plan, (_, old))) = self.plan_of(hash, value.header).filter(|(plan, _)| *plan != Plan::New) {
+            let is_down = self.clients.get(id.0).is_none_or(|client| self.lane(old, client.lane).is_none());
+            if plan != Plan::Steps(HandoffKind::Set) || is_down {
+                // It cannot be kept for more than one step.
+                self.shared.cells().command(target.command);
+                if is_down {
+                    self.answer_down(id, old, target);
+                } else {
+                    self.shared.cells().soft(target.command, Reason::NodeError, 1, false);
+                    self.answer_for(id, target, TWO_PLACES.as_bytes());
+                }
+                if let Some(client) = self.clients.get_mut(id.0) {
+                    client.reading = Reading::Swallow(total);
+                }
+                return Taken::Yes(0);
+            }
         }
         self.shared.large_keys.remember(hash, value.len);
         self.shared.sample(value.key, hash);

@@ -115,6 +115,9 @@ impl Core {
             Speaks::InPackets(_) => true,
             Speaks::No(node) => return self.packet_in_classic(id, packet, key, form, after, node),
         };
+        if self.awaits_old(id, key, hash) {
+            return Taken::Stalled;
+        }
         let mut line = std::mem::take(&mut self.shared.line);
         line.clear();
         let said = match in_packets {

@@ -6,7 +6,10 @@ use super::binary_lanes::Way;
 use super::buffer::Input;
 use super::client::replies::Stamp;
 use super::client::{self, Reading, Stall, Taken, Target};
+use super::handoff::Plan;
+use super::ids::Stage;
 use super::large::Wanted;
+use super::upstream::group::Member;
 use super::upstream::{Asked, Entry};
 use super::{ClientId, Core, ITSELF, NodeId, UpstreamId};
 use crate::metrics::{Kind, Outcome, Reason, SIZES, Wait};
@@ -135,6 +138,11 @@ impl Core {
         }
         let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
         let lane = client.lane;
+        if client.moves.has_steps() && keys.into_iter().any(|key| self.stalls_on_steps(id, Topology::hash(key))) {
+            self.hold_nothing(id);
+            return Taken::Stalled;
+        }
+        let Some(client) = self.clients.get(id.0) else { return Taken::Yes(0) };
         // Where nothing is large, and nothing is under way elsewhere, all keys go to the shared lanes.
         let plain =
             self.shared.large_keys.is_empty() && client.elsewhere.is_empty() && client.promised == 0 && !client.no_room;
@@ -149,7 +157,8 @@ impl Core {
             let hash = Topology::hash(key);
             self.shared.sample(key, hash);
             let node = self.owner(hash, || key);
-            if self.read_key(id, seq, place, node, verb, key, hash, lane, plain).is_err() {
+            let stage = self.stage_of(hash, || key);
+            if self.read_key(id, seq, place, node, verb, key, hash, lane, plain, stage).is_err() {
                 missed += 1;
                 lost = Some(node);
             }
@@ -193,12 +202,13 @@ impl Core {
         hash: u64,
         lane: usize,
         plain: bool,
+        stage: Stage,
     ) -> Result<Option<UpstreamId>, ()> {
-        if !plain && self.read_large(id, seq, place, node, verb, key, hash) {
+        if !plain && self.read_large(id, seq, place, node, verb, key, hash, stage) {
             return Ok(None);
         }
         if let Some(up) = self.lane_for(node, lane, verb.is_meta()) {
-            return Ok(self.ask(id, up, seq, place, verb, key, hash).then_some(up));
+            return Ok(self.ask(id, up, seq, place, verb, key, hash, stage).then_some(up));
         }
         if let Some(client) = self.clients.get_mut(id.0) {
             client.replies.miss(seq, place, &mut self.shared.pool);
@@ -225,6 +235,7 @@ impl Core {
         verb: ReadVerb,
         key: &[u8],
         hash: u64,
+        stage: Stage,
     ) -> bool {
         let Self { clients, upstreams, shared, nodes, groups, .. } = self;
         let (Some(client), Some(up)) = (clients.get_mut(id.0), upstreams.get_mut(up_id.0)) else {
@@ -236,7 +247,8 @@ impl Core {
         let (is_binary, node) = (up.is_binary, up.node);
         let mut own = false;
         let joins = up.open_group().is_some_and(|group| {
-            own = group.members.last().is_some_and(|member| member.client == id && member.seq == seq);
+            let is_own = |member: &Member| member.client == id && member.seq == seq && member.stage == stage;
+            own = group.members.last().is_some_and(is_own);
             group.verb == verb && group.has_room(key.len()) && (merge || own)
         });
         if !joins {
@@ -246,8 +258,9 @@ impl Core {
         let Some(group) = up.open_group() else { return false };
         if !own {
             client.replies.add_part(seq);
-            group.join(id, seq);
+            group.join(id, seq, stage);
             client.in_flight += 1;
+            client.moves.reads += u32::from(stage != Stage::Plain);
             if is_binary {
                 client.note_all(up_id, node);
                 client.recharge(shared);
@@ -302,6 +315,9 @@ impl Core {
     /// Puts a request for one node on its lane and owes its reply, or answers that the node is down.
     pub(super) fn enqueue(&mut self, id: ClientId, line: &[u8], target: Target, tail: &[u8]) -> Option<UpstreamId> {
         let Target { hash, command, meta, .. } = target;
+        if let Some((plan, place)) = self.plan_of(hash, line).filter(|(plan, _)| *plan != Plan::New) {
+            return self.hand_off(id, line, target, tail, plan, place, None);
+        }
         let node = self.owner_of_line(hash, line);
         let lane = self.clients.get(id.0)?.lane;
         let way = match meta {
@@ -374,15 +390,21 @@ impl Core {
             client.stall = Stall::LaneChange;
             return true;
         }
+        if !client.moves.is_empty() {
+            client.stall = Stall::Moves;
+            return true;
+        }
         let lane = client.lane;
-        for index in 0..self.ring.len() {
-            let node = self.ring.get(index).copied().filter(|node| self.lane(*node, lane).is_some());
+        let old: Vec<NodeId> = self.old_nodes().collect();
+        for index in 0..self.ring.len() + old.len() {
+            let node = self.ring.get(index).or_else(|| old.get(index - self.ring.len())).copied();
+            let node = node.filter(|node| self.lane(*node, lane).is_some());
             if node.is_some_and(|node| self.waits_for_lost_write(id, node)) {
                 return true;
             }
         }
         let Some(client) = self.clients.get_mut(id.0).filter(|_| self.shared.full_lanes > 0) else { return false };
-        let lanes = self.ring.iter().filter_map(|node| self.nodes.get(node.0)?.routes.get(lane));
+        let lanes = self.ring.iter().chain(&old).filter_map(|node| self.nodes.get(node.0)?.routes.get(lane));
         for lane in lanes {
             if let Some(up) = self.upstreams.get_mut(lane.0).filter(|up| up.is_full()) {
                 client.stall = Stall::Lane;
@@ -397,7 +419,9 @@ impl Core {
     /// Whether the client of a request for a key has to wait: its lane is at its limit, or something of the client for
     /// this key is under way on another lane of the node. `meta`: it is a meta command.
     pub(super) fn stalls_on(&mut self, id: ClientId, key: &[u8], hash: u64, meta: bool) -> bool {
-        self.stalls_on_full(id, key, hash, meta) || self.stalls_behind(id, key, hash, meta)
+        self.stalls_on_full(id, key, hash, meta)
+            || self.stalls_behind(id, key, hash, meta)
+            || self.has_moves(id) && self.stalls_on_moves(id, key, hash, meta)
     }
 
     /// Whether a write has to wait for something of its client that is, or may be, under way elsewhere.
@@ -416,8 +440,21 @@ impl Core {
         let Some(client) = self.clients.get(id.0).filter(|client| meta || !client.elsewhere.is_empty()) else {
             return false;
         };
-        let (idle, lane) = (client.elsewhere.is_empty(), client.lane);
+        let idle = client.elsewhere.is_empty();
         let node = self.owner(hash, || key);
+        self.stalls_elsewhere_at(id, node, hash, meta, idle)
+    }
+
+    /// The same of one node; `idle`: nothing of the client is elsewhere.
+    pub(super) fn stalls_elsewhere_at(
+        &mut self,
+        id: ClientId,
+        node: NodeId,
+        hash: u64,
+        meta: bool,
+        idle: bool,
+    ) -> bool {
+        let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else { return false };
         if meta && let Some(binary) = self.in_packets(node, lane) {
             return self.changes_lanes(id, node, binary, hash);
         }
@@ -435,6 +472,11 @@ impl Core {
             return false;
         }
         let node = self.owner(hash, || key);
+        self.stalls_on_full_at(id, node, meta)
+    }
+
+    /// The same of the lane of one node.
+    pub(super) fn stalls_on_full_at(&mut self, id: ClientId, node: NodeId, meta: bool) -> bool {
         let Some(lane) = self.clients.get(id.0).and_then(|client| self.lane_for(node, client.lane, meta)) else {
             return false;
         };

@@ -52,7 +52,7 @@ impl Core {
         let known: Vec<(NodeId, bool)> = self
             .nodes
             .iter()
-            .map(|(key, entry)| (NodeId(key), !entry.departed && !self.ring.contains(&NodeId(key))))
+            .map(|(key, entry)| (NodeId(key), !entry.departed && !self.has_place(NodeId(key))))
             .collect();
         for (id, _) in known.iter().filter(|(_, leaves)| *leaves) {
             self.depart(*id);
@@ -114,6 +114,26 @@ impl Core {
     pub(super) fn join_nodes(&mut self) {
         let topology = Arc::clone(&self.topology);
         self.ring = topology.nodes().iter().map(|node| self.join_node(node)).collect();
+        let before = topology.before();
+        self.shared.before_tag = before.map_or(0, |before| before.tag());
+        let nodes = before.map_or(&[][..], |before| before.ring().nodes());
+        self.old_ring = nodes.iter().map(|node| self.join_old_node(node)).collect();
+        for (key, entry) in self.nodes.iter_mut() {
+            let id = NodeId(key);
+            entry.only_before = !self.ring.contains(&id) && self.old_ring.contains(&id);
+            entry.cells.only_before.set(u64::from(entry.only_before));
+        }
+    }
+
+    /// One of the ring before. A node that is in the ring, too, has been joined as it is there.
+    fn join_old_node(&mut self, node: &Arc<Node>) -> NodeId {
+        let known = self.ring.iter().find(|id| self.nodes.get(id.0).is_some_and(|entry| entry.node.name == node.name));
+        known.copied().unwrap_or_else(|| self.join_node(node))
+    }
+
+    /// Whether keys live on a node, now or before.
+    fn has_place(&self, node: NodeId) -> bool {
+        self.ring.contains(&node) || self.old_ring.contains(&node)
     }
 
     fn join_node(&mut self, node: &Arc<Node>) -> NodeId {

@@ -57,6 +57,12 @@ pub(super) struct Shared {
     pub(super) held_back: Vec<ClientId>,
     /// Which keys had large values lately.
     pub(super) large_keys: LargeKeys,
+    /// Who asked for keys of a group that are missing where they were asked for, and may be elsewhere: member and place, of
+    /// all keys with the key. Filled and emptied in one step.
+    pub(super) passed_on: Vec<(usize, u32)>,
+    pub(super) missed: Vec<(usize, usize, u32)>,
+    /// The mark of the uniques of old places, as long as a ring before is declared.
+    pub(super) before_tag: u8,
     pub(super) random: u64,
 }
 
@@ -87,6 +93,9 @@ impl Shared {
             may_hold_back: false,
             held_back: Vec::new(),
             large_keys: LargeKeys::default(),
+            passed_on: Vec::new(),
+            missed: Vec::new(),
+            before_tag: 0,
         }
     }
 

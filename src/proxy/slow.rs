@@ -117,6 +117,9 @@ impl Core {
             Entry::Single { command, asked, .. } => {
                 Some(Told { command: *command, keys: 1, key: asked.name(), bytes: sent, took })
             }
+            Entry::Step(step) => {
+                Some(Told { command: step.command, keys: 1, key: step.asked.name(), bytes: sent, took })
+            }
             Entry::Gather { command, .. } => {
                 Some(Told { command: *command, keys: 0, key: String::new(), bytes: sent, took })
             }

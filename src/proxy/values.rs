@@ -9,11 +9,14 @@ use std::borrow::Cow;
 
 use super::buffer::{Input, SHARE, SHARE_COPY};
 use super::client::Client;
+use super::ids::Stage;
+use super::second_places::{Onward, Reader};
 use super::shared::Shared;
 use super::table::Table;
+use super::uniques;
 use super::upstream::group::{Found, Group};
 use super::upstream::{Body, Entry, Role, Upstream};
-use super::{ClientId, CloseReason, Core, UpstreamId};
+use super::{CloseReason, Core, UpstreamId};
 use crate::metrics::{Outcome, Reason};
 use crate::protocol::command::Command;
 use crate::protocol::meta::reply::as_first_told;
@@ -39,12 +42,13 @@ impl Core {
             // One after the other: a read must know of what it asks again before its last key ends it.
             let denied = self.pass_over_key(id, key);
             self.pass_by_all(id, &denied, &[]);
+            self.pass_on(id, key);
         }
     }
 
     /// A key of the group at a lane's head has no value. Returns those who ask for it again for an earlier place.
     #[inline]
-    fn pass_over_key(&mut self, id: UpstreamId, key: usize) -> Vec<(usize, (ClientId, u32, u32))> {
+    fn pass_over_key(&mut self, id: UpstreamId, key: usize) -> Vec<(usize, Reader)> {
         let Self { upstreams, clients, shared, .. } = self;
         let mut denied = Vec::new();
         let Some(Upstream { in_order: true, fifo, .. }) = upstreams.get_mut(id.0) else { return denied };
@@ -61,7 +65,12 @@ impl Core {
             member.left = member.left.saturating_sub(1);
             let Some(client) = clients.get_mut(member.client.0) else { continue };
             if client.asks_again(|| hash(text)) {
-                denied.push((key, (member.client, member.seq, asker.place)));
+                denied.push((key, member.reader(asker.place)));
+                continue;
+            }
+            if member.stage != Stage::Plain {
+                // In a moment, when the lane is free to be looked at.
+                shared.passed_on.push((asker.member, asker.place));
                 continue;
             }
             member.done = early && member.left == 0;
@@ -76,8 +85,35 @@ impl Core {
         denied
     }
 
+    /// Those who asked for a key that was passed over, and that has moved, ask at its next place.
+    fn pass_on(&mut self, id: UpstreamId, key: usize) {
+        for (index, place) in std::mem::take(&mut self.shared.passed_on) {
+            let Some(Upstream { fifo, node, .. }) = self.upstreams.get(id.0) else { return };
+            let Some(Entry::Group(group)) = fifo.front() else { return };
+            let Some(member) = group.members.get(index) else { continue };
+            let (verb, hash, text, node) = (group.verb, group.hash(key), group.text(key).to_vec(), *node);
+            let early = group.members.len() > 1;
+            let reader = member.reader(place);
+            let onward = self.ask_on(node, verb, &text, hash, reader);
+            let Self { upstreams, clients, shared, .. } = self;
+            let Some(Entry::Group(group)) = upstreams.get_mut(id.0).and_then(|up| up.fifo.front_mut()) else { return };
+            let Some(member) = group.members.get_mut(index) else { continue };
+            let Some(client) = clients.get_mut(reader.client.0) else { continue };
+            if onward != Onward::Asked {
+                shared.cells().request(Command::from(verb), Outcome::Miss, 1);
+                client.saw_value(0);
+                client.replies.miss(reader.seq, place, &mut shared.pool);
+            }
+            member.done = early && member.left == 0;
+            if member.done {
+                client.replies.part_done(reader.seq, &mut shared.pool);
+            }
+            client.settle(reader.client, shared);
+        }
+    }
+
     /// Readers that ask for a key again for an earlier place do so for the later one, too.
-    fn pass_by_all(&mut self, id: UpstreamId, denied: &[(usize, (ClientId, u32, u32))], told: &[u8]) {
+    fn pass_by_all(&mut self, id: UpstreamId, denied: &[(usize, Reader)], told: &[u8]) {
         for (key, reader) in denied {
             let head = self.upstreams.get(id.0).and_then(|up| up.fifo.front());
             let Some(Entry::Group(group)) = head else { return };
@@ -138,15 +174,26 @@ impl Core {
             member.left = member.left.saturating_sub(1);
             let Some(client) = clients.get_mut(member.client.0) else { continue };
             if !own && client.asks_again(|| hash(text)) {
-                denied.push((key, (member.client, member.seq, asker.place)));
+                denied.push((key, member.reader(asker.place)));
                 continue;
             }
             member.done = early && member.left == 0;
+            let marked =
+                if member.stage == Stage::Old { from_old(raw, verb, shared) } else { Some(Cow::Borrowed(raw)) };
+            let Some(raw) = marked else {
+                shared.cells().request(command, Outcome::Miss, 1);
+                client.replies.miss(member.seq, asker.place, &mut shared.pool);
+                if member.done {
+                    client.replies.part_done(member.seq, &mut shared.pool);
+                }
+                client.settle(member.client, shared);
+                continue;
+            };
             let fits = || shared.budget.has_room(len) && client.held + client.arriving + len <= shared.budget.share();
             if shared.budget.passes(len, client.held) || fits() {
                 shared.cells().request(command, Outcome::Hit, 1);
                 client.saw_value(len as u64);
-                client.replies.value(member.seq, asker.place, raw, block, &mut shared.pool);
+                client.replies.value(member.seq, asker.place, &raw, block, &mut shared.pool);
             } else {
                 go_without(client, member.seq, asker.place, verb, shared);
             }
@@ -190,6 +237,16 @@ impl Core {
                 shared.budget.arriving -= reserved;
             }
             let copy = if accepted > 0 && block >= SHARE { 0 } else { block };
+            let marked =
+                if member.stage == Stage::Old { from_old(raw, verb, shared) } else { Some(Cow::Borrowed(raw)) };
+            let Some(raw) = marked else {
+                member.left = member.left.saturating_sub(1);
+                denied.push((asker.member, false, member.reader(asker.place)));
+                client.replies.miss(member.seq, asker.place, &mut shared.pool);
+                client.settle(member.client, shared);
+                continue;
+            };
+            let raw = &*raw;
             let fits = || shared.budget.has_room(copy) && client.charged() + block <= shared.budget.share();
             if own || !client.asks_again(|| hash) && (shared.budget.passes(block, client.held) || fits()) {
                 accepted += 1;
@@ -205,11 +262,7 @@ impl Core {
                 client.settle(member.client, shared);
             } else {
                 member.left = member.left.saturating_sub(1);
-                denied.push((
-                    asker.member,
-                    large || client.asks_again(|| hash),
-                    (member.client, member.seq, asker.place),
-                ));
+                denied.push((asker.member, large || client.asks_again(|| hash), member.reader(asker.place)));
                 if !large && !client.asks_again(|| hash) {
                     go_without(client, member.seq, asker.place, verb, shared);
                     client.settle(member.client, shared);
@@ -356,13 +409,15 @@ pub(super) fn go_without(client: &mut Client, seq: u32, place: u32, verb: ReadVe
 }
 
 /// What a group's keys have no value of, as it is at the end: those who asked go on. Returns those who ask for one of
-/// them again for an earlier place, and so do not; nobody where the lane is one client's `own`, for there it does.
+/// them again for an earlier place, and so do not; nobody where the lane is one client's `own`, for there it does. Where it
+/// is `known` that nothing is there, those who may ask elsewhere are left to do so (`Shared::missed`).
 pub(super) fn miss_open_keys(
     group: &mut Group,
     clients: &mut Table<Client>,
     shared: &mut Shared,
     own: bool,
-) -> Vec<(usize, (ClientId, u32, u32))> {
+    known: bool,
+) -> Vec<(usize, Reader)> {
     let mut denied = Vec::new();
     for key in 0..group.len() {
         if !group.pass_over(key) {
@@ -375,13 +430,30 @@ pub(super) fn miss_open_keys(
             let Some(client) = clients.get_mut(member.client.0) else { continue };
             if !own && client.asks_again(|| hash(text)) {
                 member.left = member.left.saturating_sub(1);
-                denied.push((key, (member.client, member.seq, asker.place)));
+                denied.push((key, member.reader(asker.place)));
+            } else if known && member.stage != Stage::Plain {
+                shared.missed.push((key, asker.member, asker.place));
             } else {
                 client.replies.miss(member.seq, asker.place, &mut shared.pool);
             }
         }
     }
     denied
+}
+
+/// The line of a value from an old place as its reader is told it, its unique marked; none where that cannot be told.
+pub(super) fn from_old<'a>(raw: &'a [u8], verb: ReadVerb, shared: &Shared) -> Option<Cow<'a, [u8]>> {
+    let told = match verb {
+        ReadVerb::Get | ReadVerb::Gat(_) => Some(Cow::Borrowed(raw)),
+        _ => uniques::marked(raw, shared.before_tag),
+    };
+    let [hits, misses, _] = &shared.cells().before_reads;
+    if told.is_some() {
+        hits.add(1);
+    } else {
+        misses.add(1);
+    }
+    told
 }
 
 /// The last two bytes of a data block are CRLF, else the lengths do not mean what we think.

@@ -109,6 +109,7 @@ impl Core {
                 | Stall::AllLanes
                 | Stall::Keys
                 | Stall::LaneChange
+                | Stall::Moves
                 | Stall::Retry
                     if under_way =>
                 {

@@ -29,6 +29,7 @@
 
 mod client;
 mod link;
+mod moved;
 mod node;
 #[allow(dead_code, unreachable_pub, reason = "it is the packets of all tests")]
 #[path = "../support/packets.rs"]

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use slipring::metrics::{Cells, Counter, WorkerCells};
 use slipring::proxy::{ClientId, Core, Effect, FailReason, OutBuf, Settings, UpstreamId};
-use slipring::routing::{Node, Topology};
+use slipring::routing::{Before, Node, Topology};
 use slipring::time::Tick;
 
+mod before;
 mod binary_lanes;
 mod causes;
 mod clocks;
@@ -61,6 +62,8 @@ pub(crate) struct Rig {
     woken: Vec<UpstreamId>,
     /// How often a client went on after others had their turn.
     turns: usize,
+    /// The ring before, once it is declared.
+    before: Option<Arc<Before>>,
 }
 
 impl Rig {
@@ -84,6 +87,7 @@ impl Rig {
             mute: false,
             woken: Vec::new(),
             turns: 0,
+            before: None,
         };
         rig.apply();
         rig

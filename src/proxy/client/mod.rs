@@ -3,6 +3,7 @@
 pub(in crate::proxy) mod elsewhere;
 pub(in crate::proxy) mod gather;
 pub(in crate::proxy) mod key_list;
+mod moves;
 mod order;
 mod reading;
 pub(in crate::proxy) mod replies;
@@ -19,6 +20,7 @@ use crate::metrics::{CloseReason, Kind};
 use crate::protocol::request::ReadVerb;
 use crate::time::Tick;
 use elsewhere::Elsewhere;
+use moves::Moves;
 pub(in crate::proxy) use reading::{Arriving, Body, Large, Reading, Target};
 use replies::{Replies, Stamp};
 pub(in crate::proxy) use retries::Again;
@@ -107,6 +109,8 @@ pub(in crate::proxy) struct Client {
     pub(in crate::proxy) again: Retries,
     /// What of it is under way on other lanes than the shared one it keeps to.
     pub(in crate::proxy) elsewhere: Vec<Elsewhere>,
+    /// What of it is under way for keys that have moved.
+    pub(in crate::proxy) moves: Moves,
     /// Moving average of the sizes of the values it got, in bytes.
     average: usize,
     closing: bool,
@@ -157,6 +161,7 @@ impl Client {
             paused: Vec::new(),
             again: Retries::default(),
             elsewhere: Vec::new(),
+            moves: Moves::default(),
             average: FIRST_GUESS,
             closing: false,
             held: 0,
@@ -250,12 +255,13 @@ impl Client {
         };
         let unsent = if self.blocked { account::KERNEL } else { 0 };
         let unread = if self.stall == Stall::None { 0 } else { account::KERNEL_INPUT };
-        let rare = if self.again.is_empty() && self.elsewhere.is_empty() { 0 } else { self.rare_weight() };
+        let idle = self.again.is_empty() && self.elsewhere.is_empty() && !self.moves.has_steps();
+        let rare = if idle { 0 } else { self.rare_weight() };
         self.unparsed.capacity() + self.replies.held() + body + rare + unsent + unread
     }
 
     fn rare_weight(&self) -> usize {
-        self.again.weight() + self.elsewhere.iter().map(Elsewhere::weight).sum::<usize>()
+        self.again.weight() + self.moves.weight() + self.elsewhere.iter().map(Elsewhere::weight).sum::<usize>()
     }
 
     /// What counts against its share of the memory, in bytes: what it holds, its equal part of what is shared, and
@@ -392,7 +398,9 @@ impl Client {
             _ => (0, true),
         };
         // What it sent without asking for an answer is done all the same. What has expired is not waited for.
-        let answered = self.replies.len() <= usize::from(!quiet) && self.in_flight <= self.orphans + cut;
+        let answered = self.replies.len() <= usize::from(!quiet)
+            && self.in_flight <= self.orphans + cut
+            && self.moves.steps() <= cut as usize;
         if parsed && !self.closing && answered && self.replies.out.is_empty() {
             self.closing = true;
             let reason = if self.input == Input::Refused { CloseReason::Protocol } else { CloseReason::Done };

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::protocol::request::ReadVerb;
-use crate::proxy::ids::{NodeId, UpstreamId};
+use crate::proxy::ids::{NodeId, Stage, UpstreamId};
 
 /// A key whose value found no room, or is known to find none: it is asked for, alone, when its turn has come.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(in crate::proxy) struct Again {
     /// The line of its value when that passed by, of a meta command: a node tells one client alone that a stale value is
     /// its to renew, and it has told so to this one. Empty else.
     pub(in crate::proxy) told: Box<[u8]>,
+    /// Which of the places of a key that has moved it is asked at.
+    pub(in crate::proxy) stage: Stage,
     /// The lane of its own on which it was asked for; forgotten once that is answered.
     pub(in crate::proxy) lane: Option<UpstreamId>,
 }

@@ -13,6 +13,7 @@
 /// | `Ring` | the first ring | nothing | it has come; or the queue time-out, once for each client: goes on, and is answered as where a node is down |
 /// | `Lane` | room on a lane | nothing; in the middle of a streamed body its own lane | the lane's clocks. While the lane moves nothing for the queue time-out: the request is not carried out, unless nobody waits for its answer. A streamed body: see below |
 /// | `LaneChange` | replies to what it asked for the same key on another lane | nothing, or the body that is to be sent | that lane's clocks. While that lane moves nothing for the request and the queue time-out: the request is not carried out, unless nobody waits for its answer |
+/// | `Moves` | steps of its earlier requests for the key, or reads of moved keys, while a ring before is declared (`client/moves.rs`) | nothing, or the body that is to be sent | the clocks of their lanes; there are at most five steps of each |
 /// | `LostWrite` | the time in which a write of it that was lost on a lane we gave up may still be carried out | nothing, or the body that is to be sent | the connect time-out; then it goes on (`routes.rs`) |
 /// | `OwnLane` | a lane of its own for a large body | nothing | the queue time-out, while no lane is given to anybody and no holder moves 16 KiB: not carried out (`own_lanes.rs`) |
 /// | `Retry` | values that found no room, each by a lane of its own | values behind them in order | the same: the value is a miss |
@@ -44,6 +45,8 @@ pub(in crate::proxy) enum Stall {
     Lane,
     /// Something of it for the same key is under way on another lane of the node.
     LaneChange,
+    /// An earlier request of it for a key that has moved takes further steps.
+    Moves,
     /// A write of it on a connection that was given up may still be carried out.
     LostWrite,
     /// Until it gets a lane of its own for a body.

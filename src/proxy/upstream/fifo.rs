@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::Entry;
+use super::{Entry, Step};
 use crate::time::Tick;
 
 /// Memory for fewer entries than these counts for none: every lane keeps it.
@@ -52,6 +52,7 @@ fn weight(entry: &Entry) -> usize {
     match entry {
         Entry::Group(group) => group.weight,
         Entry::Single { asked, .. } => asked.weight(),
+        Entry::Step(step) => size_of::<Step>() + step.asked.weight(),
         _ => 0,
     }
 }

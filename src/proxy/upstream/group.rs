@@ -8,7 +8,7 @@ use crate::protocol::meta::reply::may_answer;
 use crate::protocol::number;
 use crate::protocol::reply::Line;
 use crate::protocol::request::ReadVerb;
-use crate::proxy::ids::ClientId;
+use crate::proxy::ids::{ClientId, HandoffId, Stage};
 use crate::routing::Topology;
 
 /// A group's line grows no further than this, in bytes. Node latency stays even and one round's
@@ -41,6 +41,10 @@ pub(in crate::proxy) struct Member {
     pub(in crate::proxy) left: u32,
     /// Its slot is finished (or moved elsewhere).
     pub(in crate::proxy) done: bool,
+    /// Which of the places of its keys this is, those that have several; once it is over none.
+    pub(in crate::proxy) stage: Stage,
+    /// It is asked at another place, too.
+    pub(in crate::proxy) goes_on: bool,
 }
 
 /// What is known of a key that travels.
@@ -137,6 +141,8 @@ pub(in crate::proxy) struct Group {
     pub(in crate::proxy) expired: bool,
     /// Bytes of memory it holds, once its line is closed.
     pub(in crate::proxy) weight: usize,
+    /// It only asks for somebody else whether a key is there.
+    pub(in crate::proxy) step: Option<HandoffId>,
     /// The hash of the key of a meta command, whose text here has its flags behind it.
     meta_hash: u64,
 }
@@ -156,6 +162,7 @@ impl Group {
             retried: false,
             expired: false,
             weight: 0,
+            step: None,
             meta_hash: 0,
         }
     }
@@ -176,6 +183,7 @@ impl Group {
         self.retried = false;
         self.expired = false;
         self.weight = 0;
+        self.step = None;
         let exptime = match verb {
             ReadVerb::Get => {
                 self.line.extend_from_slice(b"get");
@@ -218,8 +226,8 @@ impl Group {
     }
 
     /// Adds a member; its keys follow by [`Group::add`].
-    pub(in crate::proxy) fn join(&mut self, client: ClientId, seq: u32) {
-        self.members.push(Member { client, seq, left: 0, done: false });
+    pub(in crate::proxy) fn join(&mut self, client: ClientId, seq: u32, stage: Stage) {
+        self.members.push(Member { client, seq, left: 0, done: false, stage, goes_on: false });
     }
 
     /// Adds a key for the last member, at a place of its request. Returns whether it travels by itself (`false`: another

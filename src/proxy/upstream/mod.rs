@@ -32,7 +32,7 @@ use crate::metrics::{DURATIONS, NodeCells, NodeOutcome};
 use crate::protocol::binary::meta;
 use crate::time::Tick;
 pub(in crate::proxy) use asked::{Asked, key_of};
-pub(in crate::proxy) use entry::Entry;
+pub(in crate::proxy) use entry::{Entry, Step};
 use fifo::{Fifo, Times};
 use group::Group;
 use marks::Mark;

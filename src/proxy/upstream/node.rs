@@ -42,6 +42,8 @@ pub(in crate::proxy) struct NodeEntry {
     pub(in crate::proxy) renewal: Renewal,
     /// It is not in the ring any more.
     pub(in crate::proxy) departed: bool,
+    /// It is in the ring before only.
+    pub(in crate::proxy) only_before: bool,
     /// It is down, for what listens there is this process.
     pub(in crate::proxy) is_itself: bool,
 }
@@ -137,6 +139,7 @@ impl NodeEntry {
             unordered: false,
             renewal: Renewal::default(),
             departed: false,
+            only_before: false,
             is_itself: false,
         }
     }

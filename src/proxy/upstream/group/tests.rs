@@ -7,7 +7,7 @@ fn those_who_share_a_key_are_served_in_the_order_in_which_they_came() {
     group.reset(ReadVerb::Get);
     for (member, key) in [b"a", b"b", b"a", b"b", b"a", b"a"].into_iter().enumerate() {
         let member = u32::try_from(member).unwrap();
-        group.join(ClientId(clients.insert(())), member);
+        group.join(ClientId(clients.insert(())), member, Stage::Plain);
         assert_eq!(group.add(key, u64::from(key[0]), 0), member < 2);
     }
     let askers = |group: &Group, key| group.askers(key).map(|asker| asker.member).collect::<Vec<_>>();
@@ -26,7 +26,7 @@ fn groups_that_are_kept_hold_little_however_large_they_were() {
         let mut groups: Vec<Box<Group>> = (0..2 * KEEP_GROUPS).map(|_| pool.take(ReadVerb::Get)).collect();
         for group in &mut groups {
             for place in 0..keys {
-                group.join(ClientId::NONE, place);
+                group.join(ClientId::NONE, place, Stage::Plain);
                 group.add(b"k", 1, place);
             }
             group.close();

@@ -1,0 +1,375 @@
+//! A request for a key that has moved, while its old place is declared: what its steps are, and what follows from each.
+//!
+//! Nothing here asks anybody; `steps.rs` carries out what is said here, and reads go another way (`second_places.rs`).
+//!
+//! | kind | steps |
+//! |---|---|
+//! | `Set` | the request at the new place; whatever came of it, a delete at the old |
+//! | `Delete` | at both at the same time |
+//! | `DeleteIf` | for a unique at the new place; if it deleted, a delete at the old |
+//! | `Add` | a look-up at the old place; if nothing is there, the request at the new |
+//! | `Change` | at the new place; where it is missing there at the old; where it is missing there, too, at the new once more |
+//! | `OfOld` | for a unique of the old place, there; where it is missing there, a look-up at the new |
+//!
+//! A step whose outcome is not known ends the request as an error, and nothing is done twice. An old node whose memory is gone
+//! has nothing.
+
+use std::sync::Arc;
+
+use super::client::Target;
+use super::ids::{ClientId, NodeId, Part};
+use super::uniques::{self, From};
+use super::upstream::key_of;
+use crate::metrics::Reason;
+use crate::protocol::command::Command;
+use crate::protocol::is_key;
+use crate::protocol::meta::request::{self as meta, Verb};
+use crate::protocol::reply::Line;
+use crate::protocol::request::Change;
+use crate::routing::{Before, NodeIndex};
+
+/// What a request for a moved key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Set,
+    Delete,
+    DeleteIf,
+    Add,
+    Change,
+    OfOld,
+}
+
+/// What is done with a request for a moved key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// The new place alone is asked.
+    New,
+    Steps(Kind),
+    /// It names a unique that nothing has any more.
+    Exists,
+    /// It cannot be done while its key has two places.
+    Refused,
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// The answer, with its CRLF: it is there, or done, or refused for what is there.
+    There(Box<[u8]>),
+    /// The answer: nothing is there.
+    Missing(Box<[u8]>),
+    /// An error line of the node.
+    Error(Box<[u8]>),
+    /// No answer: why, and what its client is told.
+    Lost(Reason, Box<[u8]>),
+}
+
+/// What follows from that.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another step is under way.
+    Wait,
+    Ask(Part),
+    Answer(Said),
+}
+
+/// One request on its way. It goes on when its client has left.
+#[derive(Debug)]
+pub(super) struct Handoff {
+    pub(super) kind: Kind,
+    pub(super) client: ClientId,
+    /// The slot of its answer; none where nobody waits for it.
+    pub(super) seq: Option<u32>,
+    pub(super) target: Target,
+    /// Which shared lane of each node its client keeps to.
+    pub(super) lane: usize,
+    pub(super) new: NodeId,
+    pub(super) old: NodeId,
+    /// Which of the nodes of the ring before that is.
+    pub(super) index: NodeIndex,
+    pub(super) before: Arc<Before>,
+    /// The request as it is sent to a node that does all of it, its CRLF included.
+    pub(super) line: Box<[u8]>,
+    /// Its value, where that may be needed more than once, or later; with CRLF.
+    pub(super) block: Option<Box<[u8]>>,
+    /// What was said first, where that is not the end.
+    first: Option<Said>,
+    /// What had to be done at the old place was not, or nobody knows.
+    pub(super) lost: Option<Reason>,
+    /// Bytes of memory charged for it.
+    pub(super) held: usize,
+}
+
+// === impl Said ===
+
+impl Said {
+    /// A line of one of the commands that change something.
+    pub(super) fn of(line: &Line<'_>, raw: &[u8]) -> Self {
+        match line {
+            Line::Error => Self::Error(raw.into()),
+            Line::NotFound | Line::NotStored | Line::Nf | Line::Ns | Line::En => Self::Missing(raw.into()),
+            _ => Self::There(raw.into()),
+        }
+    }
+
+    /// Whether it is not known, or not done.
+    const fn is_failure(&self) -> bool {
+        matches!(self, Self::Error(_) | Self::Lost(..))
+    }
+
+    /// Whether the unique was another one.
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::There(line) if line.starts_with(b"EX"))
+    }
+
+    /// The answer with its unique marked as one of an old place.
+    pub(super) fn marked(self, tag: u8) -> Self {
+        match self {
+            Self::There(line) => match uniques::marked(&line, tag) {
+                Some(marked) => Self::There(marked.into_owned().into()),
+                // It is done, but by a unique that nobody can name: as where a node keeps none.
+                None => Self::There(line),
+            },
+            said => said,
+        }
+    }
+}
+
+// === impl Handoff ===
+
+/// The words of a request's line.
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.strip_suffix(b"\r\n").unwrap_or(line).split(|byte| *byte == b' ')
+}
+
+/// What is done with a request, given as the line that its node would be sent, for a key whose old place is `index`.
+pub(super) fn plan(line: &[u8], before: &Before, index: NodeIndex) -> Plan {
+    if let Some(unique) = uniques::asked_for(line) {
+        let deletes = line.starts_with(b"md ");
+        return match From::of(unique, before.tag()) {
+            From::New if deletes => Plan::Steps(Kind::DeleteIf),
+            From::New => Plan::New,
+            From::Old(_) if before.may_read(index) => Plan::Steps(Kind::OfOld),
+            From::Old(_) | From::Nowhere => Plan::Exists,
+        };
+    }
+    let kind = match words(line).next().unwrap_or_default() {
+        b"set" => Kind::Set,
+        b"delete" | b"md" => Kind::Delete,
+        b"add" => Kind::Add,
+        b"replace" | b"append" | b"prepend" | b"incr" | b"decr" | b"touch" | b"ma" => Kind::Change,
+        b"ms" => match meta::parse(line.strip_suffix(b"\r\n").unwrap_or(line), usize::MAX) {
+            Ok(request) => match request.mode {
+                b'S' => Kind::Set,
+                b'E' => Kind::Add,
+                _ => Kind::Change,
+            },
+            // Its key is longer than a line can have: it goes in packets.
+            Err(_) => return Plan::Refused,
+        },
+        _ => return Plan::Refused,
+    };
+    Plan::Steps(kind)
+}
+
+/// What a client is told that a node would have said: `word` of the meta commands, or `classic`, with CRLF. `line` is the
+/// request.
+pub(super) fn say(line: &[u8], is_meta: bool, word: &[u8], classic: &[u8]) -> Vec<u8> {
+    let request = is_meta.then(|| meta::parse(line.strip_suffix(b"\r\n").unwrap_or(line), usize::MAX).ok()).flatten();
+    let mut out = Vec::new();
+    let Some(request) = request else {
+        out.extend_from_slice(if is_meta { word } else { classic });
+        out.extend_from_slice(b"\r\n");
+        return out;
+    };
+    out.extend_from_slice(word);
+    for flag in request.flags() {
+        match flag.first() {
+            Some(b'O') => {
+                out.push(b' ');
+                out.extend_from_slice(flag);
+            }
+            Some(b'k') => request.echo_key(&mut out),
+            Some(b'c') if request.verb != Verb::Delete => out.extend_from_slice(b" c0"),
+            _ => {}
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+impl Handoff {
+    #[expect(clippy::too_many_arguments, reason = "who asks for what, and the two places of it")]
+    pub(super) fn new(
+        kind: Kind,
+        client: ClientId,
+        seq: Option<u32>,
+        target: Target,
+        lane: usize,
+        (new, old, index): (NodeId, NodeId, NodeIndex),
+        before: Arc<Before>,
+        line: &[u8],
+        block: Option<Box<[u8]>>,
+    ) -> Self {
+        let line = line.into();
+        Self { kind, client, seq, target, lane, new, old, index, before, line, block, first: None, lost: None, held: 0 }
+    }
+
+    /// Bytes of memory held.
+    pub(super) fn weight(&self) -> usize {
+        let said = match &self.first {
+            Some(Said::There(text) | Said::Missing(text) | Said::Error(text) | Said::Lost(_, text)) => text.len(),
+            None => 0,
+        };
+        size_of::<Self>() + self.line.len() + self.block.as_ref().map_or(0, |block| block.len()) + said
+    }
+
+    /// The parts that it begins with.
+    pub(super) const fn begins_with(kind: Kind) -> &'static [Part] {
+        match kind {
+            Kind::Set | Kind::DeleteIf | Kind::Change => &[Part::New],
+            Kind::Delete => &[Part::New, Part::Old],
+            Kind::Add => &[Part::LookUp],
+            Kind::OfOld => &[Part::Old],
+        }
+    }
+
+    /// Where a part is asked.
+    pub(super) fn place(&self, part: Part) -> NodeId {
+        match (part, self.kind) {
+            (Part::New | Part::Again, _) | (Part::LookUp, Kind::OfOld) => self.new,
+            (Part::Old | Part::Invalidate | Part::LookUp, _) => self.old,
+        }
+    }
+
+    /// The line by which a part is asked, but for a look-up; with CRLF.
+    pub(super) fn line_of(&self, part: Part) -> Vec<u8> {
+        match (part, self.kind) {
+            (Part::New | Part::Old, Kind::Change) => {
+                uniques::without_creation(&self.line, if self.line.starts_with(b"ms ") { 3 } else { 2 })
+                    .unwrap_or_else(|| self.line.to_vec())
+            }
+            (Part::Old, Kind::OfOld) => match uniques::asked_for(&self.line).map(|u| From::of(u, self.before.tag())) {
+                Some(From::Old(unique)) => uniques::with(&self.line, unique),
+                _ => self.line.to_vec(),
+            },
+            (Part::Invalidate, _) => {
+                let mut line = Vec::new();
+                let key = key_of(&self.line);
+                if is_key(&key) {
+                    Change::Delete.write(&key, &mut line);
+                } else {
+                    meta::write_delete(&key, &mut line);
+                }
+                line
+            }
+            _ => self.line.to_vec(),
+        }
+    }
+
+    /// What a part is counted as, and whether it is a meta command.
+    pub(super) fn command_of(&self, part: Part, line: &[u8]) -> (Command, bool) {
+        match part {
+            Part::Invalidate => (Command::Delete, line.starts_with(b"md ")),
+            _ => (self.target.command, self.target.meta),
+        }
+    }
+
+    /// What follows from what came of a part. `may_read`: the old place may be read now; `is_gone`: its memory is gone.
+    pub(super) fn next(&mut self, part: Part, said: Said, may_read: bool, is_gone: bool) -> Next {
+        let is_old = self.place(part) == self.old;
+        let said = match said {
+            Said::Lost(reason, _) if is_old && is_gone && !matches!(reason, Reason::Timeout | Reason::Queue) => {
+                Said::Missing(Box::default())
+            }
+            said => said,
+        };
+        match &said {
+            Said::Error(_) if is_old => self.lost = Some(Reason::NodeError),
+            Said::Lost(reason, _) if is_old => self.lost = Some(*reason),
+            _ => {}
+        }
+        match (self.kind, part) {
+            (Kind::Set, Part::New) => {
+                self.first = Some(said);
+                Next::Ask(Part::Invalidate)
+            }
+            (Kind::DeleteIf, Part::New) => {
+                let deleted = matches!(said, Said::There(_)) && !said.is_refusal();
+                // What is not known may have been done.
+                if deleted || matches!(said, Said::Lost(..)) {
+                    self.first = Some(said);
+                    return Next::Ask(Part::Invalidate);
+                }
+                Next::Answer(said)
+            }
+            (_, Part::Invalidate) => {
+                let first = self.first.take();
+                match (first, said) {
+                    (Some(first), _) if first.is_failure() => Next::Answer(first),
+                    (_, said) if said.is_failure() => Next::Answer(said),
+                    (Some(first), _) => Next::Answer(first),
+                    (None, said) => Next::Answer(said),
+                }
+            }
+            (Kind::Delete, _) => {
+                let Some(first) = self.first.take() else {
+                    self.first = Some(said);
+                    return Next::Wait;
+                };
+                let (one, other) = (first, said);
+                Next::Answer(match (one.is_failure(), other.is_failure()) {
+                    (true, _) => one,
+                    (false, true) => other,
+                    _ if matches!(one, Said::There(_)) => one,
+                    // Of one that is gone there is no line.
+                    _ if matches!(&one, Said::Missing(line) if !line.is_empty())
+                        && !matches!(other, Said::There(_)) =>
+                    {
+                        one
+                    }
+                    _ => other,
+                })
+            }
+            (Kind::Add, Part::LookUp) => match said {
+                Said::There(_) => {
+                    Next::Answer(Said::There(say(&self.line, self.target.meta, b"NS", b"NOT_STORED").into()))
+                }
+                Said::Missing(_) => Next::Ask(Part::New),
+                failed => Next::Answer(failed),
+            },
+            (Kind::Change, Part::New) => match said {
+                Said::Missing(line) if may_read => {
+                    self.first = Some(Said::Missing(line));
+                    Next::Ask(Part::Old)
+                }
+                Said::Missing(_) if self.creates() => Next::Ask(Part::Again),
+                said => Next::Answer(said),
+            },
+            (Kind::Change, Part::Old) => match said {
+                Said::Missing(_) => Next::Ask(Part::Again),
+                said => Next::Answer(said.marked(self.before.tag())),
+            },
+            (Kind::OfOld, Part::Old) => match said {
+                Said::Missing(_) => Next::Ask(Part::LookUp),
+                said => Next::Answer(said.marked(self.before.tag())),
+            },
+            (Kind::OfOld, Part::LookUp) => {
+                let is_meta = self.target.meta;
+                match said {
+                    Said::There(_) => Next::Answer(Said::There(say(&self.line, is_meta, b"EX", b"EXISTS").into())),
+                    Said::Missing(_) => {
+                        Next::Answer(Said::Missing(say(&self.line, is_meta, b"NF", b"NOT_FOUND").into()))
+                    }
+                    failed => Next::Answer(failed),
+                }
+            }
+            (_, _) => Next::Answer(said),
+        }
+    }
+
+    /// Whether it makes what is missing.
+    fn creates(&self) -> bool {
+        uniques::without_creation(&self.line, if self.line.starts_with(b"ms ") { 3 } else { 2 }).is_some()
+    }
+}

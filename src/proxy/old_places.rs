@@ -1,0 +1,167 @@
+//! The old places of keys that have moved, as long as a ring before is declared: where they are, and whether they may be
+//! used.
+//!
+//! `handoff.rs` and `second_places.rs` have what is done there.
+
+use super::client::Stall;
+use super::handoff::{self, Plan};
+use super::ids::Stage;
+use super::upstream::key_of;
+use super::{ClientId, Core, NodeId};
+use crate::metrics::{Reason, Wait};
+use crate::routing::{Before, NodeIndex, OldNode};
+
+/// The old place of a key: which of the nodes of the ring before, and that node.
+pub(super) type OldPlace = (NodeIndex, NodeId);
+
+/// What a client is told of a request that cannot be done while its key has two places.
+pub(super) const TWO_PLACES: &str = "SERVER_ERROR proxy: not possible for a key with an old place (--nodes-before)\r\n";
+
+impl Core {
+    /// The old place of a key, if it has one. A node whose memory is gone is one while it answers: others, who have not
+    /// noticed, may read there what somebody without the new ring has stored since.
+    #[inline]
+    pub(super) fn old_place<'key>(&self, hash: u64, key: impl Fn() -> &'key [u8]) -> Option<OldPlace> {
+        if self.old_ring.is_empty() {
+            return None;
+        }
+        let before = self.topology.before()?;
+        let index = before.ring().route_with(hash, &key);
+        let old = *self.old_ring.get(usize::from(index.0))?;
+        if old == self.owner(hash, &key) {
+            return None;
+        }
+        let is_gone = before.node(index).is_none_or(OldNode::is_gone);
+        (!is_gone || self.answers(old)).then_some((index, old))
+    }
+
+    /// Whether a node has answered on one of its shared lanes.
+    #[cold]
+    fn answers(&self, node: NodeId) -> bool {
+        let lanes = self.nodes.get(node.0).map(|entry| &*entry.routes).unwrap_or_default();
+        lanes.iter().any(|lane| self.upstreams.get(lane.0).is_some_and(|up| up.is_greeted() && up.takes_requests()))
+    }
+
+    /// The same of the key that a line names.
+    pub(super) fn old_place_of_line(&self, hash: u64, line: &[u8]) -> Option<OldPlace> {
+        if self.old_ring.is_empty() {
+            return None;
+        }
+        if !self.topology.needs_key() {
+            return self.old_place(hash, || &[]);
+        }
+        let key = key_of(line);
+        self.old_place(hash, || &key)
+    }
+
+    /// Whether values may be read from an old place now.
+    pub(super) fn may_read_old(&self, index: NodeIndex) -> bool {
+        self.topology.before().is_some_and(|before| before.may_read(index))
+    }
+
+    /// Where a read asks for a key first.
+    #[inline]
+    pub(super) fn stage_of<'key>(&self, hash: u64, key: impl Fn() -> &'key [u8]) -> Stage {
+        if self.old_ring.is_empty() {
+            return Stage::Plain;
+        }
+        let reads = self.old_place(hash, key).is_some_and(|(index, _)| self.may_read_old(index));
+        if reads { Stage::New } else { Stage::Plain }
+    }
+
+    /// What is done with a request, given as its line, if its key has an old place.
+    #[inline]
+    pub(super) fn plan_of(&self, hash: u64, line: &[u8]) -> Option<(Plan, OldPlace)> {
+        let place = self.old_place_of_line(hash, line)?;
+        let before = self.topology.before()?;
+        Some((handoff::plan(line, before, place.0), place))
+    }
+
+    /// Whether keys may have old places, or something of a client for such is under way.
+    #[inline]
+    pub(super) fn has_moves(&self, id: ClientId) -> bool {
+        !self.old_ring.is_empty() || self.clients.get(id.0).is_some_and(|client| !client.moves.is_empty())
+    }
+
+    /// Whether a read of a key has to wait for steps of an earlier request of its client for it.
+    pub(super) fn stalls_on_steps(&mut self, id: ClientId, hash: u64) -> bool {
+        let Some(client) = self.clients.get_mut(id.0) else { return false };
+        let waits = client.moves.stops(hash, false);
+        if waits {
+            client.stall = Stall::Moves;
+        }
+        waits
+    }
+
+    /// Whether a request that changes something has to wait: for earlier ones of its client, or for its way to the old place
+    /// of its key. `meta`: it is a meta command.
+    pub(super) fn stalls_on_moves(&mut self, id: ClientId, key: &[u8], hash: u64, meta: bool) -> bool {
+        let place = self.old_place(hash, || key);
+        let Some(client) = self.clients.get_mut(id.0) else { return false };
+        if client.moves.stops(hash, place.is_some()) {
+            client.stall = Stall::Moves;
+            self.shared.cells().waits(Wait::Lane);
+            return true;
+        }
+        let idle = client.elsewhere.is_empty();
+        let Some((_, old)) = place else { return false };
+        (self.shared.full_lanes > 0 && self.stalls_on_full_at(id, old, meta))
+            || ((meta || !idle) && self.stalls_elsewhere_at(id, old, hash, meta, idle))
+            || self.waits_for_lost_write(id, old)
+    }
+
+    /// The nodes of the ring before that are not in the ring, and whose memory is not gone.
+    pub(super) fn old_nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let is_gone = |index: u16| {
+            self.topology.before().and_then(|before| before.node(NodeIndex(index))).is_none_or(OldNode::is_gone)
+        };
+        let only = (0..).zip(&self.old_ring).filter(move |(index, node)| !self.ring.contains(node) && !is_gone(*index));
+        only.map(|(_, node)| *node)
+    }
+
+    /// The nodes that are flushed besides those of the ring. Another pool is not: nothing is read there any more.
+    pub(super) fn flush_old(&self) -> Vec<NodeId> {
+        let is_other_pool = !self.old_ring.iter().any(|node| self.ring.contains(node));
+        if !is_other_pool {
+            return self.old_nodes().collect();
+        }
+        let Some(before) = self.topology.before() else { return Vec::new() };
+        for (index, node) in (0..).zip(&self.old_ring) {
+            if before.node(NodeIndex(index)).is_some_and(OldNode::end_reads) {
+                self.shared.cells().before_reads_ended(None);
+                tracing::warn!(
+                    node = %self.node_name(*node),
+                    "flush_all: the pool before is not flushed, but nothing is read there any more"
+                );
+            }
+        }
+        Vec::new()
+    }
+
+    /// A node has refused a connection: what it had before the change is gone.
+    #[cold]
+    pub(super) fn note_refused(&self, node: NodeId) {
+        let Some(before) = self.topology.before() else { return };
+        for (index, _) in (0..).zip(&self.old_ring).filter(|(_, id)| **id == node) {
+            if before.node(NodeIndex(index)).is_some_and(OldNode::forget) {
+                tracing::warn!(
+                    node = %self.node_name(node),
+                    "node of the ring before refuses connections: what it had is taken as gone, and nothing is read there"
+                );
+            }
+        }
+    }
+
+    /// An invalidation was lost at an old node: nothing is read there from now on.
+    #[cold]
+    pub(super) fn end_reads(&self, before: &Before, index: NodeIndex, node: NodeId, reason: Reason) {
+        if before.node(index).is_some_and(|old| old.end_reads()) {
+            self.shared.cells().before_reads_ended(Some(reason));
+            tracing::warn!(
+                node = %self.node_name(node),
+                reason = reason.word(),
+                "an invalidation was lost at a node of the ring before: nothing is read there any more"
+            );
+        }
+    }
+}
