@@ -317,6 +317,7 @@ fn settings(config: &Config, listeners: &[Listener]) -> Settings {
         queue_timeout: config.queue_timeout,
         buffer_limit: config.buffer_limit,
         deny_flush_all: config.deny_flush_all,
+        flush_before: config.flush_before,
         merge_gets: config.merge_gets,
         on_node_down: config.on_node_down,
         started_at: unix.as_secs(),

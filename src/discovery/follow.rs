@@ -243,7 +243,7 @@ fn note_before(old: &Topology, new: &Topology, at: u64, history: &History) {
         }
     } else if name(old) != name(new) || old.fingerprint() != new.fingerprint() {
         let moved = format_args!("{:.1} %", 100.0 * moved);
-        let phase = if before.phase() == Phase::Reading { "reading" } else { "ending" };
+        let phase = before.phase().word();
         tracing::info!(before = %from, now = %to, phase, %moved, "keys have an old place");
     }
     let mut past = history.past();

@@ -170,6 +170,17 @@ impl Core {
         for (node, index) in topology.nodes().iter().zip(0..) {
             let _ = write!(text, "STAT {}.share {:.6}\r\n", node.name, topology.share(NodeIndex(index)));
         }
+        if let Some(before) = topology.before() {
+            let ring = before.ring();
+            let _ = write!(
+                text,
+                "STAT before_state {}\r\nSTAT before_fingerprint {}\r\nSTAT before_placement {}\r\nSTAT before_nodes {}\r\n",
+                before.phase().word(),
+                ring.name(),
+                ring.placement(),
+                ring.nodes().len(),
+            );
+        }
         text.push_str("END\r\n");
         text
     }

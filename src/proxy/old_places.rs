@@ -119,10 +119,11 @@ impl Core {
         only.map(|(_, node)| *node)
     }
 
-    /// The nodes that are flushed besides those of the ring. Another pool is not: nothing is read there any more.
+    /// The nodes that are flushed besides those of the ring. Another pool is flushed where the operator said so; else nothing
+    /// is read there any more.
     pub(super) fn flush_old(&self) -> Vec<NodeId> {
         let is_other_pool = !self.old_ring.iter().any(|node| self.ring.contains(node));
-        if !is_other_pool {
+        if !is_other_pool || self.shared.settings.flush_before {
             return self.old_nodes().collect();
         }
         let Some(before) = self.topology.before() else { return Vec::new() };

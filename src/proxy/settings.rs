@@ -27,6 +27,8 @@ pub struct Settings {
     pub lanes: usize,
     /// Refuse `flush_all`.
     pub deny_flush_all: bool,
+    /// `flush_all` empties the nodes of a ring before that shares no node with the ring, too.
+    pub flush_before: bool,
     /// Concurrent single gets of one round travel as one multi-key get.
     pub merge_gets: bool,
     /// See [`OnNodeDown`].
@@ -75,6 +77,7 @@ impl Default for Settings {
             buffer_limit: 64 << 20,
             lanes: 1,
             deny_flush_all: false,
+            flush_before: false,
             merge_gets: true,
             on_node_down: OnNodeDown::Miss,
             started_at: 0,

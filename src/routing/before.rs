@@ -43,6 +43,19 @@ pub(super) struct Beside {
     is_equal: bool,
 }
 
+// === impl Phase ===
+
+impl Phase {
+    /// What it is called in metrics, `/ring` and `stats ring`.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Reading => "reading",
+            Self::Ending => "ending",
+        }
+    }
+}
+
 // === impl OldNode ===
 
 impl OldNode {

@@ -127,7 +127,7 @@ impl Condition {
 
     fn numbers_of(&self, before: &Before) -> BeforeNumbers {
         BeforeNumbers {
-            state: word(before.phase()),
+            state: before.phase().word(),
             fingerprint: before.ring().name(),
             placement: before.ring().placement().to_string(),
             moved: self.history.before().moved,
@@ -239,7 +239,7 @@ impl Condition {
             }
         });
         RingBefore {
-            state: word(before.phase()),
+            state: before.phase().word(),
             since: facts.since,
             // The view may be ahead of the ring.
             vanished: before.phase() == Phase::Ending && view.before.as_ref().is_some_and(|view| view.has_vanished),
@@ -309,13 +309,6 @@ const UNHEALTHY: &str = "unhealthy";
 /// The nodes of the ring, and those that only the ring before has.
 fn all_nodes(topology: &Topology) -> impl Iterator<Item = &Arc<Node>> {
     topology.nodes().iter().chain(topology.old_nodes().map(|(_, node)| node))
-}
-
-fn word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Reading => "reading",
-        Phase::Ending => "ending",
-    }
 }
 
 /// See [`Condition::status`]; of nodes of the ring, and of those that only the ring before has.

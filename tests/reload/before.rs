@@ -72,6 +72,9 @@ fn it_is_declared_and_ended_by_lines_of_the_file_of_the_nodes() {
     assert!(moved(&ring) > 0.1 && moved(&ring) < 0.6, "{}", moved(&ring));
     assert!((metric(&slipring, "slipring_before_moved_keyspace_ratio") - moved(&ring)).abs() < 1e-9);
     assert!(ring.0["before"]["nodes"].as_array().unwrap().iter().all(|node| node["in_ring"] == true));
+    let stats = slipring.client().stats("stats ring");
+    assert_eq!([&stats["before_state"], &stats["before_nodes"]], ["reading", "2"]);
+    assert_eq!(stats["before_fingerprint"], first.text("fingerprint"));
     serves(&slipring);
     // Where a moved key was is told, and of others nothing.
     let (mut had, mut had_none) = (0, 0);

@@ -556,6 +556,16 @@ fn a_flush_reaches_the_nodes_of_the_ring_before_but_not_another_pool() {
     assert_eq!(rig.got(client), "");
     rig.reply(0, "OK\r\n");
     assert_eq!(rig.got(client), "OK\r\n");
+    // Another pool, where the operator said so.
+    let mut rig = Rig::moved_with(|settings| settings.flush_before = true);
+    let client = rig.client();
+    rig.send(client, "flush_all\r\n");
+    assert_eq!([rig.sent(NEW), rig.sent(OLD)], ["flush_all\r\n", "flush_all\r\n"]);
+    rig.reply(NEW, "OK\r\n");
+    assert_eq!(rig.got(client), "");
+    rig.reply(OLD, "OK\r\n");
+    assert_eq!(rig.got(client), "OK\r\n");
+    assert!(!rig.has_reads_ended());
     let mut rig = Rig::moved();
     let client = rig.client();
     rig.send(client, "flush_all\r\n");
