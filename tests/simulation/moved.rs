@@ -188,6 +188,8 @@ struct Facts {
     counters: BTreeMap<u64, Vec<(u64, u64)>>,
     /// Who has a lock: since when, by which serial.
     locks: BTreeMap<String, (u64, u64)>,
+    /// When locks were last lost: what was asked for before counts for none.
+    lost_at: u64,
     told: u64,
     hits: u64,
     from_old: u64,
@@ -561,7 +563,9 @@ impl World {
                     if let Some((since, holder)) = self.facts.locks.get(&op.key) {
                         assert!(*since >= op.began_at, "{op:?} got a lock that {holder} has since {since}");
                     }
-                    self.facts.locks.insert(op.key.clone(), (step, op.serial));
+                    if op.began_at > self.facts.lost_at {
+                        self.facts.locks.insert(op.key.clone(), (step, op.serial));
+                    }
                 } else if text != "NOT_STORED\r\n" {
                     // It may be stored, by nobody who knows.
                     assert!(text.starts_with("SERVER_ERROR proxy"), "{text}");
@@ -576,6 +580,11 @@ impl World {
         let Some(base) = writes.iter().find(|write| write.op.serial == all[0]) else { panic!("{op:?} read {all:?}") };
         let Some(known_at) = base.acknowledged_at else { return };
         for write in writes.iter().filter(|write| write.op.swapped && write.op.began_at > known_at) {
+            let replaces = matches!(write.op.kind, Kind::Set | Kind::Delete);
+            if !replaces && !base.op.swapped {
+                // Who has not swapped has stored it at the old place, beside what was changed at the new.
+                continue;
+            }
             let is_earlier = write.op.serial != op.serial && write.acknowledged_at.is_some_and(|at| at < op.began_at);
             let is_in = all.contains(&write.op.serial);
             assert!(
@@ -606,7 +615,7 @@ impl World {
                 // It dies: all it had is gone, locks too.
                 self.nodes[node].dead = true;
                 self.nodes[node].items.clear();
-                self.facts.locks.clear();
+                self.lose_locks();
                 self.ghosts.retain(|(of, _)| *of != node);
                 for s in 0..SIDECARS {
                     if self.is_cut(s, node) {
@@ -636,10 +645,15 @@ impl World {
                 for conn in gone.conns {
                     self.ghosts.push((conn.node, [conn.begun, conn.to_node].concat()));
                 }
-                self.facts.locks.clear();
+                self.lose_locks();
                 self.apply(s);
             }
         }
+    }
+
+    fn lose_locks(&mut self) {
+        self.facts.locks.clear();
+        self.facts.lost_at = self.step;
     }
 
     /// A node evicts a value; locks are spared.
@@ -685,7 +699,7 @@ impl World {
             self.sidecars[s].core.set_topology(topology, Tick(self.now));
             if edit + 1 == EDITS {
                 // A lock that lives only at the old place ends with the window.
-                self.facts.locks.clear();
+                self.lose_locks();
             }
             self.apply(s);
         } else if self.edit + 1 < EDITS && self.sidecars.iter().all(|sidecar| sidecar.edit == self.edit) {
