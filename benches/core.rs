@@ -5,6 +5,9 @@
 //! cargo bench --bench core
 //! cargo bench --bench core -- 'route|get'
 //! ```
+//!
+//! Machines are noisy, the number of instructions is not: `-- --rounds N NAME` makes N trips through the core and ends, to be
+//! run by callgrind. The difference between two N is what so many trips cost (`benches/README.md`).
 
 #![allow(
     clippy::expect_used,
@@ -20,7 +23,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group};
 use slipring::metrics::{Cells, DURATIONS, Exposition, Kind, Outcome, SIZES, Sources};
 use slipring::protocol::command::Command;
 use slipring::protocol::reply::Line;
@@ -273,24 +276,33 @@ fn placements(c: &mut Criterion) {
     group.finish();
 }
 
-fn round_trip(c: &mut Criterion) {
-    let mut group = c.benchmark_group("core");
-    let mut trip = |name: &str, elements: u64, mut proxy: Proxy, trip: Trip| {
-        group.throughput(Throughput::Elements(elements));
+/// The whole ways that are measured: name, how many requests or keys it has, a proxy, the trip.
+fn trips() -> [(&'static str, u64, Proxy, Trip); 4] {
+    let three = Proxy::new(3);
+    let keys = multiget(24, &three.topology);
+    let mut trips = [
+        ("get 100 B", 1, Proxy::new(1), gets(1, 100)),
+        ("set 1 KiB", 1, Proxy::new(1), set(1024)),
+        ("64 gets pipelined", 64, Proxy::new(1), gets(64, 100)),
+        ("multiget 24 over 3 nodes", 24, three, keys),
+    ];
+    for (_, _, proxy, _) in &mut trips {
         // What clients have seen decides how far they are read ahead: that is learnt first.
         for _ in 0..100 {
-            proxy.round(&gets_of_one(&proxy));
+            proxy.round(&gets_of_one(proxy));
         }
+    }
+    trips
+}
+
+fn round_trip(c: &mut Criterion) {
+    let mut group = c.benchmark_group("core");
+    for (name, elements, mut proxy, trip) in trips() {
+        group.throughput(Throughput::Elements(elements));
         group.bench_function(name, |b| {
             b.iter(|| proxy.round(&trip));
         });
-    };
-    trip("get 100 B", 1, Proxy::new(1), gets(1, 100));
-    trip("set 1 KiB", 1, Proxy::new(1), set(1024));
-    trip("64 gets pipelined", 64, Proxy::new(1), gets(64, 100));
-    let proxy = Proxy::new(3);
-    let keys = multiget(24, &proxy.topology);
-    trip("multiget 24 over 3 nodes", 24, proxy, keys);
+    }
     group.finish();
 }
 
@@ -411,4 +423,17 @@ fn observe(c: &mut Criterion) {
 }
 
 criterion_group!(benches, parse, route, placements, round_trip, change, observe);
-criterion_main!(benches);
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let Some(at) = args.iter().position(|arg| arg == "--rounds") else {
+        benches();
+        return Criterion::default().configure_from_args().final_summary();
+    };
+    let (rounds, name) = (args[at + 1].parse().expect("a number"), &args[at + 2]);
+    let (_, _, mut proxy, trip) =
+        trips().into_iter().find(|(found, ..)| found == name).expect("a name of the group core");
+    for _ in 0..rounds {
+        proxy.round(&trip);
+    }
+}

@@ -35,6 +35,7 @@ const FILES: &[&str] = &[
     "upstream/group",
     "upstream/entry",
     "upstream/health",
+    "upstream/said",
     "upstream/fifo",
     "upstream/marks",
     "upstream/node",

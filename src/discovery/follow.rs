@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{BeforeView, View, probe};
-use crate::routing::{Before, Node, Phase, Placement, Published, Topology, TopologyError};
+use crate::routing::{Before, Node, Placement, Published, Topology, TopologyError};
 use crate::secured::Secured;
 use crate::time::unix_seconds;
 
@@ -295,6 +295,7 @@ mod tests {
     use super::*;
     use crate::discovery::{Origin, Status};
     use crate::routing::NodeIndex;
+    use crate::routing::Phase;
 
     fn view(nodes: Vec<Node>, generation: u64, before: Option<BeforeView>) -> View {
         View {

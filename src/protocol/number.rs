@@ -8,6 +8,9 @@
 /// digits end at the end of the token or at white space. `None` when memcached refuses it.
 #[must_use]
 pub fn signed(token: &[u8]) -> Option<i64> {
+    if let Some(value) = digits(token) {
+        return i64::try_from(value).ok();
+    }
     let (negative, digits) = sign(token);
     let magnitude = magnitude(digits)?;
     if negative { 0_i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() }
@@ -17,6 +20,9 @@ pub fn signed(token: &[u8]) -> Option<i64> {
 /// value is small (memcached checks for `-` only when the highest bit is set).
 #[must_use]
 pub fn unsigned(token: &[u8]) -> Option<u64> {
+    if let Some(value) = digits(token) {
+        return Some(value);
+    }
     let (negative, digits) = sign(token);
     let magnitude = magnitude(digits)?;
     let value = if negative { magnitude.wrapping_neg() } else { magnitude };

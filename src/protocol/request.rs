@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 
 use super::command::Command;
 use super::meta::request::{Meta, Verb};
-use super::{MAX_KEY, is_key};
+use super::{MAX_KEY, is_key, space};
 
 /// What to do with a stored value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,15 +266,20 @@ impl<'a> Keys<'a> {
         Self(self.0.get(..self.0.len() - behind.0.len()).unwrap_or_default())
     }
 
-    /// Whether none is too long: one step a byte, however short they are.
+    /// Whether there is none.
+    pub(super) fn are_none(self) -> bool {
+        self.0.iter().all(|byte| *byte == b' ')
+    }
+
+    /// Whether none is too long: a space is looked for in each [`MAX_KEY`] bytes, however short the keys are.
+    #[inline]
     pub(super) fn are_valid(self) -> bool {
-        let mut longest = 0;
-        self.0.iter().fold(0_usize, |run, byte| {
-            let run = if *byte == b' ' { 0 } else { run + 1 };
-            longest = longest.max(run);
-            run
-        });
-        longest <= MAX_KEY
+        let mut rest = self.0;
+        while let Some(longest) = rest.get(..=MAX_KEY) {
+            let Some(space) = memchr::memrchr(b' ', longest) else { return false };
+            rest = rest.get(space + 1..).unwrap_or_default();
+        }
+        true
     }
 }
 
@@ -285,7 +290,7 @@ impl<'a> Iterator for Keys<'a> {
     fn next(&mut self) -> Option<&'a [u8]> {
         let start = self.0.iter().position(|&b| b != b' ')?;
         let rest = self.0.get(start..)?;
-        let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+        let end = space(rest).unwrap_or(rest.len());
         let (key, tail) = rest.split_at(end);
         self.0 = tail;
         Some(key)

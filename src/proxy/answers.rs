@@ -387,7 +387,8 @@ impl Core {
         if !tells || entry.departed {
             // A node that comes back while this lane drains is known by it.
             up.greeted();
-            // A large value may have waited for this one's version.
+            // A large value may have waited for this one's version, in either direction.
+            self.release_waiters(id);
             return self.grant(node);
         }
         if matches!(entry.state, NodeState::Down | NodeState::Probing) {
@@ -425,16 +426,18 @@ impl Core {
         let failed = error.map(|raw| outcome(&Line::Error, raw));
         let mut took = None;
         if !group.expired {
-            up.cells.misses.add(if failed.is_none() { group.missed() } else { 0 });
+            let missed = group.missed();
+            up.cells.misses.add(if failed.is_none() { missed } else { 0 });
             let outcome = if failed.is_some() { NodeOutcome::Error } else { NodeOutcome::Ok };
             took = Some(up.answered(times, outcome, shared.now));
             let own = up.is_own();
-            if up.role != Role::Shared && failed.is_none() {
+            if missed > 0 && up.role != Role::Shared && failed.is_none() {
                 // What is gone is not large.
                 group.for_each_open(|hash| shared.large_keys.forget(hash));
             }
             let node = up.node;
-            let denied = miss_open_keys(&mut group, clients, shared, own, failed.is_none());
+            let known = failed.is_none();
+            let denied = if missed > 0 { miss_open_keys(&mut group, clients, shared, own, known) } else { Vec::new() };
             for (key, reader) in denied {
                 let text = group.text(key).to_vec();
                 self.pass_by(id, group.verb, (&text, group.hash(key)), &[reader], &[]);

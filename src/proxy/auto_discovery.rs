@@ -22,7 +22,7 @@ impl Core {
                 true
             }
             Ok(Request::Read { verb: ReadVerb::Get, keys })
-                if keys.rest().trim_ascii() == KEY && keys.into_iter().eq([KEY]) =>
+                if keys.rest().len() >= KEY.len() && keys.rest().trim_ascii() == KEY && keys.into_iter().eq([KEY]) =>
             {
                 self.answer_config_key(id)
             }

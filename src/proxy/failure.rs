@@ -107,6 +107,7 @@ impl Core {
         let failure = Failure { text: text.as_bytes(), reason: reason.reason() };
         match role {
             Role::Shared if !draining => self.replace_failed(id, reason),
+            Role::Large if !greeted => self.large_unmade(node),
             Role::Large if reason.is_closed() => self.replace_large(id),
             // What was asked of the node before has reached it: it is not that it "cannot be reached".
             Role::Probe if !draining => {

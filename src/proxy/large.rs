@@ -8,9 +8,13 @@
 //! - A key that had a large value lately (`sizes.rs`) is asked for on the node's *large lane*, which all large values
 //!   share, once its room is kept; until then its client is not read. So small requests do not stand behind large values
 //!   that are known.
+//! - Behind one address there may be several versions: a meta command waits until that lane has said which it leads to, and
+//!   goes by its client's shared lane, which has, where that is one without meta commands or could not be made just now.
 //! - A reader for whose value there is no room lets it pass. It asks for this key *again*, alone, when its turn has come,
 //!   on a lane of its own (`own_lanes.rs`), which may pause. A read with a write of the same client behind it is not asked
 //!   again, for it would see that write: it is a miss.
+
+use std::time::Duration;
 
 use super::client::{Again, Stall};
 use super::ids::Stage;
@@ -21,6 +25,10 @@ use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::Wait;
 use crate::protocol::request::ReadVerb;
 use crate::routing::Topology;
+
+/// After the lane that large values share was lost before it said its version, meta commands do not wait for another one
+/// this long.
+const NO_LARGE: Duration = Duration::from_secs(1);
 
 /// A key that is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +58,11 @@ impl Core {
         let mut needed = 0;
         for Wanted { text, hash, key } in keys {
             let node = self.owner(hash, || key);
-            match self.shared.large_keys.size(hash) {
+            let size = self.shared.large_keys.size(hash);
+            if size.is_some() && verb.is_meta() && self.awaits_large_lane(id, node) {
+                return true;
+            }
+            match size.filter(|_| self.goes_large(node, verb)) {
                 Some(size) => {
                     let large = self.nodes.get(node.0).map_or(UpstreamId::NONE, |entry| entry.large);
                     if self.changes_lanes(id, node, large, hash) {
@@ -132,7 +144,9 @@ impl Core {
         hash: u64,
         stage: Stage,
     ) -> bool {
-        let Some(size) = self.shared.large_keys.size(hash) else { return false };
+        let Some(size) = self.shared.large_keys.size(hash).filter(|_| self.goes_large(node, verb)) else {
+            return false;
+        };
         let lane = self.clients.get(id.0).and_then(|client| self.lane(node, client.lane));
         if lane.is_none() {
             return false;
@@ -155,6 +169,35 @@ impl Core {
             client.note_elsewhere(lane, node, Some(seq), (hash, size), entry);
         }
         true
+    }
+
+    /// Whether a meta command for a large value has to wait until the lane that such values share has said its version.
+    fn awaits_large_lane(&mut self, id: ClientId, node: NodeId) -> bool {
+        let now = self.shared.now;
+        let is_made = self.nodes.get(node.0).is_some_and(|entry| entry.no_large_until <= now);
+        let Some(client) = self.clients.get(id.0).filter(|_| is_made) else { return false };
+        if self.lane(node, client.lane).is_none() {
+            return false;
+        }
+        let lane = self.large_lane(node);
+        let waits = self.upstreams.get(lane.0).is_some_and(|up| !up.is_greeted());
+        if waits {
+            self.await_greeting(id, lane);
+        }
+        waits
+    }
+
+    /// Whether the lane that large values share takes such a command: what it leads to is known to know it.
+    fn goes_large(&self, node: NodeId, verb: ReadVerb) -> bool {
+        let large = || self.upstreams.get(self.nodes.get(node.0)?.large.0).filter(|up| up.takes_requests());
+        !verb.is_meta() || large().is_some_and(|up| up.is_greeted() && up.has_meta)
+    }
+
+    /// The lane that large values share was lost before it said its version: meta commands go by others for a while.
+    pub(super) fn large_unmade(&mut self, node: NodeId) {
+        if let Some(entry) = self.nodes.get_mut(node.0) {
+            entry.no_large_until = self.shared.now.after(NO_LARGE);
+        }
     }
 
     /// The lane of a node that all reads of large values share; opened when it is first needed.

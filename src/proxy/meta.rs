@@ -12,7 +12,7 @@ use super::ids::Stage;
 use super::large::Wanted;
 use super::uniques;
 use super::upstream::node::Version;
-use super::{ClientId, Core, NodeId};
+use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::{Reason, SIZES, Wait};
 use crate::protocol::command::Command;
 use crate::protocol::form::Form;
@@ -160,13 +160,18 @@ impl Core {
             Way::Lost | Way::Nowhere => return Speaks::No(node),
             Way::Greeting(lane) => lane,
         };
+        self.await_greeting(id, lane);
+        Speaks::NotYet
+    }
+
+    /// A client waits until a lane has said its version, or by a packet that it speaks like that.
+    pub(super) fn await_greeting(&mut self, id: ClientId, lane: UpstreamId) {
         let Self { clients, upstreams, shared, .. } = self;
         if let (Some(client), Some(up)) = (clients.get_mut(id.0), upstreams.get_mut(lane.0)) {
             client.stall = Stall::Lane;
             shared.cells().waits(Wait::Lane);
             up.waiters.push_back(id);
         }
-        Speaks::NotYet
     }
 
     /// Whether a client has to wait until the node of a key has said its version.
@@ -312,6 +317,7 @@ impl Core {
     }
 
     /// Owes the reply to a command that may be answered by a value.
+    #[inline]
     pub(super) fn owe_read(&mut self, id: ClientId, verb: ReadVerb, form: Form, tail: &[u8]) -> Option<u32> {
         let Self { clients, shared, .. } = self;
         let client = clients.get_mut(id.0)?;

@@ -21,6 +21,14 @@ use crate::protocol::text::request;
 use crate::protocol::{is_key, meta};
 use crate::routing::Topology;
 
+/// Why a request is not put on a lane.
+enum Unsaid {
+    /// Its node cannot be asked.
+    Down,
+    /// Its node does not know it.
+    NoMeta,
+}
+
 impl Core {
     pub(super) fn act(&mut self, id: ClientId, line: &[u8], after: Input<'_>) -> Taken {
         let request = request::parse(line, self.shared.settings.max_value);
@@ -320,19 +328,14 @@ impl Core {
         }
         let node = self.owner_of_line(hash, line);
         let lane = self.clients.get(id.0)?.lane;
-        let way = match meta {
-            true => self.known_way(node, lane),
-            false => self.lane(node, lane).map_or(Way::Down, Way::Lines),
-        };
-        let up_id = match way {
-            Way::Lines(lane) | Way::Packets(lane) if !meta || way.says(line) => lane,
-            Way::Greeting(_) | Way::Lost | Way::Down => {
-                // While its block came the connection was lost: which memcached answers next is not known.
+        let found = if meta { self.meta_lane(node, lane, line) } else { self.lane(node, lane).ok_or(Unsaid::Down) };
+        let up_id = match found {
+            Ok(lane) => lane,
+            Err(Unsaid::Down) => {
                 self.answer_down(id, node, target);
                 return None;
             }
-            Way::Lines(_) | Way::Packets(_) | Way::Nowhere => {
-                // While its block came its key went to another node, or the node is another memcached.
+            Err(Unsaid::NoMeta) => {
                 let text = self.needs_meta(node);
                 self.shared.cells().soft(command, Reason::NodeError, 1, false);
                 self.answer_for(id, target, text.as_bytes());
@@ -357,6 +360,17 @@ impl Core {
         up.push(line, Entry::Single { client: id, seq, command, asked, expired: false, meta }, shared);
         up.touch(up_id, shared);
         Some(up_id)
+    }
+
+    /// The lane by which a meta command that was accepted before goes to its node.
+    fn meta_lane(&self, node: NodeId, lane: usize, line: &[u8]) -> Result<UpstreamId, Unsaid> {
+        match self.known_way(node, lane) {
+            way @ (Way::Lines(lane) | Way::Packets(lane)) if way.says(line) => Ok(lane),
+            // While its block came the connection was lost: which memcached answers next is not known.
+            Way::Greeting(_) | Way::Lost | Way::Down => Err(Unsaid::Down),
+            // While its block came its key went to another node, or the node is another memcached.
+            Way::Lines(_) | Way::Packets(_) | Way::Nowhere => Err(Unsaid::NoMeta),
+        }
     }
 
     pub(super) fn answer_down(&mut self, id: ClientId, node: NodeId, target: Target) {
@@ -429,18 +443,21 @@ impl Core {
         if self.stalls_elsewhere(id, key, hash, meta) {
             return true;
         }
-        let Some(client) = self.clients.get(id.0) else { return false };
+        let Some(client) = self.clients.get(id.0).filter(|_| self.shared.lost_writes) else { return false };
         let lane = client.lane;
         let node = self.owner(hash, || key);
         self.lane(node, lane).is_some() && self.waits_for_lost_write(id, node)
     }
 
     /// Whether something of a client for a key is under way on another lane than the one it goes by; then it waits.
+    #[inline]
     pub(super) fn stalls_elsewhere(&mut self, id: ClientId, key: &[u8], hash: u64, meta: bool) -> bool {
-        let Some(client) = self.clients.get(id.0).filter(|client| meta || !client.elsewhere.is_empty()) else {
-            return false;
-        };
-        let idle = client.elsewhere.is_empty();
+        let may = self.clients.get(id.0).is_some_and(|client| meta || !client.elsewhere.is_empty());
+        may && self.has_elsewhere(id, key, hash, meta)
+    }
+
+    fn has_elsewhere(&mut self, id: ClientId, key: &[u8], hash: u64, meta: bool) -> bool {
+        let Some(idle) = self.clients.get(id.0).map(|client| client.elsewhere.is_empty()) else { return false };
         let node = self.owner(hash, || key);
         self.stalls_elsewhere_at(id, node, hash, meta, idle)
     }
@@ -467,10 +484,12 @@ impl Core {
     }
 
     /// Whether the lane a key needs is at its limit; then the client waits for it.
+    #[inline]
     pub(super) fn stalls_on_full(&mut self, id: ClientId, key: &[u8], hash: u64, meta: bool) -> bool {
-        if self.shared.full_lanes == 0 {
-            return false;
-        }
+        self.shared.full_lanes > 0 && self.needs_full(id, key, hash, meta)
+    }
+
+    fn needs_full(&mut self, id: ClientId, key: &[u8], hash: u64, meta: bool) -> bool {
         let node = self.owner(hash, || key);
         self.stalls_on_full_at(id, node, meta)
     }

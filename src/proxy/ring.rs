@@ -32,6 +32,7 @@ impl Core {
     }
 
     /// The same for the key that a request line names.
+    #[inline]
     pub(super) fn owner_of_line(&self, hash: u64, line: &[u8]) -> NodeId {
         // Only a placement by the key itself looks at it: it may have to be decoded.
         if !self.topology.needs_key() {
@@ -281,6 +282,7 @@ impl Core {
         let large = std::mem::replace(&mut entry.large, UpstreamId::NONE);
         if let Some(up) = self.upstreams.get_mut(large.0) {
             up.drain();
+            self.release_waiters(large);
             self.release_lane(large);
         }
     }

@@ -72,6 +72,7 @@ impl Core {
             let Some(lost) = up.fifo.get(index).filter(|entry| entry.writes()) else { continue };
             for client in lost.clients().filter(|client| clients.get(client.0).is_some()) {
                 entry.lost_writes.insert(client, until);
+                shared.lost_writes = true;
                 shared.ask_for_tick();
             }
         }
@@ -109,6 +110,7 @@ impl Core {
             self.resume_after_lost_write(over);
             self.forget_departed(node);
         }
+        self.shared.lost_writes = waits;
         waits
     }
 }

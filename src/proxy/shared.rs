@@ -41,6 +41,8 @@ pub(super) struct Shared {
     pub(super) slow_told: [Tick; 6],
     /// When it was last told that a client does not read its replies.
     pub(super) not_reading_told_at: Option<Tick>,
+    /// Some node may still carry out a write that was given up.
+    pub(super) lost_writes: bool,
     /// How many lanes are at their limit.
     pub(super) full_lanes: usize,
     /// When the next tick is due.
@@ -85,6 +87,7 @@ impl Shared {
             unsampled: 0,
             slow_told: [Tick(0); 6],
             not_reading_told_at: None,
+            lost_writes: false,
             full_lanes: 0,
             due: Tick(0),
             frozen: false,

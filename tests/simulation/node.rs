@@ -444,8 +444,6 @@ impl Session {
                 out.extend(node.count(words[0] == b"incr", &words[1], &words[2]));
                 out.extend_from_slice(b"\r\n");
             }
-            // For a large value it is asked behind the version that it has not said.
-            b"mg" | b"me" if node.is_mixed() && !self.is_new => out.extend_from_slice(b"ERROR\r\n"),
             b"mg" | b"md" | b"ma" | b"me" => {
                 assert!(!node.is_old() || self.is_new, "a node before 1.6 was sent {:?}", show(line));
                 node.meta(&words, out);

@@ -4,7 +4,7 @@
 //! request at the head of the queue means that the connection is out of step (invariant C).
 
 use super::super::reply::Line;
-use super::super::{MAX_KEY, number};
+use super::super::{MAX_KEY, number, space};
 
 /// Longest reply line, in bytes, CRLF included. The longest there is: a `VALUE` line with a key of
 /// 250 bytes, or an error text; `STAT` lines stay far below too.
@@ -64,14 +64,14 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
 
 #[inline]
 fn value(rest: &[u8]) -> Option<Line<'_>> {
-    let key_end = memchr::memchr(b' ', rest)?;
+    let key_end = space(rest)?;
     let (key, rest) = rest.split_at_checked(key_end)?;
     let rest = rest.get(1..)?;
-    let flags_end = memchr::memchr(b' ', rest)?;
+    let flags_end = space(rest)?;
     let (flags, rest) = rest.split_at_checked(flags_end)?;
     number::digits(flags)?;
     let rest = rest.get(1..)?;
-    let len_end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+    let len_end = space(rest).unwrap_or(rest.len());
     let (len, rest) = rest.split_at_checked(len_end)?;
     if let Some(unique) = rest.get(1..) {
         number::digits(unique)?;

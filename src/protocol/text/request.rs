@@ -192,16 +192,12 @@ fn parse_line(line: &[u8], max_value: usize) -> Result<Request<'_>, Refusal<'_>>
 }
 
 fn read<'a>(verb: ReadVerb, keys: Keys<'a>) -> Result<Request<'a>, Refusal<'a>> {
-    let mut count = 0_usize;
-    for key in keys {
-        if key.len() > MAX_KEY {
-            return Err(BAD_FORMAT);
-        }
-        count += 1;
+    if !keys.are_valid() {
+        return Err(BAD_FORMAT);
     }
     match verb {
         // `gat <exptime>` alone is an empty read in 1.6: `END`.
-        ReadVerb::Get | ReadVerb::Gets if count == 0 => Err(ERROR),
+        ReadVerb::Get | ReadVerb::Gets if keys.are_none() => Err(ERROR),
         _ => Ok(Request::Read { verb, keys }),
     }
 }
@@ -226,7 +222,7 @@ pub fn parse_key_list(line: &[u8]) -> Result<(ReadVerb, Keys<'_>), Refusal<'_>> 
         return Err(BAD_FORMAT);
     }
     match verb {
-        ReadVerb::Get | ReadVerb::Gets if Iterator::count(keys.first(1)) == 0 => Err(ERROR),
+        ReadVerb::Get | ReadVerb::Gets if keys.are_none() => Err(ERROR),
         _ => Ok((verb, keys)),
     }
 }

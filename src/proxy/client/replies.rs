@@ -7,6 +7,7 @@
 //! waits (`order.rs`), and a key is passed over once it is known to have no value. Its parts, one for each request that
 //! was made of it, say when all is known; then `END` follows, or the error line of a part that failed.
 
+mod dialects;
 mod values;
 
 use std::collections::VecDeque;
@@ -210,6 +211,7 @@ impl Replies {
         self.push_slot(stamp, form, None)
     }
 
+    #[inline]
     fn push_slot(&mut self, stamp: Stamp, form: Form, read: Option<Read>) -> u32 {
         let seq = self.next_seq();
         self.slots.push_back(Slot { stamp, form, tail: None, read, done: false, parked: Vec::new(), extra: None });
@@ -251,30 +253,10 @@ impl Replies {
     /// value before its block is found to end badly.
     #[inline]
     pub(in crate::proxy) fn answer(&mut self, seq: u32, text: &[u8], pool: &mut BufferPool) {
-        let Some((_, slot)) = self.slot(seq).filter(|(_, slot)| !slot.done) else { return };
-        match slot.form {
-            Form::Text => self.deliver(seq, text, pool),
-            Form::Meta { .. } | Form::KeptKey { .. } if slot.form.hides(text) => {}
-            Form::Meta { .. } | Form::KeptKey { .. } => self.deliver(seq, text, pool),
-            Form::Classic => {
-                let mut line = pool.take();
-                match slot.meta() {
-                    Some(meta) => classic::answer(&meta, text.strip_suffix(b"\r\n").unwrap_or(text), &mut line),
-                    None => line.extend_from_slice(text),
-                }
-                if !line.is_empty() {
-                    self.deliver(seq, &line, pool);
-                }
-                pool.put(line);
-            }
-            Form::Binary(form) => {
-                let mut packets = pool.take();
-                form.say(text, &mut packets);
-                if !packets.is_empty() {
-                    self.deliver(seq, &packets, pool);
-                }
-                pool.put(packets);
-            }
+        match self.slot(seq) {
+            None | Some((_, Slot { done: true, .. })) => return,
+            Some((_, Slot { form: Form::Text, .. })) => self.deliver(seq, text, pool),
+            _ => self.answer_in_dialect(seq, text, pool),
         }
         self.finish(seq, pool);
     }
@@ -373,50 +355,19 @@ impl Replies {
     }
 
     fn release(&mut self, pool: &mut BufferPool) {
-        while let Some(slot) = self.slots.front_mut().filter(|slot| slot.done) {
+        while self.slots.front().is_some_and(|slot| slot.done) {
+            let Some(slot) = self.slots.pop_front() else { return };
+            self.base = self.base.wrapping_add(1);
             self.answered.push(slot.stamp);
             self.whole = true;
-            let (form, read, tail) = (slot.form, slot.read, slot.tail.take());
-            self.parked_held -= tail.as_ref().map_or(0, |tail| tail.len());
-            let error = slot.extra.take().and_then(|mut extra| {
-                self.parked_held -= extra.held();
-                self.parked -= extra.queue.len() + extra.order.bytes();
-                extra.queue.clear(pool);
-                extra.order.clear(pool);
-                self.gathered -= extra.gather.as_ref().map_or(0, |gather| gather.bytes());
-                extra.error
-            });
-            if let Some(read) = read {
-                // Of all but classic commands a value is the one answer, whatever the node says behind it.
-                let error = error.filter(|_| form == Form::Text || !read.found);
-                match (form, error, tail) {
-                    (Form::Binary(form), error, tail) => {
-                        let mut packet = pool.take();
-                        match error {
-                            _ if read.found => {}
-                            Some(text) => form.say(&text, &mut packet),
-                            None => form.miss(&tail.unwrap_or_default(), &mut packet),
-                        }
-                        append(&mut self.out, &packet, pool);
-                        pool.put(packet);
-                    }
-                    (_, Some(text), _) => self.out.append(&text, pool),
-                    (form, None, Some(line)) if form.keeps_line() => {
-                        if let Some(meta) = meta_of(&line).filter(|meta| !read.found && !meta.quiet) {
-                            let mut miss = pool.take();
-                            meta.soft_miss(&mut miss);
-                            self.out.append(&miss, pool);
-                            pool.put(miss);
-                        }
-                    }
-                    (_, None, Some(tail)) if !read.found => self.out.append(&tail, pool),
-                    _ => append(&mut self.out, form.end(read.found), pool),
+            match slot {
+                // As most are.
+                Slot { form: Form::Text, read: Some(read), tail: None, extra: None, .. } => {
+                    self.out.append(Form::Text.end(read.found), pool);
                 }
-            } else if let Some(text) = error {
-                self.out.append(&text, pool);
+                Slot { read: None, tail: None, extra: None, .. } => {}
+                slot => self.end_slot(slot, pool),
             }
-            self.slots.pop_front();
-            self.base = self.base.wrapping_add(1);
             self.take_parked(pool);
         }
         if self.slots.is_empty() && self.slots.capacity() > 64 {
@@ -425,7 +376,14 @@ impl Replies {
     }
 
     /// What the new head has parked is sent.
+    #[inline]
     fn take_parked(&mut self, pool: &mut BufferPool) {
+        if self.slots.front().is_some_and(|slot| slot.parked.capacity() > 0 || slot.extra.is_some()) {
+            self.send_parked(pool);
+        }
+    }
+
+    fn send_parked(&mut self, pool: &mut BufferPool) {
         let Some(slot) = self.slots.front_mut() else { return };
         let parked = std::mem::take(&mut slot.parked);
         self.parked -= parked.len();
@@ -477,14 +435,6 @@ impl Replies {
         }
         self.out.clear(pool);
         (self.parked, self.parked_held, self.gathered) = (0, 0, 0);
-    }
-}
-
-/// Adds what there is: an empty queue takes memory with its first byte.
-#[inline]
-fn append(out: &mut OutBuf, bytes: &[u8], pool: &mut BufferPool) {
-    if !bytes.is_empty() {
-        out.append(bytes, pool);
     }
 }
 

@@ -11,7 +11,7 @@
 /// | `Keys` | replies to keys of its long line | the line, and replies to earlier keys of it | as `Output` |
 /// | `Turn` | nothing: others have their turn first | what it held before | the next round of the worker |
 /// | `Ring` | the first ring | nothing | it has come; or the queue time-out, once for each client: goes on, and is answered as where a node is down |
-/// | `Lane` | room on a lane | nothing; in the middle of a streamed body its own lane | the lane's clocks. While the lane moves nothing for the queue time-out: the request is not carried out, unless nobody waits for its answer. A streamed body: see below |
+/// | `Lane` | room on a lane; for a meta command also that the lane has said its version | nothing; in the middle of a streamed body its own lane | the lane's clocks. While the lane moves nothing for the queue time-out: the request is not carried out, unless nobody waits for its answer. A streamed body: see below |
 /// | `LaneChange` | replies to what it asked for the same key on another lane | nothing, or the body that is to be sent | that lane's clocks. While that lane moves nothing for the request and the queue time-out: the request is not carried out, unless nobody waits for its answer |
 /// | `Moves` | steps of its earlier requests for the key, or reads of moved keys, while a ring before is declared (`client/moves.rs`) | nothing, or the body that is to be sent | the clocks of their lanes; there are at most five steps of each |
 /// | `LostWrite` | the time in which a write of it that was lost on a lane we gave up may still be carried out | nothing, or the body that is to be sent | the connect time-out; then it goes on (`routes.rs`) |

@@ -28,9 +28,10 @@ impl Asked {
     /// `line` is the request as it is sent.
     #[inline]
     pub(in crate::proxy) fn new(hash: u64, line: &[u8], settings: &Settings) -> Self {
-        if !settings.log_keys || settings.slow_request.is_none() {
-            return Self::Hash(hash);
-        }
+        if settings.log_keys && settings.slow_request.is_some() { Self::key(line) } else { Self::Hash(hash) }
+    }
+
+    fn key(line: &[u8]) -> Self {
         Self::Key(key_of(line).into_owned().into())
     }
 

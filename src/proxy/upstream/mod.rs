@@ -20,6 +20,7 @@ pub(in crate::proxy) mod group;
 pub(in crate::proxy) mod health;
 mod marks;
 pub(in crate::proxy) mod node;
+mod said;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub(in crate::proxy) use entry::{Entry, Step};
 use fifo::{Fifo, Times};
 use group::Group;
 use marks::Mark;
+use said::say;
 
 /// A lane takes no further request while so many bytes wait to be sent.
 const LANE_BYTES: usize = 2 << 20;
@@ -482,19 +484,4 @@ impl Upstream {
     pub(in crate::proxy) const fn in_body(&self) -> bool {
         self.body.is_some()
     }
-}
-
-/// Queues a request: its line, or the packet that says the same.
-fn say(line: &[u8], is_binary: bool, out: &mut OutBuf, shared: &mut Shared) {
-    if !is_binary {
-        return out.append(line, &mut shared.pool);
-    }
-    let asked = meta::Asked::read(line);
-    debug_assert!(asked.is_some(), "no packet says {:?}", String::from_utf8_lossy(line));
-    let mut packet = shared.pool.take();
-    if let Some(asked) = asked {
-        asked.write(&mut packet);
-    }
-    out.append(&packet, &mut shared.pool);
-    shared.pool.put(packet);
 }

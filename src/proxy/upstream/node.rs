@@ -33,6 +33,8 @@ pub(in crate::proxy) struct NodeEntry {
     pub(in crate::proxy) merges_again_at: Tick,
     /// The lane for everyone's reads of values that are known to be large, if there is one.
     pub(in crate::proxy) large: UpstreamId,
+    /// Nobody waits before this moment until that lane has said its version (one was lost before it did).
+    pub(in crate::proxy) no_large_until: Tick,
     pub(in crate::proxy) own: OwnLanes,
     pub(in crate::proxy) binary: BinaryLane,
     /// The connection that asks whether it still answers, while there is one.
@@ -133,6 +135,7 @@ impl NodeEntry {
             version: None,
             merges_again_at: Tick(0),
             large: UpstreamId::NONE,
+            no_large_until: Tick(0),
             own: OwnLanes::default(),
             binary: BinaryLane::UNKNOWN,
             probe: UpstreamId::NONE,

@@ -138,10 +138,6 @@ impl Asked {
             // Or it has said another version than its own.
             return (truth.had_old || truth.lied, true);
         }
-        if line == b"ERROR" && truth.had_mixed && matches!(self.verb, Verb::Get | Verb::Debug) {
-            // Asked for a large value, by a connection that had not said its version.
-            return (true, false);
-        }
         let failed = is_failure(line, lied);
         let new = self.is_new && [b"CLIENT_ERROR invalid flag".as_slice(), INVALID].contains(&line);
         let fits = line == TOO_LARGE && self.len > 1 << 20

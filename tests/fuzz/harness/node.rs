@@ -49,8 +49,6 @@ pub struct Truth {
     pub shaken: bool,
     /// A node has been one that knows no meta commands.
     pub had_old: bool,
-    /// Behind an address there were several kinds of nodes.
-    pub had_mixed: bool,
     /// Made so far.
     values: u64,
 }
@@ -227,7 +225,6 @@ impl Node {
     pub fn accept(&self, drawn: usize, truth: &mut Truth) -> Session {
         let kind = if self.is_mixed { Kind::of(drawn) } else { self.usual };
         truth.had_old |= kind.is_old();
-        truth.had_mixed |= self.is_mixed;
         Session { kind, ..Session::default() }
     }
 
@@ -451,10 +448,6 @@ impl Session {
         let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
         assert!(words.iter().all(|word| !word.is_empty()) && !line.contains(&0), "{:?}", show(line));
         let is_meta = matches!(words[0], b"mg" | b"ms" | b"md" | b"ma" | b"me");
-        if node.is_mixed && self.kind.is_old() && matches!(words[0], b"mg" | b"me") {
-            // For a large value it is asked behind the version that it has not said.
-            return Some(b"ERROR\r\n".to_vec());
-        }
         assert!(!is_meta || !self.kind.is_old(), "a node before 1.6 was sent {:?}", show(line));
         // Behind a longer one it would take a block for commands.
         assert!(words.get(1).is_none_or(|key| key.len() <= MAX_KEY), "{:?}", show(line));

@@ -224,3 +224,98 @@ fn a_miss_with_its_key_waits_for_an_earlier_read_of_the_same_key() {
     rig.send(client, "mn\r\n");
     assert_eq!(rig.got(client), "MN\r\n");
 }
+
+/// A node of which a client's shared lane has said that it knows the meta commands, and a key whose value was large. What is
+/// behind its address is proved by hand from now on.
+fn with_large() -> (Rig, ClientId) {
+    let mut rig = Rig::new(1);
+    let client = rig.client();
+    rig.send(client, "mg big v\r\n");
+    assert_eq!(rig.sent(0), "mg big v\r\n");
+    rig.reply(0, va(LARGE));
+    assert!(rig.got_bytes(client) == va(LARGE));
+    rig.mute = true;
+    (rig, client)
+}
+
+fn va(len: usize) -> Vec<u8> {
+    [format!("VA {len}\r\n").as_bytes(), &vec![b'v'; len], b"\r\n"].concat()
+}
+
+/// Another connection may lead to a memcached that does not know them.
+#[test]
+fn a_read_of_a_large_value_waits_until_the_lane_of_large_values_has_said_its_version() {
+    for (version, told) in [("1.6.18", true), ("1.5.16", false)] {
+        let (mut rig, client) = with_large();
+        rig.send(client, "mg big v\r\nmg small v\r\n");
+        let large = rig.newest(0);
+        assert_eq!((rig.sent(large), rig.sent(0)), ("version\r\n".into(), String::new()), "{version}");
+        rig.reply(large, "VERSION ");
+        assert_eq!((rig.sent(large), rig.sent(0)), (String::new(), String::new()), "{version}");
+        rig.reply(large, format!("{version}\r\n"));
+        let small = "mg small v\r\n";
+        let (by_large, by_shared) = if told { ("mg big v\r\n", "") } else { ("", "mg big v\r\n") };
+        assert_eq!((rig.sent(large), rig.sent(0)), (by_large.into(), format!("{by_shared}{small}")), "{version}");
+        if told {
+            rig.reply(0, "EN\r\n");
+            rig.reply(large, va(LARGE));
+        } else {
+            rig.reply(0, [&*va(LARGE), b"EN\r\n"].concat());
+        }
+        assert!(rig.got_bytes(client) == [&*va(LARGE), b"EN\r\n"].concat(), "{version}");
+        // Classic commands every memcached knows.
+        rig.send(client, "get big\r\n");
+        assert_eq!((rig.sent(large), rig.sent(0)), ("get big\r\n".into(), String::new()), "{version}");
+    }
+}
+
+#[test]
+fn a_read_of_a_large_value_goes_on_where_the_lane_of_large_values_is_not_to_be_had() {
+    for reason in [FailReason::Closed, FailReason::Connect] {
+        let (mut rig, client) = with_large();
+        for _ in 0..2 {
+            rig.send(client, "mg big v\r\n");
+            let large = rig.newest(0);
+            if large != 0 && rig.is_open(large) {
+                assert_eq!((rig.sent(large), rig.sent(0)), ("version\r\n".into(), String::new()));
+                rig.fail(large, reason);
+            }
+            assert_eq!((rig.open_lanes(0), rig.sent(0)), (1, "mg big v\r\n".into()), "by the shared lane, at once");
+            rig.reply(0, va(LARGE));
+            assert!(rig.got_bytes(client) == va(LARGE));
+        }
+        // After a while it is tried again.
+        rig.pass(1000);
+        rig.send(client, "mg big v\r\n");
+        let large = rig.newest(0);
+        assert_eq!((rig.sent(large), rig.sent(0)), ("version\r\n".into(), String::new()));
+        // One that says nothing is waited for no longer than the queue time-out.
+        let mut told = String::new();
+        for _ in 0..20 {
+            rig.pass(100);
+            told += &rig.got(client);
+        }
+        assert_eq!(told, "EN\r\n");
+        assert_eq!(rig.sent(0), "");
+    }
+}
+
+#[test]
+fn a_value_without_room_is_asked_for_again_by_a_lane_that_has_said_its_version() {
+    for (version, told) in [("1.6.18", "VA 1\r\nv\r\n"), ("1.5.16", "EN\r\n")] {
+        let mut rig = Rig::new(1);
+        let client = rig.client();
+        rig.send(client, "mg big v\r\n");
+        assert_eq!(rig.sent(0), "mg big v\r\n");
+        rig.mute = true;
+        rig.try_reply(0, &va(HUGE));
+        let own = rig.newest(0);
+        assert_eq!((rig.sent(own), rig.got(client)), ("version\r\n".into(), String::new()), "{version}");
+        rig.reply(own, format!("VERSION {version}\r\n"));
+        if version == "1.6.18" {
+            assert_eq!(rig.sent(own), "mg big v\r\n");
+            rig.reply(own, va(1));
+        }
+        assert_eq!((rig.got(client), rig.sent(own)), (told.into(), String::new()), "{version}");
+    }
+}

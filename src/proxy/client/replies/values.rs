@@ -37,31 +37,39 @@ impl Replies {
     /// A whole value has come for the key at a place: its `VALUE` line and its block.
     #[inline]
     pub(in crate::proxy) fn value(&mut self, seq: u32, place: u32, header: &[u8], block: &[u8], pool: &mut BufferPool) {
+        match self.slot(seq) {
+            Some((_, Slot { form: Form::Text, .. })) => self.give(seq, place, header, block, pool),
+            _ => self.value_in_dialect(seq, place, header, block, pool),
+        }
+    }
+
+    /// The same, of another dialect than classic text.
+    fn value_in_dialect(&mut self, seq: u32, place: u32, header: &[u8], block: &[u8], pool: &mut BufferPool) {
         let Some((_, slot)) = self.slot(seq) else { return };
         let Some(read) = slot.read.as_mut() else { return };
         read.found = true;
-        match slot.form {
-            Form::Text => self.give(seq, place, header, block, pool),
-            Form::Meta { .. } | Form::KeptKey { .. } if slot.form.hides(header) => self.miss(seq, place, pool),
-            Form::Meta { .. } => self.give(seq, place, header, block, pool),
+        let mut head = Vec::new();
+        let (header, block) = match slot.form {
+            Form::Meta { .. } | Form::KeptKey { .. } if slot.form.hides(header) => return self.miss(seq, place, pool),
+            Form::Text | Form::Meta { .. } => (header, block),
             Form::Classic | Form::KeptKey { .. } => {
-                let mut head = pool.take();
+                head = pool.take();
                 let follows = slot.announce(header, &mut head);
-                self.give(seq, place, &head, if follows { block } else { &[] }, pool);
-                pool.put(head);
+                (&*head, if follows { block } else { &[] })
             }
             Form::Binary(form) => {
-                let mut head = pool.take();
+                head = pool.take();
                 let asked = slot.tail.as_deref().unwrap_or_default();
                 let block = form.value(header, asked, block.strip_suffix(b"\r\n").unwrap_or(block), &mut head);
                 if head.is_empty() {
-                    self.miss(seq, place, pool);
-                } else {
-                    self.give(seq, place, &head, block, pool);
+                    pool.put(head);
+                    return self.miss(seq, place, pool);
                 }
-                pool.put(head);
+                (&*head, block)
             }
-        }
+        };
+        self.give(seq, place, header, block, pool);
+        pool.put(head);
     }
 
     /// A whole value, as its client is sent it.
@@ -69,9 +77,9 @@ impl Replies {
     fn give(&mut self, seq: u32, place: u32, header: &[u8], block: &[u8], pool: &mut BufferPool) {
         let Some((index, slot)) = self.slot(seq) else { return };
         let Some(read) = slot.read.as_mut() else { return };
+        read.found = true;
         if read.turn != place {
-            self.change(seq, |slot, _| slot.extra(pool).order.park(place, header, block, pool));
-            return;
+            return self.keep(seq, place, header, block, pool);
         }
         read.turn += 1;
         let ordered = slot.extra.is_some();
@@ -82,8 +90,18 @@ impl Replies {
             self.park(seq, header, block, pool);
         }
         if ordered {
-            self.change(seq, |slot, head| slot.advance(head, pool));
+            self.advance(seq, pool);
         }
+    }
+
+    /// A whole value came before its turn.
+    fn keep(&mut self, seq: u32, place: u32, header: &[u8], block: &[u8], pool: &mut BufferPool) {
+        self.change(seq, |slot, _| slot.extra(pool).order.park(place, header, block, pool));
+    }
+
+    /// The turn has moved in a read of which something came before its turn.
+    fn advance(&mut self, seq: u32, pool: &mut BufferPool) {
+        self.change(seq, |slot, head| slot.advance(head, pool));
     }
 
     /// The value of the key at a place begins to come, with its `VALUE` line.

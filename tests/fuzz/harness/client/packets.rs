@@ -346,10 +346,6 @@ impl Asked {
             if value.starts_with(b"proxy: the request needs memcached 1.6 at node node-") {
                 return has_key && (truth.had_old || truth.lied);
             }
-            if value == b"ERROR" && truth.had_mixed && (is_read || matches!(self.what, What::Touch)) {
-                // Asked for a large value, by a connection that had not said its version.
-                return true;
-            }
             let is_failure = is_failure(&[b"SERVER_ERROR ", value].concat(), false);
             let is_asked = !matches!(self.what, What::Exact(_) | What::Version);
             // Before the first ring is connected there is nobody to ask.
