@@ -284,9 +284,13 @@ fn parse_within(
 
 /// The filter of `RUST_LOG`, unless it is for other programs alone: then nothing would be logged, not even why.
 fn filter_for_us(filter: String, level: LogLevel, warnings: &mut Vec<String>) -> Result<Option<String>, Exit> {
+    // An empty one would stand for `error` to whatever there is.
+    let filter =
+        filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect::<Vec<_>>().join(",");
     let targets: Targets = filter.parse().map_err(|error| Exit::usage(&format!("RUST_LOG={filter}: {error}")))?;
     let is_meant = |directive: &str| directive.eq_ignore_ascii_case("off") || directive.starts_with("slipring");
-    if targets.would_enable("slipring", &tracing::Level::ERROR) || filter.split(',').map(str::trim).any(is_meant) {
+    let says = targets.would_enable("slipring", &tracing::Level::ERROR) || filter.split(',').any(is_meant);
+    if says && !filter.is_empty() {
         return Ok(Some(filter));
     }
     let level = level.as_str();

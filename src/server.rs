@@ -146,7 +146,7 @@ async fn serve(
     let follow = follow::follow(views, published, placement, Arc::clone(&ready), history, secured);
     tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
     tokio::task::yield_now().await;
-    tasks.spawn(stop.clone().run_until_cancelled_owned(be_ready_after(config.ready_timeout, ready)));
+    tasks.spawn(draining.clone().run_until_cancelled_owned(be_ready_after(config.ready_timeout, ready)));
     let parts = worker::Parts {
         ring: Arc::clone(&ring),
         node_failed: Arc::clone(&triggers.resolve),

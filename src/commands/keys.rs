@@ -29,7 +29,7 @@ pub(super) fn show(key: &[u8]) -> String {
     if key.len() > SHOWN { format!("{text}…") } else { text }
 }
 
-/// Calls `f` with each line, without its end.
+/// Calls `f` with each line, without its end; empty ones are no keys and passed over.
 ///
 /// # Errors
 /// At the first line that is no key, and when `f` fails.
@@ -45,6 +45,9 @@ pub(super) fn each_line(
         }
         let key = line.strip_suffix(b"\n").unwrap_or(&line);
         let key = key.strip_suffix(b"\r").unwrap_or(key);
+        if key.is_empty() {
+            continue;
+        }
         check(key).map_err(|problem| CommandError::Line(number, problem))?;
         f(key)?;
     }

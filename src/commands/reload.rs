@@ -34,6 +34,9 @@ pub enum ReloadError {
     /// Another program: SIGHUP may end it.
     #[error("process {0} is {1:?}, not a slipring: nothing was sent")]
     Stranger(i32, String),
+    /// It is at work on something else, which SIGHUP would end.
+    #[error("process {0} is another command of slipring, not a sidecar: nothing was sent")]
+    Command(i32),
     /// None that may be seen.
     #[error("no slipring runs here, or none that this user may see")]
     Nobody,
@@ -89,6 +92,7 @@ pub async fn run(pid: Option<i32>) -> Result<String, ReloadError> {
     match name(pid) {
         None => return Err(ReloadError::Refused(pid, Errno::SRCH)),
         Some(name) if !is_slipring(&name) => return Err(ReloadError::Stranger(pid, name)),
+        Some(_) if !is_sidecar(pid) => return Err(ReloadError::Command(pid)),
         Some(_) => {}
     }
     let send = || kill_process(target, Signal::HUP).map_err(|error| ReloadError::Refused(pid, error));

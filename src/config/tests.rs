@@ -410,6 +410,12 @@ fn a_filter_for_other_programs_alone_is_ignored_with_a_word() {
         let expected = format!("RUST_LOG={filter} ignored: it has no level for slipring; --log-level error holds");
         assert_eq!(config.warnings, [expected]);
     }
+    // Without empty ones, which would stand for `error`.
+    for (filter, rest) in [(",,", ""), ("hyper=off,, ", "hyper=off")] {
+        let config = parsed("--nodes a", &[("RUST_LOG", filter)]);
+        assert_eq!(config.log_filter, "info");
+        assert!(config.warnings.concat().starts_with(&format!("RUST_LOG={rest} ignored: ")), "{:?}", config.warnings);
+    }
     for filter in ["off", "slipring=off", "slipring::proxy=debug", "warn", "info,hyper=off"] {
         let config = parsed("--nodes a", &[("RUST_LOG", filter)]);
         assert_eq!((config.log_filter.as_str(), config.warnings.len()), (filter, 0));

@@ -40,7 +40,8 @@ impl Core {
             FailReason::System(number) => Cause::System(number),
             FailReason::ConnectTimeout => Cause::NotConnected(settings.connect_timeout),
             FailReason::Silent => Cause::Unanswered(settings.request_timeout),
-            FailReason::Closed | FailReason::CutOff if is_new => Cause::ClosedEarly,
+            // One that has said it before is no other program: it is about to end.
+            FailReason::Closed | FailReason::CutOff if is_new && entry.version.is_none() => Cause::ClosedEarly,
             FailReason::Closed => Cause::Closed,
             FailReason::CutOff => Cause::CutOff,
             FailReason::Unsecured(why) => Cause::Unsecured(why),

@@ -4,6 +4,8 @@
 //! held a lane for a later reply could wait for the lane of an earlier one, and that for this one. A body goes there when
 //! nothing of its client for its key is under way on another lane. A client that waits for one is not read, and holds
 //! nothing that others wait for.
+//!
+//! Longer than 500 lines: waiting for such a lane, having it and large bodies are one state machine.
 
 use std::time::Duration;
 
@@ -26,10 +28,10 @@ const IDLE: Duration = Duration::from_secs(1);
 /// What goes by an own lane.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Classic commands, which every node knows.
-    Classic,
-    /// Meta commands, which one without them would refuse, and whose block it would execute.
-    Meta,
+    /// Lines, which any text node takes for one request.
+    Text,
+    /// A meta command with a block, which one without meta commands would execute.
+    MetaBlock,
     /// Packets.
     Packets,
 }
@@ -104,7 +106,7 @@ impl Core {
                 continue;
             }
             let (lane, asked) = (client.lane, client.waits_with_meta(node, body));
-            let mut kind = Kind::Classic;
+            let mut kind = Kind::Text;
             if let Some(line) = &asked {
                 // As its shared lane decides; where that is gone with its node, as the node was last.
                 let way = match self.way(node, lane) {
@@ -123,7 +125,8 @@ impl Core {
                 }
                 kind = match way {
                     Way::Packets(_) => Kind::Packets,
-                    _ => Kind::Meta,
+                    _ if body => Kind::MetaBlock,
+                    _ => Kind::Text,
                 };
             }
             match self.own_lane(node, owner, kind) {
@@ -143,16 +146,16 @@ impl Core {
 
     /// A lane for a client, of which fewer than [`MAX_OWN`] are in use.
     ///
-    /// All but classic commands go only by one that has been greeted: by one in packets that has answered by a packet, for
-    /// where the node speaks text a value's lines would be commands; and meta commands by one that has said its version, for
-    /// an older memcached does not know them, and would take their block for commands.
+    /// What may hold lines goes only by one that has been greeted: by one in packets that has answered by a packet, for
+    /// where the node speaks text they would be commands; and the block of a meta command by one that has said its version,
+    /// for an older memcached would take it for commands.
     fn own_lane(&mut self, node: NodeId, owner: ClientId, kind: Kind) -> Own {
         let is_binary = kind == Kind::Packets;
         let Self { nodes, upstreams, .. } = self;
         let Some(entry) = nodes.get_mut(node.0) else { return Own::Later };
         let is_alike = |id: &UpstreamId| upstreams.get(id.0).is_some_and(|up| up.is_binary == is_binary);
         let is_greeted = |id: &UpstreamId| upstreams.get(id.0).is_some_and(Upstream::is_greeted);
-        let fits = |id: &UpstreamId| is_alike(id) && (kind == Kind::Classic || is_greeted(id));
+        let fits = |id: &UpstreamId| is_alike(id) && (kind == Kind::Text || is_greeted(id));
         let found = entry.own.idle.iter().rposition(fits);
         let lane = match found.and_then(|at| entry.own.idle.get(at).copied()) {
             Some(lane) => lane,
@@ -167,7 +170,7 @@ impl Core {
                 if let Some(entry) = self.nodes.get_mut(node.0) {
                     entry.own.idle.push(lane);
                 }
-                if kind != Kind::Classic {
+                if kind != Kind::Text {
                     self.shared.ask_for_tick();
                     return Own::Later;
                 }
@@ -176,7 +179,7 @@ impl Core {
         };
         let Self { nodes, upstreams, shared, .. } = self;
         let (Some(entry), Some(up)) = (nodes.get_mut(node.0), upstreams.get_mut(lane.0)) else { return Own::Later };
-        if kind == Kind::Meta && !up.has_meta {
+        if kind == Kind::MetaBlock && !up.has_meta {
             return Own::NoMeta;
         }
         up.role = Role::Own { owner };

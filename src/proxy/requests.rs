@@ -1,6 +1,8 @@
 //! HOT: a request → its node → that node's lane.
 //!
 //! Route and enqueue are one step, so no request ever holds an old ring.
+//!
+//! Longer than 500 lines: the way of every kind of request, read in one sitting.
 
 use super::binary_lanes::Way;
 use super::buffer::Input;

@@ -157,6 +157,15 @@ fn reload_has_the_file_read_and_says_when_there_is_nobody() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("is \"memcached\", not a slipring"), "{output:?}");
     a.client().in_step();
+    // Nor another command of this one.
+    let mut locate =
+        binary().args(["locate", "--nodes", "a"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let output = run_to_end(&["reload", "--pid", &locate.id().to_string()], &[]);
+    drop(locate.stdin.take());
+    let ended = locate.wait().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another command of slipring"), "{output:?}");
+    assert_eq!(ended.code(), Some(0));
     // No process has the largest number there is.
     let output = run_to_end(&["reload", "--pid", &i32::MAX.to_string()], &[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
