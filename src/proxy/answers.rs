@@ -1,5 +1,7 @@
 //! HOT: a node's bytes → replies → the entry at the head of the lane's FIFO → the clients (`values.rs`: the values of
 //! reads).
+//!
+//! Longer than 500 lines: each kind of entry has its answer here, in one match.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -4,6 +4,8 @@
 //! held a lane for a later reply could wait for the lane of an earlier one, and that for this one. A body goes there when
 //! nothing of its client for its key is under way on another lane. A client that waits for one is not read, and holds
 //! nothing that others wait for.
+//!
+//! Longer than 500 lines: waiting for such a lane, having it and large bodies are one state machine.
 
 use std::time::Duration;
 
