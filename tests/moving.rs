@@ -103,7 +103,9 @@ fn locate_tells_of_many_keys_from_standard_input() {
 #[test]
 fn locate_refuses_what_no_client_can_store() {
     let long = "k".repeat(251);
-    for (key, problem) in [("", "at least one byte"), (" ", "blank"), (&*long, "251 bytes, more than 250")] {
+    let output = run_to_end(&["locate", "--nodes", NODES, ""], &[]);
+    assert!(output.status.code() == Some(1) && error(&output).contains("at least one byte"), "{output:?}");
+    for (key, problem) in [(" ", "blank"), (&*long, "251 bytes, more than 250")] {
         let output = run_to_end(&["locate", "--nodes", NODES, key], &[]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(error(&output).contains(problem), "{output:?}");
@@ -171,7 +173,7 @@ fn placements_are_listed_and_a_plan_is_told() {
     let keys = Scratch::new("plan", "one\ntwo\nthree\nfour\n");
     let text = out(&run_to_end(&[&plan[..], &["--keys", keys.path()]].concat(), &[("SLIPRING_PLACEMENT", "dalli")]));
     assert!(text.contains("(of 4 keys; placement dalli)"), "{text}");
-    let bad = Scratch::new("plan-bad", "one\n\n");
+    let bad = Scratch::new("plan-bad", "one\n \n");
     let output = run_to_end(&[&plan[..], &["--keys", bad.path()]].concat(), &[]);
     assert!(error(&output).contains(&format!("{}: line 2", bad.path())), "{output:?}");
     let output = run_to_end(&["plan", "--from", "a", "--to", "b:x"], &[]);

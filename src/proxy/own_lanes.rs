@@ -28,10 +28,10 @@ const IDLE: Duration = Duration::from_secs(1);
 /// What goes by an own lane.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Lines, which any text node takes for one request.
-    Text,
-    /// A meta command with a block, which one without meta commands would execute.
-    MetaBlock,
+    /// Classic commands, which every node knows.
+    Classic,
+    /// Meta commands, which one without them would refuse, and whose block it would execute.
+    Meta,
     /// Packets.
     Packets,
 }
@@ -106,7 +106,7 @@ impl Core {
                 continue;
             }
             let (lane, asked) = (client.lane, client.waits_with_meta(node, body));
-            let mut kind = Kind::Text;
+            let mut kind = Kind::Classic;
             if let Some(line) = &asked {
                 // As its shared lane decides; where that is gone with its node, as the node was last.
                 let way = match self.way(node, lane) {
@@ -125,8 +125,7 @@ impl Core {
                 }
                 kind = match way {
                     Way::Packets(_) => Kind::Packets,
-                    _ if body => Kind::MetaBlock,
-                    _ => Kind::Text,
+                    _ => Kind::Meta,
                 };
             }
             match self.own_lane(node, owner, kind) {
@@ -146,16 +145,16 @@ impl Core {
 
     /// A lane for a client, of which fewer than [`MAX_OWN`] are in use.
     ///
-    /// What may hold lines goes only by one that has been greeted: by one in packets that has answered by a packet, for
-    /// where the node speaks text they would be commands; and the block of a meta command by one that has said its version,
-    /// for an older memcached would take it for commands.
+    /// All but classic commands go only by one that has been greeted: by one in packets that has answered by a packet, for
+    /// where the node speaks text a value's lines would be commands; and meta commands by one that has said its version, for
+    /// an older memcached does not know them, and would take their block for commands.
     fn own_lane(&mut self, node: NodeId, owner: ClientId, kind: Kind) -> Own {
         let is_binary = kind == Kind::Packets;
         let Self { nodes, upstreams, .. } = self;
         let Some(entry) = nodes.get_mut(node.0) else { return Own::Later };
         let is_alike = |id: &UpstreamId| upstreams.get(id.0).is_some_and(|up| up.is_binary == is_binary);
         let is_greeted = |id: &UpstreamId| upstreams.get(id.0).is_some_and(Upstream::is_greeted);
-        let fits = |id: &UpstreamId| is_alike(id) && (kind == Kind::Text || is_greeted(id));
+        let fits = |id: &UpstreamId| is_alike(id) && (kind == Kind::Classic || is_greeted(id));
         let found = entry.own.idle.iter().rposition(fits);
         let lane = match found.and_then(|at| entry.own.idle.get(at).copied()) {
             Some(lane) => lane,
@@ -170,7 +169,7 @@ impl Core {
                 if let Some(entry) = self.nodes.get_mut(node.0) {
                     entry.own.idle.push(lane);
                 }
-                if kind != Kind::Text {
+                if kind != Kind::Classic {
                     self.shared.ask_for_tick();
                     return Own::Later;
                 }
@@ -179,7 +178,7 @@ impl Core {
         };
         let Self { nodes, upstreams, shared, .. } = self;
         let (Some(entry), Some(up)) = (nodes.get_mut(node.0), upstreams.get_mut(lane.0)) else { return Own::Later };
-        if kind == Kind::MetaBlock && !up.has_meta {
+        if kind == Kind::Meta && !up.has_meta {
             return Own::NoMeta;
         }
         up.role = Role::Own { owner };

@@ -273,3 +273,82 @@ fn plan_prints_the_edits_of_what_a_sidecar_has_now() {
     replace(&path, "10.0.0.2\nbefore: 10.0.0.3");
     assert!(plan(&["--to", "10.0.0.4"]).contains("a ring before is declared already"));
 }
+
+#[test]
+fn moved_keys_are_hits_locks_and_counters_until_the_ring_before_ends() {
+    const KEYS: usize = 600;
+    let [a, b, c, d] = [(); 4].map(|()| Memcached::start());
+    let directory = Directory::new();
+    let path = directory.path("nodes");
+    let (three, four) = (list([&a, &b, &c]), list([&a, &b, &c, &d]));
+    replace(&path, &format!("{three}\nbefore: {three}\n"));
+    let sidecars = [(); 2].map(|()| start(&["--nodes-file", path.to_str().unwrap()]));
+    for slipring in &sidecars {
+        until_before(slipring, "reading", &[&a, &b, &c]);
+    }
+    let mut first = sidecars[0].client();
+    let name = |kind: &str, number: usize| format!("{kind}{number}");
+    for number in 0..KEYS {
+        first.set(&name("value", number), format!("v{number}"));
+        first.set(&name("deleted", number), "old");
+        first.set(&name("counter", number), "5");
+        first.ask(format!("add lock{number} 0 0 1\r\n1\r\n"), "STORED\r\n");
+    }
+    replace(&path, &format!("{four}\nbefore: {three}\n"));
+    for slipring in &sidecars {
+        until_nodes(slipring, &[&a, &b, &c, &d]);
+    }
+    let mut second = sidecars[1].client();
+    for number in 0..KEYS {
+        first.ask(format!("delete deleted{number}\r\n"), "DELETED\r\n");
+        second.ask(format!("add lock{number} 0 0 1\r\n1\r\n"), "NOT_STORED\r\n");
+        first.ask(format!("incr counter{number} 2\r\n"), "7\r\n");
+        second.ask(format!("decr counter{number} 1\r\n"), "6\r\n");
+    }
+    // Several in a request, in the order asked, those that are gone between them.
+    for numbers in (0..KEYS).collect::<Vec<_>>().chunks(20) {
+        let keys: Vec<String> =
+            numbers.iter().flat_map(|number| [name("value", *number), name("deleted", *number)]).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        for client in [&mut first, &mut second] {
+            let found: Vec<String> =
+                client.get(&keys).into_iter().map(|value| String::from_utf8(value.key).unwrap()).collect();
+            let wanted: Vec<String> = numbers.iter().map(|number| name("value", *number)).collect();
+            assert_eq!(found, wanted);
+        }
+    }
+    let hits = metric(&sidecars[1], "slipring_before_reads_total{result=\"hit\"}");
+    assert!(hits > KEYS as f64 / 20.0 && hits < KEYS as f64, "{hits}");
+    // A quarter of them is written anew, by one; then the old places end.
+    let rewritten = KEYS / 4;
+    for number in 0..rewritten {
+        second.set(&name("value", number), "new");
+    }
+    replace(&path, &format!("{four}\nbefore: ending:{three}\n"));
+    for slipring in &sidecars {
+        until_before(slipring, "ending", &[&a, &b, &c]);
+    }
+    replace(&path, &four);
+    for slipring in &sidecars {
+        until_none(slipring);
+    }
+    let mut missing = 0;
+    for number in 0..KEYS {
+        for client in [&mut first, &mut second] {
+            let found = client.get(&[&name("value", number), &name("deleted", number)]);
+            let wanted = if number < rewritten { "new".to_owned() } else { format!("v{number}") };
+            match &found[..] {
+                [value] => {
+                    assert_eq!(
+                        (&value.key[..], &value.data[..]),
+                        (name("value", number).as_bytes(), wanted.as_bytes())
+                    );
+                }
+                [] => missing += usize::from(number >= rewritten),
+                more => panic!("{number}: {} values", more.len()),
+            }
+            assert!(number >= rewritten || !found.is_empty(), "{number} was written to where it is");
+        }
+    }
+    assert!(missing > 0, "what nobody has written anew is where nobody looks any more");
+}

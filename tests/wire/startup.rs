@@ -261,7 +261,9 @@ fn who_comes_before_discovery_has_answered_is_served_when_it_has() {
             });
         }
     });
-    let slipring = Slipring::command(&["serve", "--discovery", &endpoint, "--discovery-interval", "1s"], &[]);
+    // Nobody's wait ends before the answer.
+    let patient = ["--discovery-interval", "1s", "--queue-timeout", "60s"];
+    let slipring = Slipring::command(&[&["serve", "--discovery", &endpoint], &patient[..]].concat(), &[]);
     let (mut writer, mut other) = (slipring.client(), slipring.client());
     writer.send("set k 0 0 1\r\nv\r\nget k\r\n");
     other.in_step();

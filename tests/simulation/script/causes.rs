@@ -1,6 +1,9 @@
 //! Why a node is down.
 
+use std::sync::Arc;
+
 use slipring::proxy::FailReason;
+use slipring::routing::{Node, Topology};
 
 use super::Rig;
 
@@ -22,7 +25,7 @@ fn what_a_connection_fails_of_is_the_cause() {
         (FailReason::NameUnanswered, "name servers do not answer"),
         (FailReason::System(113), "No route to host"),
         (FailReason::ConnectTimeout, "no answer for 250 ms"),
-        (FailReason::Closed, "closed by it before it said its version"),
+        (FailReason::Closed, "closed by it"),
         (FailReason::Itself, "is this sidecar itself"),
     ] {
         let mut rig = greeting();
@@ -32,6 +35,17 @@ fn what_a_connection_fails_of_is_the_cause() {
         rig.fail(rig.newest(0), FailReason::Connect);
         assert_eq!(rig.cause(0), "connection refused");
     }
+}
+
+#[test]
+fn one_that_has_never_said_its_version_may_be_another_program() {
+    let mut rig = Rig::new(0);
+    rig.mute = true;
+    rig.topology = Arc::new(Topology::new(1, vec![Arc::new(Node::new("node-0", 11211, 1))]).unwrap());
+    rig.core.set_topology(Arc::clone(&rig.topology), rig.now());
+    rig.apply();
+    rig.fail(rig.newest(0), FailReason::Closed);
+    assert_eq!((rig.state(0), &*rig.cause(0)), ("down", "closed by it before it said its version"));
 }
 
 #[test]
@@ -88,7 +102,7 @@ fn a_node_that_is_up_again_has_no_cause() {
     rig.fail(rig.newest(0), FailReason::Closed);
     let probe = rig.newest(0);
     rig.reply(probe, "VERSION 1.6.18\r\n");
-    assert_eq!((rig.state(0), &*rig.cause(0)), ("probing", "closed by it before it said its version"));
+    assert_eq!((rig.state(0), &*rig.cause(0)), ("probing", "closed by it"));
     rig.pass(200);
     rig.reply(probe, "VERSION 1.6.18\r\n");
     assert_eq!((rig.state(0), &*rig.cause(0)), ("up", ""));
