@@ -83,16 +83,20 @@ impl Truth {
         if self.lied {
             return;
         }
-        let mut change = change;
-        if self.asked.get(&change).is_none_or(|left| *left <= 0) {
-            // What was sent may stand for another that is said alike.
-            let asked = &self.asked;
-            let alike = self.otherwise.values().filter(|changes| changes.contains(&change)).flatten();
-            change = alike.copied().find(|other| asked.get(other).is_some_and(|left| *left > 0)).unwrap_or(change);
-        }
+        let change = self.open(change, &[]).unwrap_or(change);
         let left = self.asked.entry(change).or_default();
         *left -= 1;
         assert!(*left >= 0, "a change is told never to have been sent, and was");
+    }
+
+    /// Which change that was asked for, and not sent yet, this one is, or may be one of `others`: itself, one of those, or one
+    /// that is said as one of these is, for which this has been taken.
+    fn open(&self, change: u64, others: &[u64]) -> Option<u64> {
+        let is_open = |other: &&u64| self.asked.get(*other).is_some_and(|left| *left > 0);
+        let candidates = || [&change].into_iter().chain(others);
+        let alike =
+            || self.otherwise.values().filter(|changes| candidates().any(|one| changes.contains(one))).flatten();
+        candidates().find(is_open).or_else(|| alike().find(is_open)).copied()
     }
 
     pub fn ask_read(&mut self, key: &[u8]) {
@@ -101,12 +105,9 @@ impl Truth {
 
     /// A node is sent a change: never one that nobody asked for, and never one twice.
     pub fn sent(&mut self, line: &[u8], block: &[u8]) {
-        let mut change = hash(line, block);
-        if self.asked.get(&change).is_none_or(|left| *left <= 0) {
-            let asked = &self.asked;
-            let others = self.otherwise.get(&change).into_iter().flatten();
-            change = others.copied().find(|other| asked.get(other).is_some_and(|left| *left > 0)).unwrap_or(change);
-        }
+        let change = hash(line, block);
+        let others = self.otherwise.get(&change).map_or(&[][..], Vec::as_slice);
+        let change = self.open(change, others).unwrap_or(change);
         let left = self.asked.entry(change).or_default();
         *left -= 1;
         assert!(
