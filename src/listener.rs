@@ -4,7 +4,7 @@
 //! has a handful of long-lived connections.
 
 use std::fs::{self, Metadata, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -453,10 +453,21 @@ impl Accepted {
     /// What memcached says when it is full. A client that cannot take it is closed without.
     fn refuse(self) {
         const FULL: &[u8] = b"ERROR Too many open connections\r\n";
-        let _ = match self {
-            Self::Tcp(mut stream, _) => stream.write_all(FULL),
-            Self::Unix(mut stream, _) => stream.write_all(FULL),
-        };
+        fn say(mut stream: impl Read + Write) {
+            let _ = stream.write_all(FULL);
+            // A connection with something unread is reset when it is closed, and its client may not see the answer.
+            let _ = stream.read(&mut [0; 4096]);
+        }
+        match self {
+            Self::Tcp(stream, _) => {
+                let _ = stream.set_nonblocking(true);
+                say(stream);
+            }
+            Self::Unix(stream, _) => {
+                let _ = stream.set_nonblocking(true);
+                say(stream);
+            }
+        }
     }
 }
 

@@ -84,7 +84,10 @@ impl Unsecured {
             Self::UnknownIssuer => {
                 "the certificate is signed by an authority of your own: name its file with --node-tls-ca"
             }
-            Self::BadCertificate => "a certificate that TLS clients do not accept; `openssl s_client` shows it",
+            Self::BadCertificate => {
+                "an authority's own certificate (CA:TRUE, as `openssl req -x509` makes it) in place of a server's, which it \
+                 is to sign; `openssl s_client` shows it"
+            }
             Self::NotTls => "the node has no TLS: leave out --node-tls, or it is another port",
             Self::Unanswered(_) | Self::HungUp => {
                 "a node without TLS, one that is overloaded, or something between that lets TLS not pass"
