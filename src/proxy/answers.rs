@@ -444,8 +444,10 @@ impl Core {
                 let text = group.text(key).to_vec();
                 self.pass_by(id, group.verb, (&text, group.hash(key)), &[reader], &[]);
             }
-            for (key, index, place) in std::mem::take(&mut self.shared.missed) {
-                self.miss_onward(node, &mut group, key, index, place);
+            if !self.shared.missed.is_empty() {
+                for (key, index, place) in std::mem::take(&mut self.shared.missed) {
+                    self.miss_onward(node, &mut group, key, index, place);
+                }
             }
             if let Some(step) = group.step {
                 let said = match error {

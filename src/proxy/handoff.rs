@@ -6,10 +6,14 @@
 //! |---|---|
 //! | `Set` | the request at the new place; whatever came of it, a delete at the old |
 //! | `Delete` | at both at the same time |
-//! | `DeleteIf` | for a unique at the new place; if it deleted, a delete at the old |
+//! | `DoneIf` | for a unique at the new place; if it was done, a delete at the old |
 //! | `Add` | a look-up at the old place; if nothing is there, the request at the new |
 //! | `Change` | at the new place; where it is missing there at the old; where it is missing there, too, at the new once more |
 //! | `OfOld` | for a unique of the old place, there; where it is missing there, a look-up at the new |
+//! | `Invalidate` | a delete at the old place, beside a read that changes something at the new |
+//!
+//! Where nothing is read at the old place any more, an older value may have stayed there that others still read. So a `Change`
+//! that creates a value then, or is done after an invalidation was lost there, is followed by a delete at the old place, too.
 //!
 //! A step whose outcome is not known ends the request as an error, and nothing is done twice. An old node whose memory is gone
 //! has nothing.
@@ -26,17 +30,18 @@ use crate::protocol::is_key;
 use crate::protocol::meta::request::{self as meta, Verb};
 use crate::protocol::reply::Line;
 use crate::protocol::request::Change;
-use crate::routing::{Before, NodeIndex};
+use crate::routing::{Before, NodeIndex, OldNode};
 
 /// What a request for a moved key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Set,
     Delete,
-    DeleteIf,
+    DoneIf,
     Add,
     Change,
     OfOld,
+    Invalidate,
 }
 
 /// What is done with a request for a moved key.
@@ -96,6 +101,8 @@ pub(super) struct Handoff {
     first: Option<Said>,
     /// What had to be done at the old place was not, or nobody knows.
     pub(super) lost: Option<Reason>,
+    /// What was lost was an invalidation.
+    pub(super) is_stale: bool,
     /// Bytes of memory charged for it.
     pub(super) held: usize,
 }
@@ -117,9 +124,9 @@ impl Said {
         matches!(self, Self::Error(_) | Self::Lost(..))
     }
 
-    /// Whether the unique was another one.
-    fn is_refusal(&self) -> bool {
-        matches!(self, Self::There(line) if line.starts_with(b"EX"))
+    /// Whether it is done: not refused for another unique.
+    fn is_done(&self) -> bool {
+        matches!(self, Self::There(line) if !line.starts_with(b"EX"))
     }
 
     /// The answer with its unique marked as one of an old place.
@@ -145,23 +152,26 @@ fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// What is done with a request, given as the line that its node would be sent, for a key whose old place is `index`.
 pub(super) fn plan(line: &[u8], before: &Before, index: NodeIndex) -> Plan {
     if let Some(unique) = uniques::asked_for(line) {
-        let deletes = line.starts_with(b"md ");
+        let leaves = line.starts_with(b"md ") || before.node(index).is_some_and(OldNode::has_reads_ended);
         return match From::of(unique, before.tag()) {
-            From::New if deletes => Plan::Steps(Kind::DeleteIf),
+            From::New if leaves => Plan::Steps(Kind::DoneIf),
             From::New => Plan::New,
             From::Old(_) if before.may_read(index) => Plan::Steps(Kind::OfOld),
             From::Old(_) | From::Nowhere => Plan::Exists,
         };
     }
+    let is_flushed = before.node(index).is_some_and(OldNode::is_flushed);
     let kind = match words(line).next().unwrap_or_default() {
         b"set" => Kind::Set,
         b"delete" | b"md" => Kind::Delete,
+        b"add" if is_flushed => Kind::Set,
         b"add" => Kind::Add,
         b"replace" | b"append" | b"prepend" | b"incr" | b"decr" | b"touch" | b"ma" => Kind::Change,
         b"ms" => match meta::parse(line.strip_suffix(b"\r\n").unwrap_or(line), usize::MAX) {
             Ok(request) => match request.mode {
                 b'S' => Kind::Set,
-                b'E' => Kind::Add,
+                b'E' if !is_flushed => Kind::Add,
+                b'E' => Kind::Set,
                 _ => Kind::Change,
             },
             // Its key is longer than a line can have: it goes in packets.
@@ -212,7 +222,23 @@ impl Handoff {
         block: Option<Box<[u8]>>,
     ) -> Self {
         let line = line.into();
-        Self { kind, client, seq, target, lane, new, old, index, before, line, block, first: None, lost: None, held: 0 }
+        Self {
+            kind,
+            client,
+            seq,
+            target,
+            lane,
+            new,
+            old,
+            index,
+            before,
+            line,
+            block,
+            first: None,
+            lost: None,
+            is_stale: false,
+            held: 0,
+        }
     }
 
     /// Bytes of memory held.
@@ -227,7 +253,8 @@ impl Handoff {
     /// The parts that it begins with.
     pub(super) const fn begins_with(kind: Kind) -> &'static [Part] {
         match kind {
-            Kind::Set | Kind::DeleteIf | Kind::Change => &[Part::New],
+            Kind::Set | Kind::DoneIf | Kind::Change => &[Part::New],
+            Kind::Invalidate => &[Part::Invalidate],
             Kind::Delete => &[Part::New, Part::Old],
             Kind::Add => &[Part::LookUp],
             Kind::OfOld => &[Part::Old],
@@ -275,8 +302,10 @@ impl Handoff {
         }
     }
 
-    /// What follows from what came of a part. `may_read`: the old place may be read now; `is_gone`: its memory is gone.
-    pub(super) fn next(&mut self, part: Part, said: Said, may_read: bool, is_gone: bool) -> Next {
+    /// What follows from what came of a part. `may_read`: the old place may be read now.
+    pub(super) fn next(&mut self, part: Part, said: Said, may_read: bool) -> Next {
+        let old = self.before.node(self.index);
+        let (is_gone, has_lost) = (old.is_some_and(OldNode::is_gone), old.is_some_and(OldNode::has_reads_ended));
         let is_old = self.place(part) == self.old;
         let said = match said {
             Said::Lost(reason, _) if is_old && is_gone && !matches!(reason, Reason::Timeout | Reason::Queue) => {
@@ -294,16 +323,16 @@ impl Handoff {
                 self.first = Some(said);
                 Next::Ask(Part::Invalidate)
             }
-            (Kind::DeleteIf, Part::New) => {
-                let deleted = matches!(said, Said::There(_)) && !said.is_refusal();
+            (Kind::DoneIf, Part::New) => {
                 // What is not known may have been done.
-                if deleted || matches!(said, Said::Lost(..)) {
+                if said.is_done() || matches!(said, Said::Lost(..)) {
                     self.first = Some(said);
                     return Next::Ask(Part::Invalidate);
                 }
                 Next::Answer(said)
             }
             (_, Part::Invalidate) => {
+                self.is_stale = said.is_failure();
                 let first = self.first.take();
                 match (first, said) {
                     (Some(first), _) if first.is_failure() => Next::Answer(first),
@@ -318,6 +347,11 @@ impl Handoff {
                     return Next::Wait;
                 };
                 let (one, other) = (first, said);
+                if let (Said::Error(_), Said::Error(_)) = (&one, &other) {
+                    // Refused for what it is: nothing was done at either.
+                    self.lost = None;
+                }
+                self.is_stale = self.lost.is_some();
                 Next::Answer(match (one.is_failure(), other.is_failure()) {
                     (true, _) => one,
                     (false, true) => other,
@@ -344,8 +378,16 @@ impl Handoff {
                     Next::Ask(Part::Old)
                 }
                 Said::Missing(_) if self.creates() => Next::Ask(Part::Again),
+                said if said.is_done() && has_lost => {
+                    self.first = Some(said);
+                    Next::Ask(Part::Invalidate)
+                }
                 said => Next::Answer(said),
             },
+            (Kind::Change, Part::Again) if said.is_done() && !may_read => {
+                self.first = Some(said);
+                Next::Ask(Part::Invalidate)
+            }
             (Kind::Change, Part::Old) => match said {
                 Said::Missing(_) => Next::Ask(Part::Again),
                 said => Next::Answer(said.marked(self.before.tag())),

@@ -256,6 +256,7 @@ impl Core {
         let node = self.owner(hash, || key);
         // What is done for a unique is done at the place that this names.
         let stage = if uniques::asked_for(line).is_some() { Stage::Plain } else { self.stage_of(hash, || key) };
+        self.invalidate_beside(id, verb, text, hash, || key);
         let bare = self.begin_stages(id, seq, verb, text, hash, stage);
         let said = bare.as_deref().unwrap_or(text);
         let lost = self.read_key(id, seq, 0, node, verb, said, hash, lane, plain, stage).is_err();

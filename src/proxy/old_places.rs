@@ -128,7 +128,7 @@ impl Core {
         }
         let Some(before) = self.topology.before() else { return Vec::new() };
         for (index, node) in (0..).zip(&self.old_ring) {
-            if before.node(NodeIndex(index)).is_some_and(OldNode::end_reads) {
+            if before.node(NodeIndex(index)).is_some_and(OldNode::leave_out_of_flush) {
                 self.shared.cells().before_reads_ended(None);
                 tracing::warn!(
                     node = %self.node_name(*node),

@@ -168,6 +168,7 @@ impl Core {
             self.shared.sample(key, hash);
             let node = self.owner(hash, || key);
             let stage = self.stage_of(hash, || key);
+            self.invalidate_beside(id, verb, key, hash, || key);
             if self.read_key(id, seq, place, node, verb, key, hash, lane, plain, stage).is_err() {
                 missed += 1;
                 lost = Some(node);

@@ -13,6 +13,7 @@ use super::{ClientId, Core, NodeId};
 use crate::metrics::Reason;
 use crate::protocol::form::Form;
 use crate::protocol::request::{Keys, ReadVerb};
+use crate::routing::OldNode;
 
 /// Who asks for a key.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +88,34 @@ impl Core {
             self.read_unasked(id, seq, Some(&text));
         }
         true
+    }
+
+    /// A read for a key of whose old place nothing is read any more: what it creates or, once an invalidation was lost there,
+    /// changes at the new place shall leave nothing older at the old, which other sidecars may still read. `text` is the key,
+    /// with its flags.
+    #[inline]
+    pub(super) fn invalidate_beside<'key>(
+        &mut self,
+        id: ClientId,
+        verb: ReadVerb,
+        text: &[u8],
+        hash: u64,
+        key: impl Fn() -> &'key [u8],
+    ) {
+        if !self.old_ring.is_empty() && verb.changes(text) {
+            self.invalidate_unread(id, verb, text, hash, key());
+        }
+    }
+
+    #[cold]
+    fn invalidate_unread(&mut self, id: ClientId, verb: ReadVerb, text: &[u8], hash: u64, key: &[u8]) {
+        let Some(place) = self.old_place(hash, || key).filter(|(index, _)| !self.may_read_old(*index)) else { return };
+        let creates = matches!(verb, ReadVerb::Meta { .. }) && uniques::without_creation(text, 1).is_some();
+        let before = self.topology.before();
+        let has_lost = before.and_then(|before| before.node(place.0)).is_some_and(OldNode::has_reads_ended);
+        if creates || has_lost {
+            self.invalidate_old(id, key, hash, place);
+        }
     }
 
     /// A meta command begins at a stage. Returns its text where it is not to create what is missing yet.

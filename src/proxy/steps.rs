@@ -16,7 +16,9 @@ use super::upstream::{Asked, Entry, Step};
 use super::{ClientId, Core, UpstreamId};
 use crate::metrics::{Outcome, Reason};
 use crate::protocol::command::Command;
-use crate::protocol::request::ReadVerb;
+use crate::protocol::is_key;
+use crate::protocol::meta::request as meta;
+use crate::protocol::request::{Change, ReadVerb};
 use crate::protocol::text::reply;
 
 impl From<Failure<'_>> for Said {
@@ -59,11 +61,12 @@ impl Core {
         let handoff = Handoff::new(kind, id, None, target, lane, (new, old, index), before, line, block);
         // As for any node that is down: nothing is begun that cannot be ended.
         let needed: &[Part] = match kind {
-            Kind::Set | Kind::DeleteIf => &[Part::New, Part::Invalidate],
+            Kind::Set | Kind::DoneIf => &[Part::New, Part::Invalidate],
             Kind::Delete => &[Part::New, Part::Old],
             Kind::Add => &[Part::LookUp, Part::New],
             Kind::Change => &[Part::New],
             Kind::OfOld => &[Part::Old],
+            Kind::Invalidate => &[],
         };
         for part in needed {
             if let Err(said) = self.lane_of(&handoff, *part) {
@@ -140,6 +143,26 @@ impl Core {
             way @ (Way::Lines(lane) | Way::Packets(lane)) if way.says(&line) => Ok(lane),
             Way::Greeting(_) | Way::Lost | Way::Down => Err(down()),
             _ => Err(Said::Lost(Reason::NodeError, self.needs_meta(node).into_bytes().into())),
+        }
+    }
+
+    /// Deletes a key at its old place, for what is done at the new by another way; nobody waits for it but its client's next
+    /// request for the key.
+    pub(super) fn invalidate_old(&mut self, id: ClientId, key: &[u8], hash: u64, (index, old): OldPlace) {
+        let Some(before) = self.topology.before().cloned() else { return };
+        let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else { return };
+        let new = self.owner(hash, || key);
+        let mut line = Vec::new();
+        if is_key(key) {
+            Change::Delete.write(key, &mut line);
+        } else {
+            meta::write_delete(key, &mut line);
+        }
+        let target = Target::text(hash, Command::Delete, true);
+        let handoff = Handoff::new(Kind::Invalidate, id, None, target, lane, (new, old, index), before, &line, None);
+        let hid = self.keep_handoff(id, handoff, &[], false);
+        if let Err(said) = self.ask_part(hid, Part::Invalidate, true) {
+            self.step_over(hid, Part::Invalidate, said);
         }
     }
 
@@ -234,10 +257,9 @@ impl Core {
             let is_declared =
                 self.topology.before().is_some_and(|before| std::ptr::eq(before.ring(), handoff.before.ring()));
             let may_read = is_declared && self.may_read_old(index);
-            let is_gone = handoff.before.node(index).is_some_and(|old| old.is_gone());
             let Self { handoffs, shared, .. } = self;
             let Some(handoff) = handoffs.get_mut(hid.0) else { return };
-            let next = handoff.next(part, said, may_read, is_gone);
+            let next = handoff.next(part, said, may_read);
             let weight = handoff.weight();
             shared.budget.recharge(&mut handoff.held, weight);
             match next {
@@ -259,12 +281,14 @@ impl Core {
         if let Some(counter) = self.shared.cells().before_writes.get(usize::from(handoff.lost.is_some())) {
             counter.add(1);
         }
-        if let (Some(reason), Kind::Set | Kind::Delete | Kind::DeleteIf) = (handoff.lost, handoff.kind) {
+        if let Some(reason) = handoff.lost.filter(|_| handoff.is_stale) {
             self.end_reads(&handoff.before, handoff.index, handoff.old, reason);
         }
         let Self { clients, shared, .. } = self;
         let mut soft = false;
         match &said {
+            // The read beside it is what is counted.
+            _ if handoff.kind == Kind::Invalidate => {}
             Said::There(raw) | Said::Missing(raw) | Said::Error(raw) => {
                 let line = raw.strip_suffix(b"\r\n").and_then(reply::parse);
                 if let Some(line) = line {
@@ -282,6 +306,7 @@ impl Core {
         let Some(client) = clients.get_mut(handoff.client.0) else { return };
         match handoff.seq {
             Some(seq) => client.replies.answer(seq, if soft { b"NOT_FOUND\r\n" } else { &text }, &mut shared.pool),
+            None if handoff.kind == Kind::Invalidate => {}
             None => shared.cells().dropped_replies.add(1),
         }
         client.steps_over(handoff.client, hash, shared);

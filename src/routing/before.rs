@@ -22,6 +22,7 @@ pub enum Phase {
 #[derive(Debug, Default)]
 pub struct OldNode {
     reads_ended: AtomicBool,
+    flushed: AtomicBool,
     gone: AtomicBool,
 }
 
@@ -70,7 +71,20 @@ impl OldNode {
         !self.gone.swap(true, Relaxed)
     }
 
-    /// Whether an invalidation was lost here.
+    /// A client has flushed everything, and this node was left out: what it has is read no more, and holds up no `add`.
+    /// Returns whether reads had not ended yet.
+    pub fn leave_out_of_flush(&self) -> bool {
+        self.flushed.store(true, Relaxed);
+        self.end_reads()
+    }
+
+    /// Whether a client has flushed everything but this node.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.flushed.load(Relaxed)
+    }
+
+    /// Whether an invalidation was lost here, or it was left out of a flush.
     #[must_use]
     pub fn has_reads_ended(&self) -> bool {
         self.reads_ended.load(Relaxed)

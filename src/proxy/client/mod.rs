@@ -260,6 +260,7 @@ impl Client {
         self.unparsed.capacity() + self.replies.held() + body + rare + unsent + unread
     }
 
+    #[cold]
     fn rare_weight(&self) -> usize {
         self.again.weight() + self.moves.weight() + self.elsewhere.iter().map(Elsewhere::weight).sum::<usize>()
     }

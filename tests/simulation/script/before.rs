@@ -502,7 +502,10 @@ fn at_the_end_nothing_is_read_there_and_invalidations_go_on() {
     rig.declare(Phase::Ending);
     let client = rig.client();
     rig.send(client, "get a\r\nma a N0 J5 v\r\n");
-    rig.asked(NEW, "get a\r\nma a N0 J5 v\r\n", "END\r\nVA 1\r\n5\r\n");
+    // What is created now is not to leave an older one there, which others may still read.
+    assert_eq!(rig.both(), ["delete a\r\n", "get a\r\nma a N0 J5 v\r\n"]);
+    rig.reply(NEW, "END\r\nVA 1\r\n5\r\n");
+    rig.reply(OLD, "DELETED\r\n");
     rig.send(client, "set a 0 0 1\r\nx\r\n");
     rig.asked(NEW, "set a 0 0 1\r\nx\r\n", "STORED\r\n");
     rig.asked(OLD, "delete a\r\n", "DELETED\r\n");
@@ -573,4 +576,88 @@ fn a_flush_reaches_the_nodes_of_the_ring_before_but_not_another_pool() {
     assert_eq!(rig.got(client), "OK\r\n");
     assert!(rig.has_reads_ended());
     assert_eq!(rig.cells.before_reads_ended().last(), Some(("flush_all", 1)));
+}
+
+#[test]
+fn a_delete_that_is_refused_for_what_it_is_loses_no_invalidation() {
+    let mut rig = Rig::moved();
+    let client = rig.client();
+    let refused = "CLIENT_ERROR invalid or duplicate flag\r\n";
+    for order in [[OLD, NEW], [NEW, OLD]] {
+        rig.send(client, "md a x\r\n");
+        assert_eq!(rig.both(), ["md a x\r\n", "md a x\r\n"]);
+        order.into_iter().for_each(|place| rig.reply(place, refused));
+        assert_eq!(rig.got(client), refused);
+        assert!(!rig.has_reads_ended());
+    }
+    // Where the other has done it, it is lost.
+    rig.send(client, "md a x\r\n");
+    rig.both();
+    rig.reply(NEW, "HD\r\n");
+    rig.reply(OLD, refused);
+    assert_eq!(rig.got(client), refused);
+    assert!(rig.has_reads_ended());
+}
+
+/// An invalidation is lost at the old place, and the old place is back.
+fn after_a_lost_one() -> (Rig, slipring::proxy::ClientId) {
+    let mut rig = Rig::moved();
+    let client = rig.client();
+    rig.send(client, "set a 0 0 1 noreply\r\nx\r\n");
+    rig.asked(NEW, "set a 0 0 1\r\nx\r\n", "STORED\r\n");
+    rig.asked(OLD, "delete a\r\n", "SERVER_ERROR out of memory\r\n");
+    assert!(rig.has_reads_ended());
+    (rig, client)
+}
+
+#[test]
+fn what_is_done_after_a_lost_invalidation_leaves_nothing_older_there() {
+    for (request, sent, answer) in [
+        ("replace a 0 0 1\r\ny\r\n", "replace a 0 0 1\r\ny\r\n", "STORED\r\n"),
+        ("append a 0 0 1\r\ny\r\n", "append a 0 0 1\r\ny\r\n", "STORED\r\n"),
+        ("incr a 1\r\n", "incr a 1\r\n", "2\r\n"),
+        ("touch a 1\r\n", "touch a 1\r\n", "TOUCHED\r\n"),
+        ("cas a 0 0 1 7\r\ny\r\n", "cas a 0 0 1 7\r\ny\r\n", "STORED\r\n"),
+        ("ms a 1 MR\r\ny\r\n", "ms a 1 MR\r\ny\r\n", "HD\r\n"),
+        ("ms a 1 C7\r\ny\r\n", "ms a 1 C7\r\ny\r\n", "HD\r\n"),
+        ("ma a\r\n", "ma a\r\n", "HD\r\n"),
+    ] {
+        let (mut rig, client) = after_a_lost_one();
+        rig.send(client, request);
+        rig.asked(NEW, sent, answer);
+        assert_eq!(rig.got(client), "", "{request}");
+        rig.asked(OLD, "delete a\r\n", "DELETED\r\n");
+        assert_eq!(rig.got(client), answer, "{request}");
+        // And fails where that fails.
+        rig.send(client, request);
+        rig.asked(NEW, sent, answer);
+        rig.asked(OLD, "delete a\r\n", "SERVER_ERROR out of memory\r\n");
+        assert_eq!(rig.got(client), "SERVER_ERROR out of memory\r\n", "{request}");
+    }
+    // What was not done, or not found, changes nothing.
+    let (mut rig, client) = after_a_lost_one();
+    rig.send(client, "replace a 0 0 1\r\ny\r\ncas b 0 0 1 7\r\ny\r\n");
+    rig.asked(NEW, "replace a 0 0 1\r\ny\r\ncas b 0 0 1 7\r\ny\r\n", "NOT_STORED\r\nEXISTS\r\n");
+    assert_eq!(rig.got(client), "NOT_STORED\r\nEXISTS\r\n");
+    // Reads that change something take a delete along.
+    for (request, answer) in [("gat 1 a\r\n", "END\r\n"), ("mg a v T1\r\n", "EN\r\n"), ("ma a v\r\n", "NF\r\n")] {
+        rig.send(client, request);
+        assert_eq!(rig.both(), ["delete a\r\n", request]);
+        rig.reply(OLD, "NOT_FOUND\r\n");
+        rig.reply(NEW, answer);
+        assert_eq!(rig.got(client), answer);
+    }
+}
+
+#[test]
+fn an_add_after_a_flush_is_not_held_up_by_what_another_pool_still_has() {
+    let mut rig = Rig::moved();
+    let client = rig.client();
+    rig.send(client, "flush_all\r\n");
+    rig.asked(NEW, "flush_all\r\n", "OK\r\n");
+    rig.send(client, "add a 0 0 1\r\nx\r\nms b 1 ME\r\nx\r\n");
+    assert_eq!(rig.both(), ["", "add a 0 0 1\r\nx\r\nms b 1 ME\r\nx\r\n"]);
+    rig.reply(NEW, "STORED\r\nHD\r\n");
+    rig.asked(OLD, "delete a\r\ndelete b\r\n", "DELETED\r\nNOT_FOUND\r\n");
+    assert_eq!(rig.got(client), "OK\r\nSTORED\r\nHD\r\n");
 }
