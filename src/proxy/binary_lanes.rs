@@ -115,9 +115,11 @@ impl Core {
     /// The lane by which a request of a client of lane `lane` goes; `meta`: it is a meta command.
     #[inline]
     pub(super) fn lane_for(&self, node: NodeId, lane: usize, meta: bool) -> Option<UpstreamId> {
-        if !meta {
-            return self.lane(node, lane);
-        }
+        if meta { self.lane_for_meta(node, lane) } else { self.lane(node, lane) }
+    }
+
+    #[inline(never)]
+    fn lane_for_meta(&self, node: NodeId, lane: usize) -> Option<UpstreamId> {
         match self.known_way(node, lane) {
             Way::Lines(lane) | Way::Packets(lane) => Some(lane),
             _ => None,

@@ -162,13 +162,17 @@ impl Core {
         let Some(seq) = self.owe_read(id, verb, form, tail) else { return Taken::Yes(0) };
         let mut lost = None;
         let (mut count, mut missed) = (0_u32, 0_u64);
+        let has_old_places = !self.old_ring.is_empty();
         for (key, place) in keys.zip(0..) {
             count = place + 1;
             let hash = Topology::hash(key);
             self.shared.sample(key, hash);
             let node = self.owner(hash, || key);
-            let stage = self.stage_of(hash, || key);
-            self.invalidate_beside(id, verb, key, hash, || key);
+            let mut stage = Stage::Plain;
+            if has_old_places {
+                self.invalidate_beside(id, verb, key, hash, || key);
+                stage = self.stage_of(hash, || key);
+            }
             if self.read_key(id, seq, place, node, verb, key, hash, lane, plain, stage).is_err() {
                 missed += 1;
                 lost = Some(node);
