@@ -518,6 +518,10 @@ fn an_odd_key_that_base64_cannot_say() {
 
 // === random streams ===
 
+/// The largest counter of the streams. For those from 2⁶³ on memcached 1.6.18 looks for a minus sign up to the next NUL, beyond
+/// the item, and calls them no numbers if it finds one in what lies there; the cases above have them in fresh memory.
+const COUNTED: u64 = 1 << 62;
+
 fn random(random: &mut Random) -> Ask {
     let keys = keys();
     let key = keys[random.below(keys.len())].clone();
@@ -526,7 +530,7 @@ fn random(random: &mut Random) -> Ask {
     let unique = random.pick(&[Unique::None, Unique::None, Unique::Right, Unique::Wrong]);
     let value = match random.below(6) {
         0 => Vec::new(),
-        1 => b"18446744073709551615".to_vec(),
+        1 => COUNTED.to_string().into_bytes(),
         2 => b"\r\nSTORED\r\nEN\r\n".to_vec(),
         3 => (0..random.below(3000)).map(|_| random.next() as u8).collect(),
         _ => random.below(100_000).to_string().into_bytes(),
@@ -534,8 +538,8 @@ fn random(random: &mut Random) -> Ask {
     let exptime = random.pick(&[0, 0, 0, 3600, 2_592_001, i32::MAX as u32, u32::MAX]);
     let request = match plain(chosen, &key) {
         Ask { extras, .. } if extras.len() == 20 => {
-            let delta = random.pick(&[0, 1, 10, 99_999, u64::MAX]);
-            count(chosen, &key, delta, random.pick(&[0, 5, u64::MAX]), exptime)
+            let delta = random.pick(&[0, 1, 10, 99_999]);
+            count(chosen, &key, delta, random.pick(&[0, 5, COUNTED]), exptime)
         }
         Ask { extras, .. } if extras.len() == 8 => store(chosen, &key, value, random.next() as u32, exptime),
         Ask { extras, .. } if extras.len() == 4 => timed(chosen, &key, exptime),
