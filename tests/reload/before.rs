@@ -64,7 +64,7 @@ fn it_is_declared_and_ended_by_lines_of_the_file_of_the_nodes() {
     let ring = until_before(&slipring, "reading", &[&a, &b]);
     assert_eq!((ring.version(), ring.text("fingerprint")), (first.version() + 1, first.text("fingerprint")));
     assert_eq!((moved(&ring), ring.0["before"]["fingerprint"].as_str().unwrap()), (0.0, &*ring.text("fingerprint")));
-    assert!(slipring.output().contains("there is nothing to hand off"), "{}", slipring.output());
+    slipring.wait_for_output("there is nothing to hand off");
     // The change.
     write(&format!("{four}\nbefore: {three} # the old ones\n"));
     until_nodes(&slipring, &[&a, &b, &c]);
@@ -105,7 +105,7 @@ fn it_is_declared_and_ended_by_lines_of_the_file_of_the_nodes() {
     reload(&slipring);
     let last = until_none(&slipring);
     assert_eq!(last.names().len(), 3);
-    assert!(slipring.output().contains("the ring before has ended"), "{}", slipring.output());
+    slipring.wait_for_output("the ring before has ended");
     assert!(!slipring.output().contains("vanished"), "{}", slipring.output());
     serves(&slipring);
 }
@@ -122,8 +122,8 @@ fn one_that_vanishes_is_invalidated_on_and_told_of() {
     replace(&path, &list([&a, &b]));
     let ring = until(&slipring, "it has vanished", |ring| before(ring).is_some_and(|(.., vanished)| vanished));
     assert_eq!(before(&ring).unwrap().0, "ending");
-    let output = slipring.output();
-    assert!(output.contains("has vanished without `ending:`") && output.contains("for 5 min"), "{output}");
+    slipring.wait_for_output("has vanished without `ending:`");
+    assert!(slipring.output().contains("for 5 min"), "{}", slipring.output());
     // It comes back, and ends as it is to.
     replace(&path, &format!("{}\nbefore: {}", list([&a, &b]), list([&a])));
     until_before(&slipring, "reading", &[&a]);
