@@ -459,14 +459,8 @@ impl Accepted {
             let _ = stream.read(&mut [0; 4096]);
         }
         match self {
-            Self::Tcp(stream, _) => {
-                let _ = stream.set_nonblocking(true);
-                say(stream);
-            }
-            Self::Unix(stream, _) => {
-                let _ = stream.set_nonblocking(true);
-                say(stream);
-            }
+            Self::Tcp(stream, _) => say(stream),
+            Self::Unix(stream, _) => say(stream),
         }
     }
 }

@@ -15,7 +15,6 @@ const FILES: &[&str] = &[
     "ends",
     "discovery_answer",
     "settings",
-    "uniques",
     "account",
     "shared",
     "stats",

@@ -11,6 +11,7 @@ use super::fail_reason::FailReason;
 use super::handoff::Said;
 use super::ids::{NodeId, Part, Stage};
 use super::second_places::{Onward, Reader};
+use super::upstream::fifo::Times;
 use super::upstream::group::Group;
 use super::upstream::node::Version;
 use super::upstream::{Entry, Role, Step};
@@ -240,17 +241,8 @@ impl Core {
                 }
                 let (entry, times, start) = up.fifo.pop().ok_or(Desync)?;
                 if !expired {
-                    let error = matches!(line, Line::Error);
-                    let took =
-                        up.answered(times, if error { NodeOutcome::Error } else { NodeOutcome::Ok }, self.shared.now);
-                    up.cells.others.add(1);
                     self.shared.cells().request(command, outcome(&line, raw), 1);
-                    if error && raw.starts_with(TOO_LARGE.as_bytes()) {
-                        self.shared.cells().stores_too_large.add(1);
-                    }
-                    if self.is_slow(command, took) {
-                        self.tell_slow(id, &entry, took, start);
-                    }
+                    self.count_line(id, (&entry, times, start), command, &line, raw);
                 }
                 self.finish_single(id, client, seq, raw, expired);
                 Ok(0)
@@ -266,16 +258,7 @@ impl Core {
                 }
                 let (entry, times, start) = up.fifo.pop().ok_or(Desync)?;
                 if !expired {
-                    let error = matches!(line, Line::Error);
-                    let took =
-                        up.answered(times, if error { NodeOutcome::Error } else { NodeOutcome::Ok }, self.shared.now);
-                    up.cells.others.add(1);
-                    if error && raw.starts_with(TOO_LARGE.as_bytes()) {
-                        self.shared.cells().stores_too_large.add(1);
-                    }
-                    if self.is_slow(command, took) {
-                        self.tell_slow(id, &entry, took, start);
-                    }
+                    self.count_line(id, (&entry, times, start), command, &line, raw);
                     self.step_over(handoff, part, Said::of(&line, raw));
                 }
                 self.landed(id, client, seq, expired);
@@ -415,6 +398,29 @@ impl Core {
         // A large value may have waited for its version.
         self.grant(node);
         self.renewed(id, node);
+    }
+
+    /// A request has its answer, a line: counts it for the lane, and tells of it if it was slow. `start` is where its first byte
+    /// was in what the lane has sent.
+    #[inline]
+    fn count_line(
+        &mut self,
+        id: UpstreamId,
+        (entry, times, start): (&Entry, Times, u64),
+        command: Command,
+        line: &Line<'_>,
+        raw: &[u8],
+    ) {
+        let Some(up) = self.upstreams.get_mut(id.0) else { return };
+        let error = matches!(line, Line::Error);
+        let took = up.answered(times, if error { NodeOutcome::Error } else { NodeOutcome::Ok }, self.shared.now);
+        up.cells.others.add(1);
+        if error && raw.starts_with(TOO_LARGE.as_bytes()) {
+            self.shared.cells().stores_too_large.add(1);
+        }
+        if self.is_slow(command, took) {
+            self.tell_slow(id, entry, took, start);
+        }
     }
 
     /// The read at the head is over: `END`, or an error line.

@@ -22,7 +22,6 @@ use std::sync::Arc;
 
 use super::client::Target;
 use super::ids::{ClientId, NodeId, Part};
-use super::uniques::{self, From};
 use super::upstream::key_of;
 use crate::metrics::Reason;
 use crate::protocol::command::Command;
@@ -30,6 +29,7 @@ use crate::protocol::is_key;
 use crate::protocol::meta::request::{self as meta, Verb};
 use crate::protocol::reply::Line;
 use crate::protocol::request::Change;
+use crate::protocol::uniques::{self, From};
 use crate::routing::{Before, NodeIndex, OldNode};
 
 /// What a request for a moved key is.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::client::key_list::WINDOW;
 use super::client::{Client, Reading, Stall};
+use super::handoff::Kind;
 use super::ids::{HandoffId, Stage};
 use super::upstream::node::MAX_OWN;
 use super::upstream::{Body, Entry, Role};
@@ -126,7 +127,7 @@ impl Core {
             }
         }
         for (key, handoff) in self.handoffs.iter() {
-            *held.entry(handoff.client).or_insert(0_usize) += 1;
+            *held.entry(handoff.client).or_insert(0_usize) += usize::from(handoff.kind != Kind::Invalidate);
             debug_assert!(under_way.contains_key(&HandoffId(key)), "nothing is under way for {handoff:?}");
         }
         for (key, client) in self.clients.iter() {

@@ -10,7 +10,6 @@ use super::client::replies::Stamp;
 use super::client::{Arriving, Reading, Stall, Taken, Target};
 use super::ids::Stage;
 use super::large::Wanted;
-use super::uniques;
 use super::upstream::node::Version;
 use super::{ClientId, Core, NodeId, UpstreamId};
 use crate::metrics::{Reason, SIZES, Wait};
@@ -19,7 +18,7 @@ use crate::protocol::form::Form;
 use crate::protocol::meta::classic::{Classic, classic};
 use crate::protocol::meta::request::{Meta, Verb};
 use crate::protocol::request::{Keys, ReadVerb, StoreVerb};
-use crate::protocol::{MAX_KEY, binary};
+use crate::protocol::{MAX_KEY, binary, uniques};
 use crate::routing::Topology;
 
 /// Whether a node knows the meta commands, as far as a client is concerned.

@@ -10,7 +10,7 @@
 //! - `upstream/` is what a lane is: queue, FIFO, groups, clocks, health, the node's state. It knows nothing of clients
 //!   but their ids.
 //! - Below both: `shared`, `account` (the memory), `buffer`, `sizes`, `settings`, `discovery_answer`, `ends`, `effect`, `fail_reason`,
-//!   `uniques`, `ids`, `table`.
+//!   `ids`, `table`.
 //! - The other files join the two, and only they are `impl Core`: `input`, `requests`, `meta`, `packets` and
 //!   `key_lists` (a request on its way down), `answers` and `values` (a reply on its way up), `large` and `own_lanes`
 //!   (large values), `binary_lanes` (nodes that are asked in packets), `fan_out`, `lanes`, `routes` (which lane is whose),
@@ -85,7 +85,6 @@ mod slow;
 pub mod stats;
 mod steps;
 mod table;
-mod uniques;
 mod upstream;
 mod values;
 mod waits;

@@ -6,13 +6,13 @@
 use super::handoff::{self, Plan};
 use super::ids::Stage;
 use super::old_places::TWO_PLACES;
-use super::uniques;
 use super::upstream::group::Member;
 use super::upstream::key_of;
 use super::{ClientId, Core, NodeId};
 use crate::metrics::Reason;
 use crate::protocol::form::Form;
 use crate::protocol::request::{Keys, ReadVerb};
+use crate::protocol::uniques;
 use crate::routing::OldNode;
 
 /// Who asks for a key.

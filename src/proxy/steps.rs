@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::handoff::{self, Handoff, Kind, Next, Plan, Said};
 use super::ids::{HandoffId, Part, Stage};
 use super::old_places::{OldPlace, TWO_PLACES};
-use super::upstream::{Asked, Entry, Step};
+use super::upstream::{Asked, Entry, Step, Upstream};
 use super::{ClientId, Core, UpstreamId};
 use crate::metrics::{Outcome, Reason};
 use crate::protocol::command::Command;
@@ -118,7 +118,9 @@ impl Core {
                 }
                 handoff.seq = Some(seq);
             }
-            client.moves.hold(target.hash);
+            if handoff.kind != Kind::Invalidate {
+                client.moves.hold(target.hash);
+            }
             client.recharge(shared);
         }
         let weight = handoff.weight();
@@ -146,11 +148,16 @@ impl Core {
         }
     }
 
-    /// Deletes a key at its old place, for what is done at the new by another way; nobody waits for it but its client's next
-    /// request for the key.
+    /// Deletes a key at its old place, for what is done at the new by another way. Nobody waits for it: what its client asks of
+    /// the old place later goes by the same lane. Where that has no room the invalidation is lost, as any may be.
     pub(super) fn invalidate_old(&mut self, id: ClientId, key: &[u8], hash: u64, (index, old): OldPlace) {
         let Some(before) = self.topology.before().cloned() else { return };
         let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else { return };
+        if self.lane(old, lane).and_then(|up| self.upstreams.get(up.0)).is_some_and(Upstream::is_full) {
+            let [_, lost] = &self.shared.cells().before_writes;
+            lost.add(1);
+            return self.end_reads(&before, index, old, Reason::Queue);
+        }
         let new = self.owner(hash, || key);
         let mut line = Vec::new();
         if is_key(key) {
@@ -309,7 +316,9 @@ impl Core {
             None if handoff.kind == Kind::Invalidate => {}
             None => shared.cells().dropped_replies.add(1),
         }
-        client.steps_over(handoff.client, hash, shared);
+        if handoff.kind != Kind::Invalidate {
+            client.steps_over(handoff.client, hash, shared);
+        }
         client.settle(handoff.client, shared);
     }
 }

@@ -13,7 +13,6 @@ use super::ids::Stage;
 use super::second_places::{Onward, Reader};
 use super::shared::Shared;
 use super::table::Table;
-use super::uniques;
 use super::upstream::group::{Found, Group};
 use super::upstream::{Body, Entry, Role, Upstream};
 use super::{CloseReason, Core, UpstreamId};
@@ -21,6 +20,7 @@ use crate::metrics::{Outcome, Reason};
 use crate::protocol::command::Command;
 use crate::protocol::meta::reply::as_first_told;
 use crate::protocol::request::ReadVerb;
+use crate::protocol::uniques;
 
 /// What a reader is told when there is no room for a value, where errors are asked for.
 pub(super) const NO_MEMORY: &[u8] = b"SERVER_ERROR proxy: out of memory for the value\r\n";

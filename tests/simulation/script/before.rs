@@ -661,3 +661,13 @@ fn an_add_after_a_flush_is_not_held_up_by_what_another_pool_still_has() {
     rig.asked(OLD, "delete a\r\ndelete b\r\n", "DELETED\r\nNOT_FOUND\r\n");
     assert_eq!(rig.got(client), "OK\r\nSTORED\r\nHD\r\n");
 }
+
+#[test]
+fn nobody_waits_for_the_deletes_that_reads_take_along() {
+    let (mut rig, client) = after_a_lost_one();
+    let keys: Vec<String> = (0..400).map(|number| format!("k{number}")).collect();
+    rig.send(client, format!("gat 1 {}\r\nset k7 0 0 1\r\nx\r\n", keys.join(" ")));
+    assert!(rig.sent(NEW).ends_with("\r\nset k7 0 0 1\r\nx\r\n"), "the client's next is under way");
+    let deletes: String = keys.iter().map(|key| format!("delete {key}\r\n")).collect();
+    assert_eq!(rig.sent(OLD), deletes);
+}

@@ -25,7 +25,7 @@ fn mark(unique: u64, tag: u8) -> Option<u64> {
 
 /// Which place a unique is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum From {
+pub(crate) enum From {
     /// The new one, or whichever the key has.
     New,
     /// The old one, where it is this.
@@ -36,7 +36,7 @@ pub(super) enum From {
 
 impl From {
     /// `tag` is that of the ring before, if there is one.
-    pub(super) const fn of(unique: u64, tag: u8) -> Self {
+    pub(crate) const fn of(unique: u64, tag: u8) -> Self {
         match unique >> 48 {
             high if high == 16 | (tag & 15) as u64 => Self::Old(unique & (OWN - 1)),
             16..=31 => Self::Nowhere,
@@ -46,7 +46,7 @@ impl From {
 }
 
 /// A node's line, with its CRLF, with its unique marked, if it tells one. None where that cannot be.
-pub(super) fn marked(line: &[u8], tag: u8) -> Option<Cow<'_, [u8]>> {
+pub(crate) fn marked(line: &[u8], tag: u8) -> Option<Cow<'_, [u8]>> {
     let body = line.strip_suffix(b"\r\n").unwrap_or(line);
     let is_value = body.starts_with(b"VALUE ");
     let told = |index: usize, word: &[u8]| match (is_value, word) {
@@ -93,12 +93,12 @@ fn condition(line: &[u8]) -> Option<(usize, u64)> {
 }
 
 /// The unique that a request is done for, if it names one.
-pub(super) fn asked_for(line: &[u8]) -> Option<u64> {
+pub(crate) fn asked_for(line: &[u8]) -> Option<u64> {
     condition(line).map(|(_, unique)| unique)
 }
 
 /// The same request for another unique.
-pub(super) fn with(line: &[u8], unique: u64) -> Vec<u8> {
+pub(crate) fn with(line: &[u8], unique: u64) -> Vec<u8> {
     let body = line.strip_suffix(b"\r\n").unwrap_or(line);
     let Some((at, _)) = condition(line) else { return line.to_vec() };
     let mut out = Vec::with_capacity(line.len());
@@ -119,7 +119,7 @@ pub(super) fn with(line: &[u8], unique: u64) -> Vec<u8> {
 
 /// A meta request without what makes it create what is missing: flags `N` and `J`. `line` may lack its verb: `first` is the
 /// index of its first flag. None where it creates nothing.
-pub(super) fn without_creation(line: &[u8], first: usize) -> Option<Vec<u8>> {
+pub(crate) fn without_creation(line: &[u8], first: usize) -> Option<Vec<u8>> {
     let body = line.strip_suffix(b"\r\n").unwrap_or(line);
     let words = || body.split(|byte| *byte == b' ').enumerate();
     let is_flag = |index: usize, word: &[u8], letter: u8| index >= first && word.first() == Some(&letter);
