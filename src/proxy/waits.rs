@@ -16,9 +16,9 @@ use crate::protocol::request::{Refusal, Request};
 use crate::protocol::text::request;
 use crate::time::Tick;
 
-/// A client that has sent its end, or said `quit`, is closed when it takes nothing of its replies for so long. What it takes
-/// is known by what its socket takes, and that may be in pieces of many hundred KiB.
-const LAST_REPLIES: Duration = Duration::from_secs(60);
+/// A client that said `quit` and has not sent its end is closed when it takes nothing of its replies for so long. What it
+/// takes is known by what its socket takes, and that may be in pieces of many hundred KiB.
+const AFTER_QUIT: Duration = Duration::from_secs(60);
 
 const LEFT: &str = "SERVER_ERROR proxy: given up, for its client has sent its end\r\n";
 const BEHIND: &str = "SERVER_ERROR proxy: an earlier request for the key was not answered in time\r\n";
@@ -90,8 +90,9 @@ impl Core {
         let (now, queue) = (self.shared.now, self.shared.settings.queue_timeout);
         let since = client.stalled_at.unwrap_or(now);
         if last {
+            let still_for = if client.hung_up_at.is_some() { queue } else { AFTER_QUIT };
             let since = client.last_write_at.max(client.hung_up_at.unwrap_or_default());
-            return (since.after(LAST_REPLIES) <= now).then_some(Over::Deaf);
+            return (since.after(still_for) <= now).then_some(Over::Deaf);
         }
         if let Reading::Stream { lane, .. } = client.reading {
             // The clocks of its own lane, but for one that has said its answer already and takes no more.
@@ -116,9 +117,9 @@ impl Core {
                     false
                 }
                 Stall::Turn => false,
-                // It need not read before it has sent all. One that has closed is reset by what it is sent.
+                // It has sent all and has nothing to do but read. One that has closed is reset by what it is sent.
                 Stall::Output | Stall::FewReplies | Stall::AllLanes | Stall::Keys => {
-                    let over = since.max(client.last_write_at).after(LAST_REPLIES) <= now;
+                    let over = since.max(client.last_write_at).after(queue) <= now;
                     return over.then_some(Over::Deaf);
                 }
                 // In `own_lanes.rs`.

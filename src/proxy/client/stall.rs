@@ -21,8 +21,9 @@
 /// | `Memory`, a read | room for its values | nothing | the queue time-out in which nobody got room: goes on, and asks for each by a lane of its own |
 ///
 /// A client that has sent its end waits no longer than the queue time-out for what others have: then its request is not
-/// carried out, nor what lies behind it, and it is closed when it has been answered. Its own replies it may take as slowly as
-/// others; but when it takes nothing of them for a minute it is closed, as is one that has said `quit`.
+/// carried out, nor what lies behind it, and it is closed when it has been answered. It cannot be told from one that has
+/// closed, so it is closed, too, when it takes nothing of its last replies for the queue time-out. One that has said `quit`
+/// and has not sent its end has a minute for that.
 ///
 /// What others wait for is held by clients that move: who holds a lane of its own, or room for a body, that others wait
 /// for is closed when it moves less than 64 KiB in 5 s, reading or writing (`memory.rs`).
