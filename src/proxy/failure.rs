@@ -39,9 +39,7 @@ impl Core {
     /// The connection is gone: it could not be made, or was closed.
     pub fn upstream_failed(&mut self, id: UpstreamId, reason: FailReason, now: Tick) {
         self.shared.now = now;
-        if let Some(up) =
-            self.upstreams.get(id.0).filter(|_| reason == FailReason::Connect && !self.old_ring.is_empty())
-        {
+        if let Some(up) = self.upstreams.get(id.0).filter(|_| reason == FailReason::Connect) {
             self.note_refused(up.node);
         }
         self.fail_upstream(id, reason);

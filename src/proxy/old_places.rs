@@ -3,6 +3,8 @@
 //!
 //! `handoff.rs` and `second_places.rs` have what is done there.
 
+use std::time::Duration;
+
 use super::client::Stall;
 use super::handoff::{self, Plan};
 use super::ids::Stage;
@@ -16,6 +18,9 @@ pub(super) type OldPlace = (NodeIndex, NodeId);
 
 /// What a client is told of a request that cannot be done while its key has two places.
 pub(super) const TWO_PLACES: &str = "SERVER_ERROR proxy: not possible for a key with an old place (--nodes-before)\r\n";
+
+/// In so much time every sidecar sees an edit of the declaration: the kubelet takes about two minutes.
+const SEEN_BY_ALL: Duration = Duration::from_secs(300);
 
 impl Core {
     /// The old place of a key, if it has one. A node whose memory is gone is one while it answers: others, who have not
@@ -139,15 +144,29 @@ impl Core {
         Vec::new()
     }
 
-    /// A node has refused a connection: what it had before the change is gone.
+    /// A node has refused a connection: what it had before is gone.
     #[cold]
-    pub(super) fn note_refused(&self, node: NodeId) {
+    pub(super) fn note_refused(&mut self, node: NodeId) {
+        let now = self.shared.now;
+        if let Some(entry) = self.nodes.get_mut(node.0) {
+            entry.refused_at = Some(now);
+        }
+        self.forget_refused();
+    }
+
+    /// Nodes of the ring before that refuse connections are no place of any key, nor are those that did so shortly before
+    /// this process saw that ring: others saw it then, and have taken what they had as gone.
+    pub(super) fn forget_refused(&self) {
         let Some(before) = self.topology.before() else { return };
-        for (index, _) in (0..).zip(&self.old_ring).filter(|(_, id)| **id == node) {
+        let refused = |node: NodeId| {
+            let refused_at = self.nodes.get(node.0).and_then(|entry| entry.refused_at);
+            refused_at.is_some_and(|at| at.after(SEEN_BY_ALL) > self.shared.now)
+        };
+        for (index, node) in (0..).zip(&self.old_ring).filter(|(_, node)| refused(**node)) {
             if before.node(NodeIndex(index)).is_some_and(OldNode::forget) {
                 tracing::warn!(
-                    node = %self.node_name(node),
-                    "node of the ring before refuses connections: what it had is taken as gone, and nothing is read there"
+                    node = %self.node_name(*node),
+                    "node of the ring before has refused connections: what it had is taken as gone, and nothing is read there"
                 );
             }
         }

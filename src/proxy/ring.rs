@@ -124,6 +124,7 @@ impl Core {
             entry.only_before = !self.ring.contains(&id) && self.old_ring.contains(&id);
             entry.cells.only_before.set(u64::from(entry.only_before));
         }
+        self.forget_refused();
     }
 
     /// One of the ring before. A node that is in the ring, too, has been joined as it is there.
@@ -153,6 +154,7 @@ impl Core {
         if moved {
             // What went wrong at the old address says nothing of the new one.
             entry.health = Health::default();
+            entry.refused_at = None;
             state = NodeState::Connecting;
             self.close_probe(id);
             self.end_renewal(id);

@@ -26,6 +26,8 @@ pub(in crate::proxy) struct NodeEntry {
     /// Clients a write of whom was sent and given up, and until when its node may still carry it out.
     pub(in crate::proxy) lost_writes: HashMap<ClientId, Tick>,
     pub(in crate::proxy) health: Health,
+    /// When a connection was last refused: what it had then is gone.
+    pub(in crate::proxy) refused_at: Option<Tick>,
     pub(in crate::proxy) state: NodeState,
     /// What the node's `VERSION` said last.
     pub(in crate::proxy) version: Option<Version>,
@@ -131,6 +133,7 @@ impl NodeEntry {
             routes: Vec::new(),
             lost_writes: HashMap::new(),
             health: Health::default(),
+            refused_at: None,
             state: NodeState::Connecting,
             version: None,
             merges_again_at: Tick(0),

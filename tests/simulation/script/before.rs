@@ -496,6 +496,24 @@ fn an_old_node_that_refuses_is_no_place_any_more() {
     assert_eq!(rig.got(client), "END\r\nSTORED\r\nDELETED\r\n");
 }
 
+/// Other sidecars knew the ring before by then, took what the node had as gone, and left no delete there.
+#[test]
+fn an_old_node_that_refused_shortly_before_its_ring_was_declared_is_no_place_either() {
+    for (minutes, is_place) in [(4, false), (6, true)] {
+        let mut rig = Rig::with(2, |_| {});
+        rig.fail(OLD, FailReason::Connect);
+        rig.pass(minutes * 60_000);
+        rig.before = Some(Arc::new(Before::new(rig.part(&[0]), Phase::Reading)));
+        rig.declare(Phase::Reading);
+        let (client, old) = (rig.client(), rig.newest(0));
+        rig.sent(old);
+        rig.send(client, "get a\r\n");
+        rig.asked(NEW, "get a\r\n", "END\r\n");
+        assert_eq!(rig.sent(old), if is_place { "get a\r\n" } else { "" });
+        assert_eq!(rig.got(client), if is_place { "" } else { "END\r\n" });
+    }
+}
+
 #[test]
 fn at_the_end_nothing_is_read_there_and_invalidations_go_on() {
     let mut rig = Rig::moved();
