@@ -144,7 +144,10 @@ impl Core {
             up.full = false;
             self.shared.full_lanes = self.shared.full_lanes.saturating_sub(1);
         }
-        self.shared.resume.extend(up.waiters.drain(..));
+        // This is done at every write and every reply, and to drain an empty queue is not free.
+        if !up.waiters.is_empty() {
+            self.shared.resume.extend(up.waiters.drain(..));
+        }
     }
 
     /// Whether the rim should read from this node now.
