@@ -35,12 +35,21 @@ pub fn digits(token: &[u8]) -> Option<u64> {
     if token.is_empty() || token.len() > 20 {
         return None;
     }
-    token.iter().try_fold(0_u64, |value, &b| {
-        if !b.is_ascii_digit() {
+    // 19 digits always fit.
+    let (first, last) = token.split_at(token.len().min(19));
+    let mut value = 0_u64;
+    for byte in first {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
             return None;
         }
-        value.checked_mul(10)?.checked_add(u64::from(b - b'0'))
-    })
+        value = value * 10 + u64::from(digit);
+    }
+    match last {
+        [] => Some(value),
+        [digit @ b'0'..=b'9'] => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    }
 }
 
 /// Appends `value` in decimal.
@@ -125,7 +134,18 @@ mod tests {
     #[test]
     fn replies_hold_plain_digits_only() {
         assert_eq!(digits(b"18446744073709551615"), Some(u64::MAX));
-        for text in ["", "+1", "-1", " 1", "1 ", "18446744073709551616", "000000000000000000001"] {
+        for text in [
+            "",
+            "+1",
+            "-1",
+            " 1",
+            "1 ",
+            "1:",
+            "1/",
+            "18446744073709551616",
+            "1844674407370955161x",
+            "000000000000000000001",
+        ] {
             assert_eq!(digits(text.as_bytes()), None, "{text:?}");
         }
     }

@@ -77,6 +77,10 @@ impl Core {
     /// What is done with a request, given as its line, if its key has an old place.
     #[inline]
     pub(super) fn plan_of(&self, hash: u64, line: &[u8]) -> Option<(Plan, OldPlace)> {
+        if self.old_ring.is_empty() { None } else { self.plan_if_moved(hash, line) }
+    }
+
+    fn plan_if_moved(&self, hash: u64, line: &[u8]) -> Option<(Plan, OldPlace)> {
         let place = self.old_place_of_line(hash, line)?;
         let before = self.topology.before()?;
         Some((handoff::plan(line, before, place.0), place))

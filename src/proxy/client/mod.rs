@@ -311,22 +311,25 @@ impl Client {
             shared.cells().took(stamp.kind, Duration::from_micros(shared.now.0.saturating_sub(stamp.arrived_at.0)));
         }
         self.recharge(shared);
-        let spent = shared.budget.is_spent();
         if !self.dirty && self.replies.wants_flush() {
             self.dirty = true;
             shared.dirty_clients.push(id);
         }
         if self.stall != Stall::None {
+            // Asked before the stall is noted: that may give room back.
+            let spent = shared.budget.is_spent();
             self.note_stall(shared);
-        }
-        match self.stall {
-            Stall::None => {}
-            Stall::Output if self.has_room(spent) => shared.resume.push_back(id),
-            Stall::FewReplies if self.replies.len() < FEW => shared.resume.push_back(id),
-            Stall::Retry if self.again.is_empty() => shared.resume.push_back(id),
-            Stall::AllLanes if self.may_ask_all(&shared.budget) => shared.resume.push_back(id),
-            Stall::Keys if self.goes_on(&shared.budget) => shared.resume.push_back(id),
-            _ => {}
+            let goes_on = match self.stall {
+                Stall::Output => self.has_room(spent),
+                Stall::FewReplies => self.replies.len() < FEW,
+                Stall::Retry => self.again.is_empty(),
+                Stall::AllLanes => self.may_ask_all(&shared.budget),
+                Stall::Keys => self.goes_on(&shared.budget),
+                _ => false,
+            };
+            if goes_on {
+                shared.resume.push_back(id);
+            }
         }
         if !self.again.is_empty() {
             self.look_for_due(id, shared);
