@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `Set` | the request at the new place; whatever came of it, a delete at the old |
 //! | `Delete` | at both at the same time |
-//! | `DoneIf` | for a unique at the new place; if it was done, a delete at the old |
+//! | `OfNew` | for a unique of the new place, there; where it is missing there, a look-up at the old: is it there, it exists; where it is missing there, too, at the new once more |
+//! | `DoneIf` | the same; if it was done, a delete at the old |
 //! | `Add` | a look-up at the old place; if nothing is there, the request at the new |
 //! | `Change` | at the new place; where it is missing there at the old; where it is missing there, too, at the new once more |
 //! | `OfOld` | for a unique of the old place, there; where it is missing there, a look-up at the new |
@@ -37,6 +38,7 @@ use crate::routing::{Before, NodeIndex, OldNode};
 pub(super) enum Kind {
     Set,
     Delete,
+    OfNew,
     DoneIf,
     Add,
     Change,
@@ -107,6 +109,15 @@ pub(super) struct Handoff {
     pub(super) held: usize,
 }
 
+// === impl Plan ===
+
+impl Plan {
+    /// Whether the new place alone is asked, or would be where the request cannot be kept for another step.
+    pub(super) const fn is_of_new(self) -> bool {
+        matches!(self, Self::New | Self::Steps(Kind::OfNew))
+    }
+}
+
 // === impl Said ===
 
 impl Said {
@@ -155,7 +166,7 @@ pub(super) fn plan(line: &[u8], before: &Before, index: NodeIndex) -> Plan {
         let leaves = line.starts_with(b"md ") || before.node(index).is_some_and(OldNode::has_reads_ended);
         return match From::of(unique, before.tag()) {
             From::New if leaves => Plan::Steps(Kind::DoneIf),
-            From::New => Plan::New,
+            From::New => Plan::Steps(Kind::OfNew),
             From::Old(_) if before.may_read(index) => Plan::Steps(Kind::OfOld),
             From::Old(_) | From::Nowhere => Plan::Exists,
         };
@@ -253,7 +264,7 @@ impl Handoff {
     /// The parts that it begins with.
     pub(super) const fn begins_with(kind: Kind) -> &'static [Part] {
         match kind {
-            Kind::Set | Kind::DoneIf | Kind::Change => &[Part::New],
+            Kind::Set | Kind::OfNew | Kind::DoneIf | Kind::Change => &[Part::New],
             Kind::Invalidate => &[Part::Invalidate],
             Kind::Delete => &[Part::New, Part::Old],
             Kind::Add => &[Part::LookUp],
@@ -323,14 +334,27 @@ impl Handoff {
                 self.first = Some(said);
                 Next::Ask(Part::Invalidate)
             }
-            (Kind::DoneIf, Part::New) => {
+            (Kind::OfNew | Kind::DoneIf, Part::New) if may_read && matches!(said, Said::Missing(_)) => {
+                Next::Ask(Part::LookUp)
+            }
+            (Kind::OfNew | Kind::DoneIf, Part::New | Part::Again) => {
                 // What is not known may have been done.
-                if said.is_done() || matches!(said, Said::Lost(..)) {
+                let is_stale = match self.kind {
+                    Kind::DoneIf => said.is_done() || matches!(said, Said::Lost(..)),
+                    _ => said.is_done() && has_lost,
+                };
+                if is_stale {
                     self.first = Some(said);
                     return Next::Ask(Part::Invalidate);
                 }
                 Next::Answer(said)
             }
+            (Kind::OfNew | Kind::DoneIf, Part::LookUp) => match said {
+                // Where its readers find it, with another unique.
+                Said::There(_) => Next::Answer(self.exists()),
+                Said::Missing(_) => Next::Ask(Part::Again),
+                failed => Next::Answer(failed),
+            },
             (_, Part::Invalidate) => {
                 self.is_stale = said.is_failure();
                 let first = self.first.take();
@@ -396,18 +420,20 @@ impl Handoff {
                 Said::Missing(_) => Next::Ask(Part::LookUp),
                 said => Next::Answer(said.marked(self.before.tag())),
             },
-            (Kind::OfOld, Part::LookUp) => {
-                let is_meta = self.target.meta;
-                match said {
-                    Said::There(_) => Next::Answer(Said::There(say(&self.line, is_meta, b"EX", b"EXISTS").into())),
-                    Said::Missing(_) => {
-                        Next::Answer(Said::Missing(say(&self.line, is_meta, b"NF", b"NOT_FOUND").into()))
-                    }
-                    failed => Next::Answer(failed),
+            (Kind::OfOld, Part::LookUp) => match said {
+                Said::There(_) => Next::Answer(self.exists()),
+                Said::Missing(_) => {
+                    Next::Answer(Said::Missing(say(&self.line, self.target.meta, b"NF", b"NOT_FOUND").into()))
                 }
-            }
+                failed => Next::Answer(failed),
+            },
             (_, _) => Next::Answer(said),
         }
+    }
+
+    /// The answer: it is there, with another unique.
+    fn exists(&self) -> Said {
+        Said::There(say(&self.line, self.target.meta, b"EX", b"EXISTS").into())
     }
 
     /// Whether it makes what is missing.

@@ -336,7 +336,8 @@ impl Core {
     fn place_of_large(&self, owner: ClientId, body: bool) -> Result<Option<OldPlace>, ()> {
         let key = self.clients.get(owner.0).filter(|_| body).and_then(|client| client.awaiting_key());
         match key.and_then(|(hash, line)| self.plan_of(hash, line)) {
-            None | Some((Plan::New, _)) => Ok(None),
+            None => Ok(None),
+            Some((plan, _)) if plan.is_of_new() => Ok(None),
             Some((Plan::Steps(HandoffKind::Set), place)) => Ok(Some(place)),
             Some(_) => Err(()),
         }
@@ -464,7 +465,7 @@ impl Core {
         if self.has_moves(id) && self.stalls_on_moves(id, value.key, hash, target.meta) {
             return Taken::Stalled;
         }
-        if let Some((plan, (_, old))) = self.plan_of(hash, value.header).filter(|(plan, _)| *plan != Plan::New) {
+        if let Some((plan, (_, old))) = self.plan_of(hash, value.header).filter(|(plan, _)| !plan.is_of_new()) {
             let is_down = self.clients.get(id.0).is_none_or(|client| self.lane(old, client.lane).is_none());
             if plan != Plan::Steps(HandoffKind::Set) || is_down {
                 // It cannot be kept for more than one step.

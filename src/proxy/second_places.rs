@@ -78,9 +78,9 @@ impl Core {
     ) -> bool {
         let Some((plan, _)) = uniques::asked_for(line).and_then(|_| self.plan_of(hash, line)) else { return false };
         let text = match plan {
-            Plan::New => return false,
+            plan if plan.is_of_new() => return false,
             Plan::Exists => String::from_utf8_lossy(&handoff::say(line, true, b"EX", b"EXISTS")).into_owned(),
-            Plan::Steps(_) | Plan::Refused => TWO_PLACES.to_owned(),
+            _ => TWO_PLACES.to_owned(),
         };
         self.shared.cells().command(verb.into());
         self.shared.cells().soft(verb.into(), Reason::NodeError, 1, false);

@@ -64,7 +64,7 @@ impl Core {
             Kind::Set | Kind::DoneIf => &[Part::New, Part::Invalidate],
             Kind::Delete => &[Part::New, Part::Old],
             Kind::Add => &[Part::LookUp, Part::New],
-            Kind::Change => &[Part::New],
+            Kind::OfNew | Kind::Change => &[Part::New],
             Kind::OfOld => &[Part::Old],
             Kind::Invalidate => &[],
         };

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ from processes import PATIENCE, binary, eventually, free_port
 
 RUN = pathlib.Path(__file__).parents[2] / "deploy" / "example" / "run"
 AT_ONCE = 4
+IN_A_ROW = 100  # requests of which the report tells the lowest hit rate
 
 Answer = collections.namedtuple("Answer", "at status source seconds")
 
@@ -95,6 +97,11 @@ class Example:
         ring = get(f"{self.admin}/ring")[1]
         return {node["name"]: node["state"] for node in ring["nodes"]}
 
+    def ring_before(self):
+        """What old places are used for, and the share of the keys that has one."""
+        before = get(f"{self.admin}/ring")[1].get("before")
+        return before and (before["state"], before["moved"])
+
     def until_all_are_up(self):
         """For each worker of the sidecar, and for the app."""
         eventually("all nodes are up", lambda: set(self.states().values()) == {"up"}, 0.05)
@@ -163,14 +170,22 @@ class Users:
         """Prints a line for each phase; gives the answers of each."""
         found = {}
         ends = [begun for _, begun in self.phases[1:]] + [float("inf")]
-        print(f"\n{'what users saw':24} requests  5xx  hit rate  slowest")
+        print(f"\n{'what users saw':30} requests  5xx  hit rate  lowest  slowest")
         for (name, begun), end in zip(self.phases, ends):
             answers = found[name] = [answer for answer in self.answers if begun <= answer.at < end]
             errors = sum(answer.status >= 500 for answer in answers)
-            hits = sum(answer.source == "cache" for answer in answers) / len(answers)
+            hits = [answer.source == "cache" for answer in answers]
             slowest = max(answer.seconds for answer in answers) * 1000
-            print(f"{name:24} {len(answers):8} {errors:4} {hits:8.1%} {slowest:5.0f} ms")
+            rates = f"{sum(hits) / len(hits):8.1%} {lowest(hits):8.1%}"
+            print(f"{name:30} {len(answers):8} {errors:4} {rates} {slowest:5.0f} ms")
         return found
+
+
+def lowest(hits):
+    """The lowest hit rate of `IN_A_ROW` requests that follow each other."""
+    width = min(IN_A_ROW, len(hits))
+    sums = [0, *itertools.accumulate(hits)]
+    return min(after - before for before, after in zip(sums, sums[width:])) / width
 
 
 @contextlib.contextmanager

@@ -424,6 +424,57 @@ fn uniques_of_the_old_place_are_marked_and_name_it() {
 }
 
 #[test]
+fn a_unique_of_the_new_place_is_another_one_where_only_the_old_has_the_key() {
+    for (request, missing, exists, done) in [
+        ("cas a 0 0 1 7\r\ny\r\n", "NOT_FOUND\r\n", "EXISTS\r\n", "STORED\r\n"),
+        ("ms a 1 k C7\r\ny\r\n", "NF ka\r\n", "EX ka\r\n", "HD ka\r\n"),
+        ("ma a C7\r\n", "NF\r\n", "EX\r\n", "HD\r\n"),
+        ("md a C7\r\n", "NF\r\n", "EX\r\n", "HD\r\n"),
+    ] {
+        let mut rig = Rig::moved();
+        let client = rig.client();
+        let invalidated = |rig: &mut Rig| {
+            if request.starts_with("md") {
+                rig.asked(OLD, "delete a\r\n", "NOT_FOUND\r\n");
+            }
+        };
+        rig.send(client, request);
+        rig.asked(NEW, request, done);
+        invalidated(&mut rig);
+        assert_eq!(rig.got(client), done);
+        rig.send(client, request);
+        rig.asked(NEW, request, missing);
+        rig.asked(OLD, "mg a s\r\n", "HD s1\r\n");
+        assert_eq!(rig.got(client), exists);
+        // What was stored at the new place meanwhile is found there.
+        for (last, deletes) in [(missing, false), (exists, false), (done, true)] {
+            rig.send(client, request);
+            rig.asked(NEW, request, missing);
+            rig.asked(OLD, "mg a s\r\n", "EN\r\n");
+            rig.asked(NEW, request, last);
+            if deletes {
+                invalidated(&mut rig);
+            }
+            assert_eq!(rig.got(client), last);
+        }
+        rig.send(client, request);
+        rig.asked(NEW, request, missing);
+        assert_eq!(rig.sent(OLD), "mg a s\r\n");
+        rig.pass(700);
+        assert_eq!(rig.got(client), "SERVER_ERROR proxy: node node-0:11211 did not answer in time\r\n");
+        assert_eq!(rig.both(), ["", ""], "nothing is done twice");
+        assert!(!rig.has_reads_ended());
+        rig.reply(OLD, "EN\r\n");
+        // What nobody reads there any more is not there.
+        rig.declare(Phase::Ending);
+        rig.send(client, request);
+        rig.asked(NEW, request, missing);
+        assert_eq!(rig.got(client), missing);
+        assert_eq!(rig.both(), ["", ""]);
+    }
+}
+
+#[test]
 fn the_requests_of_a_client_for_a_key_keep_their_order() {
     let mut rig = Rig::moved();
     let client = rig.client();
