@@ -4,7 +4,7 @@
 #
 # Mirrors, or base images of your own: --build-arg BUILD_IMAGE=… --build-arg RUNTIME_IMAGE=…
 # BUILD_IMAGE brings a shell, cargo and a C compiler, for glibc (with its static libraries, as Debian's libc6-dev has them)
-# or musl (rust:1.95-alpine). Each platform is built by an image of its own kind; nothing here names one:
+# or musl from 1.2.4 on (rust:1.95-alpine). Each platform is built by an image of its own kind; nothing here names one:
 #
 #   docker buildx build --platform linux/amd64,linux/arm64 -t REGISTRY/slipring:0.1.0 --push .
 
@@ -13,9 +13,14 @@ ARG RUNTIME_IMAGE=scratch
 
 FROM ${BUILD_IMAGE} AS build
 WORKDIR /build
+# A panic aborts, and there are no symbols that a backtrace could show: the tables for unwinding are dead weight (0.6 MB).
+# The compiler writes them all the same where the debug information of the standard library is at hand, so they are dropped
+# when all is linked; what a panic says is not touched by that.
+RUN echo 'SECTIONS { /DISCARD/ : { *(.eh_frame) } } INSERT AFTER .rodata;' > /build/no-unwinding.ld
 # `host-tuple` is the platform that this runs on. That it is named keeps the flags from the macros, which run in the
-# compiler and cannot be static.
-ENV RUSTFLAGS="-C target-feature=+crt-static" \
+# compiler and cannot be static. Relocations have a short form, too (0.2 MB less), which musl knows from 1.2.4 on.
+ENV RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs \
+        -C link-arg=-Wl,--no-eh-frame-hdr -C link-arg=-Wl,-T,/build/no-unwinding.ld" \
     CARGO_BUILD_TARGET=host-tuple \
     CARGO_PROFILE_DIST_DEBUG=0 \
     CARGO_PROFILE_DIST_STRIP=symbols

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::peer::Peer;
 use crate::workload::Dialect;
 
 const NODES: usize = 3;
@@ -27,6 +28,8 @@ pub(crate) enum Contestant {
     },
     /// Slipring as it is by default, asked in binary.
     SlipringBinary,
+    /// What `--peer` says.
+    Peer(&'static Peer),
 }
 
 impl Contestant {
@@ -45,6 +48,7 @@ impl Contestant {
             Self::Slipring { merge_gets: true } => "slipring",
             Self::Slipring { merge_gets: false } => "slipring-nomerge",
             Self::SlipringBinary => "slipring-binary",
+            Self::Peer(peer) => &peer.name,
         }
     }
 
@@ -59,11 +63,12 @@ impl Contestant {
             Self::Direct => {
                 return Ok(Started { proxy: None, addresses: nodes.addresses.clone() });
             }
-            Self::Twemproxy | Self::Slipring { .. } | Self::SlipringBinary => free_address()?,
+            Self::Twemproxy | Self::Slipring { .. } | Self::SlipringBinary | Self::Peer(_) => free_address()?,
         };
         let command = match self {
             Self::Slipring { merge_gets } => slipring(address, nodes, merge_gets)?,
             Self::SlipringBinary => slipring(address, nodes, true)?,
+            Self::Peer(peer) => peer.command(address, &nodes.addresses, &scratch.path)?,
             Self::Direct | Self::Twemproxy => twemproxy(address, nodes, scratch)?,
         };
         let proxy = Process::start(self.name(), command, address, scratch)?;
@@ -218,7 +223,7 @@ impl Drop for Scratch {
     }
 }
 
-fn free_address() -> io::Result<SocketAddr> {
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 

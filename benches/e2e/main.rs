@@ -7,6 +7,7 @@
 //! cargo bench --bench e2e -- --rounds 3 --seconds 1 --profiles L1,L50 --contestants twemproxy,slipring
 //! cargo bench --bench e2e -- --one-core --profiles L50,P16,M24 --contestants slipring,slipring-binary
 //! SLIPRING_BIN=target/dist/slipring cargo bench --bench e2e    # the shipped binary
+//! cargo bench --bench e2e -- --peer 'before=/path/of/slipring:--nodes {nodes} --listen {listen} --admin-listen {free}'
 //! ```
 //!
 //! Needs `memcached` and, for its rows, `nutcracker` in PATH; `perf` (or `strace`) and the right to
@@ -45,6 +46,7 @@ mod contestants;
 mod load;
 mod measure;
 mod packets;
+mod peer;
 mod report;
 mod workload;
 
@@ -61,6 +63,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use contestants::{Contestant, Nodes, Scratch, Started, patiently, slipring_path, version};
 use load::{Load, Outcome, preload};
 use measure::{Counter, Method, cpu_ns, memory_kib};
+use peer::Peer;
 use report::{Row, Sample, Table, print_targets};
 use workload::{Dataset, Dialect, PROFILES, Profile};
 
@@ -83,6 +86,12 @@ struct Options {
     /// Some of direct, twemproxy, slipring, slipring-nomerge, slipring-binary.
     #[arg(long, value_delimiter = ',', value_parser = contestant)]
     contestants: Vec<Contestant>,
+    /// A further contestant: PATH is started with ARGS, separated by blanks, in which stand {listen} (or {host} and {port})
+    /// for the address to listen on, {nodes} for the three nodes with commas between, {node1} {node2} {node3} for each,
+    /// {free} for a further address, such as an admin port's, and {file:PATH} for a copy of that file in which all these
+    /// are filled in. Repeatable; it runs beside --contestants, asked in text.
+    #[arg(long, value_name = "NAME=PATH:ARGS", value_parser = Peer::parse)]
+    peer: Vec<&'static Peer>,
     /// Pin everything, the generator too, to one CPU.
     #[arg(long)]
     one_core: bool,
@@ -111,6 +120,7 @@ fn main() -> ExitCode {
     if options.contestants.is_empty() {
         options.contestants = Contestant::ALL.to_vec();
     }
+    options.contestants.extend(options.peer.iter().map(|peer| Contestant::Peer(peer)));
     match run(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -158,6 +168,9 @@ fn print_head(options: &Options, cpus: &str, method: Option<Method>) {
     println!("- 3 nodes `-t 1 -m 256`: {}", version(Path::new("memcached")));
     println!("- twemproxy: {}", version(Path::new("nutcracker")));
     println!("- slipring: {}", slipring_path().map_or("none".to_owned(), |path| path.display().to_string()));
+    for peer in &options.peer {
+        println!("- {}", peer.shown());
+    }
     println!("- syscalls/op by: {}", method.map_or("n/a (neither perf nor strace may trace here)", Method::name));
 }
 

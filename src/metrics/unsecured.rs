@@ -16,6 +16,12 @@ pub enum Unsecured {
     WrongName,
     /// It is signed by nobody who is trusted.
     UnknownIssuer,
+    /// It is the certificate of an authority, which is to sign those of servers.
+    CaCertificate,
+    /// It is of X.509 version 1, which has no room for the names that it is for.
+    VersionOne,
+    /// It is for something else than servers (its extended key usage).
+    WrongPurpose,
     /// It is another certificate that cannot be accepted.
     BadCertificate,
     /// What answered does not speak TLS.
@@ -50,7 +56,14 @@ impl Unsecured {
     #[must_use]
     pub const fn place(self) -> Option<usize> {
         Some(match self {
-            Self::Expired | Self::NotYetValid | Self::WrongName | Self::UnknownIssuer | Self::BadCertificate => 0,
+            Self::Expired
+            | Self::NotYetValid
+            | Self::WrongName
+            | Self::UnknownIssuer
+            | Self::CaCertificate
+            | Self::VersionOne
+            | Self::WrongPurpose
+            | Self::BadCertificate => 0,
             Self::NotTls => 1,
             Self::Unanswered(_) => 2,
             Self::HungUp => 3,
@@ -84,9 +97,16 @@ impl Unsecured {
             Self::UnknownIssuer => {
                 "the certificate is signed by an authority of your own: name its file with --node-tls-ca"
             }
+            Self::CaCertificate => {
+                "the node was given the certificate of an authority (CA:TRUE, as `openssl req -x509` makes it): have that \
+                 sign one for the node (CA:FALSE)"
+            }
+            Self::VersionOne => {
+                "`openssl x509 -req` was run without -extfile: it takes a file with `subjectAltName=DNS:name of the node`"
+            }
+            Self::WrongPurpose => "the certificate's extendedKeyUsage leaves out serverAuth",
             Self::BadCertificate => {
-                "an authority's own certificate (CA:TRUE, as `openssl req -x509` makes it) in place of a server's, which it \
-                 is to sign; `openssl s_client` shows it"
+                "`openssl s_client` shows the certificate; a critical extension or its form is unknown"
             }
             Self::NotTls => "the node has no TLS: leave out --node-tls, or it is another port",
             Self::Unanswered(_) | Self::HungUp => {
@@ -111,6 +131,9 @@ impl fmt::Display for Unsecured {
             Self::NotYetValid => f.write_str("its certificate is not valid yet"),
             Self::WrongName => f.write_str("its certificate is for another name"),
             Self::UnknownIssuer => f.write_str("its certificate is signed by an unknown authority"),
+            Self::CaCertificate => f.write_str("its certificate is a CA certificate"),
+            Self::VersionOne => f.write_str("its certificate is of X.509 version 1, without names"),
+            Self::WrongPurpose => f.write_str("its certificate is not for servers"),
             Self::BadCertificate => f.write_str("its certificate is not acceptable"),
             Self::NotTls => f.write_str("does not speak TLS"),
             Self::Unanswered(time) => write!(f, "no answer to the TLS handshake for {}", Span(*time)),

@@ -91,7 +91,8 @@ impl Core {
         Some((&up.out, up.record(most)))
     }
 
-    /// So many bytes of memory are held by what was taken by the rim and waits for the kernel.
+    /// So many bytes of memory are held by the rim for this connection: for what comes by TLS, and for what was taken and
+    /// waits for the kernel.
     pub fn upstream_sealed(&mut self, id: UpstreamId, bytes: usize) {
         if let Some(up) = self.upstreams.get_mut(id.0).filter(|up| up.sealed != bytes) {
             up.sealed = bytes;

@@ -177,6 +177,13 @@ impl From<&Error> for Unsecured {
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Self::WrongName,
                 CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownIssuer,
+                CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => Self::WrongPurpose,
+                // rustls has no names for these, and passes on what the verifier said.
+                CertificateError::Other(other) => match other.0.downcast_ref::<webpki::Error>() {
+                    Some(webpki::Error::CaUsedAsEndEntity) => Self::CaCertificate,
+                    Some(webpki::Error::UnsupportedCertVersion) => Self::VersionOne,
+                    _ => Self::BadCertificate,
+                },
                 _ => Self::BadCertificate,
             },
             Error::InvalidMessage(

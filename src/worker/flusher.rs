@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use super::Rim;
 use super::sockets::{block, write};
 use super::stream::WriteHalf;
-use super::tls::{BATCH, RECORD, TlsWriteHalf};
+use super::tls::{BATCH, KEPT, RECORD, TlsWriteHalf};
 use crate::proxy::{ClientId, Core, UpstreamId};
 use crate::time::Tick;
 
@@ -22,7 +22,7 @@ const FLUSH_BYTES: usize = 2 << 20;
 fn seal_and_write(core: &mut Core, write: &TlsWriteHalf, id: UpstreamId, now: Tick) -> io::Result<()> {
     loop {
         let flushed = write.flush();
-        core.upstream_sealed(id, if flushed.is_err() { BATCH } else { 0 });
+        core.upstream_sealed(id, KEPT + if flushed.is_err() { BATCH } else { 0 });
         flushed?;
         let mut left = BATCH;
         while left > 0

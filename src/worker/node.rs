@@ -70,6 +70,7 @@ impl Rim {
         if pauses {
             stream::bound_paused_input(stream.tcp());
         }
+        let kept = if matches!(stream, Stream::Tls(_)) { tls::KEPT } else { 0 };
         let (half, write) = match stream {
             Stream::Plain(stream) => stream::split(stream),
             Stream::Tls(stream) => tls::split(*stream, &self.sealed),
@@ -78,7 +79,11 @@ impl Rim {
         let mut socket = Socket::new(id, write, Some(made));
         socket.is_bounded = pauses;
         insert(&self.upstreams, id.index(), socket);
-        self.core.borrow_mut().upstream_connected(id, self.now());
+        {
+            let mut core = self.core.borrow_mut();
+            core.upstream_connected(id, self.now());
+            core.upstream_sealed(id, kept);
+        }
         self.apply();
         poll_fn(|cx| self.polls.time("upstream", || self.poll_upstream(id, &mut read, cx))).await;
     }

@@ -12,9 +12,10 @@
 //! the core knows ([`Core::upstream_record`](crate::proxy::Core::upstream_record)).
 //!
 //! # Memory
-//! What a session holds is bounded: a record that has come in part (16 KiB) or whole and does not fit into what is read
-//! (16 KiB), and, while the socket takes nothing, up to [`BATCH`] of records that wait to be written, which the core is told
-//! of. At rest it holds nothing of them.
+//! What a session holds is bounded, and the core, which counts it, is told of it: room for a record that has come in part,
+//! which rustls keeps for the next one ([`KEPT`]), and, while the socket takes nothing, up to [`BATCH`] of records that wait to
+//! be written. What is opened and does not fit into what is read, less than a record, stays until the next read; a lane that
+//! pauses is charged for more than that.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Read as _, Write};
@@ -35,6 +36,9 @@ use crate::proxy::{MAX_SLICES, OutBuf, READ_BYTES};
 pub(super) const RECORD: usize = 16 << 10;
 /// So many bytes are sealed before they are written: four records by one system call.
 pub(super) const BATCH: usize = 4 * RECORD;
+
+/// So many bytes rustls keeps for what comes, as long as a connection lasts: a record and what is around it.
+pub(super) const KEPT: usize = RECORD + 512;
 
 /// What is read from sockets before it is opened: one for all connections of a worker, for it is empty between two steps.
 pub(super) type Sealed = Rc<RefCell<Vec<u8>>>;

@@ -144,6 +144,8 @@ fn addresses_of_a_name_are_nodes_whatever_their_order() {
         let server = NameServer::start(Zone::Addresses(vec![ip(2), ip(1)], 0)).await;
         let mut followed = Followed::start(cache(), server.options());
         let view = followed.until_ring("127.9.9.1 127.9.9.2").await;
+        // By TLS they show a certificate for the name, not for an address.
+        assert!(view.nodes.iter().all(|node| node.certificate_name() == "cache.example"));
         server.now(Zone::Addresses(vec![ip(1), ip(2)], 0));
         assert_eq!(followed.reads(3).await.generation, view.generation);
         server.now(Zone::Addresses(vec![ip(3), ip(1), ip(2)], 0));
@@ -229,7 +231,10 @@ fn a_rolling_restart_behind_srv_moves_no_key() {
         let dials =
             |view: &View, address: IpAddr| view.nodes.iter().filter(|node| *node.host == *address.to_string()).count();
         let whole = PODS.join(" ");
-        followed.until("all", |view| ring(view) == whole && dials(view, ip(3).into()) == 1).await;
+        let view = followed.until("all", |view| ring(view) == whole && dials(view, ip(3).into()) == 1).await;
+        // By TLS each shows a certificate for the name that it is the target by, not for the address that is dialled.
+        let certified: Vec<&str> = view.nodes.iter().map(|node| node.certificate_name()).collect();
+        assert_eq!(certified.join(" "), whole);
         for pod in 0..3 {
             let away = pods.remove(pod);
             server.now(Zone::Services(pods.clone()));

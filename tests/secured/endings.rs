@@ -1,6 +1,6 @@
 //! Every way in which a node is not secured as it should be: the node is down, and the cause says why.
-use crate::support::{Authority, Memcached, run_to_end};
-use crate::{metric, slipring, tls_node, wait_for_cause};
+use crate::support::{Authority, Memcached, Slipring, run_to_end};
+use crate::{PATIENT, metric, slipring, tls_node, wait_for_cause};
 
 /// `slipring check` of one node: its output.
 fn check(node: &Memcached, arguments: &[&str]) -> String {
@@ -16,11 +16,19 @@ fn a_certificate_that_does_not_do() {
     authority.certify_as("expired", "IP:127.0.0.1", -1, "ca");
     authority.certify_as("elsewhere", "DNS:elsewhere.test,IP:127.0.0.9", 10, "ca");
     authority.certify_as("foreign", "IP:127.0.0.1", 10, "stranger");
+    authority.certify_with("above", "subjectAltName=IP:127.0.0.1\nbasicConstraints=critical,CA:TRUE\n");
+    authority.certify_with("nameless", "");
+    authority.certify_with("of-a-client", "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=clientAuth\n");
+    authority.certify_with("odd", "subjectAltName=IP:127.0.0.1\n1.2.3.4=critical,ASN1:NULL\n");
     let arguments = ["--node-tls", "--node-tls-ca", &authority.file("ca.pem")];
     for (certificate, cause) in [
         ("expired", "its certificate has expired"),
         ("elsewhere", "its certificate is for another name"),
         ("foreign", "its certificate is signed by an unknown authority"),
+        ("above", "its certificate is a CA certificate"),
+        ("nameless", "its certificate is of X.509 version 1, without names"),
+        ("of-a-client", "its certificate is not for servers"),
+        ("odd", "its certificate is not acceptable"),
     ] {
         let node = tls_node(&authority, certificate, &[]);
         let slipring = slipring(&[&node], &arguments);
@@ -53,6 +61,45 @@ fn a_name_is_given_and_verification_can_be_left_out() {
     let output = run_to_end(&["check", "--nodes", &listed, "--node-tls", "--node-tls-ca", &ca], &[]);
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.code() == Some(1) && table.contains("for another name"), "{table}");
+}
+
+#[test]
+fn without_a_file_those_are_trusted_that_the_system_trusts() {
+    let authority = Authority::new();
+    authority.certify("node");
+    let node = tls_node(&authority, "node", &[]);
+    let address = node.address().to_string();
+    let arguments = [&["serve", "--nodes", &address, "--node-tls"], PATIENT].concat();
+    let ca = authority.file("ca.pem");
+    let trusting = Slipring::command(&arguments, &[("SSL_CERT_FILE", &ca)]);
+    trusting.wait_for_states("up", 1);
+    // A system without any, as the image is one: those that Mozilla trusts.
+    let image = Slipring::command(&arguments, &[("SSL_CERT_FILE", "/nowhere"), ("SSL_CERT_DIR", "/nowhere")]);
+    wait_for_cause(&image, "its certificate is signed by an unknown authority");
+}
+
+#[test]
+fn a_secret_that_everybody_may_read_is_told_once() {
+    let authority = Authority::new();
+    authority.certify("node");
+    authority.certify("app");
+    let node = tls_node(&authority, "node", &["-Y", &authority.write("passwords", "app:hunter2\n")]);
+    let (ca, ours) = (authority.file("ca.pem"), authority.write("ours", "app:hunter2\n"));
+    let (certificate, key) = (authority.file("app.pem"), authority.file("app.key"));
+    let tls = ["--node-tls", "--node-tls-ca", &ca, "--node-tls-cert", &certificate, "--node-tls-key", &key];
+    let arguments = [&tls[..], &["--node-auth-file", &ours]].concat();
+    let told = |mode: u32| {
+        for file in [&ours, &key] {
+            let mode = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(mode);
+            std::fs::set_permissions(file, mode).expect("permissions can be set");
+        }
+        let slipring = slipring(&[&node], &arguments);
+        slipring.wait_for_states("up", 1);
+        let output = slipring.output();
+        [&ours, &key].map(|file| output.matches(&format!("{file} may be read by every user of this machine")).count())
+    };
+    assert_eq!(told(0o644), [1, 1]);
+    assert_eq!(told(0o640), [0, 0]);
 }
 
 #[test]

@@ -82,6 +82,39 @@ enum After {
     End,
 }
 
+/// A discovery endpoint by TLS, that knows one node: by this name, at this address.
+fn endpoint(config: Arc<ServerConfig>, name: &str, node: SocketAddr) -> SocketAddr {
+    let list = format!("1\n{name}|{}|{}\n", node.ip(), node.port());
+    let answer = format!("CONFIG cluster 0 {}\r\n{list}\r\nEND\r\n", list.len());
+    server(move |stream, _| {
+        let tls = ServerConnection::new(Arc::clone(&config)).expect("a session");
+        let mut stream = rustls::StreamOwned::new(tls, stream);
+        let mut question = [0; 128];
+        while let Ok(1..) = stream.read(&mut question) {
+            if stream.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+#[test]
+fn a_discovery_endpoint_is_asked_by_tls_and_its_nodes_are_verified_by_their_names() {
+    let authority = authority();
+    authority.certify_as("named", "DNS:cache.test", 10, "ca");
+    let node = crate::tls_node(&authority, "named", &[]);
+    let ca = authority.file("ca.pem");
+    let follow = |name: &str| {
+        let address = endpoint(config(&authority, BOTH), name, node.address()).to_string();
+        let tls = ["serve", "--discovery", &address, "--node-tls", "--node-tls-ca", &ca];
+        Slipring::command(&[&tls[..], PATIENT].concat(), &[])
+    };
+    let right = follow("cache.test");
+    right.wait_for_states("up", 1);
+    right.client().ask("set a 0 0 1\r\n1\r\n", "STORED\r\n");
+    wait_for_cause(&follow("other.test"), "its certificate is for another name");
+}
+
 fn start(authority: &Authority, address: SocketAddr, extra: &[&str]) -> Slipring {
     let ca = authority.file("ca.pem");
     Slipring::launch(&[address], &[&["--node-tls", "--node-tls-ca", &ca], extra].concat())

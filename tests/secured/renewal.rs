@@ -1,14 +1,19 @@
 //! Certificates and passwords change while a load runs that checks every answer: no request fails.
 use crate::support::{Authority, Memcached, Pattern, Random, Slipring, eventually};
-use crate::{metric, slipring, tls_arguments, tls_node};
+use crate::{PATIENT, metric, slipring, tls_arguments, tls_node};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 const CLIENTS: u64 = 8;
+/// Requests that a client sends at once.
+const BURST: u64 = 32;
 
-/// Clients that write and read keys of their own in pipelines, and check each answer, until `stop`. Returns how many
-/// answers that were.
-fn load(slipring: &Slipring, stop: &AtomicBool, done: &AtomicU64) {
+/// Clients that write and read keys of their own in pipelines, and check each answer, until `stop`: so many a second of all
+/// together, or as many as the machine can. It counts the answers.
+fn load(slipring: &Slipring, rate: Option<u64>, stop: &AtomicBool, done: &AtomicU64) {
     let pattern = Pattern::new();
+    let gap = rate.map(|rate| Duration::from_secs(1) * (CLIENTS * BURST) as u32 / rate as u32);
+    let begun_at = Instant::now();
     std::thread::scope(|scope| {
         for number in 0..CLIENTS {
             let (pattern, mut client) = (&pattern, slipring.client());
@@ -18,7 +23,11 @@ fn load(slipring: &Slipring, stop: &AtomicBool, done: &AtomicU64) {
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    let keys: Vec<String> = (0..16).map(|_| format!("c{number}:{}", random.below(200))).collect();
+                    if let Some(gap) = gap {
+                        std::thread::sleep((begun_at + gap * version as u32).saturating_duration_since(Instant::now()));
+                    }
+                    let keys: Vec<String> =
+                        (0..BURST / 2).map(|_| format!("c{number}:{}", random.below(200))).collect();
                     let mut burst = Vec::new();
                     for key in &keys {
                         let value = pattern.value(key, version);
@@ -40,16 +49,19 @@ fn load(slipring: &Slipring, stop: &AtomicBool, done: &AtomicU64) {
 }
 
 /// Runs `steps` beside the load.
-fn under_load(slipring: &Slipring, steps: impl FnOnce(&AtomicU64)) {
+fn under_load(slipring: &Slipring, rate: Option<u64>, steps: impl FnOnce(&AtomicU64)) {
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let begun_at = Instant::now();
     std::thread::scope(|scope| {
-        let load = scope.spawn(|| load(slipring, &stop, &done));
+        let load = scope.spawn(|| load(slipring, rate, &stop, &done));
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| steps(&done)));
         stop.store(true, Ordering::Relaxed);
         load.join().expect("every answer is right");
         outcome.expect("the steps are done");
     });
-    println!("{} answers", done.load(Ordering::Relaxed));
+    let (answers, seconds) = (done.load(Ordering::Relaxed), begun_at.elapsed().as_secs_f64());
+    let wanted = rate.map_or_else(String::new, |rate| format!(" of the {rate} that were wanted"));
+    println!("{answers} answers, each right; {:.0} a second{wanted}", answers as f64 / seconds);
 }
 
 /// Waits until so many more answers have been checked.
@@ -78,7 +90,7 @@ fn certificates_are_rotated_under_load() {
     let lanes = 2.0 * 2.0 * 2.0;
     eventually("every lane is there", || full(&slipring) >= lanes);
     let expiry = r#"slipring_tls_certificate_expiry_timestamp_seconds{owner="client",node=""}"#;
-    under_load(&slipring, |done| {
+    under_load(&slipring, None, |done| {
         for round in 1..=3 {
             more(done, 2000);
             let before = full(&slipring);
@@ -99,6 +111,92 @@ fn certificates_are_rotated_under_load() {
     slipring.wait_for_states("up", 2);
 }
 
+/// Requests a second, of all clients together.
+const RATE: u64 = if cfg!(debug_assertions) { 2_000 } else { 20_000 };
+
+/// The user of the test's own questions to the nodes.
+const TESTER: &str = "tester:door";
+
+/// What the nodes show and ask for and what we show, trust and say is replaced three times, by whoever runs it as it has to
+/// be done: the nodes know the new password before we say it, and we the new authority before the nodes show what it signed.
+#[test]
+fn certificates_passwords_and_the_authority_are_rotated_at_a_steady_rate() {
+    let authority = Authority::new();
+    authority.found("other");
+    authority.certify("node");
+    authority.certify("app");
+    let ca = authority.file("ca.pem");
+    let trusted = authority.write("trusted", &authority.read("ca.pem"));
+    let of_nodes = authority.write("of-nodes", &format!("{TESTER}\napp:hunter0\n"));
+    let ours = authority.write("ours", "app:hunter0\n");
+    let wanted = format!("ssl_ca_cert={ca},ssl_verify_mode=3");
+    let node_arguments = tls_arguments(&authority, "node", &["-Y", &of_nodes, "-o", &wanted]);
+    let node_arguments: Vec<&str> = node_arguments.iter().map(String::as_str).collect();
+    let nodes: Vec<Memcached> = (0..2).map(|_| Memcached::with_door(&node_arguments, TESTER)).collect();
+    let (certificate, key) = (authority.file("app.pem"), authority.file("app.key"));
+    let own = ["--node-tls-cert", &certificate, "--node-tls-key", &key, "--node-auth-file", &ours];
+    let arguments =
+        [&["--node-tls", "--node-tls-ca", &trusted, "--connections-per-node", "2", "--workers", "2"], &own[..]];
+    let slipring = Slipring::launch(
+        &nodes.iter().map(Memcached::address).collect::<Vec<_>>(),
+        &[PATIENT, &["--log-level", "debug"], &arguments.concat()].concat(),
+    );
+    slipring.wait_for_states("up", 2);
+    let lanes = 2.0 * 2.0;
+    let made = || nodes.iter().map(|node| connects(&slipring, node)).collect::<Vec<_>>();
+    let all_new = |before: &[f64]| made().iter().zip(before).all(|(now, before)| *now >= before + lanes);
+    eventually("every lane is there", || all_new(&[0.0, 0.0]));
+    let expiry = |owner: &str, node: &str| {
+        metric(
+            &slipring,
+            &format!(r#"slipring_tls_certificate_expiry_timestamp_seconds{{owner="{owner}",node="{node}"}}"#),
+        )
+    };
+    under_load(&slipring, Some(RATE), |done| {
+        for round in 1..=3 {
+            more(done, RATE / 2);
+            let signs = if round == 2 {
+                let before = made();
+                authority.write("trusted", &(authority.read("ca.pem") + &authority.read("other.pem")));
+                eventually("every lane is made by who trusts both", || all_new(&before));
+                "other"
+            } else {
+                "ca"
+            };
+            authority.certify_as("next-node", "IP:127.0.0.1", 20 + round, signs);
+            authority.write("node.pem", &authority.read("next-node.pem"));
+            authority.write("node.key", &authority.read("next-node.key"));
+            let (old, new) = (format!("app:hunter{}", round - 1), format!("app:hunter{round}"));
+            authority.write("of-nodes", &format!("{TESTER}\n{old}\n{new}\n"));
+            for node in &nodes {
+                node.signal("HUP");
+                node.client().ask("refresh_certs\r\n", "OK\r\n");
+            }
+            more(done, RATE / 2);
+
+            let before = made();
+            authority.certify_as("next", "DNS:app.test", 10 + round, "ca");
+            authority.write("app.pem", &authority.read("next.pem"));
+            authority.write("ours", &format!("{new}\n"));
+            authority.write("app.key", &authority.read("next.key"));
+            eventually("our new certificate is in use", || expiry("client", "") == authority.expiry("next") as f64);
+            eventually("every lane is new", || all_new(&before));
+            for node in &nodes {
+                let shown = || expiry("node", &node.address().to_string());
+                eventually("its new certificate was seen", || shown() == authority.expiry("next-node") as f64);
+            }
+            more(done, RATE / 2);
+            authority.write("of-nodes", &format!("{TESTER}\n{new}\n"));
+            nodes.iter().for_each(|node| node.signal("HUP"));
+        }
+        more(done, RATE);
+    });
+    let (_, text) = slipring.admin("/metrics");
+    assert!(!text.contains("slipring_soft_failures_total{"), "{text}");
+    assert!(!slipring.output().contains("hunter"), "{}", slipring.output());
+    slipring.wait_for_states("up", 2);
+}
+
 #[test]
 fn what_is_wrong_changes_nothing_and_is_told_once() {
     let authority = Authority::new();
@@ -107,7 +205,7 @@ fn what_is_wrong_changes_nothing_and_is_told_once() {
     let node = Memcached::secured(&["-Y", &passwords]);
     let slipring = slipring(&[&node], &["--node-auth-file", &ours]);
     slipring.wait_for_states("up", 1);
-    under_load(&slipring, |done| {
+    under_load(&slipring, None, |done| {
         authority.write("ours", "hunter2\n");
         slipring.wait_for_output("one line user:password is expected; the credentials in use stay in use");
         more(done, 1000);

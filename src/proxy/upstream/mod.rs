@@ -157,7 +157,7 @@ pub(in crate::proxy) struct Upstream {
     pub(in crate::proxy) used_at: Tick,
     /// Bytes written so far.
     pub(in crate::proxy) sent: u64,
-    /// Bytes of memory that the rim holds of what it has taken.
+    /// Bytes of memory that the rim holds for it.
     pub(in crate::proxy) sealed: usize,
     /// The beginning of a reply line.
     pub(in crate::proxy) partial: Vec<u8>,
