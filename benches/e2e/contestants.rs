@@ -1,19 +1,20 @@
 //! The processes: three memcached nodes and one proxy at a time, each killed by its id when its
 //! guard goes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::node;
+use crate::process::{Process, START_LIMIT, free_address};
+use crate::scratch::Scratch;
 use crate::workload::Dialect;
 
 const NODES: usize = 3;
-/// A process that does not listen, or cannot store, after this long has failed.
-const START_LIMIT: Duration = Duration::from_secs(5);
 
 /// Who answers the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +67,8 @@ impl Contestant {
             Self::SlipringBinary => slipring(address, nodes, true)?,
             Self::Direct | Self::Twemproxy => twemproxy(address, nodes, scratch)?,
         };
-        let proxy = Process::start(self.name(), command, address, scratch)?;
+        let log = scratch.path().join(format!("{}-{}.log", self.name(), address.port()));
+        let proxy = Process::start(self.name(), command, address, Some(&log))?;
         Ok(Started { proxy: Some(proxy), addresses: vec![address] })
     }
 }
@@ -102,7 +104,7 @@ fn twemproxy(address: SocketAddr, nodes: &Nodes, scratch: &Scratch) -> io::Resul
         "bench:\n  listen: {address}\n  hash: fnv1a_64\n  distribution: ketama\n  preconnect: true\n  \
          server_connections: 1\n  auto_eject_hosts: false\n  timeout: 1000\n  servers:\n{servers}"
     );
-    let path = scratch.path.join("nutcracker.yml");
+    let path = scratch.path().join("nutcracker.yml");
     fs::write(&path, config)?;
     let stats_port = free_address()?.port().to_string();
     let mut command = Command::new("nutcracker");
@@ -122,15 +124,8 @@ impl Nodes {
     pub(crate) fn start(scratch: &Scratch) -> io::Result<Self> {
         let mut nodes = Self { addresses: Vec::new(), processes: Vec::new() };
         for _ in 0..NODES {
-            let address = free_address()?;
-            let mut command = Command::new("memcached");
-            command
-                .args(["-l", "127.0.0.1", "-p", &address.port().to_string(), "-U", "0"])
-                .args(["-t", "1", "-m", "256"]);
-            if rustix::process::geteuid().is_root() {
-                command.args(["-u", "nobody"]);
-            }
-            nodes.processes.push(Process::start("memcached", command, address, scratch)?);
+            let (process, address) = node::start(256, scratch)?;
+            nodes.processes.push(process);
             nodes.addresses.push(address);
         }
         Ok(nodes)
@@ -153,73 +148,6 @@ impl Nodes {
         }
         Ok(())
     }
-}
-
-/// A running program; killed and reaped when dropped.
-pub(crate) struct Process {
-    child: Child,
-}
-
-impl Process {
-    fn start(name: &str, mut command: Command, address: SocketAddr, scratch: &Scratch) -> io::Result<Self> {
-        let log = scratch.path.join(format!("{name}-{}.log", address.port()));
-        let output = File::create(&log)?;
-        command.env_remove("MEMCACHED_NODES").env_remove("MEMCACHED_PORT").env_remove("RUST_LOG");
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let child = command
-            .spawn()
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", command.get_program().display())))?;
-        let mut process = Self { child };
-        let deadline = Instant::now() + START_LIMIT;
-        while TcpStream::connect(address).is_err() {
-            let ended = process.child.try_wait()?;
-            if ended.is_some() || Instant::now() > deadline {
-                let said = fs::read_to_string(&log).unwrap_or_default();
-                let how = ended.map_or("does not listen".to_owned(), |status| format!("ended ({status})"));
-                return Err(io::Error::other(format!("{name} {how}: {}", last_line(&said))));
-            }
-            sleep(Duration::from_millis(5));
-        }
-        Ok(process)
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn last_line(text: &str) -> &str {
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("(no output)")
-}
-
-/// A directory for configurations and logs, removed when dropped.
-pub(crate) struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    pub(crate) fn new() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("slipring-e2e-{}", std::process::id()));
-        fs::create_dir(&path)?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 /// What a program says of itself, for the head of the report.

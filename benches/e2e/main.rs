@@ -44,8 +44,18 @@
 mod contestants;
 mod load;
 mod measure;
+#[path = "../parts/node.rs"]
+mod node;
 mod packets;
+#[path = "../parts/process.rs"]
+mod process;
+#[path = "../parts/random.rs"]
+mod random;
 mod report;
+#[path = "../parts/scratch.rs"]
+mod scratch;
+#[path = "../parts/wire.rs"]
+mod wire;
 mod workload;
 
 use std::error::Error;
@@ -58,10 +68,11 @@ use std::time::Duration;
 use clap::Parser;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use contestants::{Contestant, Nodes, Scratch, Started, patiently, slipring_path, version};
+use contestants::{Contestant, Nodes, Started, patiently, slipring_path, version};
 use load::{Load, Outcome, preload};
 use measure::{Counter, Method, cpu_ns, memory_kib};
 use report::{Row, Sample, Table, print_targets};
+use scratch::Scratch;
 use workload::{Dataset, Dialect, PROFILES, Profile};
 
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -124,7 +135,7 @@ fn main() -> ExitCode {
 /// The whole report; true when every answer was right and every contestant ran.
 fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let cpus = place(options.one_core)?;
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new("e2e")?;
     let nodes = Nodes::start(&scratch)?;
     let method = Method::find();
     print_head(options, &cpus, method);
