@@ -14,6 +14,7 @@ use crate::process::{Process, START_LIMIT, free_address};
 use crate::scratch::Scratch;
 use crate::workload::Dialect;
 
+/// Nodes of most contestants; those that scale have one more.
 const NODES: usize = 3;
 
 /// Who answers the load.
@@ -28,15 +29,22 @@ pub(crate) enum Contestant {
     },
     /// Slipring as it is by default, asked in binary.
     SlipringBinary,
+    /// Slipring as it is by default, over a fourth node.
+    SlipringFour,
+    /// The same with the three as the ring before: a quarter of the keys has an old place. That is where their values are when
+    /// the load begins.
+    SlipringBefore,
 }
 
 impl Contestant {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Direct,
         Self::Twemproxy,
         Self::Slipring { merge_gets: true },
         Self::Slipring { merge_gets: false },
         Self::SlipringBinary,
+        Self::SlipringFour,
+        Self::SlipringBefore,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -46,6 +54,8 @@ impl Contestant {
             Self::Slipring { merge_gets: true } => "slipring",
             Self::Slipring { merge_gets: false } => "slipring-nomerge",
             Self::SlipringBinary => "slipring-binary",
+            Self::SlipringFour => "slipring-four",
+            Self::SlipringBefore => "slipring-before",
         }
     }
 
@@ -54,18 +64,22 @@ impl Contestant {
         if self == Self::SlipringBinary { Dialect::Binary } else { Dialect::Text }
     }
 
+    /// Who stores the keys, if it does not do that itself.
+    pub(crate) fn filled_by(self) -> Option<Self> {
+        (self == Self::SlipringBefore).then_some(Self::Slipring { merge_gets: true })
+    }
+
     /// Starts the proxy, if there is one; it listens when this returns.
     pub(crate) fn start(self, nodes: &Nodes, scratch: &Scratch) -> io::Result<Started> {
-        let address = match self {
-            Self::Direct => {
-                return Ok(Started { proxy: None, addresses: nodes.addresses.clone() });
-            }
-            Self::Twemproxy | Self::Slipring { .. } | Self::SlipringBinary => free_address()?,
-        };
+        let three = nodes.first_three();
+        let address = free_address()?;
         let command = match self {
-            Self::Slipring { merge_gets } => slipring(address, nodes, merge_gets)?,
-            Self::SlipringBinary => slipring(address, nodes, true)?,
-            Self::Direct | Self::Twemproxy => twemproxy(address, nodes, scratch)?,
+            Self::Direct => return Ok(Started { proxy: None, addresses: three.to_vec() }),
+            Self::Twemproxy => twemproxy(address, three, scratch)?,
+            Self::Slipring { merge_gets: true } | Self::SlipringBinary => slipring(address, three, &[])?,
+            Self::Slipring { merge_gets: false } => slipring(address, three, &["--merge-gets", "off"])?,
+            Self::SlipringFour => slipring(address, &nodes.addresses, &[])?,
+            Self::SlipringBefore => slipring(address, &nodes.addresses, &["--nodes-before", &list(three)])?,
         };
         let log = scratch.path().join(format!("{}-{}.log", self.name(), address.port()));
         let proxy = Process::start(self.name(), command, address, Some(&log))?;
@@ -86,20 +100,23 @@ pub(crate) fn slipring_path() -> Option<PathBuf> {
         .or_else(|| option_env!("CARGO_BIN_EXE_slipring").map(Into::into))
 }
 
-fn slipring(address: SocketAddr, nodes: &Nodes, merge_gets: bool) -> io::Result<Command> {
+fn list(nodes: &[SocketAddr]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn slipring(address: SocketAddr, nodes: &[SocketAddr], arguments: &[&str]) -> io::Result<Command> {
     let path = slipring_path().ok_or_else(|| io::Error::other("no slipring binary: set SLIPRING_BIN"))?;
-    let list: Vec<String> = nodes.addresses.iter().map(ToString::to_string).collect();
     let mut command = Command::new(path);
     command
         .arg("serve")
-        .args(["--nodes", &list.join(","), "--listen", &address.to_string()])
+        .args(["--nodes", &list(nodes), "--listen", &address.to_string()])
         .args(["--admin-listen", &free_address()?.to_string(), "--workers", "1"])
-        .args(["--merge-gets", if merge_gets { "on" } else { "off" }]);
+        .args(arguments);
     Ok(command)
 }
 
-fn twemproxy(address: SocketAddr, nodes: &Nodes, scratch: &Scratch) -> io::Result<Command> {
-    let servers: String = nodes.addresses.iter().map(|node| format!("    - {node}:1\n")).collect();
+fn twemproxy(address: SocketAddr, nodes: &[SocketAddr], scratch: &Scratch) -> io::Result<Command> {
+    let servers: String = nodes.iter().map(|node| format!("    - {node}:1\n")).collect();
     let config = format!(
         "bench:\n  listen: {address}\n  hash: fnv1a_64\n  distribution: ketama\n  preconnect: true\n  \
          server_connections: 1\n  auto_eject_hosts: false\n  timeout: 1000\n  servers:\n{servers}"
@@ -123,12 +140,16 @@ pub(crate) struct Nodes {
 impl Nodes {
     pub(crate) fn start(scratch: &Scratch) -> io::Result<Self> {
         let mut nodes = Self { addresses: Vec::new(), processes: Vec::new() };
-        for _ in 0..NODES {
+        for _ in 0..=NODES {
             let (process, address) = node::start(256, scratch)?;
             nodes.processes.push(process);
             nodes.addresses.push(address);
         }
         Ok(nodes)
+    }
+
+    fn first_three(&self) -> &[SocketAddr] {
+        &self.addresses[..NODES]
     }
 
     pub(crate) fn pids(&self) -> Vec<u32> {

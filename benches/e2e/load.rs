@@ -301,23 +301,22 @@ impl<'a> Load<'a> {
     }
 }
 
-/// Stores every key through each of the addresses and checks that each was stored.
-pub(crate) fn preload(dataset: &Dataset, addresses: &[SocketAddr]) -> io::Result<()> {
+/// Asks each of the addresses this of every key, and checks every answer.
+pub(crate) fn ask_all(dataset: &Dataset, addresses: &[SocketAddr], request: fn(usize) -> Request) -> io::Result<()> {
     const BATCH: usize = 200;
     for address in addresses {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        let keys: Vec<usize> = (0..dataset.key_count()).collect();
-        for batch in keys.chunks(BATCH) {
-            let requests: Vec<u8> = batch.iter().flat_map(|k| dataset.bytes(Request::Set(*k))).copied().collect();
-            stream.write_all(&requests)?;
-            let reply_len = dataset.stored().len();
-            let mut replies = vec![0; batch.len() * reply_len];
-            stream.read_exact(&mut replies)?;
-            for (reply, key) in replies.chunks(reply_len).zip(batch) {
-                if !matches!(dataset.check(Request::Set(*key), reply), Verdict::Right(_)) {
-                    return Err(io::Error::other(format!("preload: {}", show(reply))));
+        let requests: Vec<Request> = (0..dataset.key_count()).map(request).collect();
+        for batch in requests.chunks(BATCH) {
+            let bytes: Vec<u8> = batch.iter().flat_map(|request| dataset.bytes(*request)).copied().collect();
+            stream.write_all(&bytes)?;
+            for request in batch {
+                let mut reply = vec![0; dataset.answer_len(*request)];
+                stream.read_exact(&mut reply)?;
+                if !matches!(dataset.check(*request, &reply), Verdict::Right(_)) {
+                    return Err(io::Error::other(describe(dataset, *request, &reply)));
                 }
             }
         }
