@@ -34,10 +34,12 @@ pub(crate) enum Contestant {
     /// The same with the three as the ring before: a quarter of the keys has an old place. That is where their values are when
     /// the load begins.
     SlipringBefore,
+    /// The same when all values have moved: it has stored them itself.
+    SlipringMoved,
 }
 
 impl Contestant {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Direct,
         Self::Twemproxy,
         Self::Slipring { merge_gets: true },
@@ -45,6 +47,7 @@ impl Contestant {
         Self::SlipringBinary,
         Self::SlipringFour,
         Self::SlipringBefore,
+        Self::SlipringMoved,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -56,6 +59,7 @@ impl Contestant {
             Self::SlipringBinary => "slipring-binary",
             Self::SlipringFour => "slipring-four",
             Self::SlipringBefore => "slipring-before",
+            Self::SlipringMoved => "slipring-moved",
         }
     }
 
@@ -79,7 +83,9 @@ impl Contestant {
             Self::Slipring { merge_gets: true } | Self::SlipringBinary => slipring(address, three, &[])?,
             Self::Slipring { merge_gets: false } => slipring(address, three, &["--merge-gets", "off"])?,
             Self::SlipringFour => slipring(address, &nodes.addresses, &[])?,
-            Self::SlipringBefore => slipring(address, &nodes.addresses, &["--nodes-before", &list(three)])?,
+            Self::SlipringBefore | Self::SlipringMoved => {
+                slipring(address, &nodes.addresses, &["--nodes-before", &list(three)])?
+            }
         };
         let log = scratch.path().join(format!("{}-{}.log", self.name(), address.port()));
         let proxy = Process::start(self.name(), command, address, Some(&log))?;

@@ -6,7 +6,7 @@
 //! cargo bench --bench e2e -- --one-core     # all processes on one CPU: software cost, least noise
 //! cargo bench --bench e2e -- --rounds 3 --seconds 1 --profiles L1,L50 --contestants twemproxy,slipring
 //! cargo bench --bench e2e -- --one-core --profiles L50,P16,M24 --contestants slipring,slipring-binary
-//! cargo bench --bench e2e -- --one-core --profiles L50,M24,O20k,N64 --contestants slipring-four,slipring-before
+//! cargo bench --bench e2e -- --one-core --profiles L50,M24,O20k,N64 --contestants slipring-four,slipring-before,slipring-moved
 //! SLIPRING_BIN=target/dist/slipring cargo bench --bench e2e    # the shipped binary
 //! ```
 //!
@@ -32,7 +32,8 @@
 //!   router's.
 //! - `slipring-binary` is slipring with clients that speak the binary protocol, asking for the same.
 //! - `slipring-four` has a fourth node, and `slipring-before` besides the three as the ring before: the values of a quarter of
-//!   the keys are at their old place when the load begins, and move when they are set. What it costs is the difference.
+//!   the keys are at their old place when the load begins, and move when they are set. With `slipring-moved` all have moved
+//!   before. What it costs is the difference.
 //!
 //! # How to read it
 //! Compare within one run only. With free placement on few cores the generator, the proxy and the
@@ -94,8 +95,8 @@ struct Options {
     /// Some of L1, L50, P16, M24, O20k, N64.
     #[arg(long, value_delimiter = ',', value_parser = profile)]
     profiles: Vec<&'static Profile>,
-    /// Some of direct, twemproxy, slipring, slipring-nomerge, slipring-binary, slipring-four, slipring-before; all but the
-    /// last two, if not given.
+    /// Some of direct, twemproxy, slipring, slipring-nomerge, slipring-binary, slipring-four, slipring-before,
+    /// slipring-moved; all but the last three, if not given.
     #[arg(long, value_delimiter = ',', value_parser = contestant)]
     contestants: Vec<Contestant>,
     /// Pin everything, the generator too, to one CPU.
@@ -124,7 +125,7 @@ fn main() -> ExitCode {
         options.profiles = PROFILES.iter().collect();
     }
     if options.contestants.is_empty() {
-        let scaling = [Contestant::SlipringFour, Contestant::SlipringBefore];
+        let scaling = [Contestant::SlipringFour, Contestant::SlipringBefore, Contestant::SlipringMoved];
         options.contestants = Contestant::ALL.into_iter().filter(|contestant| !scaling.contains(contestant)).collect();
     }
     match run(&options) {

@@ -164,7 +164,7 @@ impl Beside {
         match self {
             Self::Twemproxy => matches!(contestant, Contestant::Slipring { .. }),
             Self::Text => contestant == Contestant::SlipringBinary,
-            Self::NoRingBefore => contestant == Contestant::SlipringBefore,
+            Self::NoRingBefore => matches!(contestant, Contestant::SlipringBefore | Contestant::SlipringMoved),
         }
     }
 
