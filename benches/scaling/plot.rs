@@ -5,11 +5,11 @@ use std::fmt::Write;
 use crate::record::{Outcome, Run, Second};
 
 const WIDTH: f64 = 860.0;
-const HEIGHT: f64 = 380.0;
+const HEIGHT: f64 = 390.0;
 const LEFT: f64 = 52.0;
-const RIGHT: f64 = 20.0;
+const RIGHT: f64 = 90.0;
 /// Room for the names of what is done.
-const TOP: f64 = 116.0;
+const TOP: f64 = 126.0;
 const BOTTOM: f64 = 66.0;
 const STYLE: &str = "text{font:12px sans-serif;fill:#333}.t{font-weight:bold;font-size:14px}.g{stroke:#ddd}\
                      .m{stroke:#999;stroke-dasharray:3 3}polyline{fill:none;stroke-width:2;stroke-linejoin:round}";
@@ -62,7 +62,7 @@ pub(crate) fn svg(outcome: &Outcome) -> String {
             let at = x(x_s(run, mark.at_s));
             // The names do not lie on each other where the marks are near.
             let name_at = at.max(free);
-            free = name_at + 15.0;
+            free = name_at + 20.0;
             let _ = writeln!(
                 text,
                 "<path class=\"m\" d=\"M{at:.1} {:.1}V{TOP}L{name_at:.1} {:.1}\" fill=\"none\"/>\
@@ -86,7 +86,7 @@ pub(crate) fn svg(outcome: &Outcome) -> String {
     }
     let legend_y = HEIGHT - 16.0;
     let mut at = LEFT;
-    for (with, colour, name) in [(true, WITH, "with the ring before declared"), (false, WITHOUT, "without")] {
+    for (with, colour, name) in [(true, WITH, "ring before declared"), (false, WITHOUT, "none")] {
         let Some(run) = outcome.run(with) else { continue };
         let [_, lowest] = run.lowest();
         let _ = writeln!(
@@ -97,7 +97,7 @@ pub(crate) fn svg(outcome: &Outcome) -> String {
             at + 30.0,
             run.rate_before()
         );
-        at += 420.0;
+        at += 400.0;
     }
     text + "</svg>\n"
 }

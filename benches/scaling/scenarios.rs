@@ -160,7 +160,7 @@ impl<'a> Stage<'a> {
     /// Declares the ring in use to be the one before.
     fn open(&mut self) -> io::Result<()> {
         if self.with {
-            self.mark("ring before declared");
+            self.mark("declared");
             let nodes = self.declared.nodes.clone();
             self.declared.before = Some(Before { nodes, placement: self.placement, ending: false });
             self.edit()?;
