@@ -1,20 +1,22 @@
 //! The processes: three memcached nodes and one proxy at a time, each killed by its id when its
 //! guard goes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::node;
 use crate::peer::Peer;
+use crate::process::{Process, START_LIMIT, free_address};
+use crate::scratch::Scratch;
 use crate::workload::Dialect;
 
+/// Nodes of most contestants; those that scale have one more.
 const NODES: usize = 3;
-/// A process that does not listen, or cannot store, after this long has failed.
-const START_LIMIT: Duration = Duration::from_secs(5);
 
 /// Who answers the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,17 +30,27 @@ pub(crate) enum Contestant {
     },
     /// Slipring as it is by default, asked in binary.
     SlipringBinary,
+    /// Slipring as it is by default, over a fourth node.
+    SlipringFour,
+    /// The same with the three as the ring before: a quarter of the keys has an old place. That is where their values are when
+    /// the load begins.
+    SlipringBefore,
+    /// The same when all values have moved: it has stored them itself.
+    SlipringMoved,
     /// What `--peer` says.
     Peer(&'static Peer),
 }
 
 impl Contestant {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Direct,
         Self::Twemproxy,
         Self::Slipring { merge_gets: true },
         Self::Slipring { merge_gets: false },
         Self::SlipringBinary,
+        Self::SlipringFour,
+        Self::SlipringBefore,
+        Self::SlipringMoved,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -48,6 +60,9 @@ impl Contestant {
             Self::Slipring { merge_gets: true } => "slipring",
             Self::Slipring { merge_gets: false } => "slipring-nomerge",
             Self::SlipringBinary => "slipring-binary",
+            Self::SlipringFour => "slipring-four",
+            Self::SlipringBefore => "slipring-before",
+            Self::SlipringMoved => "slipring-moved",
             Self::Peer(peer) => &peer.name,
         }
     }
@@ -57,21 +72,28 @@ impl Contestant {
         if self == Self::SlipringBinary { Dialect::Binary } else { Dialect::Text }
     }
 
+    /// Who stores the keys, if it does not do that itself.
+    pub(crate) fn filled_by(self) -> Option<Self> {
+        (self == Self::SlipringBefore).then_some(Self::Slipring { merge_gets: true })
+    }
+
     /// Starts the proxy, if there is one; it listens when this returns.
     pub(crate) fn start(self, nodes: &Nodes, scratch: &Scratch) -> io::Result<Started> {
-        let address = match self {
-            Self::Direct => {
-                return Ok(Started { proxy: None, addresses: nodes.addresses.clone() });
-            }
-            Self::Twemproxy | Self::Slipring { .. } | Self::SlipringBinary | Self::Peer(_) => free_address()?,
-        };
+        let three = nodes.first_three();
+        let address = free_address()?;
         let command = match self {
-            Self::Slipring { merge_gets } => slipring(address, nodes, merge_gets)?,
-            Self::SlipringBinary => slipring(address, nodes, true)?,
-            Self::Peer(peer) => peer.command(address, &nodes.addresses, &scratch.path)?,
-            Self::Direct | Self::Twemproxy => twemproxy(address, nodes, scratch)?,
+            Self::Direct => return Ok(Started { proxy: None, addresses: three.to_vec() }),
+            Self::Twemproxy => twemproxy(address, three, scratch)?,
+            Self::Slipring { merge_gets: true } | Self::SlipringBinary => slipring(address, three, &[])?,
+            Self::Slipring { merge_gets: false } => slipring(address, three, &["--merge-gets", "off"])?,
+            Self::SlipringFour => slipring(address, &nodes.addresses, &[])?,
+            Self::Peer(peer) => peer.command(address, three, scratch.path())?,
+            Self::SlipringBefore | Self::SlipringMoved => {
+                slipring(address, &nodes.addresses, &["--nodes-before", &list(three)])?
+            }
         };
-        let proxy = Process::start(self.name(), command, address, scratch)?;
+        let log = scratch.path().join(format!("{}-{}.log", self.name(), address.port()));
+        let proxy = Process::start(self.name(), command, address, Some(&log))?;
         Ok(Started { proxy: Some(proxy), addresses: vec![address] })
     }
 }
@@ -89,25 +111,28 @@ pub(crate) fn slipring_path() -> Option<PathBuf> {
         .or_else(|| option_env!("CARGO_BIN_EXE_slipring").map(Into::into))
 }
 
-fn slipring(address: SocketAddr, nodes: &Nodes, merge_gets: bool) -> io::Result<Command> {
+fn list(nodes: &[SocketAddr]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn slipring(address: SocketAddr, nodes: &[SocketAddr], arguments: &[&str]) -> io::Result<Command> {
     let path = slipring_path().ok_or_else(|| io::Error::other("no slipring binary: set SLIPRING_BIN"))?;
-    let list: Vec<String> = nodes.addresses.iter().map(ToString::to_string).collect();
     let mut command = Command::new(path);
     command
         .arg("serve")
-        .args(["--nodes", &list.join(","), "--listen", &address.to_string()])
+        .args(["--nodes", &list(nodes), "--listen", &address.to_string()])
         .args(["--admin-listen", &free_address()?.to_string(), "--workers", "1"])
-        .args(["--merge-gets", if merge_gets { "on" } else { "off" }]);
+        .args(arguments);
     Ok(command)
 }
 
-fn twemproxy(address: SocketAddr, nodes: &Nodes, scratch: &Scratch) -> io::Result<Command> {
-    let servers: String = nodes.addresses.iter().map(|node| format!("    - {node}:1\n")).collect();
+fn twemproxy(address: SocketAddr, nodes: &[SocketAddr], scratch: &Scratch) -> io::Result<Command> {
+    let servers: String = nodes.iter().map(|node| format!("    - {node}:1\n")).collect();
     let config = format!(
         "bench:\n  listen: {address}\n  hash: fnv1a_64\n  distribution: ketama\n  preconnect: true\n  \
          server_connections: 1\n  auto_eject_hosts: false\n  timeout: 1000\n  servers:\n{servers}"
     );
-    let path = scratch.path.join("nutcracker.yml");
+    let path = scratch.path().join("nutcracker.yml");
     fs::write(&path, config)?;
     let stats_port = free_address()?.port().to_string();
     let mut command = Command::new("nutcracker");
@@ -126,19 +151,16 @@ pub(crate) struct Nodes {
 impl Nodes {
     pub(crate) fn start(scratch: &Scratch) -> io::Result<Self> {
         let mut nodes = Self { addresses: Vec::new(), processes: Vec::new() };
-        for _ in 0..NODES {
-            let address = free_address()?;
-            let mut command = Command::new("memcached");
-            command
-                .args(["-l", "127.0.0.1", "-p", &address.port().to_string(), "-U", "0"])
-                .args(["-t", "1", "-m", "256"]);
-            if rustix::process::geteuid().is_root() {
-                command.args(["-u", "nobody"]);
-            }
-            nodes.processes.push(Process::start("memcached", command, address, scratch)?);
+        for _ in 0..=NODES {
+            let (process, address) = node::start(256, scratch)?;
+            nodes.processes.push(process);
             nodes.addresses.push(address);
         }
         Ok(nodes)
+    }
+
+    fn first_three(&self) -> &[SocketAddr] {
+        &self.addresses[..NODES]
     }
 
     pub(crate) fn pids(&self) -> Vec<u32> {
@@ -158,73 +180,6 @@ impl Nodes {
         }
         Ok(())
     }
-}
-
-/// A running program; killed and reaped when dropped.
-pub(crate) struct Process {
-    child: Child,
-}
-
-impl Process {
-    fn start(name: &str, mut command: Command, address: SocketAddr, scratch: &Scratch) -> io::Result<Self> {
-        let log = scratch.path.join(format!("{name}-{}.log", address.port()));
-        let output = File::create(&log)?;
-        command.env_remove("MEMCACHED_NODES").env_remove("MEMCACHED_PORT").env_remove("RUST_LOG");
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let child = command
-            .spawn()
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", command.get_program().display())))?;
-        let mut process = Self { child };
-        let deadline = Instant::now() + START_LIMIT;
-        while TcpStream::connect(address).is_err() {
-            let ended = process.child.try_wait()?;
-            if ended.is_some() || Instant::now() > deadline {
-                let said = fs::read_to_string(&log).unwrap_or_default();
-                let how = ended.map_or("does not listen".to_owned(), |status| format!("ended ({status})"));
-                return Err(io::Error::other(format!("{name} {how}: {}", last_line(&said))));
-            }
-            sleep(Duration::from_millis(5));
-        }
-        Ok(process)
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn last_line(text: &str) -> &str {
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("(no output)")
-}
-
-/// A directory for configurations and logs, removed when dropped.
-pub(crate) struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    pub(crate) fn new() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("slipring-e2e-{}", std::process::id()));
-        fs::create_dir(&path)?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-pub(crate) fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 /// What a program says of itself, for the head of the report.

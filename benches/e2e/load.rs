@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use rustix::thread::set_current_timer_slack;
 
-use crate::workload::{Dataset, Profile, Random, Request, Verdict};
+use crate::random::Random;
+use crate::wire::{Wire, timespec};
+use crate::workload::{Dataset, Profile, Request, Verdict};
 
 /// Silence after which the answers still owed are given up and counted as wrong.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,78 +55,23 @@ struct Expected {
 }
 
 struct Connection {
-    stream: TcpStream,
-    input: Vec<u8>,
-    /// Bytes of `input` that are data.
-    filled: usize,
-    output: Vec<u8>,
-    /// Bytes of `output` already sent.
-    sent: usize,
+    wire: Wire,
     expected: VecDeque<Expected>,
-    /// Epoll was asked for writability: the kernel did not take all of `output`.
-    waits_to_write: bool,
     /// Closed after a wrong answer or by the peer; never used again.
     lost: bool,
 }
 
 impl Connection {
-    fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        Ok(Self {
-            stream,
-            input: vec![0; 64 * 1024],
-            filled: 0,
-            output: Vec::new(),
-            sent: 0,
-            expected: VecDeque::new(),
-            waits_to_write: false,
-            lost: false,
-        })
-    }
-
     fn push(&mut self, dataset: &Dataset, request: Request, since: Instant) {
-        self.output.extend_from_slice(dataset.bytes(request));
+        self.wire.push(dataset.bytes(request));
         self.expected.push_back(Expected { request, since });
-    }
-
-    /// Writes once; true when all is with the kernel.
-    fn flush(&mut self) -> io::Result<bool> {
-        match self.stream.write(&self.output[self.sent..]) {
-            Ok(n) => self.sent += n,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        if self.sent < self.output.len() {
-            return Ok(false);
-        }
-        self.output.clear();
-        self.sent = 0;
-        Ok(true)
-    }
-
-    /// Reads once; epoll is level-triggered, so whatever is left wakes us again.
-    fn fill(&mut self) -> io::Result<()> {
-        if self.filled == self.input.len() {
-            self.input.resize(self.filled * 2, 0);
-        }
-        match self.stream.read(&mut self.input[self.filled..]) {
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => {
-                self.filled += n;
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 
     /// Takes every whole answer off the input.
     fn settle(&mut self, dataset: &Dataset, now: Instant, outcome: &mut Outcome) -> io::Result<()> {
         let mut at = 0;
         while let Some(next) = self.expected.front() {
-            let input = &self.input[at..self.filled];
+            let input = &self.wire.input()[at..];
             match dataset.check(next.request, input) {
                 Verdict::Partial => break,
                 Verdict::Right(len) => {
@@ -141,12 +88,12 @@ impl Connection {
             }
             self.expected.pop_front();
         }
-        if self.expected.is_empty() && at < self.filled {
-            let unasked = self.input[at..self.filled].escape_ascii();
+        let rest = &self.wire.input()[at..];
+        if self.expected.is_empty() && !rest.is_empty() {
+            let unasked = rest.escape_ascii();
             return Err(io::Error::other(format!("unasked bytes: {:.200}", unasked.to_string())));
         }
-        self.input.copy_within(at..self.filled, 0);
-        self.filled -= at;
+        self.wire.take(at);
         Ok(())
     }
 }
@@ -184,12 +131,12 @@ impl<'a> Load<'a> {
             .iter()
             .cycle()
             .take(profile.connections)
-            .map(|address| Connection::open(*address))
+            .enumerate()
+            .map(|(index, address)| {
+                let wire = Wire::open(*address, &epoll, index)?;
+                Ok(Connection { wire, expected: VecDeque::new(), lost: false })
+            })
             .collect::<io::Result<Vec<_>>>()?;
-        for (index, connection) in connections.iter().enumerate() {
-            let data = epoll::EventData::new_u64(index as u64);
-            epoll::add(&epoll, &connection.stream, data, epoll::EventFlags::IN)?;
-        }
         Ok(Self { profile, dataset, epoll, connections, random: Random::new(1) })
     }
 
@@ -321,17 +268,10 @@ impl<'a> Load<'a> {
     }
 
     fn send(&mut self, index: usize, outcome: &mut Outcome) -> io::Result<()> {
-        let connection = &mut self.connections[index];
-        let all = match connection.flush() {
-            Ok(all) => all,
-            Err(error) => return self.lose(index, &error, outcome),
-        };
-        if all == connection.waits_to_write {
-            connection.waits_to_write = !all;
-            let flags = if all { epoll::EventFlags::IN } else { epoll::EventFlags::IN | epoll::EventFlags::OUT };
-            epoll::modify(&self.epoll, &connection.stream, epoll::EventData::new_u64(index as u64), flags)?;
+        match self.connections[index].wire.flush(&self.epoll) {
+            Ok(()) => Ok(()),
+            Err(error) => self.lose(index, &error, outcome),
         }
-        Ok(())
     }
 
     /// Serves one ready connection; gives back the time its answers were read.
@@ -343,7 +283,7 @@ impl<'a> Load<'a> {
         if connection.lost || flags == epoll::EventFlags::OUT {
             return Ok(Instant::now());
         }
-        let read = connection.fill();
+        let read = connection.wire.fill();
         let now = Instant::now();
         if let Err(error) = read.and_then(|()| connection.settle(self.dataset, now, outcome)) {
             self.lose(index, &error, outcome)?;
@@ -357,32 +297,26 @@ impl<'a> Load<'a> {
         outcome.wrong(connection.expected.len().max(1), || format!("connection lost: {error}"));
         connection.expected.clear();
         connection.lost = true;
-        epoll::delete(&self.epoll, &connection.stream)?;
-        Ok(())
+        connection.wire.leave(&self.epoll)
     }
 }
 
-fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: duration.subsec_nanos().into() }
-}
-
-/// Stores every key through each of the addresses and checks that each was stored.
-pub(crate) fn preload(dataset: &Dataset, addresses: &[SocketAddr]) -> io::Result<()> {
+/// Asks each of the addresses this of every key, and checks every answer.
+pub(crate) fn ask_all(dataset: &Dataset, addresses: &[SocketAddr], request: fn(usize) -> Request) -> io::Result<()> {
     const BATCH: usize = 200;
     for address in addresses {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        let keys: Vec<usize> = (0..dataset.key_count()).collect();
-        for batch in keys.chunks(BATCH) {
-            let requests: Vec<u8> = batch.iter().flat_map(|k| dataset.bytes(Request::Set(*k))).copied().collect();
-            stream.write_all(&requests)?;
-            let reply_len = dataset.stored().len();
-            let mut replies = vec![0; batch.len() * reply_len];
-            stream.read_exact(&mut replies)?;
-            for (reply, key) in replies.chunks(reply_len).zip(batch) {
-                if !matches!(dataset.check(Request::Set(*key), reply), Verdict::Right(_)) {
-                    return Err(io::Error::other(format!("preload: {}", show(reply))));
+        let requests: Vec<Request> = (0..dataset.key_count()).map(request).collect();
+        for batch in requests.chunks(BATCH) {
+            let bytes: Vec<u8> = batch.iter().flat_map(|request| dataset.bytes(*request)).copied().collect();
+            stream.write_all(&bytes)?;
+            for request in batch {
+                let mut reply = vec![0; dataset.answer_len(*request)];
+                stream.read_exact(&mut reply)?;
+                if !matches!(dataset.check(*request, &reply), Verdict::Right(_)) {
+                    return Err(io::Error::other(describe(dataset, *request, &reply)));
                 }
             }
         }

@@ -6,6 +6,7 @@
 //! cargo bench --bench e2e -- --one-core     # all processes on one CPU: software cost, least noise
 //! cargo bench --bench e2e -- --rounds 3 --seconds 1 --profiles L1,L50 --contestants twemproxy,slipring
 //! cargo bench --bench e2e -- --one-core --profiles L50,P16,M24 --contestants slipring,slipring-binary
+//! cargo bench --bench e2e -- --one-core --profiles L50,M24,O20k,N64 --contestants slipring-four,slipring-before,slipring-moved
 //! SLIPRING_BIN=target/dist/slipring cargo bench --bench e2e    # the shipped binary
 //! cargo bench --bench e2e -- --peer 'before=/path/of/slipring:--nodes {nodes} --listen {listen} --admin-listen {free}'
 //! ```
@@ -31,6 +32,9 @@
 //!   connection: one node is all there is), so its multiget does a third of the fan-out of a
 //!   router's.
 //! - `slipring-binary` is slipring with clients that speak the binary protocol, asking for the same.
+//! - `slipring-four` has a fourth node, and `slipring-before` besides the three as the ring before: the values of a quarter of
+//!   the keys are at their old place when the load begins, and move when they are set. With `slipring-moved` all have moved
+//!   before. What it costs is the difference.
 //!
 //! # How to read it
 //! Compare within one run only. With free placement on few cores the generator, the proxy and the
@@ -45,9 +49,19 @@
 mod contestants;
 mod load;
 mod measure;
+#[path = "../parts/node.rs"]
+mod node;
 mod packets;
 mod peer;
+#[path = "../parts/process.rs"]
+mod process;
+#[path = "../parts/random.rs"]
+mod random;
 mod report;
+#[path = "../parts/scratch.rs"]
+mod scratch;
+#[path = "../parts/wire.rs"]
+mod wire;
 mod workload;
 
 use std::error::Error;
@@ -60,12 +74,13 @@ use std::time::Duration;
 use clap::Parser;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use contestants::{Contestant, Nodes, Scratch, Started, patiently, slipring_path, version};
-use load::{Load, Outcome, preload};
+use contestants::{Contestant, Nodes, Started, patiently, slipring_path, version};
+use load::{Load, Outcome, ask_all};
 use measure::{Counter, Method, cpu_ns, memory_kib};
 use peer::Peer;
 use report::{Row, Sample, Table, print_targets};
-use workload::{Dataset, Dialect, PROFILES, Profile};
+use scratch::Scratch;
+use workload::{Dataset, Dialect, PROFILES, Profile, Request};
 
 const WARM_UP: Duration = Duration::from_millis(300);
 /// A fresh proxy is left alone this long before its idle memory is read.
@@ -80,10 +95,11 @@ struct Options {
     /// Seconds of load in each.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Some of L1, L50, P16, M24, O20k.
+    /// Some of L1, L50, P16, M24, O20k, N64.
     #[arg(long, value_delimiter = ',', value_parser = profile)]
     profiles: Vec<&'static Profile>,
-    /// Some of direct, twemproxy, slipring, slipring-nomerge, slipring-binary.
+    /// Some of direct, twemproxy, slipring, slipring-nomerge, slipring-binary, slipring-four, slipring-before,
+    /// slipring-moved; all but the last three, if not given.
     #[arg(long, value_delimiter = ',', value_parser = contestant)]
     contestants: Vec<Contestant>,
     /// A further contestant: PATH is started with ARGS, separated by blanks, in which stand {listen} (or {host} and {port})
@@ -118,7 +134,8 @@ fn main() -> ExitCode {
         options.profiles = PROFILES.iter().collect();
     }
     if options.contestants.is_empty() {
-        options.contestants = Contestant::ALL.to_vec();
+        let scaling = [Contestant::SlipringFour, Contestant::SlipringBefore, Contestant::SlipringMoved];
+        options.contestants = Contestant::ALL.into_iter().filter(|contestant| !scaling.contains(contestant)).collect();
     }
     options.contestants.extend(options.peer.iter().map(|peer| Contestant::Peer(peer)));
     match run(&options) {
@@ -134,7 +151,7 @@ fn main() -> ExitCode {
 /// The whole report; true when every answer was right and every contestant ran.
 fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let cpus = place(options.one_core)?;
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new("e2e")?;
     let nodes = Nodes::start(&scratch)?;
     let method = Method::find();
     print_head(options, &cpus, method);
@@ -223,13 +240,18 @@ impl Bench<'_> {
     /// too.
     fn prepare(&self, contestant: Contestant, dataset: &Dataset) -> io::Result<(Started, Option<u64>)> {
         self.nodes.flush()?;
+        if let Some(filler) = contestant.filled_by() {
+            let filler = filler.start(&self.nodes, &self.scratch)?;
+            patiently(|| ask_all(dataset, &filler.addresses, Request::Set))?;
+        }
         let started = contestant.start(&self.nodes, &self.scratch)?;
         let mut idle = None;
         if let Some(proxy) = &started.proxy {
             sleep(SETTLE);
             idle = Some(memory_kib(proxy.pid(), "VmRSS")?);
         }
-        patiently(|| preload(dataset, &started.addresses))?;
+        let first = if contestant.filled_by().is_some() { Request::Get } else { Request::Set };
+        patiently(|| ask_all(dataset, &started.addresses, first))?;
         Ok((started, idle))
     }
 

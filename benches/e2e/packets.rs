@@ -8,6 +8,7 @@ const GET: u8 = 0x00;
 const SET: u8 = 0x01;
 const NOOP: u8 = 0x0a;
 const GETKQ: u8 = 0x0d;
+const SETQ: u8 = 0x11;
 /// Where the unique number is.
 const UNIQUE: std::ops::Range<usize> = 16..24;
 
@@ -34,6 +35,11 @@ pub(crate) fn hit(value: &[u8]) -> Vec<u8> {
 
 pub(crate) fn set(key: &[u8], value: &[u8]) -> Vec<u8> {
     packet(0x80, SET, &[0; 8], key, value)
+}
+
+/// One that is answered only if it fails.
+pub(crate) fn silent_set(key: &[u8], value: &[u8]) -> Vec<u8> {
+    packet(0x80, SETQ, &[0; 8], key, value)
 }
 
 /// The answer to [`set`].

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::contestants::{Contestant, free_address};
+use crate::contestants::Contestant;
+use crate::process::free_address;
 
 /// `NAME=PATH:ARGS`. It lives as long as the bench does.
 #[derive(Debug, PartialEq, Eq)]

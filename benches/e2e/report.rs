@@ -143,8 +143,38 @@ enum Measure {
     Operations,
     ProxyCpu,
     NodeCpu,
+    P99,
     Syscalls,
     IdleRss,
+}
+
+/// Who is judged beside whom.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    /// Text clients of slipring beside those of twemproxy.
+    Twemproxy,
+    /// Binary clients of slipring beside text clients of it.
+    Text,
+    /// Slipring with a ring before beside one without.
+    NoRingBefore,
+}
+
+impl Beside {
+    fn judges(self, contestant: Contestant) -> bool {
+        match self {
+            Self::Twemproxy => matches!(contestant, Contestant::Slipring { .. }),
+            Self::Text => contestant == Contestant::SlipringBinary,
+            Self::NoRingBefore => matches!(contestant, Contestant::SlipringBefore | Contestant::SlipringMoved),
+        }
+    }
+
+    fn whom(self) -> Contestant {
+        match self {
+            Self::Twemproxy => Contestant::Twemproxy,
+            Self::Text => Contestant::Slipring { merge_gets: true },
+            Self::NoRingBefore => Contestant::SlipringFour,
+        }
+    }
 }
 
 struct Target {
@@ -152,26 +182,28 @@ struct Target {
     measure: Measure,
     at_least: bool,
     limit: f64,
-    /// Of binary clients beside text clients of the same proxy, and not of text clients beside twemproxy's.
-    binary: bool,
+    beside: Beside,
 }
 
-/// Text clients of slipring as it is by default.
-const SLIPRING: Contestant = Contestant::Slipring { merge_gets: true };
-
 const TARGETS: &[Target] = &[
-    Target { profile: "L50", measure: Measure::Operations, at_least: true, limit: 1.15, binary: false },
-    Target { profile: "L50", measure: Measure::ProxyCpu, at_least: false, limit: 1.00, binary: false },
-    Target { profile: "L50", measure: Measure::NodeCpu, at_least: false, limit: 0.65, binary: false },
-    Target { profile: "L1", measure: Measure::ProxyCpu, at_least: false, limit: 1.00, binary: false },
-    Target { profile: "M24", measure: Measure::ProxyCpu, at_least: false, limit: 1.00, binary: false },
-    Target { profile: "L1", measure: Measure::Syscalls, at_least: false, limit: 6.5, binary: false },
-    Target { profile: "L50", measure: Measure::Syscalls, at_least: false, limit: 2.5, binary: false },
-    Target { profile: "P16", measure: Measure::Syscalls, at_least: false, limit: 0.3, binary: false },
-    Target { profile: "L1", measure: Measure::IdleRss, at_least: false, limit: 5.0, binary: false },
-    Target { profile: "L50", measure: Measure::ProxyCpu, at_least: false, limit: 1.15, binary: true },
+    Target { profile: "L50", measure: Measure::Operations, at_least: true, limit: 1.15, beside: Beside::Twemproxy },
+    Target { profile: "L50", measure: Measure::ProxyCpu, at_least: false, limit: 1.00, beside: Beside::Twemproxy },
+    Target { profile: "L50", measure: Measure::NodeCpu, at_least: false, limit: 0.65, beside: Beside::Twemproxy },
+    Target { profile: "L1", measure: Measure::ProxyCpu, at_least: false, limit: 1.00, beside: Beside::Twemproxy },
+    Target { profile: "M24", measure: Measure::ProxyCpu, at_least: false, limit: 1.00, beside: Beside::Twemproxy },
+    Target { profile: "L1", measure: Measure::Syscalls, at_least: false, limit: 6.5, beside: Beside::Twemproxy },
+    Target { profile: "L50", measure: Measure::Syscalls, at_least: false, limit: 2.5, beside: Beside::Twemproxy },
+    Target { profile: "P16", measure: Measure::Syscalls, at_least: false, limit: 0.3, beside: Beside::Twemproxy },
+    Target { profile: "L1", measure: Measure::IdleRss, at_least: false, limit: 5.0, beside: Beside::Twemproxy },
+    Target { profile: "L50", measure: Measure::ProxyCpu, at_least: false, limit: 1.15, beside: Beside::Text },
     // They merge as text does: what is more is noise.
-    Target { profile: "L50", measure: Measure::NodeCpu, at_least: false, limit: 1.05, binary: true },
+    Target { profile: "L50", measure: Measure::NodeCpu, at_least: false, limit: 1.05, beside: Beside::Text },
+    Target { profile: "L50", measure: Measure::ProxyCpu, at_least: false, limit: 1.15, beside: Beside::NoRingBefore },
+    Target { profile: "M24", measure: Measure::ProxyCpu, at_least: false, limit: 1.15, beside: Beside::NoRingBefore },
+    Target { profile: "O20k", measure: Measure::ProxyCpu, at_least: false, limit: 1.15, beside: Beside::NoRingBefore },
+    Target { profile: "L50", measure: Measure::P99, at_least: false, limit: 1.20, beside: Beside::NoRingBefore },
+    Target { profile: "O20k", measure: Measure::P99, at_least: false, limit: 1.20, beside: Beside::NoRingBefore },
+    Target { profile: "N64", measure: Measure::Operations, at_least: true, limit: 0.70, beside: Beside::NoRingBefore },
 ];
 
 impl Target {
@@ -180,24 +212,21 @@ impl Target {
             Measure::Operations => "ops/s",
             Measure::ProxyCpu => "proxy CPU per op",
             Measure::NodeCpu => "node CPU per op",
+            Measure::P99 => "p99",
             Measure::Syscalls => "syscalls per op",
             Measure::IdleRss => return format!("idle RSS, MiB | ≤ {:.1}", self.limit),
         };
         let than = match self.measure {
             Measure::Syscalls | Measure::IdleRss => String::new(),
-            _ => format!(" × {}", self.than().name()),
+            _ => format!(" × {}", self.beside.whom().name()),
         };
         format!("{}: {what}{than} | {} {:.2}", self.profile, if self.at_least { "≥" } else { "≤" }, self.limit)
-    }
-
-    fn than(&self) -> Contestant {
-        if self.binary { SLIPRING } else { Contestant::Twemproxy }
     }
 
     /// The figure to judge: a ratio of medians with the range of the rounds' own ratios, or a plain
     /// figure.
     fn judge(&self, tables: &[Table], contestant: Contestant) -> String {
-        if self.binary != (contestant == Contestant::SlipringBinary) {
+        if !self.beside.judges(contestant) {
             return "–".to_owned();
         }
         let Some(figure) = self.figure(tables, contestant) else {
@@ -216,8 +245,9 @@ impl Target {
             Measure::Operations => |s| Some(s.ops_per_second),
             Measure::ProxyCpu => |s| s.proxy_cpu,
             Measure::NodeCpu => |s| Some(s.node_cpu),
+            Measure::P99 => |s| Some(s.latency[1]),
         };
-        let theirs = table.row(self.than())?;
+        let theirs = table.row(self.beside.whom())?;
         let pairs = ours.samples.iter().zip(&theirs.samples);
         let mut ratio = Figure::of(pairs.filter_map(|(a, b)| Some(of(a)? / of(b)?)).collect())?;
         ratio.median = ours.figure(of)?.median / theirs.figure(of)?.median;
@@ -229,7 +259,7 @@ impl Target {
 pub(crate) fn print_targets(tables: &[Table]) {
     let judged: Vec<Contestant> = Contestant::ALL
         .into_iter()
-        .filter(|c| matches!(c, Contestant::Slipring { .. } | Contestant::SlipringBinary))
+        .filter(|c| TARGETS.iter().any(|target| target.beside.judges(*c)))
         .filter(|c| tables.iter().any(|table| table.row(*c).is_some()))
         .collect();
     println!("\n### Targets (default settings: `slipring`)\n");

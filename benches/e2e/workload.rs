@@ -2,6 +2,7 @@
 //! the generator only copies and compares.
 
 use crate::packets;
+use crate::random::Random;
 
 /// One kind of load.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Profile {
     pub(crate) keys_per_get: usize,
     /// Sets in a hundred requests; the others are gets.
     pub(crate) sets_per_hundred: u64,
+    /// If any, each request is so many sets without a reply and one with.
+    pub(crate) silent_sets: usize,
     /// Bytes of every value.
     pub(crate) value_len: usize,
     /// Keys stored before the load begins.
@@ -33,6 +36,7 @@ const SMALL: Profile = Profile {
     depth: 1,
     keys_per_get: 1,
     sets_per_hundred: 10,
+    silent_sets: 0,
     value_len: 100,
     key_count: 10_000,
     rate: None,
@@ -65,6 +69,13 @@ pub(crate) const PROFILES: &[Profile] = &[
         rate: Some(20_000.0),
         ..SMALL
     },
+    Profile {
+        name: "N64",
+        about: "10 connections that fill the cache: 63 sets of 100 B with `noreply` and one without; one op is all 64",
+        connections: 10,
+        silent_sets: 63,
+        ..SMALL
+    },
 ];
 
 /// What the clients of a load speak.
@@ -80,6 +91,8 @@ pub(crate) enum Request {
     Get(usize),
     Set(usize),
     Multiget(usize),
+    /// Many sets, one reply.
+    Bulk(usize),
 }
 
 /// What the bytes at the head of a connection's input are, for the request they must answer.
@@ -104,6 +117,8 @@ const END: &[u8] = b"END\r\n";
 const STORED: &[u8] = b"STORED\r\n";
 /// Different multiget lines; one is drawn for each request.
 const MULTIGETS: usize = 4096;
+/// Different bulks of sets.
+const BULKS: usize = 512;
 
 /// Byte strings of one length, back to back.
 struct Table {
@@ -138,6 +153,7 @@ pub(crate) struct Dataset {
     /// The answer to a set.
     stored: Vec<u8>,
     multigets: Vec<Multiget>,
+    bulks: Vec<Vec<u8>>,
     /// In binary, what a multiget is answered about each key, and its end.
     named_hits: Table,
     end: Vec<u8>,
@@ -167,6 +183,10 @@ impl Dataset {
             hits: Table::new(count, |i| packets::hit(&value(i))),
             stored: packets::stored(),
             multigets,
+            bulks: bulks(profile, |i, silent| match silent {
+                true => packets::silent_set(key(i).as_bytes(), &value(i)),
+                false => packets::set(key(i).as_bytes(), &value(i)),
+            }),
             named_hits: Table::new(count, |i| packets::named_hit(key(i).as_bytes(), &value(i))),
             end: packets::end(),
         }
@@ -174,16 +194,17 @@ impl Dataset {
 
     fn text(profile: &Profile) -> Self {
         let (count, len) = (profile.key_count, profile.value_len);
+        let set = |i, silent| {
+            let mut line = format!("set {} 0 0 {len}{}\r\n", key(i), if silent { " noreply" } else { "" }).into_bytes();
+            line.extend(value(i, len));
+            line.extend(b"\r\n");
+            line
+        };
         Self {
             dialect: Dialect::Text,
             key_count: count,
             gets: Table::new(count, |i| format!("get {}\r\n", key(i)).into_bytes()),
-            sets: Table::new(count, |i| {
-                let mut line = format!("set {} 0 0 {len}\r\n", key(i)).into_bytes();
-                line.extend(value(i, len));
-                line.extend(b"\r\n");
-                line
-            }),
+            sets: Table::new(count, |i| set(i, false)),
             hits: Table::new(count, |i| {
                 let mut reply = format!("VALUE {} 0 {len}\r\n", key(i)).into_bytes();
                 reply.extend(value(i, len));
@@ -193,6 +214,7 @@ impl Dataset {
             }),
             stored: STORED.to_vec(),
             multigets: multigets(profile),
+            bulks: bulks(profile, set),
             named_hits: Table::new(1, |_| Vec::new()),
             end: END.to_vec(),
         }
@@ -202,14 +224,19 @@ impl Dataset {
         self.key_count
     }
 
-    /// The answer to a set, save its unique number.
-    pub(crate) fn stored(&self) -> &[u8] {
-        &self.stored
+    /// How long the right answer to a get or a set is.
+    pub(crate) fn answer_len(&self, request: Request) -> usize {
+        match request {
+            Request::Get(_) => self.hits.stride,
+            Request::Set(_) | Request::Multiget(_) | Request::Bulk(_) => self.stored.len(),
+        }
     }
 
     /// The next request of this profile.
     pub(crate) fn draw(&self, profile: &Profile, random: &mut Random) -> Request {
-        if random.below(100) < profile.sets_per_hundred {
+        if !self.bulks.is_empty() {
+            Request::Bulk(random.index(self.bulks.len()))
+        } else if random.below(100) < profile.sets_per_hundred {
             Request::Set(random.index(self.key_count))
         } else if self.multigets.is_empty() {
             Request::Get(random.index(self.key_count))
@@ -224,6 +251,7 @@ impl Dataset {
             Request::Get(key) => self.gets.row(key),
             Request::Set(key) => self.sets.row(key),
             Request::Multiget(index) => &self.multigets[index].line,
+            Request::Bulk(index) => &self.bulks[index],
         }
     }
 
@@ -235,7 +263,7 @@ impl Dataset {
         };
         match request {
             Request::Get(key) => same(self.hits.row(key), input),
-            Request::Set(_) => same(&self.stored, input),
+            Request::Set(_) | Request::Bulk(_) => same(&self.stored, input),
             Request::Multiget(index) => {
                 let keys = &self.multigets[index].keys;
                 match self.dialect {
@@ -338,33 +366,13 @@ fn multigets(profile: &Profile) -> Vec<Multiget> {
     (0..MULTIGETS).map(one).collect()
 }
 
-/// SplitMix64: the same requests in the same order for every contestant.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
+fn bulks(profile: &Profile, set: impl Fn(usize, bool) -> Vec<u8>) -> Vec<Vec<u8>> {
+    if profile.silent_sets == 0 {
+        return Vec::new();
     }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn index(&mut self, limit: usize) -> usize {
-        usize::try_from(self.below(limit as u64)).unwrap_or(0)
-    }
-
-    /// Seconds to the next arrival of a Poisson process.
-    pub(crate) fn gap(&mut self, rate: f64) -> f64 {
-        let unit = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
-        -(1.0 - unit).ln() / rate
-    }
+    let mut random = Random::new(63);
+    let one = |_| {
+        (0..=profile.silent_sets).flat_map(|i| set(random.index(profile.key_count), i < profile.silent_sets)).collect()
+    };
+    (0..BULKS).map(one).collect()
 }

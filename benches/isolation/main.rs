@@ -53,7 +53,11 @@
 #![expect(clippy::indexing_slicing, reason = "a bench may panic; its indices come from its own tables")]
 #![expect(clippy::cast_possible_truncation, reason = "its numbers are small")]
 
+#[path = "../parts/admin.rs"]
+mod admin;
 mod crowd;
+#[path = "../parts/process.rs"]
+mod process;
 mod processes;
 mod rows;
 mod secured;

@@ -2,18 +2,17 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
+use crate::admin;
+use crate::process::{Process, free_address};
 use crate::secured::Files;
 
 /// What is measured if no program is named.
 pub(crate) const BUILT: &str = "built for this bench, optimised as what is shipped";
-/// A process that does not listen after this long has failed.
-const START_LIMIT: Duration = Duration::from_secs(10);
 /// More than any row opens.
 const CONNECTIONS: &str = "8192";
 
@@ -75,7 +74,7 @@ impl Contestant {
 
     /// Starts it in front of a node, a slipring with further arguments; it listens when this returns.
     pub(crate) fn start(self, node: &Node, arguments: &[&str]) -> io::Result<Started> {
-        let address = free()?;
+        let address = free_address()?;
         let built = || PathBuf::from(env!("CARGO_BIN_EXE_slipring"));
         let files = || node.files.as_ref().ok_or_else(|| io::Error::other("it is for nodes with TLS"));
         let alone = |(process, address)| Started { processes: vec![process], address, admin: None, config: None };
@@ -97,7 +96,7 @@ impl Contestant {
                 .map(PathBuf::from)
                 .ok_or_else(|| io::Error::other("SLIPRING_BEFORE names no program"))?,
         };
-        let admin = free()?;
+        let admin = free_address()?;
         let mut command = Command::new(program);
         command.args([
             "serve",
@@ -110,7 +109,7 @@ impl Contestant {
         ]);
         command.args(["--listen", &address.to_string(), "--admin-listen", &admin.to_string()]).args(arguments);
         command.args(node.files.iter().flat_map(Files::of_slipring));
-        let process = Process::start(self.name(), command, address)?;
+        let process = Process::start(self.name(), command, address, None)?;
         Ok(Started { processes: vec![process], address, admin: Some(admin), config: None })
     }
 }
@@ -125,9 +124,9 @@ fn twemproxy(node: SocketAddr, address: SocketAddr) -> io::Result<Started> {
     let mut command = Command::new("nutcracker");
     // At its best: buffers that fit large values, and from notices (5, the default) on it asks for the peer's name at
     // every request.
-    command.arg("-c").arg(&config).args(["-a", "127.0.0.1", "-s", &free()?.port().to_string()]);
+    command.arg("-c").arg(&config).args(["-a", "127.0.0.1", "-s", &free_address()?.port().to_string()]);
     command.args(["-m", "65536", "-v", "4"]);
-    let process = Process::start("nutcracker", command, address)?;
+    let process = Process::start("nutcracker", command, address, None)?;
     Ok(Started { processes: vec![process], address, admin: None, config: Some(config) })
 }
 
@@ -163,7 +162,7 @@ pub(crate) struct Counts {
 
 impl Started {
     fn pids(&self) -> impl Iterator<Item = u32> {
-        self.processes.iter().map(|process| process.child.id())
+        self.processes.iter().map(|process| process.pid())
     }
 
     /// CPU time of the proxy in seconds.
@@ -187,18 +186,8 @@ impl Started {
     /// The counters of a slipring.
     pub(crate) fn counts(&self) -> io::Result<Option<Counts>> {
         let Some(admin) = self.admin else { return Ok(None) };
-        let mut stream = TcpStream::connect(admin)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-        let mut page = String::new();
-        stream.read_to_string(&mut page)?;
-        let sum = |name: &str, label: &str| -> f64 {
-            let of_it = page.lines().filter(|line| {
-                let rest = line.strip_prefix(name);
-                rest.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
-            });
-            of_it.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-        };
+        let metrics = admin::page(admin, "/metrics")?;
+        let sum = |name: &str, label: &str| admin::sum(&metrics, name, label);
         Ok(Some(Counts {
             received: sum("slipring_upstream_received_bytes_total", ""),
             delivered: sum("slipring_client_sent_bytes_total", ""),
@@ -234,19 +223,19 @@ pub(crate) struct Node {
 impl Node {
     /// With so much memory, and items of at most so many MiB; with or without TLS.
     pub(crate) fn start(mib: u32, item_mib: u32, files: Option<Files>) -> io::Result<Self> {
-        let address = free()?;
-        let asked = if files.is_some() { free()? } else { address };
+        let address = free_address()?;
+        let asked = if files.is_some() { free_address()? } else { address };
         let mut command = Command::new("memcached");
         command.args(["-l", "127.0.0.1", "-p", &address.port().to_string(), "-U", "0", "-t", "1", "-u", "nobody"]);
         command.args(["-m", &mib.to_string(), "-I", &format!("{item_mib}m"), "-c", CONNECTIONS]);
         command.args(files.iter().flat_map(|files| files.of_node(asked)));
-        let process = Process::start("memcached", command, address)?;
+        let process = Process::start("memcached", command, address, None)?;
         Ok(Self { address, asked, files, process })
     }
 
     /// CPU time, all threads, in seconds.
     pub(crate) fn cpu(&self) -> io::Result<f64> {
-        cpu(self.process.child.id())
+        cpu(self.process.pid())
     }
 
     /// Bytes that it has ever sent.
@@ -260,40 +249,4 @@ impl Node {
         let value = page.lines().find_map(|line| line.strip_prefix("STAT bytes_written ")?.trim().parse().ok());
         value.ok_or_else(|| io::Error::other("no bytes_written"))
     }
-}
-
-/// A running program; killed and reaped when dropped.
-pub(crate) struct Process {
-    child: Child,
-}
-
-impl Process {
-    pub(crate) fn start(name: &str, mut command: Command, address: SocketAddr) -> io::Result<Self> {
-        for variable in ["MEMCACHED_NODES", "MEMCACHED_PORT", "RUST_LOG"] {
-            command.env_remove(variable);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
-        let mut process = Self { child };
-        let deadline = Instant::now() + START_LIMIT;
-        while TcpStream::connect(address).is_err() {
-            if process.child.try_wait()?.is_some() || Instant::now() > deadline {
-                return Err(io::Error::other(format!("{name} does not listen")));
-            }
-            sleep(Duration::from_millis(5));
-        }
-        Ok(process)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A free address on the loopback.
-pub(crate) fn free() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }

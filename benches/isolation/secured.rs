@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::processes::{Process, free};
+use crate::process::{Process, free_address};
 
 /// The files that TLS needs, and those of the programs; removed when dropped.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Files {
 
     /// HAProxy in front of a node, in TCP mode and on one thread: clear text there, TLS here, verified.
     pub(crate) fn haproxy(&self, node: SocketAddr) -> io::Result<(Process, SocketAddr)> {
-        let listen = free()?;
+        let listen = free_address()?;
         let config = format!(
             "global\n  nbthread 1\n  maxconn 8192\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  \
              timeout server 1h\nlisten node\n  bind {listen}\n  server node {node} ssl verify required \
@@ -73,12 +73,12 @@ impl Files {
         );
         let mut command = Command::new("haproxy");
         command.args(["-db", "-q", "-f", &self.write(&format!("haproxy-{}.cfg", listen.port()), &config)?]);
-        Ok((Process::start("haproxy", command, listen)?, listen))
+        Ok((Process::start("haproxy", command, listen, None)?, listen))
     }
 
     /// The same by stunnel.
     pub(crate) fn stunnel(&self, node: SocketAddr) -> io::Result<(Process, SocketAddr)> {
-        let listen = free()?;
+        let listen = free_address()?;
         let config = format!(
             "foreground = yes\npid =\ndebug = 3\nsocket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n[node]\nclient = yes\n\
              accept = {listen}\nconnect = {node}\nverifyChain = yes\ncheckHost = node.test\nCAfile = {}\n",
@@ -87,7 +87,7 @@ impl Files {
         // Debian's name of it; others call it stunnel.
         let mut command = Command::new("stunnel4");
         command.arg(self.write(&format!("stunnel-{}.conf", listen.port()), &config)?);
-        Ok((Process::start("stunnel", command, listen)?, listen))
+        Ok((Process::start("stunnel", command, listen, None)?, listen))
     }
 }
 

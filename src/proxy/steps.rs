@@ -274,6 +274,10 @@ impl Core {
                 Next::Answer(said) => return self.end_handoff(hid, said),
                 Next::Ask(next) => match self.ask_part(hid, next, false) {
                     Ok(_) => return,
+                    // The ring before was taken away meanwhile, and its node with it: nobody reads there any more.
+                    Err(_) if next == Part::Invalidate && self.topology.before().is_none() => {
+                        (part, said) = (next, Said::Missing(Box::default()));
+                    }
                     Err(failed) => (part, said) = (next, failed),
                 },
             }

@@ -584,6 +584,24 @@ fn at_the_end_nothing_is_read_there_and_invalidations_go_on() {
 }
 
 #[test]
+fn a_write_that_is_under_way_when_the_ring_before_is_taken_away_is_no_error() {
+    let mut rig = Rig::moved();
+    rig.declare(Phase::Ending);
+    let clients = [rig.client(), rig.client()];
+    rig.send(clients[0], "set a 0 0 1\r\nx\r\n");
+    rig.send(clients[1], "incr b 1\r\n");
+    assert_eq!(rig.both(), ["", "set a 0 0 1\r\nx\r\nincr b 1\r\n"]);
+    // The old node leaves; nobody reads there.
+    let topology = rig.part(&[1]);
+    let now = rig.now();
+    rig.core.set_topology(Arc::new(topology), now);
+    rig.apply();
+    rig.reply(NEW, "STORED\r\n2\r\n");
+    assert_eq!(clients.map(|client| rig.got(client)), ["STORED\r\n", "2\r\n"]);
+    assert_eq!((rig.before_writes()[1], rig.has_reads_ended()), (0, false));
+}
+
+#[test]
 fn keys_that_have_not_moved_are_asked_at_their_one_place() {
     let mut rig = Rig::new(4);
     let before = Arc::new(Before::new(rig.part(&[0, 1, 2]), Phase::Reading));
