@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::CpuSet;
 
 /// CPU time of processes, all threads, user and system, in nanoseconds. `/proc/PID/stat` counts in
 /// ticks of 10 ms; `schedstat` gives the scheduler's own nanoseconds.
@@ -21,6 +22,25 @@ pub(crate) fn cpu_ns(pids: &[u32]) -> io::Result<u64> {
         }
     }
     Ok(sum)
+}
+
+/// Time for which CPUs were busy, with whatever it was, and what a hypervisor took of them, in nanoseconds. The kernel tells
+/// it in ticks of 10 ms.
+pub(crate) fn busy_ns(cpus: &CpuSet) -> io::Result<u64> {
+    // In each line: the name, then user, nice, system, idle, iowait, irq, softirq, steal.
+    const BUSY: [usize; 6] = [0, 1, 2, 5, 6, 7];
+    let text = fs::read_to_string("/proc/stat")?;
+    let of = |line: &str| -> Option<u64> {
+        let mut fields = line.strip_prefix("cpu")?.split(' ');
+        let cpu: usize = fields.next()?.parse().ok()?;
+        if !cpus.is_set(cpu) {
+            return None;
+        }
+        let ticks: Vec<u64> = fields.map_while(|field| field.parse().ok()).collect();
+        Some(BUSY.iter().filter_map(|place| ticks.get(*place)).sum())
+    };
+    let ticks: u64 = text.lines().filter_map(of).sum();
+    Ok(ticks * 10_000_000)
 }
 
 /// Resident memory of a process in KiB: now (`VmRSS`) or at its highest (`VmHWM`).

@@ -1,5 +1,6 @@
 //! Medians of the rounds as Markdown, and the targets against them.
 
+use crate::NOISE;
 use crate::contestants::Contestant;
 use crate::workload::Profile;
 
@@ -17,6 +18,8 @@ pub(crate) struct Sample {
     pub(crate) client_cpu: f64,
     /// MiB before the first client and at the highest.
     pub(crate) rss: Option<[f64; 2]>,
+    /// The part of the CPUs' time that was spent for others.
+    pub(crate) foreign: f64,
     pub(crate) wrong: u64,
 }
 
@@ -128,6 +131,10 @@ impl Table {
             );
         }
         for row in &self.rows {
+            if let Some(foreign) = row.figure(|s| Some(s.foreign)).filter(|foreign| foreign.max > NOISE) {
+                let (name, percent) = (row.contestant.name(), foreign.max * 100.0);
+                println!("\n{name}: in its noisiest round others had {percent:.0} % of the CPUs.");
+            }
             let busy = row.figure(|s| Some(s.client_cpu * s.ops_per_second / 1e6)).map_or(0.0, |f| f.median);
             if busy > 0.85 {
                 let name = row.contestant.name();
