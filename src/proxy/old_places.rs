@@ -132,7 +132,7 @@ impl Core {
                 self.shared.cells().before_reads_ended(None);
                 tracing::warn!(
                     node = %self.node_name(*node),
-                    "flush_all: the pool before is not flushed, but nothing is read there any more"
+                    "slipring did not send flush_all to this node of the ring before, and no longer reads there"
                 );
             }
         }
@@ -147,7 +147,7 @@ impl Core {
             if before.node(NodeIndex(index)).is_some_and(OldNode::forget) {
                 tracing::warn!(
                     node = %self.node_name(node),
-                    "node of the ring before refuses connections: what it had is taken as gone, and nothing is read there"
+                    "node of the ring before refuses connections: slipring takes its values as lost and no longer reads there"
                 );
             }
         }
@@ -161,7 +161,7 @@ impl Core {
             tracing::warn!(
                 node = %self.node_name(node),
                 reason = reason.word(),
-                "an invalidation was lost at a node of the ring before: nothing is read there any more"
+                "slipring could not invalidate a key at this node of the ring before, and no longer reads there"
             );
         }
     }
