@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::discovery::follow::Turn;
 use crate::metrics::history::HistoryReport;
 use crate::metrics::hot::HotKeys;
-use crate::protocol::is_key;
+use crate::protocol::{MAX_KEY, is_key};
 use crate::worker::pulse::Pulse;
 
 /// Most connections at once; for a further one the oldest is closed. Probes and one or two scrapers need a handful, and
@@ -47,7 +47,11 @@ const MAX_HEAD: usize = 8 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-const NO_KEY: &str = "a key has 1 to 250 bytes and no space, line end or NUL\n";
+const NO_KEY: &str = "a key has 1 to 250 bytes and is not blank; %20 is a space, + is a plus sign\n";
+
+/// What is said of a key that the text protocol cannot name.
+const NOT_IN_TEXT: &str = "the key has a space, a line end or a NUL: only binary clients, and meta requests with a base64 \
+                           key, can send it";
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// Prometheus' text format.
@@ -220,6 +224,9 @@ pub struct Place {
     /// The node of the ring before that is its old place; absent where it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub old_node: Option<String>,
+    /// What is special about the key; absent where nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<&'static str>,
 }
 
 /// Answers until `stop` is cancelled, then closes the listener and all connections.
@@ -307,9 +314,9 @@ async fn reply(request: Request<Incoming>, state: Arc<AdminState>) -> Response<F
         "/readyz" => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
         "/ring" => match wanted_key(request.uri().query().unwrap_or_default()) {
             None => json(&state.report()),
-            Some(key) if !is_key(&key) => page(StatusCode::BAD_REQUEST, TEXT, NO_KEY),
+            Some(key) if !may_be_stored(&key) => page(StatusCode::BAD_REQUEST, TEXT, NO_KEY),
             Some(key) => match (state.place)(&key) {
-                Some(place) => json(&place),
+                Some(place) => json(&Place { note: (!is_key(&key)).then_some(NOT_IN_TEXT), ..place }),
                 None => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no ring is known yet\n"),
             },
         },
@@ -324,7 +331,12 @@ async fn reply(request: Request<Incoming>, state: Arc<AdminState>) -> Response<F
     }
 }
 
-/// The `key` of a query; bytes may be percent-encoded.
+/// Whether any client could store it, as for the keys of `slipring locate`.
+fn may_be_stored(key: &[u8]) -> bool {
+    (1..=MAX_KEY).contains(&key.len()) && !key.iter().all(u8::is_ascii_whitespace)
+}
+
+/// The `key` of a query; bytes may be percent-encoded. `+` is itself: keys have it more often than spaces.
 fn wanted_key(query: &str) -> Option<Vec<u8>> {
     let pair = query.split('&').find_map(|pair| pair.strip_prefix("key=").or((pair == "key").then_some("")))?;
     Some(percent_encoding::percent_decode_str(pair).collect())

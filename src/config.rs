@@ -29,7 +29,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, ValueEnum};
 use serde::Serialize;
 use tracing_subscriber::filter::Targets;
 
-use crate::discovery::{self, Source, parse_nodes};
+use crate::discovery::{self, Source, is_service_link, parse_nodes};
 use crate::routing::{Placement, Topology};
 use crate::secured::Secured;
 use before::before;
@@ -244,16 +244,16 @@ fn parse_within(
             config.with_discovery(serve, &from_env)
         }
         CliCommand::Plan(PlanArgs { from, to, keys, to_placement, serve }) => {
-            let list = |option: &str, entries: &[String]| {
-                let nodes = parse_nodes(&entries.join(","), serve.node_port);
+            let list = |option: &str, entries: &str| {
+                let nodes = parse_nodes(entries, serve.node_port);
                 nodes.map_err(|error| Exit::usage(&format!("--{option}: {error}")))
             };
             let to_placement = to_placement.map(|to| to.with_names(serve.common.node_name_format.clone()));
-            let from = match from.as_slice() {
-                [] => node_source(&serve, &from_env)?,
-                entries => Source::Static(list("from", entries)?),
+            let from = match from {
+                None => node_source(&serve, &from_env)?,
+                Some(entries) => Source::Static(list("from", &entries)?),
             };
-            let to = (!to.is_empty()).then(|| list("to", &to)).transpose()?;
+            let to = to.map(|entries| list("to", &entries)).transpose()?;
             let command = Command::Plan { from, to, to_placement, keys };
             let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
             config.with_discovery(serve, &from_env)
@@ -400,7 +400,7 @@ impl Config {
             Some(Source::Endpoint { first, .. }) => (first.as_slice(), "nodes"),
             Some(Source::Dns { .. } | Source::Srv { .. }) if self.placement.counts_order() && pinned.is_empty() => {
                 self.warnings.push(format!(
-                    "placement {} counts the nodes in an order that DNS does not have: pin it with --node-order",
+                    "placement {} depends on the order of the nodes, which DNS does not have: pin it with --node-order",
                     self.placement.preset()
                 ));
                 (&[][..], "")
@@ -471,11 +471,6 @@ fn with_subcommand(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         args.insert(1, "serve".into());
     }
     args
-}
-
-/// Kubernetes describes a Service called `memcached` to every pod as `MEMCACHED_PORT=tcp://10.0.0.9:11211`.
-fn is_service_link(port: &str) -> bool {
-    ["tcp://", "udp://", "sctp://"].iter().any(|scheme| port.starts_with(scheme))
 }
 
 /// How the user gave an option: the variable's name or the flag.

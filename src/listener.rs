@@ -380,7 +380,7 @@ impl Acceptor {
                 Err(error) => {
                     // Those that are connected go on; those to come wait in the backlog meanwhile.
                     if pace.allows(Instant::now()) {
-                        tracing::warn!(%error, on = %incoming.address, "cannot accept connections for now");
+                        tracing::warn!(%error, on = %incoming.address, "cannot accept connections; slipring tries again");
                     }
                     sleep(BACK_OFF).await;
                 }

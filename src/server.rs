@@ -190,7 +190,7 @@ async fn serve(
     draining.cancel();
     tokio::select! {
         () = end(order, config.drain_timeout_on_exit, acceptor, accepting, ended, ending) => tracing::info!("ended"),
-        () = signals.again(order, &triggers) => tracing::warn!("told twice: ending at once"),
+        () = signals.again(order, &triggers) => tracing::warn!("second signal: ending at once"),
     }
     stop.cancel();
     tasks.close();
@@ -216,12 +216,20 @@ async fn end(
 ) {
     if order == Order::Drain {
         let longest_seconds = longest.as_secs_f64();
-        tracing::info!(clients = acceptor.clients(), longest_seconds, "draining: serving on until clients have gone");
+        tracing::info!(
+            clients = acceptor.clients(),
+            longest_seconds,
+            "draining: slipring serves until its clients have disconnected"
+        );
         match shutdown::drain(&acceptor, longest).await {
-            Drained::Quiet => tracing::info!("clients have gone"),
+            Drained::Quiet => tracing::info!("all clients have disconnected"),
             // As it was told: a native sidecar outlives its clients, and does not wait for what is left of them.
-            Drained::TimedOut(clients) if longest.is_zero() => tracing::info!(clients, "clients are not waited for"),
-            Drained::TimedOut(clients) => tracing::warn!(clients, "clients are still connected"),
+            Drained::TimedOut(clients) if longest.is_zero() => {
+                tracing::info!(clients, "ending without waiting for the connected clients");
+            }
+            Drained::TimedOut(clients) => {
+                tracing::warn!(clients, "--drain-timeout-on-exit is over and clients are still connected");
+            }
         }
     }
     accepting.stop.cancel();
@@ -237,7 +245,7 @@ async fn end(
         }
     };
     if timeout(2 * worker::FINISH, all).await.is_err() {
-        tracing::warn!("a worker does not end");
+        tracing::warn!("a worker did not end in time");
     }
 }
 
@@ -267,13 +275,19 @@ impl Room {
         if room < config.max_connections as u64 && *told != Some(room) {
             *told = Some(room);
             tracing::warn!(
-                "the limit of {files} open files leaves room for {room} clients beside {nodes} nodes, not {} \
-                 (--max-connections); others wait",
+                "the limit of {files} open files leaves room for {room} client{} beside the connections to {nodes} node{}; \
+                 --max-connections is {}: further clients wait until one leaves",
+                plural(room),
+                plural(nodes as u64),
                 config.max_connections
             );
         }
         room
     }
+}
+
+const fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }
 
 /// So many nodes are connected to: those of the ring, and those that only the ring before has.
@@ -285,7 +299,7 @@ fn connected_to(topology: &Topology) -> usize {
 async fn be_ready_after(wait: Duration, ready: Arc<AtomicBool>) {
     tokio::time::sleep(wait).await;
     if !ready.swap(true, Ordering::Relaxed) {
-        tracing::warn!("no ring is known yet; ready all the same");
+        tracing::warn!("slipring knows no nodes after --ready-timeout; /readyz is 200 now, so that a rollout goes on");
     }
 }
 

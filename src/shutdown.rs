@@ -91,7 +91,7 @@ impl Signals {
     pub async fn again(&mut self, first: Order, triggers: &Triggers) {
         let first_at = Instant::now();
         while is_same(first, self.next(triggers).await, first_at.elapsed()) {
-            tracing::info!("told again at once: that is the same order");
+            tracing::info!("the same signal came again within a second: ignored");
         }
     }
 }

@@ -20,7 +20,7 @@ use std::process::{Output, Stdio};
 use std::sync::Arc;
 
 use slipring::routing::{Node, Placement, Topology};
-use support::{Memcached, ScriptedNode, Slipring, Step, binary, eventually, honest, run_to_end};
+use support::{Memcached, ScriptedNode, Slipring, Step, binary, eventually, free_port, honest, run_to_end};
 
 /// A file that goes with the test.
 struct Scratch(PathBuf);
@@ -248,7 +248,12 @@ fn what_is_detected_while_a_node_does_not_answer_is_uncertain() {
         let told = error(&output);
         assert!(told.contains("1 of 3 nodes could not be read, so the result is uncertain: "), "{told}");
         assert!(told.trim_end().ends_with(&dead), "{told}");
+        assert!(text.contains(&format!("could not read all keys of {dead}: ")), "{text}");
     }
+    let output = run_to_end(&["detect", "--nodes", &dead], &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(out(&output).contains(&format!("{dead}  not read; connection refused\n")), "{output:?}");
+    assert!(error(&output).contains("1 of 1 node could not be read, and there is no key on the others"), "{output:?}");
     // What is refuted is refuted.
     let output = run_to_end(&["detect", "--nodes", &nodes_option, "--verify", "dalli"], &[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -257,6 +262,41 @@ fn what_is_detected_while_a_node_does_not_answer_is_uncertain() {
     nodes[1].restart();
     let output = run_to_end(&[&["detect", "--nodes", &nodes_option][..], &verify].concat(), &[]);
     assert!(output.status.success() && out(&output).contains("\nverified: pymemcache 100.00 %\n"), "{output:?}");
+}
+
+#[test]
+fn detect_tells_of_a_node_that_the_client_does_not_have() {
+    let nodes = [(); 2].map(|()| Memcached::start());
+    let keys: Vec<String> = (0..600).map(|i| format!("user:{i}")).collect();
+    fill(&nodes, "dalli", &keys);
+    let nobody = free_port().on("127.0.0.1").to_string();
+    let output = run_to_end(&["detect", "--nodes", &format!("{},{nobody}", listed(&nodes))], &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told =
+        format!("\nwithout {nobody}: dalli puts 100.00 % of these keys where they are. If the client does not have");
+    assert!(out(&output).contains(&told), "{output:?}");
+}
+
+#[test]
+fn detect_tells_that_the_order_of_the_list_is_not_the_clients() {
+    let mut nodes = [(); 3].map(|()| Memcached::start());
+    let keys: Vec<String> = (0..600).map(|i| format!("user:{i}")).collect();
+    fill(&nodes, "gomemcache", &keys);
+    let own = listed(&nodes);
+    nodes.rotate_left(1);
+    let given = listed(&nodes);
+    let detect = |further: &[&str]| run_to_end(&[&["detect", "--nodes", &given], further].concat(), &[]);
+    let (plain, verified) = (detect(&[]), detect(&["--verify", "gomemcache"]));
+    assert_eq!((plain.status.code(), verified.status.code()), (Some(0), Some(1)), "{plain:?} {verified:?}");
+    assert_eq!(out(&plain), out(&verified), "the recommendation is the same");
+    let flags =
+        format!("\nuse: --placement gomemcache --node-order {own}\nthis placement depends on the order of the nodes");
+    assert!(out(&plain).contains(&flags), "{plain:?}");
+    let told = error(&verified);
+    assert!(told.contains("placement gomemcache depends on the order of the nodes, and the list is not in"), "{told}");
+    assert!(told.contains(&format!("less than 99.00 %; with --node-order {own} it is 100.00 %")), "{told}");
+    let output = detect(&["--verify", "gomemcache", "--node-order", &own]);
+    assert!(output.status.success() && out(&output).contains("verified: gomemcache 100.00 %"), "{output:?}");
 }
 
 #[test]
@@ -297,11 +337,11 @@ fn detect_asks_for_the_keys_of_a_file_where_the_nodes_do_not_tell_theirs() {
     let before: u64 = nodes.iter().map(|node| node.stat("get_hits")).sum();
     let text = out(&run_to_end(&["detect", "--nodes", &nodes_option, "--keys", file.path()], &[]));
     assert!(text.contains("dalli: 100.00 % of 400 keys"), "{text}");
-    assert!(text.contains("of 401 asked for, as metadump was answered by"), "{text}");
+    assert!(text.contains("of 401 asked for, as it answered metadump with"), "{text}");
     assert_eq!(nodes.iter().map(|node| node.stat("get_hits")).sum::<u64>(), before, "no value is fetched");
     let output = run_to_end(&["detect", "--nodes", &nodes_option], &[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(out(&output).contains("0 keys; metadump was answered by"), "{output:?}");
+    assert!(out(&output).contains("not read; it answered metadump with"), "{output:?}");
     assert!(error(&output).contains("--keys FILE"), "{output:?}");
 }
 
@@ -320,10 +360,10 @@ fn what_a_node_tells_wrongly_or_in_part_is_said() {
         (tells(TWO, Step::Close), "2 keys; cut off: the connection was closed"),
         (
             tells("CLIENT_ERROR bad\u{7}thing\r\n", Step::Pause(std::time::Duration::ZERO)),
-            "0 keys; metadump was answered by \"CLIENT_ERROR bad?thing\"",
+            "not read; it answered metadump with \"CLIENT_ERROR bad?thing\"",
         ),
         (tells(TWO, Step::Hold), "2 keys; cut off: the time was over (--time)"),
-        (ScriptedNode::start(|_| vec![Step::Close]), "0 keys; the connection was closed"),
+        (ScriptedNode::start(|_| vec![Step::Close]), "not read; the connection was closed"),
     ] {
         let output = run_to_end(&["detect", "--nodes", &node.address().to_string(), "--time", "1s"], &[]);
         assert!(out(&output).contains(said), "{said}: {output:?}");
@@ -337,6 +377,49 @@ fn what_a_node_tells_wrongly_or_in_part_is_said() {
     let output = run_to_end(&["detect", "--nodes", &old.address().to_string(), "--keys", file.path()], &[]);
     assert!(out(&output).contains("1 key; of 2 asked for"), "{output:?}");
     assert!(out(&output).contains("one node holds every key"), "{output:?}");
+}
+
+#[test]
+fn a_plan_that_moves_nothing_says_so() {
+    let plan = |arguments: &[&str]| {
+        let output = run_to_end(&[&["plan", "--placement", "gomemcache"], arguments].concat(), &[]);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        out(&output)
+    };
+    for arguments in [
+        &["--from", "a,b", "--to", "a,b"][..],
+        // As the sidecar pins them.
+        &["--nodes", "a,b", "--to", "b,a", "--node-order", "a,b"],
+    ] {
+        let text = plan(arguments);
+        assert!(text.starts_with("no key moves (exactly") && !text.contains("warning"), "{text}");
+        assert!(
+            text.ends_with("\nNo key moves: the nodes and the placement are the same before and after.\n"),
+            "{text}"
+        );
+    }
+    let text = plan(&["--from", "a,b", "--to", "b,a"]);
+    assert!(text.contains("\nwarning: the nodes are the same in another order"), "{text}");
+}
+
+#[test]
+fn a_list_given_twice_is_refused() {
+    let output = run_to_end(&["locate", "--nodes", "a", "--nodes", "b", "k"], &[]);
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    assert!(
+        error(&output).contains("'--nodes <LIST>' cannot be used multiple times; give all nodes in one"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn keys_with_spaces_are_located_and_warned_of() {
+    let output = run_to_end(&["locate", "--nodes", NODES, "a b"], &[]);
+    assert!(output.status.success() && out(&output).contains("\na b  10.0.0."), "{output:?}");
+    assert!(error(&output).contains("1 key with a space or a NUL, first in \"a b\": only binary"), "{output:?}");
+    let output = piped(&["locate", "--nodes", NODES], b"good\nitem:1 \nitem 2\n");
+    assert!(output.status.success() && out(&output).lines().count() == 3, "{output:?}");
+    assert!(error(&output).contains("2 keys with a space or a NUL, first in line 2: only binary"), "{output:?}");
 }
 
 #[test]

@@ -141,3 +141,70 @@ fn references_are_links() {
         }
     }
 }
+
+/// The sources as one text, with the strings that go on in the next line put together.
+fn sources() -> String {
+    let mut text = String::new();
+    let mut directories = vec![root().join("src")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                text.push_str(&fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let mut pieces = text.split("\\\n");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |text, piece| text + piece.trim_start())
+}
+
+/// The cells of the rows of a table.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    let rows = text.lines().filter(|line| line.starts_with("| ")).skip(1);
+    rows.map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
+}
+
+#[test]
+fn the_log_lines_of_the_manual_are_those_of_the_program() {
+    let text = fs::read_to_string(root().join("deploy/OPERATING.md")).unwrap();
+    let (_, table) = text.split_once("<!-- log lines: begin -->\n").unwrap();
+    let (table, _) = table.split_once("<!-- log lines: end -->").unwrap();
+    let sources = sources();
+    let mut seen = 0;
+    for row in rows(table) {
+        assert_eq!(row.len(), 4, "{row:?}");
+        for line in row[1].split('`').skip(1).step_by(2) {
+            // What differs is between the parts.
+            for part in line.split('…').map(str::trim).filter(|part| part.len() > 3) {
+                seen += 1;
+                assert!(sources.contains(part), "{part:?} of {line:?} is no text of the program");
+            }
+        }
+    }
+    assert!(seen > 40, "{seen} texts were found");
+}
+
+#[test]
+fn the_exit_codes_of_the_manual_are_those_of_the_program() {
+    let text = fs::read_to_string(root().join("deploy/OPERATING.md")).unwrap();
+    let (_, table) = text.split_once("### Exit codes\n").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let codes: BTreeSet<&str> = rows(table).into_iter().map(|row| row[0]).collect();
+    for (arguments, code) in [
+        (&["--help"][..], 0),
+        (&["check", "--nodes-file", "/nonexistent"], 1),
+        (&["serve", "--nodes", "a,a"], 64),
+        (&["frobnicate"], 64),
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_slipring"))
+            .args(arguments)
+            .env_remove("MEMCACHED_NODES")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
+        assert!(codes.contains(&*code.to_string()), "{code} is not among {codes:?}");
+    }
+}

@@ -63,6 +63,7 @@ async fn admin() -> Admin {
                 state: "up",
                 fingerprint: "0000001f".into(),
                 old_node: None,
+                note: None,
             })
         }),
         hot_keys: Box::new(HotKeys::default),
@@ -128,9 +129,15 @@ async fn a_key_is_asked_for_as_it_is_or_encoded() {
         assert_eq!(get(admin.addr, &format!("/ring?{query}")).await, place(key), "{query}");
     }
     let long = format!("key={}", "k".repeat(251));
-    for query in ["key=", "key", "key=a%20b", "key=a%0Ab", "key=%00", &long] {
+    for query in ["key=", "key", "key=%20", "key=%0A", &long] {
         let reply = get(admin.addr, &format!("/ring?{query}")).await;
         assert_eq!(reply, ("400".to_owned(), NO_KEY.to_owned()), "{query}");
+    }
+    for (query, key) in [("key=a%20b", "a b"), ("key=a%0Ab", "a\\nb"), ("key=%00", "\\u0000")] {
+        let (status, json) = get(admin.addr, &format!("/ring?{query}")).await;
+        assert!(json.starts_with(&format!("{{\"key\":\"{key}\",")), "{json}");
+        assert!(json.contains("\"note\":\"the key has a space, a line end or a NUL: only binary clients"), "{json}");
+        assert_eq!(status, "200", "{query}");
     }
     assert_eq!(get(admin.addr, "/ring?key=early").await.0, "503");
     assert!(get(admin.addr, "/ring?monkey=1").await.1.contains("version"), "the ring as a whole");

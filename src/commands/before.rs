@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use super::check::{self, Finding};
-use super::endpoint;
+use super::{counted, endpoint};
 use crate::discovery::Declared;
 use crate::routing::{Phase, Topology};
 use crate::time::unix_seconds;
@@ -67,7 +67,8 @@ pub fn report(
 ) -> String {
     let phase = if declared.phase == Phase::Reading { "reading" } else { "ending" };
     let moved = 100.0 * before.moved(now);
-    let mut text = format!("\nring before: {} nodes by {}, {phase}; ", before.nodes().len(), declared.placement);
+    let mut text =
+        format!("\nring before: {} by {}, {phase}; ", counted(before.nodes().len(), "node"), declared.placement);
     let _ = writeln!(text, "{moved:.1} % of the keys have an old place");
     if !findings.is_empty() {
         text.push_str(&check::table(findings));
@@ -87,26 +88,25 @@ fn warnings(
 ) -> Vec<String> {
     let mut warnings = Vec::new();
     if before.fingerprint() == now.fingerprint() {
-        warnings.push("the ring before is that in use: there is nothing to hand off (yet)".to_owned());
+        warnings.push("the ring before is the same as the ring in use: no key has an old place (yet)".to_owned());
     }
     for finding in findings.iter().filter(|finding| finding.fault.is_some()) {
         warnings.push(format!(
-            "{} of the ring before does not answer: its values are lost to their new places, and while it is silent writes of \
-             its keys fail",
+            "{} of the ring before does not answer: reads of its moved keys miss, and while it is silent writes of them fail",
             finding.name
         ));
     }
     match told {
         Err(problem) => warnings.push(format!(
-            "whether old places still give anything is not known: no sidecar tells it here ({problem}); {READS} of each \
-             sidecar does"
+            "cannot tell whether reads still hit old places, because no sidecar answers here ({problem}): look at {READS} of each \
+             sidecar"
         )),
         Ok(Told { before: Some(report), hits: Some(0) })
             if report.fingerprint == before.name() && report.since + IDLE <= unix =>
         {
             let hours = (unix - report.since) / 3600;
             warnings.push(format!(
-                "it has stood for {hours} h without one value from an old place: it can be taken away (ending: first)"
+                "no read has hit an old place for {hours} h: you can remove the ring before (ending: first)"
             ));
         }
         Ok(_) => {}
@@ -148,8 +148,8 @@ mod tests {
         assert_eq!(warned(&now, &[], told(150_000, Some(0))), none, "not for a day");
         assert_eq!(warned(&now, &[], told(0, None)), none, "not known");
         assert_eq!(warned(&now, &[], Ok(Told::default())), none, "the sidecar has none yet");
-        assert!(warned(&now, &[], told(0, Some(0)))[0].starts_with("it has stood for 55 h without one value"));
-        assert!(warned(&topology(&["b", "a"]), &[], told(0, Some(1)))[0].contains("nothing to hand off"));
+        assert!(warned(&now, &[], told(0, Some(0)))[0].starts_with("no read has hit an old place for 55 h"));
+        assert!(warned(&topology(&["b", "a"]), &[], told(0, Some(1)))[0].contains("no key has an old place (yet)"));
         assert!(warned(&now, &[], Err("no answer".to_owned()))[0].contains(READS));
         let (address, version, security) = (None, None, None);
         let dead = Finding { name: "b:1".into(), address, version, security, fault: Some(Fault::Refused) };

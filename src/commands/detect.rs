@@ -3,12 +3,12 @@
 //! Each node is asked on a connection of its own which keys it holds (`dump.rs`); then every placement is asked where it
 //! would put them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::counted;
 use super::dump::{Held, Read};
-use super::plan::grouped;
 use crate::routing::{Node, NodeIndex, Placement, Topology};
 
 /// A placement that explains less than this share of the keys is none that was used.
@@ -33,7 +33,7 @@ const FEW: usize = 30;
 /// What was found.
 #[derive(Debug)]
 pub struct Findings {
-    /// The best first; of equal ones in the order of the presets.
+    /// The best first; of equal ones those with the given order of the nodes, then in the order of the presets.
     pub matches: Vec<Match>,
     /// Keys that were compared.
     pub keys: usize,
@@ -47,12 +47,18 @@ impl Findings {
     /// Tries every placement, and those that the user names.
     #[must_use]
     pub fn of(held: &[Held], nodes: &[Arc<Node>], named: &[&Placement], configured: &Placement) -> Self {
-        let mut candidates: Vec<Placement> = Placement::all();
-        candidates.retain(|candidate| named.iter().all(|named| named.to_string() != candidate.to_string()));
-        let own = named.iter().map(|placement| (*placement).clone());
-        let all = candidates.into_iter().map(|candidate| candidate.with_names_of(configured)).chain(own);
-        let mut matches: Vec<Match> = all.filter_map(|placement| Match::of(placement, held, nodes)).collect();
-        matches.sort_by_key(|found| std::cmp::Reverse(found.keys));
+        let mut candidates: Vec<Placement> =
+            Placement::all().into_iter().map(|candidate| candidate.with_names_of(configured)).collect();
+        // A preset that is named, too, keeps its rank: the same keys get the same recommendation.
+        for named in named {
+            match candidates.iter_mut().find(|candidate| candidate.to_string() == named.to_string()) {
+                Some(candidate) => *candidate = (*named).clone(),
+                None => candidates.push((*named).clone()),
+            }
+        }
+        let mut matches: Vec<Match> =
+            candidates.into_iter().filter_map(|placement| Match::of(placement, held, nodes)).collect();
+        matches.sort_by_key(|found| (std::cmp::Reverse(found.keys), found.order.is_some()));
         let holders: BTreeSet<NodeIndex> = held.iter().map(|held| held.node).collect();
         Self { matches, keys: held.len(), holders: holders.len() }
     }
@@ -74,14 +80,51 @@ impl Findings {
         found.map_or(0.0, |found| self.share(&found))
     }
 
-    /// For people: the best, the next best, and the flags to use; `is_whole`: every node was read.
+    /// The order of the nodes in which this placement explains at least this share of the keys (0 to 1), if it is not the
+    /// given one, and the share.
     #[must_use]
-    pub fn report(&self, nodes: usize, is_whole: bool) -> String {
+    pub fn in_another_order(&self, placement: &Placement, least: f64) -> Option<(String, f64)> {
+        let found = self.matches.iter().find(|found| found.placement.to_string() == placement.to_string())?;
+        let order = found.order.as_ref().filter(|_| self.share(found) >= least)?;
+        Some((listed(order), self.share(found)))
+    }
+
+    /// Whether a placement explains where the keys are.
+    #[must_use]
+    pub fn is_plausible(&self) -> bool {
+        self.plausible().is_some()
+    }
+
+    /// The first match, if it explains where the keys are.
+    fn plausible(&self) -> Option<&Match> {
+        self.matches.first().filter(|best| self.share(best) >= PLAUSIBLE)
+    }
+
+    /// For people: what the read nodes tell when those that could not be read (`unread`) are left out of the list, where
+    /// that explains the keys better: the client may not know them.
+    #[must_use]
+    pub fn report_without(&self, unread: &[String]) -> Option<String> {
+        let best = self.plausible().filter(|_| self.holders > 1 && self.keys >= FEW)?;
+        let order = best.order.as_ref().map_or_else(String::new, |order| format!(" --node-order {}", listed(order)));
+        Some(format!(
+            "without {}: {}{order} puts {} of these keys where they are. If the client does not have {} in its list, run \
+             detect without {}\n",
+            unread.join(", "),
+            best.placement,
+            percent(self.share(best)),
+            if unread.len() == 1 { "that node" } else { "those nodes" },
+            if unread.len() == 1 { "it" } else { "them" },
+        ))
+    }
+
+    /// For people: the best, the next best, and the flags to use; `unread`: the nodes that could not be read whole.
+    #[must_use]
+    pub fn report(&self, nodes: usize, unread: &[String]) -> String {
         let Some(best) = self.matches.first() else { return "no placement can be built for these nodes\n".to_owned() };
         if nodes == 1 {
             return "one node holds every key: every placement fits\n".to_owned();
         }
-        let keys = counted(self.keys);
+        let keys = counted(self.keys, "key");
         let equals = self.matches.iter().skip(1).filter(|other| other.keys == best.keys);
         let (alike, as_good): (Vec<&Match>, Vec<&Match>) =
             equals.partition(|other| other.fingerprint == best.fingerprint);
@@ -97,7 +140,7 @@ impl Findings {
         } else if self.keys < FEW {
             let _ = writeln!(text, "with fewer than {FEW} keys a placement may fit by chance");
         }
-        if self.share(best) < PLAUSIBLE {
+        if self.plausible().is_none() {
             text.push_str(
                 "none of them explains where the keys are. Several clients that place differently? Nodes that the client \
                  knows by other names (--node-name-format, host:port/name in the list) or with weights? A key prefix that \
@@ -112,13 +155,25 @@ impl Findings {
                 let _ = writeln!(text, "{heading}: {}", names.join(" "));
             }
         }
-        let is_certain = is_whole && !self.tell_little(nodes);
+        if !unread.is_empty() {
+            let _ = writeln!(
+                text,
+                "slipring could not read all keys of {}: a client may have put those by another placement",
+                unread.join(", ")
+            );
+        }
+        let is_certain = unread.is_empty() && !self.tell_little(nodes);
         let _ = write!(text, "{}: --placement {}", if is_certain { "use" } else { "uncertain" }, best.placement);
         if let Some(order) = &best.order {
-            let names: Vec<String> = order.iter().map(|node| node.listed()).collect();
-            let _ = write!(text, " --node-order {}", names.join(","));
+            let _ = write!(text, " --node-order {}", listed(order));
         }
         text.push('\n');
+        if best.order.is_some() {
+            text.push_str(
+                "this placement depends on the order of the nodes, and the client has them in another order than the list \
+                 here: give --node-order, too, or list the nodes in that order\n",
+            );
+        }
         if !best.placement.limits().is_empty() {
             let _ = writeln!(text, "its limits: {}", best.placement.limits());
         }
@@ -126,10 +181,9 @@ impl Findings {
     }
 }
 
-/// A number of keys in words.
-fn counted(keys: usize) -> String {
-    let plural = if keys == 1 { "" } else { "s" };
-    format!("{} key{plural}", grouped(keys as u64))
+/// As `--node-order` takes it.
+fn listed(order: &[Arc<Node>]) -> String {
+    order.iter().map(|node| node.listed()).collect::<Vec<_>>().join(",")
 }
 
 /// What was read of each node, for people.
@@ -138,7 +192,11 @@ pub fn readings(reads: &[Read]) -> String {
     let width = reads.iter().map(|read| read.node.len()).max().unwrap_or(0);
     let mut text = "read only; nothing is written to the nodes\n".to_owned();
     for read in reads {
-        let _ = write!(text, "{:width$}  {}", read.node, counted(read.keys.len()));
+        let count = match (read.is_unread, read.keys.len()) {
+            (true, 0) => "not read".to_owned(),
+            (_, count) => counted(count, "key"),
+        };
+        let _ = write!(text, "{:width$}  {count}", read.node);
         match &read.remark {
             Some(remark) => writeln!(text, "; {remark}"),
             None => writeln!(text),
@@ -158,7 +216,7 @@ impl Match {
             return Some(given);
         }
         let topology = Topology::placed(1, nodes.to_vec(), &Arc::new(given.placement.clone())).ok()?;
-        let Some(order) = told_order(&topology, held, nodes) else { return Some(given) };
+        let order = told_order(&topology, held, nodes);
         let Some(told) = Self::in_given_order(given.placement.clone(), &renumbered(held, nodes, &order), &order) else {
             return Some(given);
         };
@@ -172,26 +230,28 @@ impl Match {
     }
 }
 
-/// The order of the nodes by which most keys of each number lie where they are, if each node has one number.
-fn told_order(topology: &Topology, held: &[Held], nodes: &[Arc<Node>]) -> Option<Vec<Arc<Node>>> {
-    let mut counts = vec![vec![0_usize; nodes.len()]; nodes.len()];
+/// The order of the nodes by which most keys of each number lie where they are. Numbers that no key tells of, such as that
+/// of a node that could not be read, go to the nodes that are left, in the given order.
+fn told_order(topology: &Topology, held: &[Held], nodes: &[Arc<Node>]) -> Vec<Arc<Node>> {
+    let mut counts: BTreeMap<(usize, usize), usize> = BTreeMap::new();
     for Held { key, node } in held {
-        let row = counts.get_mut(usize::from(topology.route(key).0));
-        if let Some(count) = row.and_then(|row| row.get_mut(usize::from(node.0))) {
-            *count += 1;
+        *counts.entry((usize::from(topology.route(key).0), usize::from(node.0))).or_default() += 1;
+    }
+    let mut pairs: Vec<((usize, usize), usize)> = counts.into_iter().collect();
+    pairs.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let mut order: Vec<Option<&Arc<Node>>> = vec![None; nodes.len()];
+    let mut left: Vec<Option<&Arc<Node>>> = nodes.iter().map(Some).collect();
+    for ((number, node), _) in pairs {
+        if let (Some(place @ None), Some(node @ Some(_))) = (order.get_mut(number), left.get_mut(node)) {
+            *place = node.take();
         }
     }
-    let most = |row: &Vec<usize>| row.iter().enumerate().max_by_key(|(_, count)| **count).map(|(node, _)| node);
-    let order: Vec<usize> = counts.iter().filter_map(most).collect();
-    let mut sorted = order.clone();
-    sorted.sort_unstable();
-    sorted.dedup();
-    let whole = sorted.len() == nodes.len();
-    whole.then(|| order.iter().filter_map(|node| nodes.get(*node).cloned()).collect())
+    let mut left = left.into_iter().flatten();
+    order.into_iter().filter_map(|place| place.or_else(|| left.next())).map(Arc::clone).collect()
 }
 
 /// The same holdings by the indices of another order.
-fn renumbered(held: &[Held], nodes: &[Arc<Node>], order: &[Arc<Node>]) -> Vec<Held> {
+pub(super) fn renumbered(held: &[Held], nodes: &[Arc<Node>], order: &[Arc<Node>]) -> Vec<Held> {
     let place = |node: NodeIndex| {
         let name = nodes.get(usize::from(node.0)).map(|node| &node.name);
         let at = order.iter().position(|other| Some(&other.name) == name);
@@ -230,7 +290,7 @@ mod tests {
     fn found(placement: &str, order: &[usize]) -> (Findings, String) {
         let (held, nodes) = written(placement, order, 1000);
         let findings = Findings::of(&held, &nodes, &[], &Placement::default());
-        let report = findings.report(nodes.len(), true);
+        let report = findings.report(nodes.len(), &[]);
         (findings, report)
     }
 
@@ -257,8 +317,42 @@ mod tests {
     #[test]
     fn what_some_nodes_tell_alone_is_uncertain() {
         let (held, nodes) = written("pymemcache", &[0, 1, 2], 1000);
-        let report = Findings::of(&held, &nodes, &[], &Placement::default()).report(nodes.len(), false);
+        let report = Findings::of(&held, &nodes, &[], &Placement::default()).report(nodes.len(), &["b".to_owned()]);
         assert!(report.contains("\nuncertain: --placement pymemcache\n") && !report.contains("use:"), "{report}");
+        assert!(report.contains("could not read all keys of b: "), "{report}");
+    }
+
+    #[test]
+    fn the_order_is_found_out_though_a_node_was_not_read() {
+        for placement in ["libmemcached", "memcached-proxy", "mcrouter"] {
+            let (mut held, nodes) = written(placement, &[2, 0, 3, 1], 1000);
+            held.retain(|held| held.node != NodeIndex(3));
+            let report = Findings::of(&held, &nodes, &[], &Placement::default()).report(4, &["d".to_owned()]);
+            let flag = "--node-order 10.0.0.4:11211,10.0.0.2:11211,10.0.0.5:11211,10.0.0.3:11211\n";
+            assert!(report.contains(&format!("uncertain: --placement {placement} {flag}")), "{report}");
+        }
+    }
+
+    #[test]
+    fn what_is_named_does_not_change_what_is_recommended() {
+        let (held, nodes) = written("gomemcache", &[1, 0, 2], 1000);
+        let report = |named: &[&Placement]| Findings::of(&held, &nodes, named, &Placement::default()).report(3, &[]);
+        for named in ["gomemcache", "modula", "ring"] {
+            assert_eq!(report(&[&named.parse().unwrap()]), report(&[]), "{named}");
+        }
+        assert!(report(&[]).contains("another order than the list"), "{}", report(&[]));
+    }
+
+    #[test]
+    fn nodes_that_the_client_does_not_have_are_left_out_on_trial() {
+        let (held, read) = written("pymemcache", &[0, 1, 2], 1000);
+        let mut all = read.clone();
+        all.push(Arc::new(Node::new("10.0.0.9", 11211, 1)));
+        let unread = ["10.0.0.9:11211".to_owned()];
+        let of = |nodes: &[Arc<Node>]| Findings::of(&held, nodes, &[], &Placement::default());
+        assert!(of(&all).plausible().is_none());
+        let told = of(&read).report_without(&unread).unwrap();
+        assert!(told.starts_with("without 10.0.0.9:11211: pymemcache puts 100.00 % of these keys"), "{told}");
     }
 
     #[test]
@@ -275,7 +369,7 @@ mod tests {
     fn keys_of_one_node_alone_are_said_to_tell_little() {
         const SAID: &str = "all keys came from one node";
         let (mut held, nodes) = written("pymemcache", &[0, 1, 2], 1000);
-        let report = |held: &[Held]| Findings::of(held, &nodes, &[], &Placement::default()).report(nodes.len(), true);
+        let report = |held: &[Held]| Findings::of(held, &nodes, &[], &Placement::default()).report(nodes.len(), &[]);
         held.retain(|held| held.node != NodeIndex(0));
         assert!(!report(&held).contains(SAID), "{}", report(&held));
         held.retain(|held| held.node == NodeIndex(2));
@@ -288,7 +382,7 @@ mod tests {
         for (keys, certain) in [(1, false), (FEW - 1, false), (FEW, true)] {
             let (held, nodes) = written("pymemcache", &[0, 1, 2], keys);
             let findings = Findings::of(&held, &nodes, &[], &Placement::default());
-            let report = findings.report(nodes.len(), true);
+            let report = findings.report(nodes.len(), &[]);
             assert_eq!((report.contains("use:"), !findings.tell_little(3)), (certain, certain), "{report}");
         }
     }
@@ -299,7 +393,7 @@ mod tests {
         for held in &mut held {
             held.node = NodeIndex(u16::try_from((Topology::hash(&held.key) >> 8) % 3).unwrap());
         }
-        let report = Findings::of(&held, &nodes, &[], &Placement::default()).report(3, true);
+        let report = Findings::of(&held, &nodes, &[], &Placement::default()).report(3, &[]);
         assert!(report.contains("none of them explains where the keys are"), "{report}");
         assert!(!report.contains("use:"), "{report}");
     }
@@ -310,6 +404,9 @@ mod tests {
         let placement: Placement = "gomemcache".parse().unwrap();
         let findings = Findings::of(&held, &nodes, &[&placement], &Placement::default());
         assert!(findings.of_placement(&placement, &held, &nodes) < 0.5);
+        let order = "10.0.0.3:11211,10.0.0.2:11211,10.0.0.4:11211".to_owned();
+        assert_eq!(findings.in_another_order(&placement, 1.0), Some((order, 1.0)));
+        assert_eq!(findings.in_another_order(&"libmemcached".parse().unwrap(), 0.9), None);
         assert!(
             (findings.of_placement(
                 &placement,

@@ -152,7 +152,7 @@ async fn probe(node: &Node, bounds: &Bounds, keys: &mut Vec<Vec<u8>>) -> io::Res
 
 fn refused(what: &str, line: &[u8]) -> io::Error {
     let line = String::from_utf8_lossy(line.get(..80).unwrap_or(line)).replace(char::is_control, "?");
-    io::Error::other(format!("{what} was answered by {line:?}"))
+    io::Error::other(format!("it answered {what} with {line:?}"))
 }
 
 /// A connection of our own to a node.
@@ -168,7 +168,10 @@ impl Connection {
     async fn open(node: &Node, secured: &Secured, ends_at: Instant) -> io::Result<Self> {
         let connected = timeout(CONNECT, TcpStream::connect(node.address())).await;
         let stream = connected.map_err(|_| io::Error::other("no connection within 2 s"))?;
-        let stream = stream.map_err(|error| io::Error::other(format!("no connection: {error}")))?;
+        let stream = stream.map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused => io::Error::other("connection refused"),
+            _ => io::Error::other(format!("no connection: {error}")),
+        })?;
         let opened = secured.open(stream, (node.certificate_name(), None), Instant::now() + CONNECT, CONNECT).await;
         let stream = opened.map_err(|why| io::Error::other(why.to_string()))?;
         Ok(Self { stream: BufReader::with_capacity(64 << 10, stream), line: Vec::new(), ends_at })
@@ -202,7 +205,7 @@ impl Connection {
         let ends_at = self.ends_at.min(Instant::now() + SILENCE);
         let over = self.ends_at <= ends_at;
         let done = timeout_at(ends_at, step(self)).await;
-        done.map_err(|_| io::Error::other(if over { "the time was over (--time)" } else { "it fell silent" }))?
+        done.map_err(|_| io::Error::other(if over { "the time was over (--time)" } else { "it stopped answering" }))?
     }
 
     /// Which of these keys are there, without a trace in the node's order of use.

@@ -31,15 +31,21 @@ impl Change<'_> {
     #[must_use]
     pub fn report(&self, plan: &Plan) -> String {
         let moved = format!("{:.2} %", 100.0 * plan.moved);
-        if plan.moved <= 0.0 {
-            return "\nNo key moves: nothing is to be handed off.\n".to_owned();
+        if plan.moves_nothing() {
+            let is_same = sorted(self.nodes.0) == sorted(self.nodes.1)
+                && self.placements.0.to_string() == self.placements.1.to_string();
+            return match is_same {
+                true => "\nNo key moves: the nodes and the placement are the same before and after.\n",
+                false => "\nNo key moves: make the change at once; it needs no ring before.\n",
+            }
+            .to_owned();
         }
         let mut text = format!(
-            "\nWithout the ring before: {moved} of the keys miss once; what is locked or counted there begins anew.\n\
-             With it: none of them misses for the change. Until it is taken away a read of such a key that misses costs a second \
-             request, and a write of it one more.\n\n\
-             Edits of the ConfigMap memcached-config, in this order; NAMESPACE is the pods'. Wait before each for what the \
-             command above it shows.\n"
+            "\nWithout the ring before: {moved} of the keys miss once; locks and counters among them start anew.\n\
+             With it: none of them misses because of the change. Until you remove it, a miss of such a key costs a second request, and so \
+             does a write.\n\n\
+             Edit the ConfigMap memcached-config in this order; NAMESPACE is that of the pods. Before each edit wait for what the command \
+             above it shows.\n"
         );
         for (number, step) in (1..).zip(self.steps()) {
             let _ = write!(text, "\n{number}. {step}");
@@ -55,8 +61,8 @@ impl Change<'_> {
         let moves_placement = from != to;
         let state = look("before_state.* 1$");
         let declare = format!(
-            "The ring before is written down.\n     MEMCACHED_NODES_BEFORE: \"{before}\"\n{}   The next may follow when every \
-             pod shows state=\"reading\", and that no key has moved (0): the list is that in use.\n{}",
+            "Declare the ring before.\n     MEMCACHED_NODES_BEFORE: \"{before}\"\n{}   Go on when every pod shows \
+             state=\"reading\" and a moved share of 0: the list is the one in use.\n{}",
             if moves_placement { format!("     SLIPRING_PLACEMENT_BEFORE: \"{from}\"\n") } else { String::new() },
             look("before_(state.* 1$|moved)"),
         );
@@ -64,10 +70,10 @@ impl Change<'_> {
             _ if before == after => String::new(),
             Source::Static(_) | Source::File(_) => format!("     MEMCACHED_NODES: \"{after}\"\n"),
             Source::Endpoint { .. } => {
-                "     the instance is scaled, such as by gcloud memcache instances update\n".to_owned()
+                "     scale the instance, for example with gcloud memcache instances update\n".to_owned()
             }
             Source::Dns { .. } | Source::Srv { .. } => {
-                "     what the DNS name stands for is scaled, such as by kubectl scale statefulset\n".to_owned()
+                "     scale what the DNS name resolves to, for example with kubectl scale statefulset\n".to_owned()
             }
         };
         let placed = match moves_placement {
@@ -78,18 +84,24 @@ impl Change<'_> {
             false => String::new(),
         };
         let change = format!(
-            "The change itself.\n{nodes}{placed}   The next may follow when old places give nothing any more: the hits do not \
-             rise for as long as your keys live.\n{}",
+            "Make the change.\n{nodes}{placed}   Go on when reads no longer hit old places: the count \
+             does not rise for as long as your keys live.\n{}",
             look("before_reads_total.*hit"),
         );
         let end = format!(
-            "Reads of old places end.\n     MEMCACHED_NODES_BEFORE: \"ending:{before}\"\n   The next may follow when every pod \
-             shows state=\"ending\".\n{state}",
+            "End the reads of old places.\n     MEMCACHED_NODES_BEFORE: \"ending:{before}\"\n   Go on when every pod shows \
+             state=\"ending\".\n{state}",
         );
-        let keys = if moves_placement { " and SLIPRING_PLACEMENT_BEFORE are" } else { " is" };
-        let remove = format!("MEMCACHED_NODES_BEFORE{keys} taken away; each pod then shows state=\"none\".\n");
+        let keys = if moves_placement { " and SLIPRING_PLACEMENT_BEFORE" } else { "" };
+        let remove = format!("Remove MEMCACHED_NODES_BEFORE{keys}; each pod then shows state=\"none\".\n");
         [declare, change, end, remove]
     }
+}
+
+fn sorted(nodes: &[Node]) -> Vec<String> {
+    let mut entries: Vec<String> = nodes.iter().map(Node::entry).collect();
+    entries.sort_unstable();
+    entries
 }
 
 fn list(nodes: &[Node]) -> String {
@@ -142,7 +154,7 @@ mod tests {
                 "3. ",
                 "MEMCACHED_NODES_BEFORE: \"ending:a:11211,b:11211\"",
                 "before_state.* 1$",
-                "4. MEMCACHED_NODES_BEFORE is taken away",
+                "4. Remove MEMCACHED_NODES_BEFORE;",
             ],
         );
         assert!(!text.contains("PLACEMENT") && !text.contains("restart"), "{text}");
@@ -163,10 +175,14 @@ mod tests {
                 "SLIPRING_PLACEMENT: \"ring\"",
                 "rollout restart",
                 "3. ",
-                "4. MEMCACHED_NODES_BEFORE and SLIPRING_PLACEMENT_BEFORE are taken away",
+                "4. Remove MEMCACHED_NODES_BEFORE and SLIPRING_PLACEMENT_BEFORE;",
             ],
         );
         assert!(!text.contains("MEMCACHED_NODES:"), "{text}");
-        assert!(report(&list, ("a,b", "b,a"), ("ring", "ring")).contains("No key moves"));
+        assert!(
+            report(&list, ("a,b", "b,a"), ("ring", "ring")).contains("No key moves: the nodes and the placement are")
+        );
+        let alike = report(&list, ("a,b", "a,b"), ("gomemcache", "modula"));
+        assert!(alike.contains("No key moves: make the change at once"), "{alike}");
     }
 }

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
-use super::CommandError;
+use super::{CommandError, counted};
+use crate::protocol::is_key;
 use crate::routing::MAX_KEY;
 
 /// Longest line that is shown, in bytes.
@@ -29,6 +30,17 @@ pub(super) fn show(key: &[u8]) -> String {
     if key.len() > SHOWN { format!("{text}…") } else { text }
 }
 
+/// Says so when some of these keys cannot be named in the text protocol: most likely there is a space too many.
+pub(super) fn warn_of_spaces(spaced: usize, first: &str) {
+    if spaced > 0 {
+        tracing::warn!(
+            "{} with a space or a NUL, first in {first}: only binary clients, and meta requests with a base64 key, can \
+             send such keys",
+            counted(spaced, "key")
+        );
+    }
+}
+
 /// Calls `f` with each line, without its end; empty ones are no keys and passed over.
 ///
 /// # Errors
@@ -38,6 +50,7 @@ pub(super) fn each_line(
     mut f: impl FnMut(&[u8]) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let mut line = Vec::with_capacity(MAX_KEY + 2);
+    let (mut spaced, mut first) = (0, 0);
     for number in 1_u64.. {
         line.clear();
         if input.read_until(b'\n', &mut line)? == 0 {
@@ -49,8 +62,13 @@ pub(super) fn each_line(
             continue;
         }
         check(key).map_err(|problem| CommandError::Line(number, problem))?;
+        if !is_key(key) {
+            spaced += 1;
+            first = if first == 0 { number } else { first };
+        }
         f(key)?;
     }
+    warn_of_spaces(spaced, &format!("line {first}"));
     Ok(())
 }
 

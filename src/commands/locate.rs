@@ -2,7 +2,8 @@
 
 use std::io::{self, BufRead, BufWriter, IsTerminal as _, Write};
 
-use super::{CommandError, keys};
+use super::{CommandError, counted, keys};
+use crate::protocol::is_key;
 use crate::routing::Topology;
 
 /// Bytes of output that are gathered.
@@ -34,6 +35,10 @@ pub fn run(topology: &Topology, keys: &[String], json: bool, out: &mut impl Writ
         if !json {
             writer.headline()?;
         }
+        let spaced: Vec<&String> = keys.iter().filter(|key| !is_key(key.as_bytes())).collect();
+        if let Some(first) = spaced.iter().find(|key| !key.is_empty()) {
+            keys::warn_of_spaces(spaced.len(), &format!("{:?}", keys::show(first.as_bytes())));
+        }
         for key in keys {
             super::keys::check(key.as_bytes())
                 .map_err(|problem| CommandError::Key(keys::show(key.as_bytes()), problem))?;
@@ -58,7 +63,7 @@ impl<'a, W: Write> Writer<'a, W> {
 
     fn headline(&mut self) -> io::Result<()> {
         let (name, count) = (self.topology.name(), self.topology.nodes().len());
-        write!(self.out, "ring {name} with {count} nodes")?;
+        write!(self.out, "ring {name} with {}", counted(count, "node"))?;
         if !self.topology.placement().is_by_hash() {
             write!(self.out, ", placement {}", self.topology.placement())?;
         }

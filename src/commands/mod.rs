@@ -45,7 +45,7 @@ pub enum CommandError {
         problem: String,
     },
     /// A node is not well; the table says which.
-    #[error("{0} of {1} nodes failed")]
+    #[error("{0} of {all} failed", all = counted(*.1, "node"))]
     Unwell(usize, usize),
     /// The nodes make no ring.
     #[error(transparent)]
@@ -65,8 +65,15 @@ pub enum CommandError {
     /// A file, and what is wrong with it.
     #[error("{0}: {1}")]
     File(String, String),
+    /// Some nodes could not be read, and the others have no key: how many, of how many, and which.
+    #[error(
+        "{0} of {all} could not be read, and there is no key on the others: nothing can be detected (--keys FILE asks \
+         for the keys in a file): {2}",
+        all = counted(*.1, "node")
+    )]
+    NothingRead(usize, usize, String),
     /// The nodes told of no key.
-    #[error("the nodes told of no key: nothing can be detected (--keys FILE asks for those in a file)")]
+    #[error("the nodes hold no key: nothing can be detected")]
     NothingHeld,
     /// No node holds a key of the file.
     #[error("no node has any of the keys of {0}: nothing can be detected")]
@@ -77,8 +84,25 @@ pub enum CommandError {
     /// Another placement than the one that was to be verified.
     #[error("placement {0} put {1} of the keys where they are, less than {2}")]
     Unverified(String, String, String),
+    /// The placement that was to be verified, with the nodes in another order.
+    #[error(
+        "placement {placement} depends on the order of the nodes, and the list is not in the client's order: in this order \
+         it puts {share} of the keys where they are, less than {min}; with --node-order {order} it is {reordered}"
+    )]
+    Misordered {
+        /// The placement as it was named.
+        placement: String,
+        /// What it explains in the given order, in percent.
+        share: String,
+        /// What it had to, in percent.
+        min: String,
+        /// The client's order, as `--node-order` takes it.
+        order: String,
+        /// What it explains in that, in percent.
+        reordered: String,
+    },
     /// Some nodes could not be read, or broke off: how many, of how many, and which.
-    #[error("{0} of {1} nodes could not be read, so the result is uncertain: {2}")]
+    #[error("{0} of {all} could not be read, so the result is uncertain: {2}", all = counted(*.1, "node"))]
     Unread(usize, usize, String),
     /// No runtime, or nobody to print to.
     #[error(transparent)]
@@ -172,8 +196,14 @@ fn plan(
     out: &mut impl io::Write,
 ) -> Result<(), CommandError> {
     let (from, declared) = runtime()?.block_on(read(source, options))?;
+    // In the order that a sidecar would have them in.
+    let known = match source {
+        Source::Static(_) | Source::File(_) => &[][..],
+        Source::Endpoint { .. } | Source::Dns { .. } | Source::Srv { .. } => &from,
+    };
+    let pins = if options.pinned.is_empty() { known } else { &options.pinned };
     let to = to.unwrap_or(&from);
-    let (old, new) = (built(&from, before)?, built(to, after)?);
+    let (old, new) = (built(&from, before)?, built(&discovery::arranged(to.to_vec(), pins), after)?);
     let plan = match keys {
         Some(path) => Plan::of_keys(&old, &new, keys::file(path, MAX_KEYS)?.into_iter()),
         None => Plan::between(&old, &new, plan::SAMPLES),
@@ -182,7 +212,7 @@ fn plan(
     let change = edits::Change { source, nodes: (&from, to), placements: (before, after) };
     out.write_all(change.report(&plan).as_bytes())?;
     if let Some(declared) = declared.filter(|_| plan.moved > 0.0) {
-        writeln!(out, "\nwarning: a ring before is declared already, and is to end first: {declared}")?;
+        writeln!(out, "\nwarning: a ring before is declared already; end that one first: {declared}")?;
     }
     Ok(())
 }
@@ -207,17 +237,37 @@ fn detect(
     let reads = runtime.block_on(read_all(&nodes, &bounds));
     out.write_all(detect::readings(&reads).as_bytes())?;
     let unread: Vec<String> = reads.iter().filter(|read| read.is_unread).map(|read| read.node.clone()).collect();
+    let absent: Vec<u16> = reads
+        .iter()
+        .zip(0..)
+        .filter(|(read, _)| read.is_unread && read.keys.is_empty())
+        .map(|(_, index)| index)
+        .collect();
     let of_node =
         |(read, index): (dump::Read, u16)| read.keys.into_iter().map(move |key| Held { key, node: NodeIndex(index) });
     let held: Vec<Held> = reads.into_iter().zip(0..).flat_map(of_node).collect();
     if held.is_empty() {
-        let file = how.keys.as_ref().map(|path| path.display().to_string());
-        return Err(file.map_or(CommandError::NothingHeld, CommandError::NothingKnown));
+        return Err(match &how.keys {
+            _ if !unread.is_empty() => CommandError::NothingRead(unread.len(), nodes.len(), unread.join(", ")),
+            Some(path) => CommandError::NothingKnown(path.display().to_string()),
+            None => CommandError::NothingHeld,
+        });
     }
     let verify = how.verify.as_ref().map(|verify| verify.clone().with_names_of(placement));
     let named: Vec<&Placement> = verify.iter().chain((!placement.is_by_hash()).then_some(placement)).collect();
     let findings = Findings::of(&held, &nodes, &named, placement);
-    write!(out, "\n{}", findings.report(nodes.len(), unread.is_empty()))?;
+    write!(out, "\n{}", findings.report(nodes.len(), &unread))?;
+    if !findings.is_plausible() && !absent.is_empty() {
+        let read: Vec<Arc<Node>> = nodes
+            .iter()
+            .zip(0..)
+            .filter(|(_, index)| !absent.contains(index))
+            .map(|(node, _)| Arc::clone(node))
+            .collect();
+        let held = detect::renumbered(&held, &nodes, &read);
+        let without = Findings::of(&held, &read, &named, placement).report_without(&unread);
+        out.write_all(without.unwrap_or_default().as_bytes())?;
+    }
     // What they hold may tell of another placement.
     let certain = match unread.len() {
         0 if findings.tell_little(nodes.len()) => Err(CommandError::TooFew),
@@ -230,7 +280,13 @@ fn detect(
         certain?;
         return Ok(writeln!(out, "verified: {verify} {}", detect::percent(share))?);
     }
-    Err(CommandError::Unverified(verify.to_string(), detect::percent(share), detect::percent(how.min)))
+    let (placement, share, min) = (verify.to_string(), detect::percent(share), detect::percent(how.min));
+    Err(match findings.in_another_order(&verify, how.min) {
+        None => CommandError::Unverified(placement, share, min),
+        Some((order, reordered)) => {
+            CommandError::Misordered { placement, share, min, order, reordered: detect::percent(reordered) }
+        }
+    })
 }
 
 /// Reads all nodes at once, and tells on a terminal how far it is.
@@ -273,6 +329,12 @@ async fn nodes(source: &Source, options: &Options) -> Result<Vec<Node>, CommandE
 async fn read(source: &Source, options: &Options) -> Result<(Vec<Node>, Option<Declared>), CommandError> {
     let read = discovery::read_once(source, options).await;
     read.map_err(|problem| CommandError::Source { source_name: source.to_string(), problem })
+}
+
+/// A number of things in words: `1 node`, `1,024 nodes`.
+fn counted(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", plan::grouped(number as u64))
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::counted;
 use crate::routing::{Basis, Placement, Plan};
 
-/// Keys that are made up where placements cannot be written down.
+/// Keys that are generated where placements cannot be written down.
 pub(super) const SAMPLES: u32 = 200_000;
 
 /// What a plan says, for people.
@@ -12,14 +13,17 @@ pub(super) const SAMPLES: u32 = 200_000;
 pub fn report(plan: &Plan, before: &Placement, after: &Placement) -> String {
     let basis = match plan.basis {
         Basis::Exact => "exactly, from the placement".to_owned(),
-        Basis::Samples(count) => format!("by {} made-up keys", grouped(count.into())),
-        Basis::Keys(count) => format!("of {} keys", grouped(count)),
+        Basis::Samples(count) => format!("from {} generated keys", grouped(count.into())),
+        Basis::Keys(count) => format!("of {}", counted(usize::try_from(count).unwrap_or(usize::MAX), "key")),
     };
     let placement = match before.to_string() == after.to_string() {
         true => format!("placement {before}"),
         false => format!("from placement {before} to {after}"),
     };
-    let mut text = format!("{} of the keys move ({basis}; {placement})\n\n", percent(plan.moved));
+    let mut text = match plan.moves_nothing() {
+        true => format!("no key moves ({basis}; {placement})\n\n"),
+        false => format!("{} of the keys move ({basis}; {placement})\n\n", percent(plan.moved)),
+    };
     let width = plan.rows.iter().map(|row| row.name.len()).max().unwrap_or(0).max(4);
     let _ = writeln!(text, "{:width$}  {:>8}  {:>8}", "NODE", "BEFORE", "AFTER");
     for row in &plan.rows {
@@ -39,8 +43,15 @@ pub fn report(plan: &Plan, before: &Placement, after: &Placement) -> String {
 fn warning(plan: &Plan, before: &Placement, after: &Placement) -> Option<String> {
     let least = plan.least();
     let far_more = plan.moved > 0.4 && plan.moved > 1.5 * least;
+    let same_placement = before.to_string() == after.to_string();
+    if plan.is_reordered() && same_placement && before.counts_order() {
+        return Some(format!(
+            "the nodes are the same in another order, and placement {before} depends on it: keep the order of the list, or \
+             pin it with --node-order, and no key moves"
+        ));
+    }
     let more = format!("{} move where {} would have to", percent(plan.moved), percent(least));
-    match (far_more, before.moves_everything() || after.moves_everything(), before.to_string() == after.to_string()) {
+    match (far_more, before.moves_everything() || after.moves_everything(), same_placement) {
         (false, ..) => None,
         (true, true, true) => Some(format!(
             "{more}: placement {before} takes a remainder by the number of nodes. Move to a consistent one \
@@ -103,8 +114,26 @@ mod tests {
             "{text}"
         );
         let text = planned(("pymemcache", &["a", "b", "c"]), ("ring", &["a", "b", "c"]));
-        assert!(text.contains("by 20,000 made-up keys; from placement pymemcache to ring"), "{text}");
+        assert!(text.contains("from 20,000 generated keys; from placement pymemcache to ring"), "{text}");
         assert!(text.contains("nothing in common"), "{text}");
+    }
+
+    #[test]
+    fn what_moves_nothing_is_told_so_and_another_order_is_named() {
+        let (one, other): (&[&str], &[&str]) = (&["a", "b", "c"], &["c", "a", "b"]);
+        for placement in ["ring", "pymemcache", "gomemcache"] {
+            let text = planned((placement, one), (placement, one));
+            assert!(text.starts_with("no key moves (") && !text.contains("warning"), "{text}");
+        }
+        let text = planned(("ring", one), ("ring", other));
+        assert!(text.starts_with("no key moves (") && !text.contains("warning"), "{text}");
+        let text = planned(("gomemcache", one), ("gomemcache", other));
+        assert!(
+            text.contains("\nwarning: the nodes are the same in another order, and placement gomemcache"),
+            "{text}"
+        );
+        let text = planned(("gomemcache", one), ("ring", other));
+        assert!(!text.contains("another order"), "{text}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, getpid, kill_process};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use super::endpoint;
+use super::{counted, endpoint};
 use crate::config::{self, Command};
 
 /// Longest wait for the outcome. A source that answers late has its own time-out, of 3 s by default.
@@ -199,7 +199,7 @@ impl Report {
     fn ring(&self) -> String {
         let count = self.nodes.len();
         let ring = &self.fingerprint;
-        format!("{count} {}, ring {ring}", if count == 1 { "node" } else { "nodes" })
+        format!("{}, ring {ring}", counted(count, "node"))
     }
 
     /// What the ring is now, and what that changed since a version of it.

@@ -25,17 +25,16 @@ pub(super) fn before(
         (Some(before), Some(nodes)) if before == nodes => None,
         (Some(_), Some(_)) => {
             let (before, nodes) = (by("nodes-before-file"), by("nodes-file"));
-            return Err(Exit::usage(&format!("{before} and {nodes}: the ring before is said where the nodes are")));
+            return Err(Exit::usage(&format!("{before} and {nodes}: write the ring before where the nodes are")));
         }
         (before, _) => before.as_ref(),
     };
     let watched = [("nodes-before-file", file.is_some()), ("nodes-file", serve.nodes_file.is_some())];
     let watched = watched.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option);
-    if !serve.nodes_before.is_empty() {
+    if let Some(list) = &serve.nodes_before {
         let option = by("nodes-before");
         let Some(watched) = watched else {
-            let list = serve.nodes_before.join(",");
-            let declared = Declared::parse(&list, serve.node_port, &placement).map_err(|error| error.to_string());
+            let declared = Declared::parse(list, serve.node_port, &placement).map_err(|error| error.to_string());
             let declared = declared.and_then(|declared| own.refuse(&declared.nodes).map(|()| declared));
             let declared = declared.map_err(|problem| Exit::usage(&format!("{option}: {problem}")))?;
             return Ok((BeforeSource::List(declared), placement));
@@ -52,7 +51,7 @@ pub(super) fn before(
     let Some(path) = file else {
         if watched.is_none() && serve.placement_before.is_some() && !is_variable("placement-before") {
             let option = by("placement-before");
-            return Err(Exit::usage(&format!("{option} is of no use without --nodes-before")));
+            return Err(Exit::usage(&format!("{option} has no effect without --nodes-before")));
         }
         return Ok((BeforeSource::WithNodes, placement));
     };

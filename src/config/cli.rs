@@ -73,7 +73,7 @@ pub(super) enum CliCommand {
 pub(super) struct ServeArgs {
     /// Nodes to spread the keys over, `host[:port][/name][=weight]`, comma separated; weight 1 to 1000, 1 if not given; a name is hashed in place of the address
     #[arg(long, env = "MEMCACHED_NODES", value_name = "LIST")]
-    pub(super) nodes: Vec<String>,
+    pub(super) nodes: Option<String>,
 
     /// File with such a list, `#` begins a comment; or the directory of a mounted ConfigMap with the keys `MEMCACHED_NODES` and `MEMCACHED_PORT`; checked each second
     #[arg(long, env = "MEMCACHED_NODES_FILE", value_name = "PATH")]
@@ -95,7 +95,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "SLIPRING_DISCOVERY_INTERVAL", value_name = "DURATION", default_value = "10s", value_parser = parse_discovery_interval)]
     pub(super) discovery_interval: Duration,
 
-    /// Time a node stays in the ring after discovery stops listing it, 0s to 60m; a file is obeyed at once
+    /// Time a node stays in the ring after discovery stops listing it, 0s to 60m; a change of a file takes effect at once
     #[arg(long, env = "SLIPRING_REMOVAL_HOLD", value_name = "DURATION", default_value = "30s", value_parser = parse_patience)]
     pub(super) removal_hold: Duration,
 
@@ -115,15 +115,15 @@ pub(super) struct ServeArgs {
     #[arg(long, env = NODE_PORT, value_name = "PORT", default_value_t = 11211, value_parser = parse_whole::<u16>(1..=65_535))]
     pub(super) node_port: u16,
 
-    /// Order of the nodes, for placements that count them: those listed here, `host[:port][/name]`, come first, in this order; the others follow in the order they became known
+    /// Order of the nodes, for placements that depend on it: those listed here, `host[:port][/name]`, come first, in this order; the others follow in the order they became known
     #[arg(long, env = "SLIPRING_NODE_ORDER", value_name = "LIST")]
-    pub(super) node_order: Vec<String>,
+    pub(super) node_order: Option<String>,
 
-    /// Nodes before a planned change, `LIST` as for `--nodes`: keys that the change moves keep their old place; `ending:LIST` before it is taken away. With `--nodes-file` it is said there: by a line `before: LIST`, or by the key `MEMCACHED_NODES_BEFORE` of the directory
+    /// Nodes before a planned change, `LIST` as for `--nodes`: keys that the change moves keep their old place; `ending:LIST` before you remove it. With `--nodes-file` write it there: as a line `before: LIST`, or as the key `MEMCACHED_NODES_BEFORE` of the directory
     #[arg(long, env = "MEMCACHED_NODES_BEFORE", value_name = "LIST")]
-    pub(super) nodes_before: Vec<String>,
+    pub(super) nodes_before: Option<String>,
 
-    /// File with that, or the directory of a mounted ConfigMap with the keys `MEMCACHED_NODES_BEFORE` and `SLIPRING_PLACEMENT_BEFORE`, for nodes that come from elsewhere; it need not be there; checked each second
+    /// File with the nodes before a planned change, or the directory of a mounted ConfigMap with the keys `MEMCACHED_NODES_BEFORE` and `SLIPRING_PLACEMENT_BEFORE`, where the nodes come from elsewhere; it need not exist; checked each second
     #[arg(long, env = "MEMCACHED_NODES_BEFORE_FILE", value_name = "PATH")]
     pub(super) nodes_before_file: Option<PathBuf>,
 
@@ -131,7 +131,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "SLIPRING_PLACEMENT_BEFORE", value_name = "NAME", value_parser = str::parse::<Placement>)]
     pub(super) placement_before: Option<Placement>,
 
-    /// Send `flush_all` to nodes that only the ring before has, too; without it nothing more is read from them
+    /// Send `flush_all` also to nodes that are only in the list before the change; without it slipring reads nothing more from them
     #[arg(long, env = "SLIPRING_FLUSH_BEFORE", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) flush_before: bool,
 
@@ -148,27 +148,27 @@ pub(super) struct SecurityArgs {
     #[arg(long, env = "SLIPRING_NODE_TLS", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) node_tls: bool,
 
-    /// PEM file with the certificates of the authorities that nodes are trusted by; if not given, those of the system or, where it has none, of Mozilla; checked each second, as the files below are
+    /// PEM file with the authorities that sign the certificates of the nodes; if not given, those of the system or, where it has none, of Mozilla; checked each second, as are the files below
     #[arg(long, env = "SLIPRING_NODE_TLS_CA", value_name = "FILE")]
     pub(super) node_tls_ca: Option<PathBuf>,
 
-    /// PEM file with the client certificate that is shown to nodes, and those above it
+    /// PEM file with the client certificate for the nodes, and its intermediate certificates
     #[arg(long, env = "SLIPRING_NODE_TLS_CERT", value_name = "FILE")]
     pub(super) node_tls_cert: Option<PathBuf>,
 
-    /// PEM file with its private key
+    /// PEM file with the private key of that certificate
     #[arg(long, env = "SLIPRING_NODE_TLS_KEY", value_name = "FILE")]
     pub(super) node_tls_key: Option<PathBuf>,
 
-    /// Host name that the certificate of every node must have, in place of the one it is listed by
+    /// Host name that the certificate of every node must have, in place of the name in the list
     #[arg(long, env = "SLIPRING_NODE_TLS_NAME", value_name = "NAME")]
     pub(super) node_tls_name: Option<String>,
 
-    /// Accept any certificate: encrypted, but to whoever answers
+    /// Accept any certificate: encrypts, but does not verify who answers
     #[arg(long, env = "SLIPRING_NODE_TLS_INSECURE", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) node_tls_insecure: bool,
 
-    /// File with one line `user:password` that is said to every node first (memcached's `-Y`)
+    /// File with one line `user:password` to log in to every node with (memcached's `-Y`)
     #[arg(long, env = "SLIPRING_NODE_AUTH_FILE", value_name = "FILE")]
     pub(super) node_auth_file: Option<PathBuf>,
 }
@@ -220,11 +220,11 @@ pub(super) struct DetectArgs {
 pub(super) struct PlanArgs {
     /// Nodes before the change, as for `--nodes`; if not given, those that a sidecar with these options has now
     #[arg(long, value_name = "LIST")]
-    pub(super) from: Vec<String>,
+    pub(super) from: Option<String>,
 
     /// Nodes after the change; the same if only the placement changes
     #[arg(long, value_name = "LIST", required_unless_present = "to_placement")]
-    pub(super) to: Vec<String>,
+    pub(super) to: Option<String>,
 
     /// File with keys, one per line, to count what moves
     #[arg(long, value_name = "FILE")]
@@ -363,7 +363,7 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_DENY_FLUSH_ALL", value_name = "true|false", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = parse_switch, action = clap::ArgAction::Set)]
     pub(super) deny_flush_all: bool,
 
-    /// Time from which a request to a node is logged as slow, as are those that time out (one per second of each kind), and counted, 0s to 60m; 0s for none
+    /// Time from which a request to a node counts as slow, 0s to 60m; slipring logs slow requests and those that time out, one per second of each kind; 0s for none
     #[arg(long, env = "SLIPRING_SLOW_REQUEST", value_name = "DURATION", default_value = "100ms", value_parser = parse_patience)]
     pub(super) slow_request: Duration,
 
@@ -438,19 +438,27 @@ const USED_BY_ALL: [&str; 24] = [
 /// The command as it parses: clap would read the variables from the process itself, before any option is looked at,
 /// so their names move into the help and [`super::parse`] reads the values.
 pub(super) fn without_environment(command: clap::Command) -> clap::Command {
-    command.mut_subcommands(|subcommand| {
-        let is_serving = ["serve", "dev"].contains(&subcommand.get_name());
+    with_headings(command).mut_subcommands(|subcommand| {
         // Else `--version` says `slipring-serve`.
         subcommand.display_name("slipring").mut_args(|arg| {
-            // Taken, for a sidecar's own arguments may be given to them, and without effect there.
-            let is_used = is_serving || arg.get_env().is_none() || USED_BY_ALL.contains(&arg.get_id().as_str());
-            let heading = heading(arg.get_id().as_str());
-            let arg = arg.hide(!is_used).help_heading(heading);
             let Some(name) = arg.get_env().map(|name| name.to_string_lossy().into_owned()) else {
                 return arg;
             };
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
             arg.env(Resettable::Reset).help(format!("{help}\n[env: {name}]"))
+        })
+    })
+}
+
+/// Every option under its heading, and what a command does not use out of sight.
+pub(super) fn with_headings(command: clap::Command) -> clap::Command {
+    command.mut_subcommands(|subcommand| {
+        let is_serving = ["serve", "dev"].contains(&subcommand.get_name());
+        subcommand.mut_args(|arg| {
+            // Taken, for a sidecar's own arguments may be given to them, and without effect there.
+            let is_used = is_serving || arg.get_env().is_none() || USED_BY_ALL.contains(&arg.get_id().as_str());
+            let heading = heading(arg.get_id().as_str());
+            arg.hide(!is_used).help_heading(heading)
         })
     })
 }

@@ -48,6 +48,9 @@ impl Exit {
         let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else {
             return Self::usage(&problem);
         };
+        if error.kind() == ErrorKind::ArgumentConflict && problem.contains("multiple times") && shown.contains("LIST") {
+            problem.push_str("; give all nodes in one list, separated by commas");
+        }
         let long = shown.trim_start_matches('-').split([' ', '=', '[']).next().unwrap_or_default();
         match from_env.iter().find(|(option, _)| option == long) {
             Some((_, name)) => Self::usage(&problem.replace(&format!("'{shown}'"), name)),

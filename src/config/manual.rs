@@ -9,7 +9,7 @@ use std::io;
 use clap::CommandFactory as _;
 
 use super::SERVE;
-use super::cli::Cli;
+use super::cli::{Cli, with_headings};
 
 /// The completions for a shell, as a script of it.
 ///
@@ -26,13 +26,35 @@ pub fn completions(shell: clap_complete::Shell, out: &mut impl io::Write) -> io:
 /// # Errors
 /// Those of `out`; and when there is no such command.
 pub fn manual(command: Option<&str>, out: &mut impl io::Write) -> io::Result<()> {
-    let mut cli = Cli::command();
+    // There is no page for `help`.
+    let mut cli = with_headings(Cli::command()).disable_help_subcommand(true);
     cli.build();
-    let described = match command {
+    let mut described = match command {
         None => cli,
         Some(name) => cli.find_subcommand(name).ok_or(io::ErrorKind::NotFound)?.clone(),
     };
-    clap_mangen::Man::new(described).render(out)
+    // As in `--help`: the list of all options is below.
+    let usage = described.render_usage().to_string();
+    let described = described.override_usage(usage.trim_start_matches("Usage: ").to_owned());
+    let page = clap_mangen::Man::new(described)
+        // An empty one is left out of the title line, and what follows takes its place.
+        .date(" ")
+        .source(concat!("slipring ", env!("CARGO_PKG_VERSION")))
+        .manual("slipring manual");
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    out.write_all(unfilled(&String::from_utf8_lossy(&text)).as_bytes())
+}
+
+/// The page with the lines behind its options as they are, and not filled to a paragraph.
+fn unfilled(page: &str) -> String {
+    let Some((options, rest)) = page.split_once(".SH EXTRA\n") else { return page.to_owned() };
+    let (lines, end) = rest.split_once(".SH ").unwrap_or((rest, ""));
+    let (heading, lines) = match lines.strip_prefix("Examples:\n") {
+        Some(examples) => ("EXAMPLES", examples),
+        None => ("NOTES", lines),
+    };
+    format!("{options}.SH {heading}\n.nf\n{lines}.fi\n.SH {end}")
 }
 
 /// Every option as a Markdown table: flag, variable, default, meaning. deploy/OPERATING.md holds it, a test
@@ -80,7 +102,15 @@ mod tests {
             manual(command, &mut page).unwrap();
             String::from_utf8(page).unwrap()
         };
-        assert!(page(None).contains(".TH slipring 1") && page(None).contains("slipring\\-serve"));
+        let title =
+            |name: &str| format!(".TH {name} 1 \" \" \"slipring {}\" \"slipring manual\"\n", env!("CARGO_PKG_VERSION"));
+        assert!(page(None).contains(&title("slipring")) && page(None).contains("slipring\\-serve"), "{}", page(None));
+        assert!(page(None).contains(".SH EXAMPLES\n.nf\n  slipring dev "), "{}", page(None));
+        assert!(!page(None).contains("slipring\\-help"), "{}", page(None));
+        let check = page(Some("check"));
+        assert!(check.contains(&title("slipring-check")), "{check}");
+        assert!(check.contains(".SH SYNOPSIS\n\\fBslipring check\\fR [OPTIONS]\n"), "{check}");
+        assert!(!check.contains("merge\\-gets") && check.contains("MEMCACHED_NODES"), "{check}");
         for command in Cli::command().get_subcommands().map(|command| command.get_name().to_owned()) {
             assert!(page(Some(&command)).contains(".SH NAME"), "{command}");
         }

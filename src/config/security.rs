@@ -18,7 +18,7 @@ pub(super) fn secured(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<(
         ("node-tls-insecure", args.node_tls_insecure),
     ];
     if let (false, Some((option, _))) = (args.node_tls, given.iter().find(|(_, given)| *given)) {
-        return Err(Exit::usage(&format!("{} is of no use without --node-tls", by(option))));
+        return Err(Exit::usage(&format!("{} has no effect without --node-tls", by(option))));
     }
     let certificate = match (&args.node_tls_cert, &args.node_tls_key) {
         (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
@@ -42,7 +42,7 @@ pub(super) fn secured(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<(
     let mut warnings = Vec::new();
     if args.node_tls_insecure {
         warnings.push(format!(
-            "{}: certificates of nodes are not verified; whoever answers at their address is believed",
+            "{}: certificates of nodes are not verified; slipring trusts whatever answers at their addresses",
             by("node-tls-insecure")
         ));
     }

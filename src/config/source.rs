@@ -10,18 +10,21 @@ use crate::routing::Node;
 
 /// The one source that was named; a discovery endpoint may have a list beside it.
 pub(super) fn node_source(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Source, Exit> {
-    let named = [!serve.nodes.is_empty(), serve.nodes_file.is_some(), serve.discovery.is_some(), serve.dns.is_some()];
+    let named = [serve.nodes.is_some(), serve.nodes_file.is_some(), serve.discovery.is_some(), serve.dns.is_some()];
     let named: Vec<&str> =
         cli::SOURCES.into_iter().zip(named).filter(|(_, named)| *named).map(|(long, _)| long).collect();
     let refuse = |long: &str, problem: &dyn Display| Exit::usage(&format!("{}: {problem}", source(long, from_env)));
-    let list = || parse_nodes(&serve.nodes.join(","), serve.node_port).map_err(|error| refuse("nodes", &error));
+    let list = || {
+        let text = serve.nodes.as_deref().unwrap_or_default();
+        parse_nodes(text, serve.node_port).map_err(|error| refuse("nodes", &error))
+    };
     match (named.as_slice(), &serve.nodes_file, &serve.discovery, &serve.dns) {
         (["nodes"], ..) => list().map(Source::Static),
         (["nodes-file"], Some(path), ..) => Ok(Source::File(path.clone())),
         (["discovery"] | ["nodes", "discovery"], _, Some(server), _) => {
             let (host, port) =
                 parse_server(server, serve.discovery_port).map_err(|error| refuse("discovery", &error))?;
-            let first = if serve.nodes.is_empty() { Vec::new() } else { list()? };
+            let first = if serve.nodes.is_some() { list()? } else { Vec::new() };
             Ok(Source::Endpoint { host, port, first })
         }
         (["dns"], .., Some(name)) => dns_source(name, serve.node_port).map_err(|problem| refuse("dns", &problem)),
@@ -38,11 +41,9 @@ pub(super) fn node_source(serve: &ServeArgs, from_env: &FromEnvironment) -> Resu
 
 /// The nodes whose order is pinned.
 pub(super) fn node_order(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<Vec<Node>, Exit> {
-    if serve.node_order.is_empty() {
-        return Ok(Vec::new());
-    }
+    let Some(order) = &serve.node_order else { return Ok(Vec::new()) };
     let refuse = |problem: &dyn Display| Exit::usage(&format!("{}: {problem}", source("node-order", from_env)));
-    let pinned = parse_nodes(&serve.node_order.join(","), serve.node_port).map_err(|error| refuse(&error))?;
+    let pinned = parse_nodes(order, serve.node_port).map_err(|error| refuse(&error))?;
     match pinned.iter().find(|node| node.weight != 1) {
         Some(node) => Err(refuse(&format!("{node} has a weight, which belongs into the list of nodes"))),
         None => Ok(pinned),

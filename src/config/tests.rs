@@ -143,7 +143,7 @@ fn every_option_is_a_flag_and_a_variable_and_the_flag_wins() {
 #[test]
 fn what_was_given_is_shown_with_where_it_came_from() {
     let variables = [("MEMCACHED_PORT", "11311"), ("SLIPRING_WORKERS", "3"), ("SLIPRING_LOG_LEVEL", "")];
-    let config = parsed("--nodes a --nodes b=2 --workers 4 --deny-flush-all", &variables);
+    let config = parsed("--nodes a,b=2 --workers 4 --deny-flush-all", &variables);
     let shown = |option: &str| {
         let given = config.given.iter().find(|given| given.option == option).unwrap();
         (given.value.as_deref(), &*given.from)

@@ -194,21 +194,21 @@ impl Told {
             }
             Self::Replaced => tracing::warn!(
                 before = %list,
-                "another ring before is declared without an end of the one before it: sidecars that still read old places of \
-                 that one may read what was deleted"
+                "a ring before replaced another one without `ending:` in between: sidecars that still read the old places of the \
+                 other may return deleted values"
             ),
             Self::Phase if declared.is_some_and(|declared| declared.phase == Phase::Ending) => {
-                tracing::info!(before = %list, "the ring before ends: nothing is read from old places any more");
+                tracing::info!(before = %list, "the ring before is ending: slipring reads no old places any more, but still invalidates them");
             }
-            Self::Phase => tracing::info!(before = %list, "old places are read again"),
+            Self::Phase => tracing::info!(before = %list, "slipring reads old places again"),
             Self::Ended => tracing::info!("the ring before has ended"),
             Self::Vanished => tracing::warn!(
                 before = %list,
-                "the ring before has vanished without `ending:` before it: nothing is read from old places any more, which are \
-                 still invalidated for {} min, for other sidecars may read them",
+                "the ring before has vanished without `ending:`: slipring reads no old places any more, and still invalidates \
+                 them for {} min, because other sidecars may read them",
                 VANISHED.as_secs() / 60
             ),
-            Self::Forgotten => tracing::info!("the ring before is forgotten"),
+            Self::Forgotten => tracing::info!("slipring no longer invalidates old places: the ring before is over"),
         }
         let reason = match self {
             Self::Declared | Self::Replaced => "ring before declared",

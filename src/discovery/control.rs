@@ -219,12 +219,12 @@ impl Control {
         let snapshot = match Snapshot::load(directory) {
             Ok(snapshot) => snapshot?,
             Err(error) => {
-                tracing::warn!(directory = %directory.display(), %error, "the last good ring cannot be used");
+                tracing::warn!(directory = %directory.display(), %error, "cannot read the last good ring from --state-dir");
                 return None;
             }
         };
         if snapshot.source != self.status.source {
-            tracing::info!(of = ?snapshot.source, "the last good ring is another source's and not used");
+            tracing::info!(of = ?snapshot.source, "the last good ring in --state-dir is of another source: slipring does not use it");
             return None;
         }
         if let (Reader::Endpoint(endpoint), Some(version)) = (&mut self.reader, snapshot.version) {
@@ -257,7 +257,7 @@ impl Control {
         match outcome {
             Ok(observation) => {
                 if self.status.last_error.take().is_some() {
-                    tracing::info!(source = %self.status.source, "discovery answers again");
+                    tracing::info!(source = %self.status.source, "the source of nodes answers again");
                 }
                 self.status.last_success = Some(SystemTime::now());
                 self.status.origin = Origin::Source;
@@ -279,7 +279,9 @@ impl Control {
                 let source = &self.status.source;
                 match trouble {
                     None => {}
-                    Some(Trouble::NothingChanges) => tracing::warn!(%source, %error, "discovery changes nothing"),
+                    Some(Trouble::NothingChanges) => {
+                        tracing::warn!(%source, %error, "the source of nodes failed; the ring stays as it is");
+                    }
                     Some(Trouble::NoNode) => tracing::warn!(%source, "there is no node: {error}"),
                 }
                 self.status.last_error = Some(error);
@@ -319,7 +321,7 @@ impl Control {
         self.reported = names;
         let alike = self.names.alike();
         for line in alike.iter().filter(|line| !self.alike.contains(line)) {
-            tracing::warn!("{line}: it is asked for the keys of both");
+            tracing::warn!("{line}: it gets the keys of both");
         }
         self.alike = alike;
         let before = self.before.view(&self.names, self.damping.ring());
@@ -369,7 +371,7 @@ impl Control {
         self.saved = Some(snapshot.clone());
         let saved = tokio::task::spawn_blocking(move || snapshot.save(&directory)).await;
         if let Err(error) = saved.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-            tracing::warn!(%error, "the last good ring cannot be kept");
+            tracing::warn!(%error, "cannot write the last good ring to --state-dir");
         }
     }
 

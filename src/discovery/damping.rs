@@ -76,7 +76,7 @@ struct Missing {
 // === impl Pending ===
 
 impl Pending {
-    /// For people: `10.0.0.4:11211 missing since 12 s, still answering, dropped in 18 s`.
+    /// For people: `10.0.0.4:11211 missing for 12 s, still answering, dropped in 18 s`.
     #[must_use]
     pub fn text(&self, now: Instant) -> String {
         let probe = match self.answers {
@@ -86,10 +86,10 @@ impl Pending {
         };
         let end = match self.dropped_at {
             Some(at) => format!("dropped in {} s", at.saturating_duration_since(now).as_secs_f64().ceil()),
-            None => "kept, for the ring would fall below half of its size".to_owned(),
+            None => "kept, because the ring would fall below half of its size".to_owned(),
         };
         let missing = now.saturating_duration_since(self.missing_at).as_secs();
-        format!("{} missing since {missing} s, {probe}, {end}", self.node)
+        format!("{} missing for {missing} s, {probe}, {end}", self.node)
     }
 }
 

@@ -76,7 +76,7 @@ impl Declaration {
     fn fail(&mut self, error: String) -> Option<String> {
         // Once per trouble, not once per read.
         if self.error.as_ref() != Some(&error) {
-            tracing::warn!(%error, "the ring before stays as it is");
+            tracing::warn!(%error, "slipring refused the new ring before; the one in use stays");
         }
         self.error = Some(error);
         None

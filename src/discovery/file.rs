@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::Options;
 use super::before::{BeforeError, Declared};
-use super::nodes::{number, parse_nodes};
+use super::nodes::{is_service_link, number, parse_nodes, quote};
 use crate::files::read_regular;
 use crate::routing::{Node, Placement};
 
@@ -82,6 +82,15 @@ pub(super) struct Observed {
     listed: Listed,
 }
 
+// === impl Content ===
+
+impl Content {
+    /// The port, if it is what Kubernetes sets for a Service.
+    fn service_link(&self) -> Option<&str> {
+        self.port.as_deref().map(str::trim).filter(|port| is_service_link(port))
+    }
+}
+
 // === impl ListFile ===
 
 impl ListFile {
@@ -113,6 +122,15 @@ impl ListFile {
                 }
             }
             let listed = parse(&content, self.holds, self.node_port, &self.placement_before)?;
+            if let Some(port) = content.service_link() {
+                tracing::warn!(
+                    "{PORT_KEY}={} in {} ignored: it is what Kubernetes sets for a Service, not a port; nodes listed without \
+                     a port have {}",
+                    quote(port).escape_debug(),
+                    self.path.display(),
+                    self.node_port
+                );
+            }
             self.last = Some(Observed { content, listed });
         }
         let listed = self.last.as_ref().map(|last| last.listed.clone());
@@ -180,6 +198,7 @@ fn text(path: &Path) -> io::Result<String> {
 fn parse(content: &Content, holds: Holds, node_port: u16, placement_before: &Arc<Placement>) -> Result<Listed, String> {
     let port = match content.port.as_deref().map(str::trim) {
         None | Some("") => node_port,
+        Some(_) if content.service_link().is_some() => node_port,
         Some(port) => number(port)
             .and_then(|port| u16::try_from(port).ok())
             .filter(|port| *port != 0)
@@ -241,6 +260,7 @@ mod tests {
             ("\u{feff}a\r\nb\r\n", None, "a:5 b:5"),
             ("a", Some("11212\n"), "a:11212"),
             ("a", Some(" "), "a:5"),
+            ("a,b:7", Some("tcp://10.0.0.9:11211\n"), "a:5 b:7"),
         ] {
             assert_eq!(listed(list, port), Ok(expected.to_owned()), "{list:?}");
         }
@@ -252,7 +272,7 @@ mod tests {
             ("", None, "the list of nodes is empty"),
             ("# a\n", None, "the list of nodes is empty"),
             ("a,\u{0}", None, "not an IPv4 address"),
-            ("a", Some("tcp://10.0.0.9:11211"), "MEMCACHED_PORT must be a number"),
+            ("a", Some("http://10.0.0.9:11211"), "MEMCACHED_PORT must be a number"),
             ("a", Some("0"), "MEMCACHED_PORT must be a number"),
         ] {
             let error = listed(list, port).unwrap_err();

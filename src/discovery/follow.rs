@@ -206,8 +206,8 @@ async fn holding(nodes: Vec<Node>, secured: &Secured) -> Vec<Joined> {
         tracing::warn!(
             node,
             items,
-            "a node joins with values in it: those that it had long ago, or from others, may come back (flush_all sent to it \
-             alone before it joins prevents that)"
+            "a node joined with values in it: clients may read old ones from it (send flush_all to such a node before it \
+             joins)"
         );
     }
     joined
@@ -239,7 +239,7 @@ fn note_before(old: &Topology, new: &Topology, at: u64, history: &History) {
     let (from, to) = (before.ring().name(), new.name());
     if is_equal(new) {
         if !is_equal(old) {
-            tracing::info!(before = %from, "the ring before is that in use: there is nothing to hand off");
+            tracing::info!(before = %from, "the ring before is the same as the ring in use: no key has an old place");
         }
     } else if name(old) != name(new) || old.fingerprint() != new.fingerprint() {
         let moved = format_args!("{:.1} %", 100.0 * moved);

@@ -33,8 +33,8 @@ use crate::secured::Secured;
 pub use before::{BeforeSource, Declared};
 pub use damping::{Authority, Pending};
 pub use file::read_before;
-pub use nodes::{NodeListError, parse_nodes, parse_server};
-pub use order::unlisted;
+pub use nodes::{NodeListError, is_service_link, parse_nodes, parse_server};
+pub use order::{arranged, unlisted};
 pub use own::Own;
 
 /// Where the list of nodes comes from.

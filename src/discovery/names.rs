@@ -252,7 +252,7 @@ impl Names {
         let suspicious = std::mem::take(&mut self.suspicious);
         let resolver = match self.resolver() {
             Ok(resolver) => resolver,
-            Err(error) => return tracing::warn!(%error, "host names of nodes are not resolved again"),
+            Err(error) => return tracing::warn!(%error, "cannot resolve the host names of the nodes again"),
         };
         let places: Vec<Place> = self.places.values().cloned().collect();
         let ends_at = now + self.limit.max(self.interval / 2);
@@ -284,7 +284,7 @@ impl Names {
                 // Once per trouble, not once per question.
                 Err(error) => {
                     if !std::mem::replace(&mut place.failing, true) {
-                        tracing::warn!(node = %name, %error, "its name cannot be resolved now: an address that is in use stays in use");
+                        tracing::warn!(node = %name, %error, "cannot resolve the node's name; the address in use stays");
                     }
                 }
             }

@@ -132,6 +132,13 @@ pub(super) fn parse_node(entry: &str, default_port: u16) -> Result<Node, NodeLis
     }
 }
 
+/// Whether this is no port but what Kubernetes sets for a Service: for one called `memcached`, every pod has
+/// `MEMCACHED_PORT=tcp://10.0.0.9:11211`.
+#[must_use]
+pub fn is_service_link(port: &str) -> bool {
+    ["tcp://", "udp://", "sctp://"].iter().any(|scheme| port.starts_with(scheme))
+}
+
 /// Reads `host`, `host:port` and `[IPv6]:port` of a server that is asked who the nodes are.
 ///
 /// # Errors

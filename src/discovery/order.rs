@@ -4,7 +4,8 @@ use crate::routing::Node;
 
 /// Puts the nodes that are pinned in front, in the pinned order and under the names given there; the others follow in
 /// the order in which they come.
-pub(super) fn arranged(nodes: Vec<Node>, pinned: &[Node]) -> Vec<Node> {
+#[must_use]
+pub fn arranged(nodes: Vec<Node>, pinned: &[Node]) -> Vec<Node> {
     let mut nodes: Vec<Node> = nodes
         .into_iter()
         .map(|node| match pinned.iter().find(|pin| pin.named && is(&node, pin)) {

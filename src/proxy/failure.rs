@@ -87,10 +87,10 @@ impl Core {
                     tracing::error!(
                         node = %name,
                         waiting,
-                        "node answered out of step; connection closed; further ones are counted, not told"
+                        "node sent what answers no request; slipring closed the connection; it only counts further ones"
                     );
                 } else {
-                    tracing::debug!(node = %name, waiting, "node answered out of step; connection closed");
+                    tracing::debug!(node = %name, waiting, "node sent what answers no request; slipring closed the connection");
                 }
             }
             _ if idle => {}

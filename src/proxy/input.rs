@@ -388,8 +388,8 @@ impl Core {
             Dialect::Tls => {
                 client.input = client::Input::Refused;
                 // Clients come again at once: the metric counts them.
-                let what = "a client speaks TLS; have it connect to the sidecar without";
-                TOLD.call_once(|| tracing::warn!("{what}; such clients are closed"));
+                let what = "a client speaks TLS, which slipring does not speak to clients: switch it off in the client";
+                TOLD.call_once(|| tracing::warn!("{what}; slipring closes such clients"));
             }
         }
     }

@@ -141,7 +141,7 @@ impl Core {
                 self.shared.cells().before_reads_ended(None);
                 tracing::warn!(
                     node = %self.node_name(*node),
-                    "flush_all: the pool before is not flushed, but nothing is read there any more"
+                    "slipring did not send flush_all to this node of the ring before, and no longer reads there"
                 );
             }
         }
@@ -170,7 +170,7 @@ impl Core {
             if before.node(NodeIndex(index)).is_some_and(OldNode::forget) {
                 tracing::warn!(
                     node = %self.node_name(*node),
-                    "node of the ring before has refused connections: what it had is taken as gone, and nothing is read there"
+                    "node of the ring before has refused connections: slipring takes its values as lost and does not read there"
                 );
             }
         }
@@ -184,7 +184,7 @@ impl Core {
             tracing::warn!(
                 node = %self.node_name(node),
                 reason = reason.word(),
-                "an invalidation was lost at a node of the ring before: nothing is read there any more"
+                "slipring could not invalidate a key at this node of the ring before, and no longer reads there"
             );
         }
     }

@@ -72,7 +72,7 @@ impl Core {
             self.shared.not_reading_told_at = Some(now);
             tracing::warn!(
                 bytes,
-                "client does not read its replies; closed; further ones are counted, not told, for a minute"
+                "slipring closed a client that does not read its replies; for a minute it only counts further ones"
             );
         }
     }

@@ -37,7 +37,7 @@ pub struct Row {
 pub enum Basis {
     /// From the placements themselves, for an even hash.
     Exact,
-    /// By so many made-up keys.
+    /// By so many generated keys.
     Samples(u32),
     /// By so many keys of the user.
     Keys(u64),
@@ -52,7 +52,7 @@ struct Flows {
 // === impl Plan ===
 
 impl Plan {
-    /// What moves between two placements of all keys; by so many made-up keys where they cannot be written down.
+    /// What moves between two placements of all keys; by so many generated keys where they cannot be written down.
     #[must_use]
     pub fn between(before: &Topology, after: &Topology, samples: u32) -> Self {
         let exact = before.scheme.map().zip(after.scheme.map()).and_then(|(before, after)| exact(&before, &after));
@@ -71,6 +71,19 @@ impl Plan {
     pub fn of_keys(before: &Topology, after: &Topology, keys: impl Iterator<Item = Vec<u8>>) -> Self {
         let (flows, count) = counted(before, after, keys);
         flows.plan(before, after, Basis::Keys(count))
+    }
+
+    /// Whether every key stays on its node.
+    #[must_use]
+    pub fn moves_nothing(&self) -> bool {
+        self.moved <= 0.0
+    }
+
+    /// Whether keys move between nodes that are there before and after, and none came or left: with the same placement it is
+    /// their order, or a weight.
+    #[must_use]
+    pub fn is_reordered(&self) -> bool {
+        !self.moves_nothing() && self.rows.iter().all(|row| row.before.is_some() && row.after.is_some())
     }
 
     /// The share that must move, whatever the placement: what the nodes gain.

@@ -28,7 +28,7 @@ pub async fn watch(secured: Secured) {
             Ok(Look::Same) => continue,
             Ok(Look::Unchanged) => None,
             Ok(Look::Changed) => {
-                tracing::info!("credentials for nodes have changed: new connections take the place of the old ones");
+                tracing::info!("credentials for nodes have changed: slipring replaces its connections one by one");
                 None
             }
             Err(problem) => Some(problem),

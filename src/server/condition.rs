@@ -276,6 +276,7 @@ impl Condition {
             state: self.cells.node_state(&node.name).word(),
             fingerprint: topology.name(),
             old_node: old.map(|node| node.name.to_string()),
+            note: None,
         })
     }
 

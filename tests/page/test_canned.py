@@ -95,7 +95,7 @@ def shown(browser, answers, done=lambda seen: seen["nodes"]):
 def bad(names):
     """Everything that the page can show at once."""
     report = ring(names, status="degraded", last_error=f"no answer from {names[0]}")
-    report["pending"] = [f"{names[-1]} missing since 12 s"]
+    report["pending"] = [f"{names[-1]} missing for 12 s"]
     report["nodes"][0].update(state="down", since=int(time.time()) - 75)
     report["nodes"][1].update(state="connecting")
     report["changes"] = [{"at": int(time.time()), "version": 3, "reason": f"list: {names[1]} added", "moved": 0.25}]
@@ -322,7 +322,7 @@ def many():
         report["nodes"][index].update(state=state, cause="connection refused")
     names = [node["name"] for node in report["nodes"]]
     report["changes"] = [{"at": int(time.time()), "version": 3, "reason": "file: " + ", ".join(f"{name} added" for name in names), "moved": 1}]
-    report["pending"] = [f"10.1.0.{i}:11211 missing since 12 s" for i in range(100)]
+    report["pending"] = [f"10.1.0.{i}:11211 missing for 12 s" for i in range(100)]
     return report
 
 

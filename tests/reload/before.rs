@@ -64,7 +64,7 @@ fn it_is_declared_and_ended_by_lines_of_the_file_of_the_nodes() {
     let ring = until_before(&slipring, "reading", &[&a, &b]);
     assert_eq!((ring.version(), ring.text("fingerprint")), (first.version() + 1, first.text("fingerprint")));
     assert_eq!((moved(&ring), ring.0["before"]["fingerprint"].as_str().unwrap()), (0.0, &*ring.text("fingerprint")));
-    slipring.wait_for_output("there is nothing to hand off");
+    slipring.wait_for_output("no key has an old place");
     // The change.
     write(&format!("{four}\nbefore: {three} # the old ones\n"));
     until_nodes(&slipring, &[&a, &b, &c]);
@@ -208,7 +208,7 @@ fn a_node_that_joins_with_values_in_it_is_told_of() {
     assert_eq!((joined.len(), &joined[0]["node"]), (1, &serde_json::json!(old.address().to_string())));
     assert_eq!(joined[0]["items"], 7);
     assert!(ring.0["changes"][1].get("joined").is_none(), "the first ring");
-    eventually("it is logged", || slipring.output().contains("a node joins with values in it"));
+    eventually("it is logged", || slipring.output().contains("a node joined with values in it"));
     // One that is in the ring before is no stranger.
     drop(slipring);
     replace(&path, &format!("{}\nbefore: {}", list([&a]), list([&a, &old])));
@@ -232,10 +232,10 @@ fn check_warns_of_a_ring_before_that_is_of_no_use() {
     };
     let text = check(&list([&b, &a]), &["--admin-listen", "off"]);
     assert!(text.contains("ring before: 2 nodes by ring, reading; 0.0 % of the keys have an old place"), "{text}");
-    assert!(text.contains("warning: the ring before is that in use"), "{text}");
-    assert!(text.contains("no sidecar tells it here (--admin-listen is off)"), "{text}");
+    assert!(text.contains("warning: the ring before is the same as the ring in use"), "{text}");
+    assert!(text.contains("no sidecar answers here (--admin-listen is off)"), "{text}");
     let text = check(&format!("ending:{},{}", list([&a]), dead.on("127.0.0.1")), &["--admin-listen", "off"]);
-    assert!(text.contains("2 nodes by ring, ending; ") && !text.contains("is that in use"), "{text}");
+    assert!(text.contains("2 nodes by ring, ending; ") && !text.contains("is the same as the ring in use"), "{text}");
     let warning = format!("warning: {} of the ring before does not answer", dead.on("127.0.0.1"));
     assert!(text.contains(&warning) && text.contains("connection refused"), "{text}");
     // Beside a sidecar, which tells since when it stands.
@@ -243,7 +243,7 @@ fn check_warns_of_a_ring_before_that_is_of_no_use() {
     until_before(&slipring, "reading", &[&a]);
     let admin = slipring.admin_address().to_string();
     let text = check(&list([&a]), &["--admin-listen", &admin]);
-    assert!(text.contains("ring before: 1 nodes by ring, reading; ") && !text.contains("warning"), "{text}");
+    assert!(text.contains("ring before: 1 node by ring, reading; ") && !text.contains("warning"), "{text}");
 }
 
 #[test]

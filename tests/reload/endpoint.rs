@@ -204,7 +204,7 @@ fn a_removed_node_that_still_answers_is_held_and_shown() {
     endpoint.now(config(2, &[&a, &b]));
     let ring = until(&long, "it is pending", |ring| ring.pending().iter().any(|text| text.contains("still answering")));
     let text = &ring.pending()[0];
-    assert!(text.starts_with(&format!("{} missing since ", c.address())), "{text}");
+    assert!(text.starts_with(&format!("{} missing for ", c.address())), "{text}");
     assert!(text.contains("dropped in "), "{text}");
     assert_eq!((ring.names(), ring.version()), (before.names(), before.version()));
     assert_eq!(ring.text("status"), "degraded");
@@ -212,7 +212,7 @@ fn a_removed_node_that_still_answers_is_held_and_shown() {
     let ring = until_nodes(&short, &[&a, &b]);
     assert!(ring.pending().is_empty());
     assert_eq!(ring.text("status"), "healthy");
-    long.wait_for_output("missing since");
+    long.wait_for_output("missing for");
     // It is listed again before its hold ended: it was never away.
     endpoint.now(config(3, &[&a, &b, &c]));
     let ring = until(&long, "nothing is pending", |ring| ring.pending().is_empty());

@@ -141,8 +141,8 @@ fn a_mounted_config_map_is_followed_by_its_file_and_by_its_directory() {
     let file = start(&directory.path("MEMCACHED_NODES"));
     until_nodes(&file, &[&a, &b]);
     assert_eq!(Ring::of(&file).text("fingerprint"), Ring::of(&whole).text("fingerprint"));
-    // A port as Kubernetes injects it is no port; the ring stays.
-    deliver(&directory.0, 4, &[("MEMCACHED_NODES", &port(&a)), ("MEMCACHED_PORT", "tcp://10.0.0.9:11211")]);
+    // What is no port is refused; the ring stays.
+    deliver(&directory.0, 4, &[("MEMCACHED_NODES", &port(&a)), ("MEMCACHED_PORT", "memcached")]);
     let ring = until(&whole, "the port is refused", |ring| ring.text("last_error").contains("MEMCACHED_PORT"));
     assert_eq!(ring.names().len(), 2);
     deliver(&directory.0, 5, &[("MEMCACHED_NODES", &list([&b])), ("MEMCACHED_PORT", "11211")]);

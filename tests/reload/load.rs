@@ -346,7 +346,7 @@ fn clients_do_not_notice_a_thousand_swaps() {
         .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "))
         .filter(|line| !line.contains("changing while it is read"))
         // Nodes come and go with what they hold, and each that comes is told of.
-        .filter(|line| !line.contains("a node joins with values in it"))
+        .filter(|line| !line.contains("a node joined with values in it"))
         .collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
 }

@@ -38,7 +38,7 @@ fn a_certificate_that_does_not_do() {
         assert_eq!(metric(&slipring, r#"slipring_tls_handshakes_total{result="ok",kind="full"}"#), 0.0);
         assert!(slipring.client().ask_line("set a 0 0 1\r\n1\r\n").starts_with("SERVER_ERROR"));
         let table = check(&node, &arguments);
-        assert!(table.contains(cause) && table.contains("1 of 1 nodes failed"), "{table}");
+        assert!(table.contains(cause) && table.contains("1 of 1 node failed"), "{table}");
     }
 }
 

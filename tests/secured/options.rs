@@ -21,9 +21,9 @@ fn what_makes_no_sense_is_refused() {
     let directory = authority.file("");
     let tls = "--node-tls";
     for (arguments, problem) in [
-        (&["--node-tls-ca", &ca][..], "--node-tls-ca is of no use without --node-tls"),
-        (&["--node-tls-name", "cache.test"], "--node-tls-name is of no use without --node-tls"),
-        (&["--node-tls-insecure"], "--node-tls-insecure is of no use without --node-tls"),
+        (&["--node-tls-ca", &ca][..], "--node-tls-ca has no effect without --node-tls"),
+        (&["--node-tls-name", "cache.test"], "--node-tls-name has no effect without --node-tls"),
+        (&["--node-tls-insecure"], "--node-tls-insecure has no effect without --node-tls"),
         (&[tls, "--node-tls-cert", &pem], "--node-tls-cert needs --node-tls-key, too"),
         (&[tls, "--node-tls-key", &key], "--node-tls-key needs --node-tls-cert, too"),
         (&[tls, "--node-tls-cert", &pem, "--node-tls-key", &other], "not that of the certificate"),
@@ -41,7 +41,7 @@ fn what_makes_no_sense_is_refused() {
         assert!(line.contains(problem) && !line.contains("hunter"), "{arguments:?}: {line}");
     }
     let line = refused(&[], &[("SLIPRING_NODE_TLS_CA", &ca)]);
-    assert!(line.contains("SLIPRING_NODE_TLS_CA is of no use"), "{line}");
+    assert!(line.contains("SLIPRING_NODE_TLS_CA has no effect"), "{line}");
     let line = refused(&[], &[("SLIPRING_NODE_AUTH_FILE", "/nowhere")]);
     assert!(line.contains("SLIPRING_NODE_AUTH_FILE: cannot read"), "{line}");
 }

@@ -107,7 +107,7 @@ fn certificates_are_rotated_under_load() {
     });
     let (_, text) = slipring.admin("/metrics");
     assert!(!text.contains("slipring_soft_failures_total{"), "{text}");
-    assert!(slipring.output().contains("new connections take the place of the old ones"));
+    assert!(slipring.output().contains("slipring replaces its connections one by one"));
     slipring.wait_for_states("up", 2);
 }
 

@@ -83,7 +83,7 @@ fn a_nodes_file_that_cannot_be_read_is_told_as_having_no_node_and_with_nodes_as_
     fs::write(&path, node.address().to_string()).unwrap();
     slipring.wait_for_states("up", 1);
     fs::remove_file(&path).unwrap();
-    slipring.wait_for_output("discovery changes nothing");
+    slipring.wait_for_output("the source of nodes failed; the ring stays as it is");
     eventually("/ring says why", || slipring.admin("/ring").1.contains("cannot read "));
     slipring.client().set("k", "v");
 }

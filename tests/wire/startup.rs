@@ -175,6 +175,25 @@ fn the_environment_names_the_nodes_as_users_have_them_today() {
 }
 
 #[test]
+fn the_port_that_kubernetes_sets_is_ignored_in_a_mounted_directory_too() {
+    let node = Memcached::start();
+    let directory = std::env::temp_dir().join(format!("slipring-linked-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("MEMCACHED_NODES"), node.address().ip().to_string()).unwrap();
+    std::fs::write(directory.join("MEMCACHED_PORT"), "tcp://10.0.0.9:11211\n").unwrap();
+    let path = directory.to_str().unwrap();
+    let port = node.address().port().to_string();
+    let slipring = Slipring::command(&["serve", "--nodes-file", path, "--node-port", &port], &[]);
+    slipring.wait_for_states("up", 1);
+    slipring.client().set("k", "v");
+    slipring
+        .wait_for_output(&format!("MEMCACHED_PORT=tcp://10.0.0.9:11211 in {path} ignored: it is what Kubernetes sets"));
+    let warnings = slipring.output().matches("MEMCACHED_PORT").count();
+    assert_eq!(warnings, 1, "one warning: {}", slipring.output());
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
 fn memcached_port_is_the_port_of_nodes_named_without_one() {
     let node = Memcached::start();
     let port = node.address().port().to_string();

@@ -110,7 +110,7 @@ two and auth have for the container, with the names of the part's own Secrets.
 {{- $pod := dict "containers" (list (dict "name" "slipring")) -}}
 {{- range $name := list "tlsName" "tlsCaSecret" "tlsCertificateSecret" -}}
   {{- if and (get $part $name) (not $part.tls) -}}
-    {{- fail (printf "%s.%s: of no use without %s.tls" $.name $name $.name) -}}
+    {{- fail (printf "%s.%s: without effect unless given with %s.tls" $.name $name $.name) -}}
   {{- end -}}
 {{- end -}}
 {{- range $use := list (list "tls" "tls") (list "ca" "tlsCaSecret") (list "certificate" "tlsCertificateSecret") (list "auth" "authSecret") -}}

@@ -49,7 +49,7 @@ fn it_is_a_list_or_a_file_beside_any_source() {
     let by_file = |path: &str| format!("--discovery d --nodes-before-file {path}");
     for (line, env, expected) in [
         ("--nodes a", &[] as Env<'_>, "with the nodes"),
-        ("--nodes a --nodes-before b --nodes-before c", &[], "b:11211,c:11211 by ring"),
+        ("--nodes a --nodes-before b,c", &[], "b:11211,c:11211 by ring"),
         ("--nodes a --nodes-before ending:b", &[], "ending:b:11211 by ring"),
         ("--nodes a", &[before, ("MEMCACHED_PORT", "7")], "b:7,c:5=2 by ring"),
         ("--discovery d", &[before], "b:11211,c:5=2 by ring"),
@@ -87,9 +87,9 @@ fn what_is_watched_wins_over_a_variable_and_a_flag_is_refused() {
         (
             "--nodes-before-file /x",
             &[file],
-            "--nodes-before-file and MEMCACHED_NODES_FILE: the ring before is said where",
+            "--nodes-before-file and MEMCACHED_NODES_FILE: write the ring before where",
         ),
-        ("--nodes a --placement-before jump", &[], "--placement-before is of no use without --nodes-before"),
+        ("--nodes a --placement-before jump", &[], "--placement-before has no effect without --nodes-before"),
         ("--nodes a --nodes-before b:x", &[], "--nodes-before: node \"b:x\": the port must be"),
         ("--nodes a", &[("MEMCACHED_NODES_BEFORE", "ending:")], "MEMCACHED_NODES_BEFORE: the list of nodes is empty"),
         (

@@ -6,7 +6,6 @@ use super::*;
 fn node_lists() {
     let list = parsed("", &[("MEMCACHED_NODES", "10.0.0.2;10.0.0.3:11212=2\n[::1] b"), ("MEMCACHED_PORT", "22122")]);
     assert_eq!(names(&list), ["10.0.0.2:22122=1", "10.0.0.3:11212=2", "[::1]:22122=1", "b:22122=1"]);
-    assert_eq!(names(&parsed("--nodes a,b --nodes c", &[])).len(), 3);
 
     assert_eq!(refused("--nodes a,a:0", &[]), r#"--nodes: node "a:0": the port must be a number from 1 to 65535"#);
     assert_eq!(refused("", &[("MEMCACHED_NODES", "a\nb\na")]), r#"MEMCACHED_NODES: node "a" is listed twice"#);
@@ -145,4 +144,20 @@ fn a_pinned_order_with_a_node_that_the_list_does_not_have_is_warned_of() {
     // An endpoint may yet tell of it.
     let discovered = [listed, ("MEMCACHED_DISCOVERY_HOST", "d"), ("SLIPRING_NODE_ORDER", "c")];
     assert_eq!(parsed("", &discovered).warnings, [""; 0]);
+}
+
+#[test]
+fn a_list_given_twice_is_refused() {
+    for (line, option) in [
+        ("--nodes a --nodes b", "--nodes"),
+        ("--nodes a,b --node-order a --node-order b", "--node-order"),
+        ("--nodes a --nodes-before b --nodes-before c", "--nodes-before"),
+        ("plan --from a --from b --to c", "--from"),
+        ("plan --from a --to b --to c", "--to"),
+    ] {
+        let expected = format!(
+            "the argument '{option} <LIST>' cannot be used multiple times; give all nodes in one list, separated by commas"
+        );
+        assert_eq!(refused(line, &[("MEMCACHED_NODES", "x")]), expected);
+    }
 }

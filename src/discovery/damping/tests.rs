@@ -68,8 +68,8 @@ fn a_node_absent_from_a_higher_version_goes_when_its_probe_fails() {
     assert_eq!(
         bench.pending(10),
         [
-            "b:1 missing since 0 s, not yet probed, dropped in 30 s",
-            "c:1 missing since 0 s, not yet probed, kept, for the ring would fall below half of its size"
+            "b:1 missing for 0 s, not yet probed, dropped in 30 s",
+            "c:1 missing for 0 s, not yet probed, kept, because the ring would fall below half of its size"
         ]
     );
     assert_eq!(bench.probed(11, "c", false), "a b", "a real scale-in works at once");
@@ -82,7 +82,7 @@ fn a_node_absent_from_a_higher_version_that_answers_is_held() {
     bench.observe(0, "a b c", Authority::Version);
     bench.observe(10, "a b", Authority::Version);
     assert_eq!(bench.probed(11, "c", true), "a b c");
-    assert_eq!(bench.pending(22), ["c:1 missing since 12 s, still answering, dropped in 18 s"]);
+    assert_eq!(bench.pending(22), ["c:1 missing for 12 s, still answering, dropped in 18 s"]);
     assert_eq!(bench.damping.deadline(bench.at(22)), Some(bench.at(40)));
     // The same list again does not begin the hold anew.
     assert_eq!(bench.observe(30, "a b", Authority::Hearsay), "a b c");
