@@ -2,12 +2,12 @@
 //! real memcached nodes.
 //!
 //! ```text
-//! cargo bench --bench e2e                   # everything: some nine minutes
+//! cargo bench --bench e2e                   # everything: half an hour
 //! cargo bench --bench e2e -- --one-core     # all processes on one CPU: software cost, least noise
 //! cargo bench --bench e2e -- --rounds 3 --seconds 1 --profiles L1,L50 --contestants twemproxy,slipring
 //! cargo bench --bench e2e -- --one-core --profiles L50,P16,M24 --contestants slipring,slipring-binary
 //! cargo bench --bench e2e -- --one-core --profiles L50,M24,O20k,N64 --contestants slipring-four,slipring-before,slipring-moved
-//! SLIPRING_BIN=target/dist/slipring cargo bench --bench e2e    # the shipped binary
+//! SLIPRING_BIN=target/dist/slipring cargo bench --bench e2e -- --results benches/results    # the shipped binary, kept
 //! cargo bench --bench e2e -- --peer 'before=/path/of/slipring:--nodes {nodes} --listen {listen} --admin-listen {free}'
 //! ```
 //!
@@ -50,6 +50,8 @@
 
 mod contestants;
 mod load;
+#[path = "../parts/machine.rs"]
+mod machine;
 mod measure;
 #[path = "../parts/node.rs"]
 mod node;
@@ -67,20 +69,23 @@ mod wire;
 mod workload;
 
 use std::error::Error;
+use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
 
 use clap::Parser;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde_json::json;
 
 use contestants::{Contestant, Nodes, Started, patiently, slipring_path, version};
 use load::{Load, Outcome, ask_all};
+use machine::{machine, today};
 use measure::{Counter, Method, busy_ns, cpu_ns, memory_kib};
 use peer::Peer;
-use report::{Row, Sample, Table, print_targets};
+use report::{Row, Sample, Table, beside_peers, targets};
 use scratch::Scratch;
 use workload::{Dataset, Dialect, PROFILES, Profile, Request};
 
@@ -96,7 +101,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 #[derive(Debug, Parser)]
 struct Options {
     /// Measurements of each contestant in each profile.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Seconds of load in each.
     #[arg(long, default_value_t = 3.0)]
@@ -114,6 +119,9 @@ struct Options {
     /// are filled in. Repeatable; it runs beside --contestants, asked in text.
     #[arg(long, value_name = "NAME=PATH:ARGS", value_parser = Peer::parse)]
     peer: Vec<&'static Peer>,
+    /// Writes the report and all its rounds into this directory, as Markdown and as JSON.
+    #[arg(long, value_name = "DIRECTORY")]
+    results: Option<PathBuf>,
     /// Pin everything, the generator too, to one CPU.
     #[arg(long)]
     one_core: bool,
@@ -160,15 +168,37 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let scratch = Scratch::new("e2e")?;
     let nodes = Nodes::start(&scratch)?;
     let method = Method::find();
-    print_head(options, &placement, method);
+    let mut report = String::new();
+    // Each part is shown when it is there, for the whole takes minutes.
+    let mut tell = |part: String| {
+        print!("{part}");
+        report += &part;
+    };
+    tell(head(options, &placement, method));
     let mut bench = Bench { options, nodes, scratch, cpus, sound: true };
     let mut tables = Vec::new();
     for profile in &options.profiles {
         let table = bench.table(profile, method);
-        table.print(method.is_some());
+        tell(table.markdown(method.is_some()));
         tables.push(table);
     }
-    print_targets(&tables);
+    tell(beside_peers(&tables));
+    tell(targets(&tables));
+    if let Some(directory) = &options.results {
+        let all = json!({
+            "date": today(),
+            "machine": machine(),
+            "placement": placement,
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+            "peers": options.peer.iter().map(|peer| peer.shown()).collect::<Vec<_>>(),
+            "profiles": tables.iter().map(Table::json).collect::<Vec<_>>(),
+        });
+        let name = if options.one_core { "e2e-one-core" } else { "e2e" };
+        fs::create_dir_all(directory)?;
+        fs::write(directory.join(format!("{name}.md")), report.trim_start())?;
+        fs::write(directory.join(format!("{name}.json")), serde_json::to_string(&all)? + "\n")?;
+    }
     Ok(bench.sound)
 }
 
@@ -186,15 +216,30 @@ fn place(one_core: bool) -> io::Result<(CpuSet, String)> {
     Ok((one, "everything on one CPU".to_owned()))
 }
 
-fn print_head(options: &Options, placement: &str, method: Option<Method>) {
-    println!("\n## e2e: {} rounds of {} s, {placement}\n", options.rounds, options.seconds);
-    println!("- 3 nodes `-t 1 -m 256`: {}", version(Path::new("memcached")));
-    println!("- twemproxy: {}", version(Path::new("nutcracker")));
-    println!("- slipring: {}", slipring_path().map_or("none".to_owned(), |path| path.display().to_string()));
-    for peer in &options.peer {
-        println!("- {}", peer.shown());
-    }
-    println!("- syscalls/op by: {}", method.map_or("n/a (neither perf nor strace may trace here)", Method::name));
+/// A program without the directories of this machine.
+fn shown(path: &Path) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    path.strip_prefix(root)
+        .unwrap_or_else(|_| if path.is_absolute() { Path::new(name) } else { path })
+        .display()
+        .to_string()
+}
+
+fn head(options: &Options, placement: &str, method: Option<Method>) -> String {
+    let mut lines = vec![
+        format!("\n## e2e: {} rounds of {} s, {placement}\n", options.rounds, options.seconds),
+        format!("- {}, {}", today(), machine()),
+        format!("- 3 nodes `-t 1 -m 256`: {}", version(Path::new("memcached"))),
+        format!("- twemproxy: {}", version(Path::new("nutcracker"))),
+        format!("- slipring: {}", slipring_path().map_or("none".to_owned(), |path| shown(&path))),
+    ];
+    lines.extend(options.peer.iter().map(|peer| format!("- {}", peer.shown())));
+    lines.push(format!(
+        "- syscalls/op by: {}\n",
+        method.map_or("n/a (neither perf nor strace may trace here)", Method::name)
+    ));
+    lines.join("\n")
 }
 
 struct Bench<'a> {

@@ -58,7 +58,7 @@ impl Peer {
 
     /// For the head of the report.
     pub(crate) fn shown(&self) -> String {
-        format!("{}: {} {}", self.name, self.program.display(), self.arguments.join(" "))
+        format!("{}: {} {}", self.name, crate::shown(&self.program), self.arguments.join(" "))
     }
 }
 

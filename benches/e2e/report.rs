@@ -1,4 +1,8 @@
-//! Medians of the rounds as Markdown, and the targets against them.
+//! Medians of the rounds as Markdown, beside the peers and the targets; and all rounds as JSON.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
 
 use crate::NOISE;
 use crate::contestants::Contestant;
@@ -92,28 +96,32 @@ fn text<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
 }
 
 impl Table {
-    pub(crate) fn print(&self, method: bool) {
-        println!("\n### {}: {}\n", self.profile.name, self.profile.about);
-        println!(
+    /// Its medians as Markdown. `traced`: system calls were counted.
+    pub(crate) fn markdown(&self, traced: bool) -> String {
+        let mut out = String::new();
+        let _ = writeln!(out, "\n### {}: {}\n", self.profile.name, self.profile.about);
+        let _ = writeln!(
+            out,
             "| {} | ops/s (min–max) | ×direct | ×twemproxy | p50 µs | p99 µs (min–max) | p99.9 µs (min–max) \
              | proxy µs/op (min–max) | nodes µs/op (min–max) | client µs/op | syscalls/op | RSS idle MiB \
              | RSS peak MiB | wrong |",
             self.profile.name
         );
-        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+        let _ = writeln!(out, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
         for row in &self.rows {
             let times = |other: Contestant| {
                 let base = self.row(other).and_then(Row::operations);
                 text(row.operations().zip(base), |(ours, base)| format!("{:.2}", ours.median / base.median))
             };
             let latency = |i: usize| row.figure(|s| s.latency.get(i).copied());
-            let syscalls = match (row.syscalls_per_op, method, row.contestant) {
+            let syscalls = match (row.syscalls_per_op, traced, row.contestant) {
                 (Some(calls), ..) => format!("{calls:.2}"),
                 (None, false, _) => "n/a".to_owned(),
                 (None, true, _) => "–".to_owned(),
             };
             let rss = |i: usize| row.figure(|s| s.rss.map(|rss| rss[i]));
-            println!(
+            let _ = writeln!(
+                out,
                 "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {syscalls} | {} | {} | {} |",
                 row.contestant.name(),
                 text(row.operations(), |f| f.range(0)),
@@ -133,15 +141,89 @@ impl Table {
         for row in &self.rows {
             if let Some(foreign) = row.figure(|s| Some(s.foreign)).filter(|foreign| foreign.max > NOISE) {
                 let (name, percent) = (row.contestant.name(), foreign.max * 100.0);
-                println!("\n{name}: in its noisiest round others had {percent:.0} % of the CPUs.");
+                let _ = writeln!(out, "\n{name}: in its noisiest round others had {percent:.0} % of the CPUs.");
             }
             let busy = row.figure(|s| Some(s.client_cpu * s.ops_per_second / 1e6)).map_or(0.0, |f| f.median);
             if busy > 0.85 {
                 let name = row.contestant.name();
-                println!("\n{name}: the generator was busy {:.0} % of the time, so it may be the limit.", busy * 100.0);
+                let _ = writeln!(
+                    out,
+                    "\n{name}: the generator was busy {:.0} % of the time, so it may be the limit.",
+                    busy * 100.0
+                );
             }
         }
+        out
     }
+
+    /// All its rounds.
+    pub(crate) fn json(&self) -> Value {
+        let rows = self.rows.iter().map(|row| {
+            let samples = row.samples.iter().map(|sample| {
+                json!({
+                    "ops_per_second": sample.ops_per_second,
+                    "latency_us": { "p50": sample.latency[0], "p99": sample.latency[1], "p99.9": sample.latency[2] },
+                    "proxy_cpu_us_per_op": sample.proxy_cpu,
+                    "node_cpu_us_per_op": sample.node_cpu,
+                    "client_cpu_us_per_op": sample.client_cpu,
+                    "rss_mib": sample.rss.map(|[idle, peak]| json!({ "idle": idle, "peak": peak })),
+                    "foreign_cpu_share": sample.foreign,
+                    "wrong": sample.wrong,
+                })
+            });
+            json!({
+                "contestant": row.contestant.name(),
+                "syscalls_per_op": row.syscalls_per_op,
+                "rounds": samples.collect::<Vec<_>>(),
+            })
+        });
+        json!({ "profile": self.profile.name, "about": self.profile.about, "rows": rows.collect::<Vec<_>>() })
+    }
+}
+
+/// Slipring as it is by default.
+const SLIPRING: Contestant = Contestant::Slipring { merge_gets: true };
+
+/// A figure that is compared, its name, and whether more of it is better.
+type Compared = (&'static str, fn(&Sample) -> Option<f64>, bool);
+
+const COMPARED: [Compared; 5] = [
+    ("ops/s", |s| Some(s.ops_per_second), true),
+    ("proxy CPU per op", |s| s.proxy_cpu, false),
+    ("node CPU per op", |s| Some(s.node_cpu), false),
+    ("p99", |s| s.latency.get(1).copied(), false),
+    ("p99.9", |s| s.latency.get(2).copied(), false),
+];
+
+/// Slipring as it is by default beside the best of the peers in each figure: twemproxy and those of `--peer`. Inside what
+/// that peer's rounds range over it is a tie.
+pub(crate) fn beside_peers(tables: &[Table]) -> String {
+    let is_peer = |row: &&Row| matches!(row.contestant, Contestant::Twemproxy | Contestant::Peer(_));
+    if !tables.iter().any(|table| table.rows.iter().any(|row| is_peer(&row)) && table.row(SLIPRING).is_some()) {
+        return String::new();
+    }
+    let names: Vec<&str> = COMPARED.iter().map(|(name, ..)| *name).collect();
+    let mut out = format!("\n### Beside the best peer in each figure\n\n| | {} |\n|---|", names.join(" | "));
+    out += &"---|".repeat(names.len());
+    out += "\n";
+    for table in tables {
+        let Some(ours) = table.row(SLIPRING) else { continue };
+        let cells = COMPARED.iter().map(|(_, of, more_is_better)| {
+            let peers = table.rows.iter().filter(is_peer);
+            let figures = peers.filter_map(|row| Some((row.contestant.name(), row.figure(of)?)));
+            let best = if *more_is_better {
+                figures.max_by(|a, b| a.1.median.total_cmp(&b.1.median))
+            } else {
+                figures.min_by(|a, b| a.1.median.total_cmp(&b.1.median))
+            };
+            text(ours.figure(of).zip(best), |(ours, (name, best))| {
+                let tie = if (best.min..=best.max).contains(&ours.median) { ", a tie" } else { "" };
+                format!("{:.2} × {name}{tie}", ours.median / best.median)
+            })
+        });
+        let _ = writeln!(out, "| {} | {} |", table.profile.name, cells.collect::<Vec<_>>().join(" | "));
+    }
+    out
 }
 
 /// What a target looks at.
@@ -263,22 +345,22 @@ impl Target {
 }
 
 /// The figures that prove the shape of the data path. A report: nothing fails here.
-pub(crate) fn print_targets(tables: &[Table]) {
+pub(crate) fn targets(tables: &[Table]) -> String {
     let judged: Vec<Contestant> = Contestant::ALL
         .into_iter()
         .filter(|c| TARGETS.iter().any(|target| target.beside.judges(*c)))
         .filter(|c| tables.iter().any(|table| table.row(*c).is_some()))
         .collect();
-    println!("\n### Targets (default settings: `slipring`)\n");
+    let mut out = "\n### Targets (default settings: `slipring`)\n\n".to_owned();
     if judged.is_empty() {
-        println!("No slipring contestant ran: nothing to judge.");
-        return;
+        return out + "No slipring contestant ran: nothing to judge.\n";
     }
     let names: Vec<&str> = judged.iter().map(|c| c.name()).collect();
-    println!("| target | limit | {} |", names.join(" | "));
-    println!("|---|---|{}", "---|".repeat(names.len()));
+    let _ = writeln!(out, "| target | limit | {} |", names.join(" | "));
+    let _ = writeln!(out, "|---|---|{}", "---|".repeat(names.len()));
     for target in TARGETS {
         let verdicts: Vec<String> = judged.iter().map(|c| target.judge(tables, *c)).collect();
-        println!("| {} | {} |", target.name(), verdicts.join(" | "));
+        let _ = writeln!(out, "| {} | {} |", target.name(), verdicts.join(" | "));
     }
+    out
 }

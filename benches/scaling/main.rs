@@ -43,6 +43,8 @@ mod admin;
 mod cluster;
 mod ledger;
 mod load;
+#[path = "../parts/machine.rs"]
+mod machine;
 #[path = "../parts/node.rs"]
 mod node;
 mod plot;
@@ -59,12 +61,12 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use std::{fs, io};
 
 use clap::Parser;
-use x509_cert::der::DateTime;
 
+use machine::{machine, today};
 use record::{Outcome, markdown};
 use scenarios::{Scenario, Settings};
 use scratch::Scratch;
@@ -169,22 +171,4 @@ fn kept(results: &Path) -> io::Result<Vec<Outcome>> {
         }
     }
     Ok(outcomes)
-}
-
-fn today() -> String {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    DateTime::from_unix_duration(since).map_or_else(|_| "no date".to_owned(), |date| date.to_string()[..10].to_owned())
-}
-
-/// Processor and kernel.
-fn machine() -> String {
-    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, model)| model);
-    let count = std::thread::available_parallelism().map_or(1, usize::from);
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!(
-        "{count} × {}, Linux {}",
-        model.unwrap_or("a processor without a name"),
-        kernel.trim().split('-').next().unwrap_or_default()
-    )
 }
