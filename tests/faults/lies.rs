@@ -123,7 +123,7 @@ fn a_length_that_is_too_short_is_never_a_value() {
         let torn = lie.as_bytes().starts_with(&got) && !got.ends_with(b"END\r\n");
         assert!(torn || got == b"END\r\n", "{lie:?}: {}", shown(&got));
         node.wait_for_closes(1);
-        slipring.wait_for_output("out of step");
+        slipring.wait_for_output("sent what answers no request");
         serves_again(&slipring, 1);
         other.ask("get k\r\n", value_of("k")).in_step();
     }
@@ -141,7 +141,7 @@ fn what_follows_a_value_that_agrees_with_its_length_is_given_to_nobody() {
         let whole = got == format!("{value}END\r\n").as_bytes();
         assert!(torn || whole || got == b"END\r\n", "{rest:?}: {}", shown(&got));
         node.wait_for_closes(1);
-        slipring.wait_for_output("out of step");
+        slipring.wait_for_output("sent what answers no request");
         serves_again(&slipring, 1);
     }
 }
@@ -195,7 +195,7 @@ fn a_length_beyond_all_numbers_is_out_of_step() {
         let mut client = slipring.client();
         client.ask("get victim\r\n", "END\r\n").in_step();
         node.wait_for_closes(1);
-        slipring.wait_for_output("out of step");
+        slipring.wait_for_output("sent what answers no request");
         serves_again(&slipring, 1);
     }
 }
@@ -212,7 +212,7 @@ fn bytes_behind_the_answer_to_a_write_are_never_the_next_answer() {
         let mut client = slipring.client();
         client.ask(request, answer);
         node.wait_for_closes(1);
-        slipring.wait_for_output("out of step");
+        slipring.wait_for_output("sent what answers no request");
         serves_again(&slipring, 1);
         client.ask("delete k\r\n", "DELETED\r\n").in_step();
     }
@@ -226,7 +226,7 @@ fn bytes_that_come_long_after_an_answer_are_never_the_next_answer() {
     client.ask("get victim\r\n", "END\r\n").in_step();
     node.release();
     node.wait_for_closes(1);
-    slipring.wait_for_output("out of step");
+    slipring.wait_for_output("sent what answers no request");
     serves_again(&slipring, 1);
     client.ask("get k\r\n", value_of("k")).in_step();
 }
@@ -240,7 +240,7 @@ fn a_late_reply_that_is_wrong_closes_the_connection_like_any_other() {
         client.send("get other\r\n");
         node.release();
         node.wait_for_closes(1);
-        slipring.wait_for_output("out of step");
+        slipring.wait_for_output("sent what answers no request");
         let reply = client.line();
         // Asked again on the next connection, or a miss; never the value that came late.
         if reply != "END" {
@@ -270,7 +270,7 @@ fn a_merged_get_answered_with_another_key_gives_nobody_that_value() {
             let own = number == 0 && b"VALUE victim0 0 3\r\nown\r\nEND\r\n".starts_with(&got[..]);
             assert!(own || got == b"END\r\n", "{lie:?}, client {number}: {}", shown(&got));
         }
-        slipring.wait_for_output("out of step");
+        slipring.wait_for_output("sent what answers no request");
         serves_again(&slipring, 1);
     }
 }
