@@ -76,7 +76,7 @@ pub(crate) fn marked(line: &[u8], tag: u8) -> Option<Cow<'_, [u8]>> {
 }
 
 /// The place of the word in a request's line that names the unique it is done for: the last of `cas`, flag `C` of a meta
-/// command.
+/// command. As in memcached a read ignores it, and to `ma` a 0 is none.
 fn condition(line: &[u8]) -> Option<(usize, u64)> {
     let body = line.strip_suffix(b"\r\n").unwrap_or(line);
     let mut words = body.split(|byte| *byte == b' ').enumerate();
@@ -85,11 +85,15 @@ fn condition(line: &[u8]) -> Option<(usize, u64)> {
         let (at, unique) = words.nth(4)?;
         return Some((at, number::digits(unique)?));
     }
-    Verb::of(word)?;
-    words.skip(1).find_map(|(at, word)| {
+    let verb = Verb::of(word)?;
+    if matches!(verb, Verb::Get | Verb::Debug) {
+        return None;
+    }
+    let condition = words.skip(1).find_map(|(at, word)| {
         let digits = word.strip_prefix(b"C")?;
         Some((at, number::unsigned(digits)?))
-    })
+    });
+    condition.filter(|(_, unique)| *unique != 0 || verb != Verb::Arithmetic)
 }
 
 /// The unique that a request is done for, if it names one.
@@ -184,6 +188,9 @@ mod tests {
             ("ms k 3 c C12 T0\r\n", Some(12), "ms k 3 c C7 T0\r\n"),
             ("md C5 C12\r\n", Some(12), "md C5 C7\r\n"),
             ("md C5\r\n", None, "md C5\r\n"),
+            ("mg k v C12\r\n", None, "mg k v C12\r\n"),
+            ("ma k C12\r\n", Some(12), "ma k C7\r\n"),
+            ("ma k C0\r\n", None, "ma k C0\r\n"),
             ("set k 0 0 12\r\n", None, "set k 0 0 12\r\n"),
         ] {
             assert_eq!(asked_for(line.as_bytes()), unique, "{line}");

@@ -162,7 +162,19 @@ fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// What is done with a request, given as the line that its node would be sent, for a key whose old place is `index`.
 pub(super) fn plan(line: &[u8], before: &Before, index: NodeIndex) -> Plan {
-    if let Some(unique) = uniques::asked_for(line) {
+    let is_flushed = before.node(index).is_some_and(OldNode::is_flushed);
+    let verb = words(line).next().unwrap_or_default();
+    let mode = match verb {
+        b"ms" => match meta::parse(line.strip_suffix(b"\r\n").unwrap_or(line), usize::MAX) {
+            Ok(request) => Some(request.mode),
+            // Its key is longer than a line can have: it goes in packets.
+            Err(_) => return Plan::Refused,
+        },
+        _ => None,
+    };
+    // What adds does so where nothing is there, whatever unique it names; to what appends a 0 is none.
+    let names_one = |unique: &u64| mode != Some(b'E') && (*unique != 0 || matches!(mode, None | Some(b'S' | b'R')));
+    if let Some(unique) = uniques::asked_for(line).filter(names_one) {
         let leaves = line.starts_with(b"md ") || before.node(index).is_some_and(OldNode::has_reads_ended);
         return match From::of(unique, before.tag()) {
             From::New if leaves => Plan::Steps(Kind::DoneIf),
@@ -171,23 +183,17 @@ pub(super) fn plan(line: &[u8], before: &Before, index: NodeIndex) -> Plan {
             From::Old(_) | From::Nowhere => Plan::Exists,
         };
     }
-    let is_flushed = before.node(index).is_some_and(OldNode::is_flushed);
-    let kind = match words(line).next().unwrap_or_default() {
-        b"set" => Kind::Set,
-        b"delete" | b"md" => Kind::Delete,
-        b"add" if is_flushed => Kind::Set,
-        b"add" => Kind::Add,
-        b"replace" | b"append" | b"prepend" | b"incr" | b"decr" | b"touch" | b"ma" => Kind::Change,
-        b"ms" => match meta::parse(line.strip_suffix(b"\r\n").unwrap_or(line), usize::MAX) {
-            Ok(request) => match request.mode {
-                b'S' => Kind::Set,
-                b'E' if !is_flushed => Kind::Add,
-                b'E' => Kind::Set,
-                _ => Kind::Change,
-            },
-            // Its key is longer than a line can have: it goes in packets.
-            Err(_) => return Plan::Refused,
-        },
+    let kind = match (verb, mode) {
+        (b"set", _) | (b"ms", Some(b'S')) => Kind::Set,
+        (b"delete" | b"md", _) => Kind::Delete,
+        (b"add", _) | (b"ms", Some(b'E')) => {
+            if is_flushed {
+                Kind::Set
+            } else {
+                Kind::Add
+            }
+        }
+        (b"replace" | b"append" | b"prepend" | b"incr" | b"decr" | b"touch" | b"ma" | b"ms", _) => Kind::Change,
         _ => return Plan::Refused,
     };
     Plan::Steps(kind)
@@ -282,13 +288,15 @@ impl Handoff {
 
     /// The line by which a part is asked, but for a look-up; with CRLF.
     pub(super) fn line_of(&self, part: Part) -> Vec<u8> {
+        let bare = || {
+            uniques::without_creation(&self.line, if self.line.starts_with(b"ms ") { 3 } else { 2 })
+                .unwrap_or_else(|| self.line.to_vec())
+        };
         match (part, self.kind) {
-            (Part::New | Part::Old, Kind::Change) => {
-                uniques::without_creation(&self.line, if self.line.starts_with(b"ms ") { 3 } else { 2 })
-                    .unwrap_or_else(|| self.line.to_vec())
-            }
+            (Part::New | Part::Old, Kind::Change) | (Part::New, Kind::OfNew | Kind::DoneIf) => bare(),
+            // What it makes where nothing is would be at the wrong place.
             (Part::Old, Kind::OfOld) => match uniques::asked_for(&self.line).map(|u| From::of(u, self.before.tag())) {
-                Some(From::Old(unique)) => uniques::with(&self.line, unique),
+                Some(From::Old(unique)) => uniques::with(&bare(), unique),
                 _ => self.line.to_vec(),
             },
             (Part::Invalidate, _) => {
@@ -337,11 +345,14 @@ impl Handoff {
             (Kind::OfNew | Kind::DoneIf, Part::New) if may_read && matches!(said, Said::Missing(_)) => {
                 Next::Ask(Part::LookUp)
             }
+            (Kind::OfNew | Kind::DoneIf, Part::New) if matches!(said, Said::Missing(_)) && self.creates() => {
+                Next::Ask(Part::Again)
+            }
             (Kind::OfNew | Kind::DoneIf, Part::New | Part::Again) => {
-                // What is not known may have been done.
+                // What is not known may have been done; and what is made new leaves nothing older.
                 let is_stale = match self.kind {
                     Kind::DoneIf => said.is_done() || matches!(said, Said::Lost(..)),
-                    _ => said.is_done() && has_lost,
+                    _ => said.is_done() && (has_lost || part == Part::Again && !may_read),
                 };
                 if is_stale {
                     self.first = Some(said);

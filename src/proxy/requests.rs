@@ -24,7 +24,7 @@ use crate::protocol::{is_key, meta};
 use crate::routing::Topology;
 
 /// Why a request is not put on a lane.
-enum Unsaid {
+pub(super) enum Unsaid {
     /// Its node cannot be asked.
     Down,
     /// Its node does not know it.
@@ -370,7 +370,7 @@ impl Core {
     }
 
     /// The lane by which a meta command that was accepted before goes to its node.
-    fn meta_lane(&self, node: NodeId, lane: usize, line: &[u8]) -> Result<UpstreamId, Unsaid> {
+    pub(super) fn meta_lane(&self, node: NodeId, lane: usize, line: &[u8]) -> Result<UpstreamId, Unsaid> {
         match self.known_way(node, lane) {
             way @ (Way::Lines(lane) | Way::Packets(lane)) if way.says(line) => Ok(lane),
             // While its block came the connection was lost: which memcached answers next is not known.

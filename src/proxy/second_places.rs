@@ -6,6 +6,7 @@
 use super::handoff::{self, Plan};
 use super::ids::Stage;
 use super::old_places::TWO_PLACES;
+use super::requests::Unsaid;
 use super::upstream::group::Member;
 use super::upstream::key_of;
 use super::{ClientId, Core, NodeId};
@@ -77,8 +78,10 @@ impl Core {
         tail: &[u8],
     ) -> bool {
         let Some((plan, _)) = uniques::asked_for(line).and_then(|_| self.plan_of(hash, line)) else { return false };
+        // One that creates would do so beside what the old place has.
+        let creates = uniques::without_creation(line, 2).is_some();
         let text = match plan {
-            plan if plan.is_of_new() => return false,
+            plan if plan.is_of_new() && !creates => return false,
             Plan::Exists => String::from_utf8_lossy(&handoff::say(line, true, b"EX", b"EXISTS")).into_owned(),
             _ => TWO_PLACES.to_owned(),
         };
@@ -183,25 +186,35 @@ impl Core {
             _ => (owner, Stage::Again, client.moves.take(seq)),
         };
         let text = kept.as_deref().unwrap_or(text);
-        let Some(up) = self.lane_for(node, lane, verb.is_meta()) else {
-            if stage == Stage::Old
-                && let [.., errors] = &self.shared.cells().before_reads
-            {
-                errors.add(1);
+        let found = match verb {
+            ReadVerb::Meta { verb, .. } => self.meta_lane(node, lane, &[verb.word().as_bytes(), b" ", text].concat()),
+            _ => self.lane(node, lane).ok_or(Unsaid::Down),
+        };
+        let up = match found {
+            Ok(up) => up,
+            Err(unsaid) => {
+                if stage == Stage::Old
+                    && let [.., errors] = &self.shared.cells().before_reads
+                {
+                    errors.add(1);
+                }
+                return self.fail_onward(verb, node, reader, unsaid);
             }
-            return self.fail_onward(verb, node, reader);
         };
         self.ask(id, up, seq, place, verb, text, hash, stage);
         Onward::Asked
     }
 
     /// The next place of a key cannot be asked.
-    fn fail_onward(&mut self, verb: ReadVerb, node: NodeId, reader: Reader) -> Onward {
+    fn fail_onward(&mut self, verb: ReadVerb, node: NodeId, reader: Reader, unsaid: Unsaid) -> Onward {
         if self.shared.may_miss(verb) {
             return Onward::Nowhere;
         }
-        let text = self.down_text(node);
-        self.shared.cells().soft(verb.into(), Reason::Down, 1, false);
+        let (text, reason) = match unsaid {
+            Unsaid::Down => (self.down_text(node), Reason::Down),
+            Unsaid::NoMeta => (self.needs_meta(node), Reason::NodeError),
+        };
+        self.shared.cells().soft(verb.into(), reason, 1, false);
         let Self { clients, shared, .. } = self;
         if let Some(client) = clients.get_mut(reader.client.0) {
             client.replies.fail(reader.seq, text.as_bytes(), &mut shared.pool);

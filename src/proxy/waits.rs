@@ -16,8 +16,11 @@ use crate::protocol::request::{Refusal, Request};
 use crate::protocol::text::request;
 use crate::time::Tick;
 
-/// A client that said `quit` and has not sent its end is closed when it takes nothing of its replies for so long. What it
-/// takes is known by what its socket takes, and that may be in pieces of many hundred KiB.
+/// A client that has sent its end is closed when it takes nothing of its replies for so long. It is known by what its socket
+/// takes, and that is in pieces of 64 KiB and more however steadily it reads: within the queue time-out one that reads 200
+/// KB/s would seem to take nothing.
+const AFTER_END: Duration = Duration::from_secs(5);
+/// One that has said `quit` and not sent its end is still there.
 const AFTER_QUIT: Duration = Duration::from_secs(60);
 
 const LEFT: &str = "SERVER_ERROR proxy: given up, for its client has sent its end\r\n";
@@ -90,7 +93,7 @@ impl Core {
         let (now, queue) = (self.shared.now, self.shared.settings.queue_timeout);
         let since = client.stalled_at.unwrap_or(now);
         if last {
-            let still_for = if client.hung_up_at.is_some() { queue } else { AFTER_QUIT };
+            let still_for = if client.hung_up_at.is_some() { AFTER_END.max(queue) } else { AFTER_QUIT };
             let since = client.last_write_at.max(client.hung_up_at.unwrap_or_default());
             return (since.after(still_for) <= now).then_some(Over::Deaf);
         }
@@ -119,7 +122,7 @@ impl Core {
                 Stall::Turn => false,
                 // It has sent all and has nothing to do but read. One that has closed is reset by what it is sent.
                 Stall::Output | Stall::FewReplies | Stall::AllLanes | Stall::Keys => {
-                    let over = since.max(client.last_write_at).after(queue) <= now;
+                    let over = since.max(client.last_write_at).after(AFTER_END.max(queue)) <= now;
                     return over.then_some(Over::Deaf);
                 }
                 // In `own_lanes.rs`.

@@ -22,8 +22,8 @@
 ///
 /// A client that has sent its end waits no longer than the queue time-out for what others have: then its request is not
 /// carried out, nor what lies behind it, and it is closed when it has been answered. It cannot be told from one that has
-/// closed, so it is closed, too, when it takes nothing of its last replies for the queue time-out. One that has said `quit`
-/// and has not sent its end has a minute for that.
+/// closed, so it is closed, too, when it takes nothing of its last replies for 5 s, or for the queue time-out if that is
+/// longer. One that has said `quit` and has not sent its end has a minute for that.
 ///
 /// What others wait for is held by clients that move: who holds a lane of its own, or room for a body, that others wait
 /// for is closed when it moves less than 64 KiB in 5 s, reading or writing (`memory.rs`).

@@ -7,6 +7,7 @@ use slipring::config::OnNodeDown;
 use slipring::proxy::{FailReason, Settings};
 use slipring::routing::{Before, Phase, Topology};
 
+use super::binary_lanes::{GREETING, NOOP};
 use super::{LARGE, Rig, set, value};
 
 /// The lanes of the old and of the new pool: every key has moved.
@@ -563,6 +564,110 @@ fn an_old_node_that_refused_shortly_before_its_ring_was_declared_is_no_place_eit
         assert_eq!(rig.sent(old), if is_place { "get a\r\n" } else { "" });
         assert_eq!(rig.got(client), if is_place { "" } else { "END\r\n" });
     }
+}
+
+/// The value at the old place is neither hidden by one that is made anew, nor is one made beside what the new place has.
+#[test]
+fn a_conditional_request_that_creates_does_so_only_where_nothing_is() {
+    for last in ["HD\r\n", "EX\r\n"] {
+        let mut rig = Rig::moved();
+        let client = rig.client();
+        rig.send(client, "ma a C9 N0 J5\r\n");
+        rig.asked(NEW, "ma a C9\r\n", "NF\r\n");
+        rig.asked(OLD, "mg a s\r\n", "HD s1\r\n");
+        assert_eq!(rig.got(client), "EX\r\n");
+        rig.send(client, "ma a C9 N0 J5\r\n");
+        rig.asked(NEW, "ma a C9\r\n", "NF\r\n");
+        rig.asked(OLD, "mg a s\r\n", "EN\r\n");
+        rig.asked(NEW, "ma a C9 N0 J5\r\n", last);
+        assert_eq!(rig.got(client), last);
+        assert_eq!(rig.both(), ["", ""]);
+    }
+    let mut rig = Rig::moved();
+    let client = rig.client();
+    // That names a unique of the old place.
+    rig.send(client, "mg a c\r\n");
+    rig.asked(NEW, "mg a c\r\n", "EN\r\n");
+    rig.asked(OLD, "mg a c\r\n", "HD c7\r\n");
+    let told = rig.got(client);
+    let marked = told.trim().strip_prefix("HD c").unwrap();
+    rig.send(client, format!("ma a C{marked} N0 J5\r\n"));
+    rig.asked(OLD, "ma a C7\r\n", "NF\r\n");
+    rig.asked(NEW, "mg a s\r\n", "HD s1\r\n");
+    assert_eq!(rig.got(client), "EX\r\n");
+    // A lock is held wherever it is, whatever unique is named.
+    for unique in ["9", marked] {
+        rig.send(client, format!("ms a 1 ME C{unique}\r\nx\r\n"));
+        rig.asked(OLD, "mg a s\r\n", "HD s1\r\n");
+        assert_eq!(rig.got(client), "NS\r\n");
+    }
+    // With its answer it cannot be kept for another step.
+    rig.send(client, "ma a v C9 N0 J5\r\n");
+    assert_eq!(rig.got(client), TWO_PLACES);
+    assert_eq!(rig.both(), ["", ""]);
+    // Once nothing is read there it is as with one place, and leaves nothing older.
+    rig.declare(Phase::Ending);
+    rig.send(client, "ma a C9 N0 J5\r\n");
+    rig.asked(NEW, "ma a C9\r\n", "NF\r\n");
+    rig.asked(NEW, "ma a C9 N0 J5\r\n", "HD\r\n");
+    rig.asked(OLD, "delete a\r\n", "DELETED\r\n");
+    assert_eq!(rig.got(client), "HD\r\n");
+}
+
+#[test]
+fn what_memcached_takes_for_no_condition_is_none_here() {
+    let mut rig = Rig::moved();
+    let client = rig.client();
+    rig.send(client, "mg a v C9\r\n");
+    rig.asked(NEW, "mg a v C9\r\n", "EN\r\n");
+    rig.asked(OLD, "mg a v C9\r\n", "VA 1\r\nx\r\n");
+    assert_eq!(rig.got(client), "VA 1\r\nx\r\n");
+    for (request, missing) in [("ma a C0\r\n", "NF\r\n"), ("ms a 1 MA C0\r\nx\r\n", "NS\r\n")] {
+        rig.send(client, request);
+        rig.asked(NEW, request, missing);
+        rig.asked(OLD, request, "HD\r\n");
+        assert_eq!(rig.got(client), "HD\r\n");
+    }
+}
+
+/// The old node has no meta commands: what packets cannot say is not put on its lane, where it would stand before others'.
+#[test]
+fn a_read_that_the_old_node_cannot_be_asked_is_a_miss_at_once() {
+    let mut rig = Rig::moved();
+    let client = rig.client();
+    rig.mute = true;
+    rig.fail(OLD, FailReason::Closed);
+    let text = rig.newest(0);
+    assert_eq!(rig.sent(text), "version\r\n");
+    rig.reply(text, "VERSION 1.5.16\r\n");
+    rig.send(client, "mg b v\r\n");
+    let packets = rig.newest(0);
+    assert_eq!(rig.sent_bytes(packets), NOOP);
+    rig.reply(packets, GREETING);
+    assert_eq!(rig.sent(NEW), "mg b v\r\n");
+    rig.reply(NEW, "EN\r\n");
+    // What it can be asked it is asked.
+    let asked = rig.sent_bytes(packets);
+    assert_eq!((asked[1], &asked[24..]), (0, &b"b"[..]));
+    let mut missing = [0x81, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    missing[12..16].copy_from_slice(&asked[12..16]);
+    rig.reply(packets, missing);
+    assert_eq!(rig.got(client), "EN\r\n");
+    for request in ["mg a v t\r\n", "mg a v h\r\n"] {
+        rig.send(client, request);
+        assert_eq!(rig.sent(NEW), request);
+        rig.reply(NEW, "EN\r\n");
+        assert_eq!(rig.got(client), "EN\r\n");
+    }
+    rig.send(client, "ma a v t N0\r\n");
+    assert_eq!(rig.sent(NEW), "ma a v t\r\n");
+    rig.reply(NEW, "NF\r\n");
+    assert_eq!(rig.got(client), "SERVER_ERROR proxy: the request needs memcached 1.6 at node node-0:11211\r\n");
+    assert!(rig.sent_bytes(packets).is_empty(), "nothing is sent to the old node");
+    rig.send(client, "mg b v\r\n");
+    assert_eq!(rig.sent(NEW), "mg b v\r\n");
+    rig.reply(NEW, "EN\r\n");
+    assert!(!rig.sent_bytes(packets).is_empty(), "others go on there");
 }
 
 #[test]

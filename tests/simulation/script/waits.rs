@@ -85,7 +85,7 @@ fn who_waits_and_has_sent_its_end_is_answered_after_the_queue_time_out_and_close
 /// Nothing is in flight for it: without a tick of its own it would wait for ever.
 #[test]
 fn who_has_all_its_replies_and_takes_none_is_closed_in_the_end() {
-    for (says_quit, hangs_up, millis) in [(true, false, 60_000), (true, true, 250), (false, false, 250)] {
+    for (says_quit, hangs_up, millis) in [(true, false, 60_000), (true, true, 5000), (false, false, 5000)] {
         let mut rig = Rig::new(1);
         let client = rig.client();
         rig.send(client, "get a\r\n");
