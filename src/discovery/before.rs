@@ -57,6 +57,9 @@ pub enum BeforeError {
     /// The nodes make no ring there.
     #[error(transparent)]
     Topology(#[from] TopologyError),
+    /// A slip in `ending:LIST` would add a node that nobody has.
+    #[error("{0:?} is no node: to end the ring before, write \"ending:\" and the list behind it, without a blank")]
+    Ending(String),
     /// Several lists, or several placements.
     #[error("{0} is given twice")]
     Twice(&'static str),
@@ -101,6 +104,9 @@ impl Declared {
             None => (Phase::Reading, text),
         };
         let declared = Self { nodes: parse_nodes(list, default_port)?, phase, placement: Arc::clone(placement) };
+        if let Some(slip) = declared.nodes.iter().find(|node| node.host.trim_end_matches(':') == "ending") {
+            return Err(BeforeError::Ending(slip.host.to_string()));
+        }
         declared.topology()?;
         Ok(declared)
     }
@@ -239,6 +245,9 @@ mod tests {
         assert_eq!(declared(&all.listed()), all, "what is written can be read");
         let refused = |text: &str| Declared::parse(text, 1, &Arc::new("gomemcache".parse().unwrap())).unwrap_err();
         assert_eq!(refused("ending:").to_string(), "the list of nodes is empty");
+        for slip in ["ending", "ending a", "a,ending:1"] {
+            assert!(refused(slip).to_string().starts_with("\"ending\" is no node: "), "{slip}");
+        }
         assert_eq!(refused("a,a").to_string(), "node \"a\" is listed twice");
         assert_eq!(refused("a=2").to_string(), "placement gomemcache has no weights, but a:1 has one");
     }

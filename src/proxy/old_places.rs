@@ -155,18 +155,24 @@ impl Core {
         if let Some(entry) = self.nodes.get_mut(node.0) {
             entry.refused_at = Some(now);
         }
-        self.forget_refused();
+        self.forget_nodes(|other| other == node);
     }
 
-    /// Nodes of the ring before that refuse connections are no place of any key, nor are those that did so shortly before
-    /// this process saw that ring: others saw it then, and have taken what they had as gone.
+    /// This process sees a ring before for the first time, and its keys have moved already: nodes of it that refused
+    /// connections shortly before are no place of any key. Others had that ring by then, have taken what the nodes had as
+    /// gone, and did not invalidate what was stored there since. Where the ring before is declared in an edit of its own,
+    /// before the change, this is not needed: until every process has it, nobody's keys have moved.
     pub(super) fn forget_refused(&self) {
-        let Some(before) = self.topology.before() else { return };
-        let refused = |node: NodeId| {
+        let now = self.shared.now;
+        self.forget_nodes(|node| {
             let refused_at = self.nodes.get(node.0).and_then(|entry| entry.refused_at);
-            refused_at.is_some_and(|at| at.after(SEEN_BY_ALL) > self.shared.now)
-        };
-        for (index, node) in (0..).zip(&self.old_ring).filter(|(_, node)| refused(**node)) {
+            refused_at.is_some_and(|at| at.after(SEEN_BY_ALL) > now)
+        });
+    }
+
+    fn forget_nodes(&self, is_gone: impl Fn(NodeId) -> bool) {
+        let Some(before) = self.topology.before() else { return };
+        for (index, node) in (0..).zip(&self.old_ring).filter(|(_, node)| is_gone(**node)) {
             if before.node(NodeIndex(index)).is_some_and(OldNode::forget) {
                 tracing::warn!(
                     node = %self.node_name(*node),

@@ -45,11 +45,17 @@ impl Core {
     /// Takes another ring. What is in flight stays where it is; the next request is routed anew.
     pub fn set_topology(&mut self, topology: Arc<Topology>, now: Tick) {
         self.shared.now = now;
+        let had_before = self.topology.before().is_some();
         self.topology = topology;
         if self.ring.is_empty() {
             self.end_ring_waits(|_| true);
         }
         self.join_nodes();
+        if !had_before
+            && self.topology.before().is_some_and(|before| before.ring().fingerprint() != self.topology.fingerprint())
+        {
+            self.forget_refused();
+        }
         let known: Vec<(NodeId, bool)> = self
             .nodes
             .iter()
@@ -124,7 +130,6 @@ impl Core {
             entry.only_before = !self.ring.contains(&id) && self.old_ring.contains(&id);
             entry.cells.only_before.set(u64::from(entry.only_before));
         }
-        self.forget_refused();
     }
 
     /// One of the ring before. A node that is in the ring, too, has been joined as it is there.

@@ -225,7 +225,7 @@ def test_secured_nodes(part, values):
         secret_of = {volume["name"]: volume["secret"]["secretName"] for volume in volumes if "secret" in volume}
         assert secret_of == secrets and len(volumes) == 1 + len(secrets)
     for name in ["tlsName", "tlsCaSecret", "tlsCertificateSecret"]:
-        with pytest.raises(Failed, match=rf"{part}\.{name}: of no use without {part}\.tls"):
+        with pytest.raises(Failed, match=rf"{part}\.{name}: without effect unless given with {part}\.tls"):
             template(values | secured_values(part, {name: "a"}))
 
 
