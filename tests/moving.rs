@@ -278,6 +278,27 @@ fn detect_tells_of_a_node_that_the_client_does_not_have() {
 }
 
 #[test]
+fn detect_fails_where_no_placement_explains_the_keys() {
+    let nodes = [(); 3].map(|()| Memcached::start());
+    let mut clients = nodes.each_ref().map(Memcached::client);
+    for i in 0..300 {
+        clients[i % 3].set(&format!("user:{i}"), "v");
+    }
+    let output = run_to_end(&["detect", "--nodes", &listed(&nodes)], &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(out(&output).contains("none of them explains where the keys are"), "{output:?}");
+    assert!(error(&output).contains("no placement explains where the keys are"), "{output:?}");
+}
+
+#[test]
+fn a_key_that_is_too_long_is_not_called_one_with_a_space() {
+    let output = run_to_end(&["locate", &"x".repeat(251), "--nodes", "127.0.0.1:1"], &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = error(&output);
+    assert!(told.contains("the key has 251 bytes, more than 250") && !told.contains("space"), "{told}");
+}
+
+#[test]
 fn detect_tells_that_the_order_of_the_list_is_not_the_clients() {
     let mut nodes = [(); 3].map(|()| Memcached::start());
     let keys: Vec<String> = (0..600).map(|i| format!("user:{i}")).collect();

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufWriter, IsTerminal as _, Write};
 
 use super::{CommandError, counted, keys};
 use crate::protocol::is_key;
-use crate::routing::Topology;
+use crate::routing::{MAX_KEY, Topology};
 
 /// Bytes of output that are gathered.
 const OUTPUT: usize = 64 << 10;
@@ -35,7 +35,7 @@ pub fn run(topology: &Topology, keys: &[String], json: bool, out: &mut impl Writ
         if !json {
             writer.headline()?;
         }
-        let spaced: Vec<&String> = keys.iter().filter(|key| !is_key(key.as_bytes())).collect();
+        let spaced: Vec<&String> = keys.iter().filter(|key| key.len() <= MAX_KEY && !is_key(key.as_bytes())).collect();
         if let Some(first) = spaced.iter().find(|key| !key.is_empty()) {
             keys::warn_of_spaces(spaced.len(), &format!("{:?}", keys::show(first.as_bytes())));
         }

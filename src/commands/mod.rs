@@ -81,6 +81,9 @@ pub enum CommandError {
     /// Too few keys, or those of one node alone.
     #[error("these keys tell too little, so the result is uncertain")]
     TooFew,
+    /// No placement.
+    #[error("no placement explains where the keys are")]
+    Unexplained,
     /// Another placement than the one that was to be verified.
     #[error("placement {0} put {1} of the keys where they are, less than {2}")]
     Unverified(String, String, String),
@@ -271,6 +274,7 @@ fn detect(
     // What they hold may tell of another placement.
     let certain = match unread.len() {
         0 if findings.tell_little(nodes.len()) => Err(CommandError::TooFew),
+        0 if nodes.len() > 1 && !findings.is_plausible() => Err(CommandError::Unexplained),
         0 => Ok(()),
         count => Err(CommandError::Unread(count, nodes.len(), unread.join(", "))),
     };

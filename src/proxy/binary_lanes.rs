@@ -29,10 +29,11 @@ use super::upstream::node::BinaryLane;
 use super::upstream::{Entry, Role, Upstream};
 use super::values::Desync;
 use super::{Core, NodeId, UpstreamId};
+use crate::metrics::Reason;
 use crate::protocol::MAX_KEY;
 use crate::protocol::binary::meta::{Asked, Body, Head};
 use crate::protocol::binary::{HEADER_BYTES, REPLY_MAGIC};
-use crate::protocol::request::Keys;
+use crate::protocol::request::{Keys, ReadVerb};
 
 /// A node that did not answer by a packet is asked again after so long: it may have had no room for one more connection.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -67,6 +68,14 @@ impl Way {
             _ => false,
         }
     }
+}
+
+/// Why a request is not put on a lane.
+pub(super) enum Unsaid {
+    /// Its node cannot be asked.
+    Down,
+    /// Its node does not know it.
+    NoMeta,
 }
 
 impl Core {
@@ -124,6 +133,36 @@ impl Core {
             Way::Lines(lane) | Way::Packets(lane) => Some(lane),
             _ => None,
         }
+    }
+
+    /// The lane by which a meta command that was accepted before goes to its node.
+    pub(super) fn meta_lane(&self, node: NodeId, lane: usize, line: &[u8]) -> Result<UpstreamId, Unsaid> {
+        match self.known_way(node, lane) {
+            way @ (Way::Lines(lane) | Way::Packets(lane)) if way.says(line) => Ok(lane),
+            // While its block came the connection was lost: which memcached answers next is not known.
+            Way::Greeting(_) | Way::Lost | Way::Down => Err(Unsaid::Down),
+            // While its block came its key went to another node, or the node is another memcached.
+            Way::Lines(_) | Way::Packets(_) | Way::Nowhere => Err(Unsaid::NoMeta),
+        }
+    }
+
+    /// The lane by which a node can be asked for one key of a read, given with its flags; else why it cannot, and what the
+    /// client is told.
+    pub(super) fn lane_that_says(
+        &self,
+        node: NodeId,
+        lane: usize,
+        verb: ReadVerb,
+        text: &[u8],
+    ) -> Result<UpstreamId, (Reason, String)> {
+        let found = match verb {
+            ReadVerb::Meta { verb, .. } => self.meta_lane(node, lane, &[verb.word().as_bytes(), b" ", text].concat()),
+            _ => self.lane(node, lane).ok_or(Unsaid::Down),
+        };
+        found.map_err(|unsaid| match unsaid {
+            Unsaid::Down => (Reason::Down, self.down_text(node)),
+            Unsaid::NoMeta => (Reason::NodeError, self.needs_meta(node)),
+        })
     }
 
     /// The lane in packets of a node that has no meta commands, ready or not, opened when it is first needed. `None`: the

@@ -118,7 +118,7 @@ impl Core {
             tracing::warn!(
                 node = %entry.node.name,
                 cause = %reason,
-                "the new credentials do not do: connections made with the old ones stay in use, and it is tried again"
+                "the new credentials do not work: connections made with the old ones stay in use, and slipring tries again"
             );
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(6)).min(LONGEST_PAUSE);

@@ -4,7 +4,7 @@
 //!
 //! Longer than 500 lines: the way of every kind of request, read in one sitting.
 
-use super::binary_lanes::Way;
+use super::binary_lanes::{Unsaid, Way};
 use super::buffer::Input;
 use super::client::replies::Stamp;
 use super::client::{self, Reading, Stall, Taken, Target};
@@ -22,14 +22,6 @@ use crate::protocol::request::{Block, Change, Keys, ReadVerb, Refusal, Request};
 use crate::protocol::text::request;
 use crate::protocol::{is_key, meta};
 use crate::routing::Topology;
-
-/// Why a request is not put on a lane.
-pub(super) enum Unsaid {
-    /// Its node cannot be asked.
-    Down,
-    /// Its node does not know it.
-    NoMeta,
-}
 
 impl Core {
     pub(super) fn act(&mut self, id: ClientId, line: &[u8], after: Input<'_>) -> Taken {
@@ -367,17 +359,6 @@ impl Core {
         up.push(line, Entry::Single { client: id, seq, command, asked, expired: false, meta }, shared);
         up.touch(up_id, shared);
         Some(up_id)
-    }
-
-    /// The lane by which a meta command that was accepted before goes to its node.
-    pub(super) fn meta_lane(&self, node: NodeId, lane: usize, line: &[u8]) -> Result<UpstreamId, Unsaid> {
-        match self.known_way(node, lane) {
-            way @ (Way::Lines(lane) | Way::Packets(lane)) if way.says(line) => Ok(lane),
-            // While its block came the connection was lost: which memcached answers next is not known.
-            Way::Greeting(_) | Way::Lost | Way::Down => Err(Unsaid::Down),
-            // While its block came its key went to another node, or the node is another memcached.
-            Way::Lines(_) | Way::Packets(_) | Way::Nowhere => Err(Unsaid::NoMeta),
-        }
     }
 
     pub(super) fn answer_down(&mut self, id: ClientId, node: NodeId, target: Target) {

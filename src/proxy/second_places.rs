@@ -6,7 +6,6 @@
 use super::handoff::{self, Plan};
 use super::ids::Stage;
 use super::old_places::TWO_PLACES;
-use super::requests::Unsaid;
 use super::upstream::group::Member;
 use super::upstream::key_of;
 use super::{ClientId, Core, NodeId};
@@ -186,19 +185,15 @@ impl Core {
             _ => (owner, Stage::Again, client.moves.take(seq)),
         };
         let text = kept.as_deref().unwrap_or(text);
-        let found = match verb {
-            ReadVerb::Meta { verb, .. } => self.meta_lane(node, lane, &[verb.word().as_bytes(), b" ", text].concat()),
-            _ => self.lane(node, lane).ok_or(Unsaid::Down),
-        };
-        let up = match found {
+        let up = match self.lane_that_says(node, lane, verb, text) {
             Ok(up) => up,
-            Err(unsaid) => {
+            Err(refused) => {
                 if stage == Stage::Old
                     && let [.., errors] = &self.shared.cells().before_reads
                 {
                     errors.add(1);
                 }
-                return self.fail_onward(verb, node, reader, unsaid);
+                return self.fail_onward(verb, reader, refused);
             }
         };
         self.ask(id, up, seq, place, verb, text, hash, stage);
@@ -206,14 +201,10 @@ impl Core {
     }
 
     /// The next place of a key cannot be asked.
-    fn fail_onward(&mut self, verb: ReadVerb, node: NodeId, reader: Reader, unsaid: Unsaid) -> Onward {
+    fn fail_onward(&mut self, verb: ReadVerb, reader: Reader, (reason, text): (Reason, String)) -> Onward {
         if self.shared.may_miss(verb) {
             return Onward::Nowhere;
         }
-        let (text, reason) = match unsaid {
-            Unsaid::Down => (self.down_text(node), Reason::Down),
-            Unsaid::NoMeta => (self.needs_meta(node), Reason::NodeError),
-        };
         self.shared.cells().soft(verb.into(), reason, 1, false);
         let Self { clients, shared, .. } = self;
         if let Some(client) = clients.get_mut(reader.client.0) {

@@ -214,7 +214,7 @@ fn what_is_wrong_changes_nothing_and_is_told_once() {
         more(done, 1000);
         // A password that the node does not know: the old connections serve on.
         authority.write("ours", "app:hunter3\n");
-        slipring.wait_for_output("the new credentials do not do");
+        slipring.wait_for_output("the new credentials do not work");
         more(done, 2000);
         slipring.wait_for_states("up", 1);
         // It learns it.
@@ -227,7 +227,7 @@ fn what_is_wrong_changes_nothing_and_is_told_once() {
     let output = slipring.output();
     assert!(!output.contains("hunter"), "{output}");
     assert_eq!(output.matches("one line user:password is expected").count(), 1, "{output}");
-    assert_eq!(output.matches("the new credentials do not do").count(), 1, "{output}");
+    assert_eq!(output.matches("the new credentials do not work").count(), 1, "{output}");
     assert!(!slipring.admin("/metrics").1.contains("slipring_soft_failures_total{"), "{output}");
 }
 
