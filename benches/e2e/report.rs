@@ -260,7 +260,7 @@ impl Beside {
     fn whom(self) -> Contestant {
         match self {
             Self::Twemproxy => Contestant::Twemproxy,
-            Self::Text => Contestant::Slipring { merge_gets: true },
+            Self::Text => SLIPRING,
             Self::NoRingBefore => Contestant::SlipringFour,
         }
     }

@@ -233,12 +233,9 @@ fn note_before(old: &Topology, new: &Topology, at: u64, history: &History) {
         return;
     };
     let moved = before.ring().moved(new);
-    let is_equal = |topology: &Topology| {
-        topology.before().is_some_and(|before| before.ring().fingerprint() == topology.fingerprint())
-    };
     let (from, to) = (before.ring().name(), new.name());
-    if is_equal(new) {
-        if !is_equal(old) {
+    if new.is_as_before() {
+        if !old.is_as_before() {
             tracing::info!(before = %from, "the ring before is the same as the ring in use: no key has an old place");
         }
     } else if name(old) != name(new) || old.fingerprint() != new.fingerprint() {

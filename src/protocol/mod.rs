@@ -3,7 +3,8 @@
 //! Nothing here owns bytes, reads a clock or knows a socket. [`request`] and [`reply`] are what all dialects have in
 //! common. [`text`] and [`meta`] read what clients send and nodes answer, and write what nodes are sent; [`binary`] reads
 //! what clients send, and has the text in between. [`form`] is how a client wants its replies, [`dialect`] what it speaks
-//! at all, [`command`] the commands by name, [`number`] the integers, `uniques` which place of a moved key one names. The reference is memcached 1.6.18; where the proxy
+//! at all, [`command`] the commands by name, [`number`] the integers, `uniques` which place of a moved key a unique names.
+//! The reference is memcached 1.6.18; where the proxy
 //! is stricter, the comment says why.
 
 pub mod binary;

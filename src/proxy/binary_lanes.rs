@@ -135,13 +135,14 @@ impl Core {
         }
     }
 
-    /// The lane by which a meta command that was accepted before goes to its node.
+    /// The lane by which a meta command goes to a node that was not asked whether it knows it when the command was accepted:
+    /// its block came first, or it is asked on.
     pub(super) fn meta_lane(&self, node: NodeId, lane: usize, line: &[u8]) -> Result<UpstreamId, Unsaid> {
         match self.known_way(node, lane) {
             way @ (Way::Lines(lane) | Way::Packets(lane)) if way.says(line) => Ok(lane),
-            // While its block came the connection was lost: which memcached answers next is not known.
+            // The connection was lost meanwhile: which memcached answers next is not known.
             Way::Greeting(_) | Way::Lost | Way::Down => Err(Unsaid::Down),
-            // While its block came its key went to another node, or the node is another memcached.
+            // Its key went to another node meanwhile, or the node is another memcached.
             Way::Lines(_) | Way::Packets(_) | Way::Nowhere => Err(Unsaid::NoMeta),
         }
     }

@@ -187,7 +187,7 @@ impl Core {
 
     /// What is done with a value for a moved key that may be needed in more than one step, or later than now.
     fn keeps_block(&self, hash: u64, header: &[u8]) -> Option<(Plan, OldPlace)> {
-        self.plan_of(hash, header).filter(|(plan, _)| !matches!(plan, Plan::New | Plan::Steps(Kind::Set)))
+        self.plan_of(hash, header).filter(|(plan, _)| *plan != Plan::Steps(Kind::Set))
     }
 
     /// A value's block does not end as it must.

@@ -49,8 +49,6 @@ pub(super) enum Kind {
 /// What is done with a request for a moved key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// The new place alone is asked.
-    New,
     Steps(Kind),
     /// It names a unique that nothing has any more.
     Exists,
@@ -112,9 +110,9 @@ pub(super) struct Handoff {
 // === impl Plan ===
 
 impl Plan {
-    /// Whether the new place alone is asked, or would be where the request cannot be kept for another step.
+    /// Whether the new place alone is asked where the request cannot be kept for another step.
     pub(super) const fn is_of_new(self) -> bool {
-        matches!(self, Self::New | Self::Steps(Kind::OfNew))
+        matches!(self, Self::Steps(Kind::OfNew))
     }
 }
 
@@ -288,10 +286,7 @@ impl Handoff {
 
     /// The line by which a part is asked, but for a look-up; with CRLF.
     pub(super) fn line_of(&self, part: Part) -> Vec<u8> {
-        let bare = || {
-            uniques::without_creation(&self.line, if self.line.starts_with(b"ms ") { 3 } else { 2 })
-                .unwrap_or_else(|| self.line.to_vec())
-        };
+        let bare = || self.bare().unwrap_or_else(|| self.line.to_vec());
         match (part, self.kind) {
             (Part::New | Part::Old, Kind::Change) | (Part::New, Kind::OfNew | Kind::DoneIf) => bare(),
             // What it makes where nothing is would be at the wrong place.
@@ -447,8 +442,13 @@ impl Handoff {
         Said::There(say(&self.line, self.target.meta, b"EX", b"EXISTS").into())
     }
 
+    /// Its line without what makes it create what is missing. None where it creates nothing.
+    fn bare(&self) -> Option<Vec<u8>> {
+        uniques::without_creation(&self.line, if self.line.starts_with(b"ms ") { 3 } else { 2 })
+    }
+
     /// Whether it makes what is missing.
     fn creates(&self) -> bool {
-        uniques::without_creation(&self.line, if self.line.starts_with(b"ms ") { 3 } else { 2 }).is_some()
+        self.bare().is_some()
     }
 }

@@ -8,7 +8,6 @@ use super::binary_lanes::{Unsaid, Way};
 use super::buffer::Input;
 use super::client::replies::Stamp;
 use super::client::{self, Reading, Stall, Taken, Target};
-use super::handoff::Plan;
 use super::ids::Stage;
 use super::large::Wanted;
 use super::upstream::group::Member;
@@ -322,7 +321,7 @@ impl Core {
     /// Puts a request for one node on its lane and owes its reply, or answers that the node is down.
     pub(super) fn enqueue(&mut self, id: ClientId, line: &[u8], target: Target, tail: &[u8]) -> Option<UpstreamId> {
         let Target { hash, command, meta, .. } = target;
-        if let Some((plan, place)) = self.plan_of(hash, line).filter(|(plan, _)| *plan != Plan::New) {
+        if let Some((plan, place)) = self.plan_of(hash, line) {
             return self.hand_off(id, line, target, tail, plan, place, None);
         }
         let node = self.owner_of_line(hash, line);

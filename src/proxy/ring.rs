@@ -51,9 +51,7 @@ impl Core {
             self.end_ring_waits(|_| true);
         }
         self.join_nodes();
-        if !had_before
-            && self.topology.before().is_some_and(|before| before.ring().fingerprint() != self.topology.fingerprint())
-        {
+        if !had_before && !self.topology.is_as_before() {
             self.forget_refused();
         }
         let known: Vec<(NodeId, bool)> = self

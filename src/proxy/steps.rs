@@ -49,7 +49,7 @@ impl Core {
                 self.answer_at_once(id, target, tail, &text);
                 return None;
             }
-            Plan::New | Plan::Refused => {
+            Plan::Refused => {
                 self.shared.cells().soft(target.command, Reason::NodeError, 1, false);
                 self.answer_at_once(id, target, tail, TWO_PLACES.as_bytes());
                 return None;

@@ -169,6 +169,10 @@ impl Beside {
         &self.before
     }
 
+    pub(super) fn is_equal(&self) -> bool {
+        self.is_equal
+    }
+
     /// The old place of a key that is at `owner` now, unless it is the same node, or no place any more.
     pub(super) fn old_place<'key>(
         &self,

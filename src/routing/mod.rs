@@ -318,6 +318,12 @@ impl Topology {
         self.before.as_ref().map(Beside::before)
     }
 
+    /// Whether a ring [`before`](Self::before) is declared that places keys as this one does: none has an old place.
+    #[must_use]
+    pub fn is_as_before(&self) -> bool {
+        self.before.as_ref().is_some_and(Beside::is_equal)
+    }
+
     /// The nodes of the ring [`before`](Self::before) that are not in this one.
     pub fn old_nodes(&self) -> impl Iterator<Item = (NodeIndex, &Arc<Node>)> {
         let nodes = self.before().into_iter().flat_map(|before| before.ring().nodes().iter().zip(0..));
