@@ -457,9 +457,9 @@ impl Core {
             }
             if let Some(step) = group.step {
                 let said = match error {
-                    Some(raw) => Said::Error(raw.into()),
-                    None if group.is_touched() => Said::There(Box::default()),
-                    None => Said::Missing(Box::default()),
+                    Some(raw) => Said::Error(raw.to_vec().into()),
+                    None if group.is_touched() => Said::There(Cow::default()),
+                    None => Said::Missing(Cow::default()),
                 };
                 self.step_over(step, Part::LookUp, said);
             }

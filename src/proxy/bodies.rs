@@ -2,8 +2,6 @@
 
 use super::buffer::{Input, OutBuf};
 use super::client::{Arriving, Body, Reading, Taken, Target};
-use super::handoff::{Kind, Plan};
-use super::old_places::OldPlace;
 use super::upstream::key_of;
 use super::{ClientId, Core};
 use crate::metrics::{Outcome, Reason};
@@ -48,13 +46,14 @@ impl Core {
         if after.bytes.len() >= total {
             let block = after.part(0..total);
             if !value.is_closed || block.bytes.ends_with(b"\r\n") {
-                if let Some((plan, place)) = self.keeps_block(hash, header) {
-                    let mut block = block.bytes.to_vec();
-                    if !value.is_closed {
-                        block.extend_from_slice(b"\r\n");
+                let up = match self.plan_of(hash, header) {
+                    None => self.enqueue_unmoved(id, header, target, value.tail),
+                    Some((plan, places)) => {
+                        let kept = plan.keeps_block().then(|| whole_block(block.bytes.to_vec(), value.is_closed));
+                        self.hand_off(id, header, target, value.tail, plan, places, kept)
                     }
-                    self.hand_off(id, header, target, value.tail, plan, place, Some(block.into()));
-                } else if let Some(up) = self.enqueue(id, header, target, value.tail) {
+                };
+                if let Some(up) = up {
                     let Self { upstreams, shared, .. } = self;
                     if let Some(lane) = upstreams.get_mut(up.0) {
                         // A packet has no CRLF behind its value.
@@ -159,14 +158,17 @@ impl Core {
         if is_closed && end != *b"\r\n" {
             block.clear(&mut self.shared.pool);
             self.refuse_block(id, target);
-        } else if let Some((plan, place)) = self.keeps_block(target.hash, &header) {
-            let mut kept = block.to_vec();
-            if !is_closed {
-                kept.extend_from_slice(b"\r\n");
+            self.end_body(id, 0);
+            return;
+        }
+        let up = match self.plan_of(target.hash, &header) {
+            None => self.enqueue_unmoved(id, &header, target, &tail),
+            Some((plan, places)) => {
+                let kept = plan.keeps_block().then(|| whole_block(block.to_vec(), is_closed));
+                self.hand_off(id, &header, target, &tail, plan, places, kept)
             }
-            block.clear(&mut self.shared.pool);
-            self.hand_off(id, &header, target, &tail, plan, place, Some(kept.into()));
-        } else if let Some(up) = self.enqueue(id, &header, target, &tail) {
+        };
+        if let Some(up) = up {
             let Self { upstreams, shared, .. } = self;
             if let Some(lane) = upstreams.get_mut(up.0) {
                 if is_closed && lane.is_binary {
@@ -185,11 +187,6 @@ impl Core {
         self.end_body(id, 0);
     }
 
-    /// What is done with a value for a moved key that may be needed in more than one step, or later than now.
-    fn keeps_block(&self, hash: u64, header: &[u8]) -> Option<(Plan, OldPlace)> {
-        self.plan_of(hash, header).filter(|(plan, _)| *plan != Plan::Steps(Kind::Set))
-    }
-
     /// A value's block does not end as it must.
     fn refuse_block(&mut self, id: ClientId, target: Target) {
         self.shared.cells().request(target.command, Outcome::ClientError, 1);
@@ -205,4 +202,12 @@ impl Core {
             shared.budget.arriving -= to_come;
         }
     }
+}
+
+/// A value as the storage commands of lines send it, its CRLF included; `is_closed`: it has that already.
+fn whole_block(mut value: Vec<u8>, is_closed: bool) -> Box<[u8]> {
+    if !is_closed {
+        value.extend_from_slice(b"\r\n");
+    }
+    value.into()
 }

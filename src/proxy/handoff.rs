@@ -4,7 +4,7 @@
 //!
 //! | kind | steps |
 //! |---|---|
-//! | `Set` | the request at the new place; whatever came of it, a delete at the old |
+//! | `Set` | the request at the new place; whatever came of it, unless it was refused for what it is, a delete at the old |
 //! | `Delete` | at both at the same time |
 //! | `OfNew` | for a unique of the new place, there; where it is missing there, a look-up at the old: is it there, it exists; where it is missing there, too, at the new once more |
 //! | `DoneIf` | the same; if it was done, a delete at the old |
@@ -19,10 +19,12 @@
 //! A step whose outcome is not known ends the request as an error, and nothing is done twice. An old node whose memory is gone
 //! has nothing.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::client::Target;
 use super::ids::{ClientId, NodeId, Part};
+use super::old_places::Places;
 use super::upstream::key_of;
 use crate::metrics::Reason;
 use crate::protocol::command::Command;
@@ -60,13 +62,13 @@ pub(super) enum Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     /// The answer, with its CRLF: it is there, or done, or refused for what is there.
-    There(Box<[u8]>),
+    There(Text),
     /// The answer: nothing is there.
-    Missing(Box<[u8]>),
+    Missing(Text),
     /// An error line of the node.
-    Error(Box<[u8]>),
+    Error(Text),
     /// No answer: why, and what its client is told.
-    Lost(Reason, Box<[u8]>),
+    Lost(Reason, Text),
 }
 
 /// What follows from that.
@@ -107,6 +109,12 @@ pub(super) struct Handoff {
     pub(super) held: usize,
 }
 
+/// An answer, with its CRLF. Those that are told most are not copied.
+pub(super) type Text = Cow<'static, [u8]>;
+
+/// What a line that deletes has besides its key, in either form.
+const DELETE_BYTES: usize = 16;
+
 // === impl Plan ===
 
 impl Plan {
@@ -114,23 +122,39 @@ impl Plan {
     pub(super) const fn is_of_new(self) -> bool {
         matches!(self, Self::Steps(Kind::OfNew))
     }
+
+    /// Whether the value is needed in more than one step, or later than now. Else it goes on its lane as it came.
+    pub(super) const fn keeps_block(self) -> bool {
+        matches!(self, Self::Steps(kind) if !matches!(kind, Kind::Set))
+    }
 }
 
 // === impl Said ===
+
+/// The answer that is `raw`.
+fn text_of(raw: &[u8]) -> Text {
+    const MOST: [&[u8]; 6] = [b"STORED\r\n", b"DELETED\r\n", b"NOT_FOUND\r\n", b"HD\r\n", b"NF\r\n", b"NOT_STORED\r\n"];
+    MOST.into_iter().find(|most| *most == raw).map_or_else(|| raw.to_vec().into(), Cow::Borrowed)
+}
 
 impl Said {
     /// A line of one of the commands that change something.
     pub(super) fn of(line: &Line<'_>, raw: &[u8]) -> Self {
         match line {
-            Line::Error => Self::Error(raw.into()),
-            Line::NotFound | Line::NotStored | Line::Nf | Line::Ns | Line::En => Self::Missing(raw.into()),
-            _ => Self::There(raw.into()),
+            Line::Error => Self::Error(text_of(raw)),
+            Line::NotFound | Line::NotStored | Line::Nf | Line::Ns | Line::En => Self::Missing(text_of(raw)),
+            _ => Self::There(text_of(raw)),
         }
     }
 
     /// Whether it is not known, or not done.
     const fn is_failure(&self) -> bool {
         matches!(self, Self::Error(_) | Self::Lost(..))
+    }
+
+    /// Whether it was refused for what it is, and nothing was done.
+    fn is_refused(&self) -> bool {
+        matches!(self, Self::Error(line) if line.starts_with(b"CLIENT_ERROR"))
     }
 
     /// Whether it is done: not refused for another unique.
@@ -231,7 +255,7 @@ impl Handoff {
         seq: Option<u32>,
         target: Target,
         lane: usize,
-        (new, old, index): (NodeId, NodeId, NodeIndex),
+        Places { new, old, index }: Places,
         before: Arc<Before>,
         line: &[u8],
         block: Option<Box<[u8]>>,
@@ -285,34 +309,47 @@ impl Handoff {
     }
 
     /// The line by which a part is asked, but for a look-up; with CRLF.
-    pub(super) fn line_of(&self, part: Part) -> Vec<u8> {
-        let bare = || self.bare().unwrap_or_else(|| self.line.to_vec());
+    pub(super) fn line_of(&self, part: Part) -> Cow<'_, [u8]> {
+        let whole = || Cow::Borrowed(&*self.line);
         match (part, self.kind) {
-            (Part::New | Part::Old, Kind::Change) | (Part::New, Kind::OfNew | Kind::DoneIf) => bare(),
+            (Part::New | Part::Old, Kind::Change) | (Part::New, Kind::OfNew | Kind::DoneIf) => {
+                self.bare().map_or_else(whole, Cow::Owned)
+            }
             // What it makes where nothing is would be at the wrong place.
             (Part::Old, Kind::OfOld) => match uniques::asked_for(&self.line).map(|u| From::of(u, self.before.tag())) {
-                Some(From::Old(unique)) => uniques::with(&bare(), unique),
-                _ => self.line.to_vec(),
+                Some(From::Old(unique)) => uniques::with(&self.bare().map_or_else(whole, Cow::Owned), unique).into(),
+                _ => whole(),
             },
             (Part::Invalidate, _) => {
-                let mut line = Vec::new();
                 let key = key_of(&self.line);
+                let mut line = Vec::with_capacity(self.line.len() + DELETE_BYTES);
                 if is_key(&key) {
                     Change::Delete.write(&key, &mut line);
                 } else {
                     meta::write_delete(&key, &mut line);
                 }
-                line
+                line.into()
             }
-            _ => self.line.to_vec(),
+            _ => whole(),
         }
     }
 
-    /// What a part is counted as, and whether it is a meta command.
-    pub(super) fn command_of(&self, part: Part, line: &[u8]) -> (Command, bool) {
+    /// What a part is counted as, but for a look-up.
+    pub(super) const fn command_of(&self, part: Part) -> Command {
         match part {
-            Part::Invalidate => (Command::Delete, line.starts_with(b"md ")),
-            _ => (self.target.command, self.target.meta),
+            Part::Invalidate => Command::Delete,
+            _ => self.target.command,
+        }
+    }
+
+    /// Whether a part is asked by a meta command that only a node with those knows.
+    pub(super) fn is_meta(&self, part: Part) -> bool {
+        match part {
+            // Both commands of a look-up say as much.
+            Part::LookUp => false,
+            // A key that a line cannot have is deleted by its encoded form.
+            Part::Invalidate => !is_key(&key_of(&self.line)),
+            _ => self.target.meta,
         }
     }
 
@@ -323,7 +360,7 @@ impl Handoff {
         let is_old = self.place(part) == self.old;
         let said = match said {
             Said::Lost(reason, _) if is_old && is_gone && !matches!(reason, Reason::Timeout | Reason::Queue) => {
-                Said::Missing(Box::default())
+                Said::Missing(Text::default())
             }
             said => said,
         };
@@ -333,6 +370,8 @@ impl Handoff {
             _ => {}
         }
         match (self.kind, part) {
+            // Refused for what it is: as at a node alone, what was there stays.
+            (Kind::Set, Part::New) if said.is_refused() => Next::Answer(said),
             (Kind::Set, Part::New) => {
                 self.first = Some(said);
                 Next::Ask(Part::Invalidate)
@@ -423,14 +462,19 @@ impl Handoff {
                 said => Next::Answer(said.marked(self.before.tag())),
             },
             (Kind::OfOld, Part::Old) => match said {
-                Said::Missing(_) => Next::Ask(Part::LookUp),
+                Said::Missing(_) => {
+                    self.first = Some(said);
+                    Next::Ask(Part::LookUp)
+                }
                 said => Next::Answer(said.marked(self.before.tag())),
             },
             (Kind::OfOld, Part::LookUp) => match said {
                 Said::There(_) => Next::Answer(self.exists()),
-                Said::Missing(_) => {
-                    Next::Answer(Said::Missing(say(&self.line, self.target.meta, b"NF", b"NOT_FOUND").into()))
-                }
+                Said::Missing(_) => Next::Answer(match self.first.take() {
+                    // As the old place said it: not all say so alike.
+                    Some(Said::Missing(line)) if !line.is_empty() => Said::Missing(line),
+                    _ => Said::Missing(say(&self.line, self.target.meta, b"NF", b"NOT_FOUND").into()),
+                }),
                 failed => Next::Answer(failed),
             },
             (_, _) => Next::Answer(said),

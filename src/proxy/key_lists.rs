@@ -73,7 +73,7 @@ impl Core {
                 self.stop_at(id, lane, key, hash).or_else(|| {
                     self.shared.sample(key, hash);
                     let node = self.owner(hash, || key);
-                    let stage = self.stage_of(hash, || key);
+                    let stage = self.stage_of(node, hash, || key);
                     self.invalidate_beside(id, verb, key, hash, || key);
                     match self.read_key(id, seq, first + asked, node, verb, key, hash, lane, plain, stage) {
                         Ok(Some(up)) => self.note_line(id, up),

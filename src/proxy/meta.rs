@@ -145,8 +145,8 @@ impl Core {
 
     /// Whether a client has to wait until the old place of a key has said its version.
     pub(super) fn awaits_old(&mut self, id: ClientId, key: &[u8], hash: u64) -> bool {
-        let old = self.old_place(hash, || key);
-        old.is_some_and(|(_, node)| matches!(self.node_speaks_meta(id, node), Speaks::NotYet))
+        let places = self.places(hash, || key);
+        places.is_some_and(|places| matches!(self.node_speaks_meta(id, places.old), Speaks::NotYet))
     }
 
     /// Whether a node knows the meta commands.
@@ -254,7 +254,7 @@ impl Core {
         self.shared.cells().multigets.record(1, &SIZES);
         let node = self.owner(hash, || key);
         // What is done for a unique is done at the place that this names.
-        let stage = if uniques::asked_for(line).is_some() { Stage::Plain } else { self.stage_of(hash, || key) };
+        let stage = if uniques::asked_for(line).is_some() { Stage::Plain } else { self.stage_of(node, hash, || key) };
         self.invalidate_beside(id, verb, text, hash, || key);
         let bare = self.begin_stages(id, seq, verb, text, hash, stage);
         let said = bare.as_deref().unwrap_or(text);

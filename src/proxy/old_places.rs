@@ -13,8 +13,15 @@ use super::{ClientId, Core, NodeId};
 use crate::metrics::{Reason, Wait};
 use crate::routing::{Before, NodeIndex, OldNode};
 
-/// The old place of a key: which of the nodes of the ring before, and that node.
-pub(super) type OldPlace = (NodeIndex, NodeId);
+/// Both places of a key that has an old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Places {
+    /// Where it lives now.
+    pub(super) new: NodeId,
+    pub(super) old: NodeId,
+    /// Which of the nodes of the ring before the old one is.
+    pub(super) index: NodeIndex,
+}
 
 /// What a client is told of a request that cannot be done while its key has two places.
 pub(super) const TWO_PLACES: &str = "SERVER_ERROR proxy: not possible for a key with an old place (--nodes-before)\r\n";
@@ -23,21 +30,35 @@ pub(super) const TWO_PLACES: &str = "SERVER_ERROR proxy: not possible for a key 
 const SEEN_BY_ALL: Duration = Duration::from_secs(300);
 
 impl Core {
-    /// The old place of a key, if it has one. A node whose memory is gone is one while it answers: others, who have not
-    /// noticed, may read there what somebody without the new ring has stored since.
+    /// The places of a key that lives on `owner` now, if it has an old one. A node whose memory is gone is one while it
+    /// answers: others, who have not noticed, may read there what somebody without the new ring has stored since.
     #[inline]
-    pub(super) fn old_place<'key>(&self, hash: u64, key: impl Fn() -> &'key [u8]) -> Option<OldPlace> {
+    pub(super) fn places_beside<'key>(
+        &self,
+        owner: NodeId,
+        hash: u64,
+        key: impl FnOnce() -> &'key [u8],
+    ) -> Option<Places> {
         if self.old_ring.is_empty() {
             return None;
         }
         let before = self.topology.before()?;
-        let index = before.ring().route_with(hash, &key);
+        let index = before.ring().route_with(hash, key);
         let old = *self.old_ring.get(usize::from(index.0))?;
-        if old == self.owner(hash, &key) {
+        if old == owner {
             return None;
         }
         let is_gone = before.node(index).is_none_or(OldNode::is_gone);
-        (!is_gone || self.answers(old)).then_some((index, old))
+        (!is_gone || self.answers(old)).then_some(Places { new: owner, old, index })
+    }
+
+    /// The places of a key, if it has an old one.
+    #[inline]
+    pub(super) fn places<'key>(&self, hash: u64, key: impl Fn() -> &'key [u8]) -> Option<Places> {
+        if self.old_ring.is_empty() {
+            return None;
+        }
+        self.places_beside(self.owner(hash, &key), hash, key)
     }
 
     /// Whether a node has answered on one of its shared lanes.
@@ -48,15 +69,12 @@ impl Core {
     }
 
     /// The same of the key that a line names.
-    pub(super) fn old_place_of_line(&self, hash: u64, line: &[u8]) -> Option<OldPlace> {
-        if self.old_ring.is_empty() {
-            return None;
-        }
+    fn places_of_line(&self, hash: u64, line: &[u8]) -> Option<Places> {
         if !self.topology.needs_key() {
-            return self.old_place(hash, || &[]);
+            return self.places(hash, || &[]);
         }
         let key = key_of(line);
-        self.old_place(hash, || &key)
+        self.places(hash, || &key)
     }
 
     /// Whether values may be read from an old place now.
@@ -64,26 +82,23 @@ impl Core {
         self.topology.before().is_some_and(|before| before.may_read(index))
     }
 
-    /// Where a read asks for a key first.
+    /// Where a read asks first for a key that lives on `owner` now.
     #[inline]
-    pub(super) fn stage_of<'key>(&self, hash: u64, key: impl Fn() -> &'key [u8]) -> Stage {
-        if self.old_ring.is_empty() {
-            return Stage::Plain;
-        }
-        let reads = self.old_place(hash, key).is_some_and(|(index, _)| self.may_read_old(index));
+    pub(super) fn stage_of<'key>(&self, owner: NodeId, hash: u64, key: impl FnOnce() -> &'key [u8]) -> Stage {
+        let reads = self.places_beside(owner, hash, key).is_some_and(|places| self.may_read_old(places.index));
         if reads { Stage::New } else { Stage::Plain }
     }
 
     /// What is done with a request, given as its line, if its key has an old place.
     #[inline]
-    pub(super) fn plan_of(&self, hash: u64, line: &[u8]) -> Option<(Plan, OldPlace)> {
+    pub(super) fn plan_of(&self, hash: u64, line: &[u8]) -> Option<(Plan, Places)> {
         if self.old_ring.is_empty() { None } else { self.plan_if_moved(hash, line) }
     }
 
-    fn plan_if_moved(&self, hash: u64, line: &[u8]) -> Option<(Plan, OldPlace)> {
-        let place = self.old_place_of_line(hash, line)?;
+    fn plan_if_moved(&self, hash: u64, line: &[u8]) -> Option<(Plan, Places)> {
+        let places = self.places_of_line(hash, line)?;
         let before = self.topology.before()?;
-        Some((handoff::plan(line, before, place.0), place))
+        Some((handoff::plan(line, before, places.index), places))
     }
 
     /// Whether keys may have old places, or something of a client for such is under way.
@@ -105,15 +120,15 @@ impl Core {
     /// Whether a request that changes something has to wait: for earlier ones of its client, or for its way to the old place
     /// of its key. `meta`: it is a meta command.
     pub(super) fn stalls_on_moves(&mut self, id: ClientId, key: &[u8], hash: u64, meta: bool) -> bool {
-        let place = self.old_place(hash, || key);
+        let places = self.places(hash, || key);
         let Some(client) = self.clients.get_mut(id.0) else { return false };
-        if client.moves.stops(hash, place.is_some()) {
+        if client.moves.stops(hash, places.is_some()) {
             client.stall = Stall::Moves;
             self.shared.cells().waits(Wait::Lane);
             return true;
         }
         let idle = client.elsewhere.is_empty();
-        let Some((_, old)) = place else { return false };
+        let Some(Places { old, .. }) = places else { return false };
         (self.shared.full_lanes > 0 && self.stalls_on_full_at(id, old, meta))
             || ((meta || !idle) && self.stalls_elsewhere_at(id, old, hash, meta, idle))
             || self.waits_for_lost_write(id, old)

@@ -15,7 +15,7 @@ use super::client::{Arriving, Client, Large, Pace, Reading, Stall, Taken, Target
 use super::failure::Failure;
 use super::handoff::{Handoff, Kind as HandoffKind, Plan};
 use super::ids::{HandoffId, Part, Stage};
-use super::old_places::{OldPlace, TWO_PLACES};
+use super::old_places::{Places, TWO_PLACES};
 use super::upstream::node::{MAX_OWN, Waiting};
 use super::upstream::{Asked, Entry, Role, STREAM_BYTES, Step, Upstream};
 use super::{ClientId, Core, NodeId, UpstreamId};
@@ -298,8 +298,8 @@ impl Core {
             };
             let entry = match place.zip(before) {
                 None => Entry::Single { client: owner, seq, command, asked, expired: false, meta },
-                Some(((index, old), before)) => {
-                    let places = (node, old, index);
+                Some((places, before)) => {
+                    let places = Places { new: node, ..places };
                     let target = large.target;
                     let mut handoff = Handoff::new(
                         HandoffKind::Set,
@@ -333,12 +333,12 @@ impl Core {
 
     /// The old place of the key of a large body that waits for its lane, if it has one. An error: it cannot be stored while
     /// its key has two.
-    fn place_of_large(&self, owner: ClientId, body: bool) -> Result<Option<OldPlace>, ()> {
+    fn place_of_large(&self, owner: ClientId, body: bool) -> Result<Option<Places>, ()> {
         let key = self.clients.get(owner.0).filter(|_| body).and_then(|client| client.awaiting_key());
         match key.and_then(|(hash, line)| self.plan_of(hash, line)) {
             None => Ok(None),
             Some((plan, _)) if plan.is_of_new() => Ok(None),
-            Some((Plan::Steps(HandoffKind::Set), place)) => Ok(Some(place)),
+            Some((Plan::Steps(HandoffKind::Set), places)) => Ok(Some(places)),
             Some(_) => Err(()),
         }
     }
@@ -465,7 +465,8 @@ impl Core {
         if self.has_moves(id) && self.stalls_on_moves(id, value.key, hash, target.meta) {
             return Taken::Stalled;
         }
-        if let Some((plan, (_, old))) = self.plan_of(hash, value.header).filter(|(plan, _)| !plan.is_of_new()) {
+        let plan = self.plan_of(hash, value.header).filter(|(plan, _)| !plan.is_of_new());
+        if let Some((plan, Places { old, .. })) = plan {
             let is_down = self.clients.get(id.0).is_none_or(|client| self.lane(old, client.lane).is_none());
             if plan != Plan::Steps(HandoffKind::Set) || is_down {
                 // It cannot be kept for more than one step.

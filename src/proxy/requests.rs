@@ -162,7 +162,7 @@ impl Core {
             let mut stage = Stage::Plain;
             if has_old_places {
                 self.invalidate_beside(id, verb, key, hash, || key);
-                stage = self.stage_of(hash, || key);
+                stage = self.stage_of(node, hash, || key);
             }
             if self.read_key(id, seq, place, node, verb, key, hash, lane, plain, stage).is_err() {
                 missed += 1;
@@ -320,10 +320,21 @@ impl Core {
 
     /// Puts a request for one node on its lane and owes its reply, or answers that the node is down.
     pub(super) fn enqueue(&mut self, id: ClientId, line: &[u8], target: Target, tail: &[u8]) -> Option<UpstreamId> {
-        let Target { hash, command, meta, .. } = target;
-        if let Some((plan, place)) = self.plan_of(hash, line) {
-            return self.hand_off(id, line, target, tail, plan, place, None);
+        if let Some((plan, places)) = self.plan_of(target.hash, line) {
+            return self.hand_off(id, line, target, tail, plan, places, None);
         }
+        self.enqueue_unmoved(id, line, target, tail)
+    }
+
+    /// The same of a key that has no old place.
+    pub(super) fn enqueue_unmoved(
+        &mut self,
+        id: ClientId,
+        line: &[u8],
+        target: Target,
+        tail: &[u8],
+    ) -> Option<UpstreamId> {
+        let Target { hash, command, meta, .. } = target;
         let node = self.owner_of_line(hash, line);
         let lane = self.clients.get(id.0)?.lane;
         let found = if meta { self.meta_lane(node, lane, line) } else { self.lane(node, lane).ok_or(Unsaid::Down) };

@@ -5,7 +5,7 @@
 
 use super::handoff::{self, Plan};
 use super::ids::Stage;
-use super::old_places::TWO_PLACES;
+use super::old_places::{Places, TWO_PLACES};
 use super::upstream::group::Member;
 use super::upstream::key_of;
 use super::{ClientId, Core, NodeId};
@@ -111,12 +111,12 @@ impl Core {
 
     #[cold]
     fn invalidate_unread(&mut self, id: ClientId, verb: ReadVerb, text: &[u8], hash: u64, key: &[u8]) {
-        let Some(place) = self.old_place(hash, || key).filter(|(index, _)| !self.may_read_old(*index)) else { return };
+        let Some(places) = self.places(hash, || key).filter(|places| !self.may_read_old(places.index)) else { return };
         let creates = matches!(verb, ReadVerb::Meta { .. }) && uniques::without_creation(text, 1).is_some();
         let before = self.topology.before();
-        let has_lost = before.and_then(|before| before.node(place.0)).is_some_and(OldNode::has_reads_ended);
+        let has_lost = before.and_then(|before| before.node(places.index)).is_some_and(OldNode::has_reads_ended);
         if creates || has_lost {
-            self.invalidate_old(id, key, hash, place);
+            self.invalidate_old(id, key, hash, places);
         }
     }
 
@@ -172,11 +172,11 @@ impl Core {
             _ => text.into(),
         };
         let owner = self.owner(hash, || &key);
-        let old = self.old_place(hash, || &key).filter(|(index, _)| self.may_read_old(*index));
+        let places = self.places_beside(owner, hash, || &key).filter(|places| self.may_read_old(places.index));
         let Some(client) = self.clients.get_mut(id.0) else { return Onward::Nowhere };
         let lane = client.lane;
-        let (node, stage, kept) = match (stage, old) {
-            (Stage::New, Some((_, node))) if owner == from => (node, Stage::Old, None),
+        let (node, stage, kept) = match (stage, places) {
+            (Stage::New, Some(Places { old, .. })) if owner == from => (old, Stage::Old, None),
             // Nobody reads there any more: then it is done as if there were no other place.
             (Stage::New, _) => match client.moves.take(seq) {
                 Some(kept) => (owner, Stage::Again, Some(kept)),

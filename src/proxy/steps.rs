@@ -4,6 +4,8 @@
 //! which asks the next or answers its client. It goes on when its client has left: a value that was stored must not leave an
 //! older one behind.
 
+use std::borrow::Cow;
+
 use super::answers::outcome;
 use super::binary_lanes::Way;
 use super::client::Target;
@@ -11,7 +13,7 @@ use super::client::replies::Stamp;
 use super::failure::Failure;
 use super::handoff::{self, Handoff, Kind, Next, Plan, Said};
 use super::ids::{HandoffId, Part, Stage};
-use super::old_places::{OldPlace, TWO_PLACES};
+use super::old_places::{Places, TWO_PLACES};
 use super::upstream::{Asked, Entry, Step, Upstream};
 use super::{ClientId, Core, UpstreamId};
 use crate::metrics::{Outcome, Reason};
@@ -23,7 +25,7 @@ use crate::protocol::text::reply;
 
 impl From<Failure<'_>> for Said {
     fn from(failure: Failure<'_>) -> Self {
-        Self::Lost(failure.reason, failure.text.into())
+        Self::Lost(failure.reason, failure.text.to_vec().into())
     }
 }
 
@@ -38,7 +40,7 @@ impl Core {
         target: Target,
         tail: &[u8],
         plan: Plan,
-        (index, old): OldPlace,
+        places: Places,
         block: Option<Box<[u8]>>,
     ) -> Option<UpstreamId> {
         let kind = match plan {
@@ -55,10 +57,9 @@ impl Core {
                 return None;
             }
         };
-        let new = self.owner_of_line(target.hash, line);
         let before = self.topology.before().cloned()?;
         let lane = self.clients.get(id.0)?.lane;
-        let handoff = Handoff::new(kind, id, None, target, lane, (new, old, index), before, line, block);
+        let handoff = Handoff::new(kind, id, None, target, lane, places, before, line, block);
         // As for any node that is down: nothing is begun that cannot be ended.
         let needed: &[Part] = match kind {
             Kind::Set | Kind::DoneIf => &[Part::New, Part::Invalidate],
@@ -70,7 +71,7 @@ impl Core {
         };
         for part in needed {
             if let Err(said) = self.lane_of(&handoff, *part) {
-                let text = if let Said::Lost(_, text) = said { text } else { Box::default() };
+                let text = if let Said::Lost(_, text) = said { text } else { Cow::default() };
                 match self.lane(handoff.place(*part), lane) {
                     Some(_) => {
                         self.shared.cells().soft(target.command, Reason::NodeError, 1, false);
@@ -133,14 +134,10 @@ impl Core {
     fn lane_of(&self, handoff: &Handoff, part: Part) -> Result<UpstreamId, Said> {
         let (node, lane) = (handoff.place(part), handoff.lane);
         let down = || Said::Lost(Reason::Down, self.down_text(node).into_bytes().into());
-        if part == Part::LookUp {
+        if !handoff.is_meta(part) {
             return self.lane(node, lane).ok_or_else(down);
         }
         let line = handoff.line_of(part);
-        let (_, meta) = handoff.command_of(part, &line);
-        if !meta {
-            return self.lane(node, lane).ok_or_else(down);
-        }
         match self.known_way(node, lane) {
             way @ (Way::Lines(lane) | Way::Packets(lane)) if way.says(&line) => Ok(lane),
             Way::Greeting(_) | Way::Lost | Way::Down => Err(down()),
@@ -150,7 +147,8 @@ impl Core {
 
     /// Deletes a key at its old place, for what is done at the new by another way. Nobody waits for it: what its client asks of
     /// the old place later goes by the same lane. Where that has no room the invalidation is lost, as any may be.
-    pub(super) fn invalidate_old(&mut self, id: ClientId, key: &[u8], hash: u64, (index, old): OldPlace) {
+    pub(super) fn invalidate_old(&mut self, id: ClientId, key: &[u8], hash: u64, places: Places) {
+        let Places { old, index, .. } = places;
         let Some(before) = self.topology.before().cloned() else { return };
         let Some(lane) = self.clients.get(id.0).map(|client| client.lane) else { return };
         if self.lane(old, lane).and_then(|up| self.upstreams.get(up.0)).is_some_and(Upstream::is_full) {
@@ -158,7 +156,6 @@ impl Core {
             lost.add(1);
             return self.end_reads(&before, index, old, Reason::Queue);
         }
-        let new = self.owner(hash, || key);
         let mut line = Vec::new();
         if is_key(key) {
             Change::Delete.write(key, &mut line);
@@ -166,7 +163,7 @@ impl Core {
             meta::write_delete(key, &mut line);
         }
         let target = Target::text(hash, Command::Delete, true);
-        let handoff = Handoff::new(Kind::Invalidate, id, None, target, lane, (new, old, index), before, &line, None);
+        let handoff = Handoff::new(Kind::Invalidate, id, None, target, lane, places, before, &line, None);
         let hid = self.keep_handoff(id, handoff, &[], false);
         if let Err(said) = self.ask_part(hid, Part::Invalidate, true) {
             self.step_over(hid, Part::Invalidate, said);
@@ -187,13 +184,13 @@ impl Core {
         if part == Part::LookUp {
             return self.look_up(hid, up_id);
         }
-        let line = handoff.line_of(part);
-        let (command, meta) = handoff.command_of(part, &line);
+        let (command, meta) = (handoff.command_of(part), handoff.is_meta(part));
         let (client, seq, hash, node) = (handoff.client, handoff.seq, handoff.target.hash, handoff.place(part));
         let Self { clients, upstreams, shared, handoffs, .. } = self;
         let (Some(up), Some(handoff)) = (upstreams.get_mut(up_id.0), handoffs.get(hid.0)) else {
             return Err(Said::from(Failure::NONE));
         };
+        let line = handoff.line_of(part);
         let asked = match up.is_binary {
             true => Asked::line(hash, &line, &shared.settings),
             false => Asked::new(hash, &line, &shared.settings),
@@ -276,7 +273,7 @@ impl Core {
                     Ok(_) => return,
                     // The ring before was taken away meanwhile, and its node with it: nobody reads there any more.
                     Err(_) if next == Part::Invalidate && self.topology.before().is_none() => {
-                        (part, said) = (next, Said::Missing(Box::default()));
+                        (part, said) = (next, Said::Missing(Cow::default()));
                     }
                     Err(failed) => (part, said) = (next, failed),
                 },

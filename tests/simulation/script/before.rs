@@ -403,6 +403,11 @@ fn uniques_of_the_old_place_are_marked_and_name_it() {
         rig.asked(NEW, "mg a s\r\n", found);
         assert_eq!(rig.got(client), told);
     }
+    // What appends says it in another way than what replaces.
+    rig.send(client, format!("ms a 1 MA C{marked} k\r\ny\r\n"));
+    rig.asked(OLD, "ms a 1 MA C7 k\r\ny\r\n", "NS ka\r\n");
+    rig.asked(NEW, "mg a s\r\n", "EN\r\n");
+    assert_eq!(rig.got(client), "NS ka\r\n");
     // Those of the new place, and of a ring that is no more.
     rig.send(client, "cas a 0 0 1 7\r\ny\r\n");
     rig.asked(NEW, "cas a 0 0 1 7\r\ny\r\n", "EXISTS\r\n");
@@ -789,6 +794,24 @@ fn a_delete_that_is_refused_for_what_it_is_loses_no_invalidation() {
     rig.reply(OLD, refused);
     assert_eq!(rig.got(client), refused);
     assert!(rig.has_reads_ended());
+}
+
+#[test]
+fn a_set_that_is_refused_for_what_it_is_leaves_the_old_value_and_another_failure_does_not() {
+    let mut rig = Rig::moved();
+    let client = rig.client();
+    let refused = "CLIENT_ERROR invalid flag\r\n";
+    rig.send(client, "ms a 1 x\r\ny\r\n");
+    rig.asked(NEW, "ms a 1 x\r\ny\r\n", refused);
+    assert_eq!(rig.got(client), refused);
+    assert_eq!(rig.both(), ["", ""]);
+    // Where a node has no room, it drops the old value, as the other place must.
+    let full = "SERVER_ERROR out of memory storing object\r\n";
+    rig.send(client, "ms a 1\r\ny\r\n");
+    rig.asked(NEW, "ms a 1\r\ny\r\n", full);
+    rig.asked(OLD, "delete a\r\n", "DELETED\r\n");
+    assert_eq!(rig.got(client), full);
+    assert_eq!(rig.before_writes(), [2, 0]);
 }
 
 /// An invalidation is lost at the old place, and the old place is back.
