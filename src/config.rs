@@ -244,17 +244,24 @@ fn parse_within(
             config.with_discovery(serve, &from_env)
         }
         CliCommand::Plan(PlanArgs { from, to, keys, to_placement, serve }) => {
+            if to.is_none() && to_placement.is_none() {
+                return Err(Exit::usage(
+                    "plan: say what is to change: --to LIST, the nodes after the change; --to-placement NAME, the placement after \
+                     it; or both",
+                ));
+            }
             let list = |option: &str, entries: &str| {
                 let nodes = parse_nodes(entries, serve.node_port);
                 nodes.map_err(|error| Exit::usage(&format!("--{option}: {error}")))
             };
             let to_placement = to_placement.map(|to| to.with_names(serve.common.node_name_format.clone()));
+            let is_source = from.is_none();
             let from = match from {
                 None => node_source(&serve, &from_env)?,
                 Some(entries) => Source::Static(list("from", &entries)?),
             };
             let to = to.map(|entries| list("to", &entries)).transpose()?;
-            let command = Command::Plan { from, to, to_placement, keys };
+            let command = Command::Plan { from, is_source, to, to_placement, keys };
             let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
             config.with_discovery(serve, &from_env)
         }

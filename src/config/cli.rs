@@ -223,7 +223,7 @@ pub(super) struct PlanArgs {
     pub(super) from: Option<String>,
 
     /// Nodes after the change; the same if only the placement changes
-    #[arg(long, value_name = "LIST", required_unless_present = "to_placement")]
+    #[arg(long, value_name = "LIST")]
     pub(super) to: Option<String>,
 
     /// File with keys, one per line, to count what moves

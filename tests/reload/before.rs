@@ -247,6 +247,29 @@ fn check_warns_of_a_ring_before_that_is_of_no_use() {
 }
 
 #[test]
+fn the_log_tells_what_becomes_of_the_ring_before_and_not_of_a_ring_that_stays() {
+    let a = Memcached::start();
+    let directory = Directory::new();
+    let path = directory.path("nodes");
+    let one = list([&a]);
+    replace(&path, &one);
+    let slipring = start(&["--nodes-file", path.to_str().unwrap()]);
+    for (further, phase, reason) in [
+        (format!("before: {one}"), "reading", "ring before declared"),
+        (format!("before: ending:{one}"), "ending", "ring before ends"),
+        (String::new(), "none", "ring before taken away"),
+    ] {
+        replace(&path, &format!("{one}\n{further}\n"));
+        slipring.wait_for_output(reason);
+        let log = slipring.output();
+        let line = log.lines().find(|line| line.contains(reason)).unwrap();
+        assert!(line.contains("the ring before changed; the ring stays as it is ring="), "{line}");
+        assert!(line.contains(&format!("phase=\"{phase}\"")) && !line.contains("moved="), "{line}");
+    }
+    assert_eq!(slipring.output().matches(" ring changed ").count(), 1, "the first: {}", slipring.output());
+}
+
+#[test]
 fn plan_prints_the_edits_of_what_a_sidecar_has_now() {
     let directory = Directory::new();
     let path = directory.path("MEMCACHED_NODES");
@@ -271,7 +294,10 @@ fn plan_prints_the_edits_of_what_a_sidecar_has_now() {
     );
     // One that stands already is to end first.
     replace(&path, "10.0.0.2\nbefore: 10.0.0.3");
-    assert!(plan(&["--to", "10.0.0.4"]).contains("a ring before is declared already"));
+    assert!(plan(&["--to", "10.0.0.4"]).starts_with("warning: a ring before is declared already; end that one first: "));
+    // Unless it is that of this plan.
+    replace(&path, "10.0.0.2\nbefore: 10.0.0.2");
+    assert!(plan(&["--to", "10.0.0.4"]).starts_with("the ring before is declared already, so the first of the edits is made"));
 }
 
 #[test]
