@@ -74,13 +74,11 @@ impl Places {
     fn heading(&self) -> String {
         let how = "Make these edits in this order, each for all sidecars that share the cache. Before each edit wait for what the \
                    command above it shows.";
-        let restart = "restart all sidecars after each edit of them";
         let place = match &self.before {
-            Place::Unknown => format!(
-                "The edits are written for the ConfigMap memcached-config, which sidecars have mounted. Where the nodes are flags \
-                 or variables, set those of the same names and {restart}; in a nodes file the ring before is the lines \
-                 `before: LIST` and `placement-before: NAME`."
-            ),
+            Place::Unknown => "The edits are written for the ConfigMap memcached-config, which sidecars have mounted. Where the nodes are \
+                               flags or variables, set those of the same names and restart all sidecars after each edit; in a nodes \
+                               file the ring before is the lines `before: LIST` and `placement-before: NAME`."
+                .to_owned(),
             Place::ConfigMap(path) => {
                 format!(
                     "The ring before is read from the ConfigMap that is mounted at {}, such as memcached-config.",
@@ -90,10 +88,12 @@ impl Places {
             Place::File(path) | Place::OwnFile(path) => {
                 format!("The ring before is read from the file {}.", path.display())
             }
-            Place::Option | Place::Endpoint | Place::Dns => format!(
-                "The ring before is an option here, a flag or a variable, which a sidecar reads when it starts: {restart}. No \
-                 restart is needed where it is in a mounted ConfigMap or a file (MEMCACHED_NODES_FILE, or MEMCACHED_NODES_BEFORE_FILE)."
-            ),
+            Place::Option | Place::Endpoint | Place::Dns => {
+                "The ring before is an option here, a flag or a variable, which a sidecar reads when it starts: restart all sidecars after \
+                 each edit. No restart is needed where it is in a mounted ConfigMap or a file (MEMCACHED_NODES_FILE, or \
+                 MEMCACHED_NODES_BEFORE_FILE)."
+                    .to_owned()
+            }
         };
         let namespace = if self.is_in_cluster() { " NAMESPACE is that of the pods." } else { "" };
         format!("{how}{namespace}\n{place}\n")

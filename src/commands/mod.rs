@@ -63,7 +63,7 @@ pub enum CommandError {
     /// The same of a line, by its number.
     #[error("line {0}: {1}")]
     Line(u64, String),
-    /// A file, and what is wrong with it.
+    /// A file and the option that names it, and what is wrong with it.
     #[error("{0}: {1}")]
     File(String, String),
     /// Some nodes could not be read, and the others have no key: how many, of how many, and which.
@@ -216,12 +216,11 @@ fn plan(
     if let Some(declared) = declared.filter(|_| !plan.moves_nothing()) {
         // Ahead of the edits, which would replace it.
         let is_step_one = declared.phase == Phase::Reading && declared.topology()?.fingerprint() == old.fingerprint();
-        match is_step_one {
-            true => {
-                writeln!(out, "the ring before is declared already, so the first of the edits is made: {declared}\n")?
-            }
-            false => writeln!(out, "warning: a ring before is declared already; end that one first: {declared}\n")?,
-        }
+        let told = match is_step_one {
+            true => "the ring before is declared already, so the first of the edits is made",
+            false => "warning: a ring before is declared already; end that one first",
+        };
+        writeln!(out, "{told}: {declared}\n")?;
     }
     out.write_all(plan::report(&plan, before, after).as_bytes())?;
     let change = edits::Change { places, nodes: (&from, to), placements: (before, after) };
