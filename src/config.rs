@@ -192,7 +192,9 @@ fn parse_within(
     let command = cli::without_environment(declared.clone());
     let mut args = with_subcommand(args);
 
-    let matches = command.clone().try_get_matches_from(&args).map_err(|error| Exit::from_clap(&error, &[]))?;
+    let matches = command.clone().try_get_matches_from(&args).map_err(|error| {
+        Exit::of_stray_word(&error, &args, &declared).unwrap_or_else(|| Exit::from_clap(&error, &[]))
+    })?;
     let mut warnings = Vec::new();
     let mut from_env = FromEnvironment::new();
     let mut further = Vec::new();
@@ -244,17 +246,24 @@ fn parse_within(
             config.with_discovery(serve, &from_env)
         }
         CliCommand::Plan(PlanArgs { from, to, keys, to_placement, serve }) => {
+            if to.is_none() && to_placement.is_none() {
+                return Err(Exit::usage(
+                    "plan: say what is to change: --to LIST, the nodes after the change; --to-placement NAME, the placement after \
+                     it; or both",
+                ));
+            }
             let list = |option: &str, entries: &str| {
                 let nodes = parse_nodes(entries, serve.node_port);
                 nodes.map_err(|error| Exit::usage(&format!("--{option}: {error}")))
             };
             let to_placement = to_placement.map(|to| to.with_names(serve.common.node_name_format.clone()));
+            let is_source = from.is_none();
             let from = match from {
                 None => node_source(&serve, &from_env)?,
                 Some(entries) => Source::Static(list("from", &entries)?),
             };
             let to = to.map(|entries| list("to", &entries)).transpose()?;
-            let command = Command::Plan { from, to, to_placement, keys };
+            let command = Command::Plan { from, is_source, to, to_placement, keys };
             let config = Config::new(command, &serve.common, rust_log, limits, warnings, &from_env)?;
             config.with_discovery(serve, &from_env)
         }
@@ -395,6 +404,10 @@ impl Config {
             let (order, list) = (source("node-order", from_env), source("nodes", from_env));
             self.warnings.push(format!("{order} names {}, which {list} does not", unlisted.listed()));
         }
+        if matches!(self.command, Command::Serve { source: Source::Static(_) }) && serve.state_dir.is_some() {
+            let (option, list) = (source("state-dir", from_env), source("nodes", from_env));
+            self.warnings.push(format!("{option} has no effect: after a restart the nodes are again those of {list}"));
+        }
         let (nodes, option) = match self.command.source() {
             Some(Source::Static(nodes)) => (nodes.as_slice(), "nodes"),
             Some(Source::Endpoint { first, .. }) => (first.as_slice(), "nodes"),
@@ -419,6 +432,7 @@ impl Config {
             own,
             before,
             placement_before,
+            variables: Arc::new(variables::variables(from_env)),
             keep_order: self.placement.counts_order(),
             placement: Arc::new(self.placement.clone()),
             pinned,

@@ -4,6 +4,7 @@
 //! it waits for ever. So lines go into a bounded queue, which never waits, and one thread takes them out. What finds no
 //! place is lost and counted.
 
+mod fields;
 mod pace;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -25,6 +26,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
 use crate::config::LogFormat;
+use fields::Quoted;
 pub use pace::{Onset, Pace};
 
 /// Most lines that wait for the thread that writes them. A reader that is merely slow loses none of a burst; one that
@@ -81,7 +83,7 @@ pub fn start(filter: &str, format: LogFormat, may_colour: bool) {
     // What goes wrong with the log is not printed: that would wait, too.
     let lines = fmt::layer().with_writer(queue).log_internal_errors(false);
     let lines = match format {
-        LogFormat::Text => lines.with_ansi(may_colour && io::stderr().is_terminal()).boxed(),
+        LogFormat::Text => lines.fmt_fields(Quoted).with_ansi(may_colour && io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     if tracing_subscriber::registry().with(lines).with(levels).try_init().is_ok() {

@@ -142,9 +142,9 @@ fn references_are_links() {
     }
 }
 
-/// The sources as one text, with the strings that go on in the next line put together.
-fn sources() -> String {
-    let mut text = String::new();
+/// The sources, with the strings that go on in the next line put together.
+fn files() -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
     let mut directories = vec![root().join("src")];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
@@ -152,13 +152,19 @@ fn sources() -> String {
             if path.is_dir() {
                 directories.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                text.push_str(&fs::read_to_string(path).unwrap());
+                let text = fs::read_to_string(&path).unwrap();
+                let mut pieces = text.split("\\\n");
+                let first = pieces.next().unwrap_or_default().to_owned();
+                files.push((path, pieces.fold(first, |text, piece| text + piece.trim_start())));
             }
         }
     }
-    let mut pieces = text.split("\\\n");
-    let first = pieces.next().unwrap_or_default().to_owned();
-    pieces.fold(first, |text, piece| text + piece.trim_start())
+    files
+}
+
+/// The same as one text.
+fn sources() -> String {
+    files().into_iter().map(|(_, text)| text).collect()
 }
 
 /// The cells of the rows of a table.
@@ -185,6 +191,100 @@ fn the_log_lines_of_the_manual_are_those_of_the_program() {
         }
     }
     assert!(seen > 40, "{seen} texts were found");
+}
+
+/// A line that is of no use to an operator: a counter that is compiled in for measurements.
+const NOT_FOR_OPERATORS: [&str; 1] = ["longest poll"];
+
+/// The texts that a source logs, each with its level.
+fn logged(source: &str) -> Vec<(&'static str, String)> {
+    const CALLS: [(&str, &str); 4] = [
+        ("tracing::info!(", "INFO"),
+        ("tracing::warn!(", "WARN"),
+        ("tracing::error!(", "ERROR"),
+        ("warnings.push(", "WARN"),
+    ];
+    let mut found = Vec::new();
+    for (call, level) in CALLS {
+        for (at, _) in source.match_indices(call) {
+            // The text is the last string that is an argument itself; of a warning the only one, within `format!`.
+            let depth_of_text = if call.starts_with("warnings") { 2 } else { 1 };
+            let (mut depth, mut text) = (1, None);
+            let mut rest = source[at + call.len()..].chars();
+            while depth > 0 {
+                match rest.next().expect("a call ends") {
+                    '(' => depth += 1,
+                    ')' => depth -= 1,
+                    '"' => {
+                        let mut literal = String::new();
+                        loop {
+                            match rest.next().expect("a string ends") {
+                                '"' => break,
+                                '\\' => literal.extend(rest.next()),
+                                letter => literal.push(letter),
+                            }
+                        }
+                        if depth <= depth_of_text {
+                            text = Some(literal);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            found.extend(text.map(|text| (level, text)));
+        }
+    }
+    found
+}
+
+/// What stands in a text between the parts that differ.
+fn fixed_parts(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut differs = false;
+    for letter in text.chars() {
+        match letter {
+            '{' => differs = true,
+            '}' => {
+                differs = false;
+                parts.push(String::new());
+            }
+            _ if differs => {}
+            letter => parts.last_mut().unwrap().push(letter),
+        }
+    }
+    parts.into_iter().map(|part| part.trim().to_owned()).filter(|part| part.len() > 3).collect()
+}
+
+#[test]
+fn the_manual_has_every_line_that_the_program_logs() {
+    let text = fs::read_to_string(root().join("deploy/OPERATING.md")).unwrap();
+    let (_, table) = text.split_once("<!-- log lines: begin -->\n").unwrap();
+    let (table, _) = table.split_once("<!-- log lines: end -->").unwrap();
+    let rows = rows(table);
+    let has = |level: &str, text: &str| {
+        let lines =
+            rows.iter().filter(|row| row[0].contains(level)).flat_map(|row| row[1].split('`').skip(1).step_by(2));
+        let mut lines = lines.filter(|line| line.chars().filter(|letter| letter.is_alphabetic()).count() > 3);
+        lines.any(|line| line.split('…').map(str::trim).all(|part| text.contains(part)))
+    };
+    let (mut seen, mut missing) = (0, Vec::new());
+    for (path, source) in files() {
+        // What other programs and tests are told is no log of ours; neither are the warnings that a command prints.
+        let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let is_printed = path.starts_with(root().join("src/commands"));
+        for (level, text) in logged(source) {
+            let is_known = fixed_parts(&text).is_empty() || NOT_FOR_OPERATORS.contains(&&*text);
+            if is_known || (is_printed && !source.contains("tracing::")) {
+                continue;
+            }
+            seen += 1;
+            if !has(level, &text) {
+                missing.push(format!("{level} {text:?} of {}", path.display()));
+            }
+        }
+    }
+    assert!(seen > 50, "{seen} lines were found");
+    assert!(missing.is_empty(), "the table of log lines in deploy/OPERATING.md lacks {missing:#?}");
 }
 
 #[test]

@@ -41,9 +41,14 @@ struct Report {
 /// Asks the sidecar whose admin endpoint listens there.
 ///
 /// # Errors
-/// One line, when there is none.
+/// One line with the address and its option, when there is none.
 pub async fn ask(admin: SocketAddr) -> Result<Told, String> {
     let admin = endpoint::reachable(admin);
+    let told = told(admin).await;
+    told.map_err(|problem| format!("no sidecar answers at {admin}, the address of --admin-listen: {problem}"))
+}
+
+async fn told(admin: SocketAddr) -> Result<Told, String> {
     let ring = endpoint::get(admin, "/ring").await?;
     let Ring { before } = serde_json::from_slice(&ring).map_err(|_| endpoint::STRANGER.to_owned())?;
     let metrics = endpoint::get(admin, "/metrics").await?;
@@ -73,8 +78,16 @@ pub fn report(
     if !findings.is_empty() {
         text.push_str(&check::table(findings));
     }
+    let failed = findings.iter().filter(|finding| finding.fault.is_some()).count();
     for warning in warnings(before, now, findings, told, unix_seconds(SystemTime::now())) {
         let _ = writeln!(text, "warning: {warning}");
+    }
+    if failed > 0 {
+        let all = counted(findings.len(), "node");
+        let _ = writeln!(
+            text,
+            "{failed} of {all} of the ring before that the ring does not have failed; the exit code counts the nodes of the ring alone"
+        );
     }
     text
 }
@@ -98,8 +111,7 @@ fn warnings(
     }
     match told {
         Err(problem) => warnings.push(format!(
-            "cannot tell whether reads still hit old places, because no sidecar answers here ({problem}): look at {READS} of each \
-             sidecar"
+            "cannot tell whether reads still hit old places ({problem}): look at {READS} of each sidecar"
         )),
         Ok(Told { before: Some(report), hits: Some(0) })
             if report.fingerprint == before.name() && report.since + IDLE <= unix =>

@@ -77,7 +77,8 @@ pub(super) fn each_line(
 /// # Errors
 /// When it cannot be read, or a line is no key.
 pub(super) fn file(path: &Path, limit: usize) -> Result<Vec<Vec<u8>>, CommandError> {
-    let named = |error: io::Error| CommandError::File(path.display().to_string(), error.to_string());
+    let option = format!("--keys {}", path.display());
+    let named = |error: io::Error| CommandError::File(option.clone(), format!("cannot read it: {error}"));
     let mut input = BufReader::new(File::open(path).map_err(named)?);
     let mut keys = Vec::new();
     each_line(&mut input, |key| {
@@ -86,9 +87,9 @@ pub(super) fn file(path: &Path, limit: usize) -> Result<Vec<Vec<u8>>, CommandErr
         }
         Ok(())
     })
-    .map_err(|error| CommandError::File(path.display().to_string(), error.to_string()))?;
+    .map_err(|error| CommandError::File(option.clone(), error.to_string()))?;
     if keys.is_empty() {
-        return Err(CommandError::File(path.display().to_string(), "it has no keys".to_owned()));
+        return Err(CommandError::File(option, "it has no keys".to_owned()));
     }
     Ok(keys)
 }

@@ -23,9 +23,10 @@ use tokio::time::Instant;
 
 use crate::config::{self, Command, Config, Detect};
 use crate::discovery::{self, Declared, Options, Source};
-use crate::routing::{Before, Node, NodeIndex, Placement, Plan, Topology, TopologyError};
+use crate::routing::{Before, Node, NodeIndex, Phase, Placement, Plan, Topology, TopologyError};
 use detect::Findings;
 use dump::{Bounds, Held};
+use edits::Places;
 
 /// Between two lines about progress on a terminal.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -62,7 +63,7 @@ pub enum CommandError {
     /// The same of a line, by its number.
     #[error("line {0}: {1}")]
     Line(u64, String),
-    /// A file, and what is wrong with it.
+    /// A file and the option that names it, and what is wrong with it.
     #[error("{0}: {1}")]
     File(String, String),
     /// Some nodes could not be read, and the others have no key: how many, of how many, and which.
@@ -127,9 +128,10 @@ pub fn run(config: &Config, out: &mut impl io::Write) -> Option<Result<(), Comma
         }
         Command::Placements => out.write_all(placements::table().as_bytes()).map_err(CommandError::from),
         Command::Detect { source, how } => detect(source, options, &config.placement, how, out),
-        Command::Plan { from, to, to_placement, keys } => {
+        Command::Plan { from, is_source, to, to_placement, keys } => {
             let to_placement = to_placement.as_ref().unwrap_or(&config.placement);
-            plan(from, to.as_deref(), options, (&config.placement, to_placement), keys.as_deref(), out)
+            let places = Places::new(is_source.then_some(from), &options.before);
+            plan((from, &places), to.as_deref(), options, (&config.placement, to_placement), keys.as_deref(), out)
         }
         Command::Completions { shell } => config::completions(*shell, out).map_err(CommandError::from),
         Command::Manual { command } => config::manual(command.as_deref(), out).map_err(CommandError::from),
@@ -191,7 +193,7 @@ fn built(nodes: &[Node], placement: &Placement) -> Result<Topology, TopologyErro
 }
 
 fn plan(
-    source: &Source,
+    (source, places): (&Source, &Places),
     to: Option<&[Node]>,
     options: &Options,
     (before, after): (&Placement, &Placement),
@@ -211,13 +213,18 @@ fn plan(
         Some(path) => Plan::of_keys(&old, &new, keys::file(path, MAX_KEYS)?.into_iter()),
         None => Plan::between(&old, &new, plan::SAMPLES),
     };
-    out.write_all(plan::report(&plan, before, after).as_bytes())?;
-    let change = edits::Change { source, nodes: (&from, to), placements: (before, after) };
-    out.write_all(change.report(&plan).as_bytes())?;
-    if let Some(declared) = declared.filter(|_| plan.moved > 0.0) {
-        writeln!(out, "\nwarning: a ring before is declared already; end that one first: {declared}")?;
+    if let Some(declared) = declared.filter(|_| !plan.moves_nothing()) {
+        // Ahead of the edits, which would replace it.
+        let is_step_one = declared.phase == Phase::Reading && declared.topology()?.fingerprint() == old.fingerprint();
+        let told = match is_step_one {
+            true => "the ring before is declared already, so the first of the edits is made",
+            false => "warning: a ring before is declared already; end that one first",
+        };
+        writeln!(out, "{told}: {declared}\n")?;
     }
-    Ok(())
+    out.write_all(plan::report(&plan, before, after).as_bytes())?;
+    let change = edits::Change { places, nodes: (&from, to), placements: (before, after) };
+    Ok(out.write_all(change.report(&plan).as_bytes())?)
 }
 
 fn detect(

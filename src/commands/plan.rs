@@ -50,14 +50,21 @@ fn warning(plan: &Plan, before: &Placement, after: &Placement) -> Option<String>
              pin it with --node-order, and no key moves"
         ));
     }
-    let more = format!("{} move where {} would have to", percent(plan.moved), percent(least));
+    let more = format!(
+        "{} of the keys move, though {} would be enough to give each node its share after the change",
+        percent(plan.moved),
+        percent(least)
+    );
     match (far_more, before.moves_everything() || after.moves_everything(), same_placement) {
         (false, ..) => None,
         (true, true, true) => Some(format!(
             "{more}: placement {before} takes a remainder by the number of nodes. Move to a consistent one \
-             (--to-placement ring) while the nodes stay, or expect a cold cache"
+             (--to-placement ring) while the nodes stay, or expect a cold cache without the ring before"
         )),
-        (true, _, false) => Some(format!("{more}: the two placements have nothing in common; expect a cold cache")),
+        (true, _, false) => Some(format!(
+            "{more}: the two placements have nothing in common; expect a cold cache without the ring \
+                                     before"
+        )),
         (true, false, true) => Some(more),
     }
 }
@@ -110,7 +117,8 @@ mod tests {
         let text = planned(("gomemcache", &["a", "b", "c"]), ("gomemcache", &["a", "b", "c", "d"]));
         assert!(text.starts_with("75.00 % of the keys move"), "{text}");
         assert!(
-            text.contains("warning: 75.00 % move where 25.00 % would have to: placement gomemcache takes"),
+            text.contains("warning: 75.00 % of the keys move, though 25.00 % would be enough to give each node its share after the ")
+                && text.contains("change: placement gomemcache takes"),
             "{text}"
         );
         let text = planned(("pymemcache", &["a", "b", "c"]), ("ring", &["a", "b", "c"]));

@@ -47,7 +47,7 @@ Each step may take 2 s; or --connect-timeout and --request-timeout, where they a
 pub(super) enum CliCommand {
     /// Serve clients on a local port in front of memcached nodes (the default command)
     Serve(ServeArgs),
-    /// Check every node: resolve, connect, version, set and get; exit 1 when one fails
+    /// Check every node: resolve, connect, version, set and get; exit 1 when one fails (a node that only the ring before has: a warning)
     #[command(after_help = CHECK_TIMES)]
     Check(ServeArgs),
     /// Show which node owns each key
@@ -99,7 +99,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "SLIPRING_REMOVAL_HOLD", value_name = "DURATION", default_value = "30s", value_parser = parse_patience)]
     pub(super) removal_hold: Duration,
 
-    /// Directory for the last good ring, which is used after a restart; not kept if not given
+    /// Directory for the last good ring, which is used after a restart until the source answers; not kept if not given; without effect beside a list of `--nodes`
     #[arg(long, env = "SLIPRING_STATE_DIR", value_name = "PATH")]
     pub(super) state_dir: Option<PathBuf>,
 
@@ -223,7 +223,7 @@ pub(super) struct PlanArgs {
     pub(super) from: Option<String>,
 
     /// Nodes after the change; the same if only the placement changes
-    #[arg(long, value_name = "LIST", required_unless_present = "to_placement")]
+    #[arg(long, value_name = "LIST")]
     pub(super) to: Option<String>,
 
     /// File with keys, one per line, to count what moves

@@ -43,6 +43,8 @@ pub enum Command {
     Plan {
         /// Where the nodes before come from.
         from: Source,
+        /// Whether that is where a sidecar with these options has its nodes from; else they were given for the plan alone.
+        is_source: bool,
         /// The nodes after, if others; at least one.
         to: Option<Vec<Node>>,
         /// The placement after, if another.

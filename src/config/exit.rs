@@ -1,5 +1,7 @@
 //! What is said, and with which code the process ends, when an option is wrong or only help was asked for.
 
+use std::ffi::OsString;
+
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Exit code for a wrong option or a wrong variable (`EX_USAGE` of sysexits.h).
@@ -30,6 +32,32 @@ pub enum Stream {
 impl Exit {
     pub(super) fn usage(problem: &str) -> Self {
         Self { text: format!("slipring: {}", one_line(problem)), stream: Stream::Stderr, code: EXIT_USAGE }
+    }
+
+    /// Of a word that no option took, but that was meant for the one before it.
+    pub(super) fn of_stray_word(error: &clap::Error, args: &[OsString], declared: &clap::Command) -> Option<Self> {
+        let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return None };
+        if error.kind() != ErrorKind::UnknownArgument || word.starts_with('-') {
+            return None;
+        }
+        let at = args.iter().position(|arg| arg == word.as_str())?;
+        let before = args.get(..at)?;
+        let last = before.last()?.to_string_lossy();
+        if last.ends_with([',', ';']) || word.starts_with([',', ';']) {
+            let mut options = before.iter().rev().map(|arg| arg.to_string_lossy()).filter(|arg| arg.starts_with("--"));
+            let option = options.next()?.split('=').next().unwrap_or_default().to_owned();
+            return Some(Self::usage(&format!(
+                "{option}: {word:?} is behind a blank, where the list has ended: write it without blanks, or in quotes"
+            )));
+        }
+        let command = declared.find_subcommand(args.get(1)?)?;
+        let flag = last.strip_prefix("--")?;
+        let is_switch = command.get_arguments().any(|arg| arg.get_long() == Some(flag) && arg.is_require_equals_set());
+        is_switch.then(|| {
+            Self::usage(&format!(
+                "{last} {word}: write {last}, {last}=true or {last}=false (on, off, 1 and 0 do, too), with \"=\" before the value"
+            ))
+        })
     }
 
     pub(super) fn from_clap(error: &clap::Error, from_env: &[(String, String)]) -> Self {

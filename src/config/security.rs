@@ -41,8 +41,10 @@ pub(super) fn secured(serve: &ServeArgs, from_env: &FromEnvironment) -> Result<(
     let options = Options { tls, auth_file: args.node_auth_file.clone() };
     let mut warnings = Vec::new();
     if args.node_tls_insecure {
+        let unused =
+            if args.node_tls_ca.is_some() { format!("; {} is not used", by("node-tls-ca")) } else { String::new() };
         warnings.push(format!(
-            "{}: certificates of nodes are not verified; slipring trusts whatever answers at their addresses",
+            "{}: certificates of nodes are not verified; slipring trusts whatever answers at their addresses{unused}",
             by("node-tls-insecure")
         ));
     }

@@ -70,7 +70,11 @@ fn defaults() {
         slow_request: Duration::from_millis(100),
         buffer_limit: 64 << 20,
         secured: Secured::default(),
-        discovery: discovery::Options { own: localhost_own(), ..discovery::Options::default() },
+        discovery: discovery::Options {
+            own: localhost_own(),
+            variables: config.discovery.variables.clone(),
+            ..discovery::Options::default()
+        },
         ready_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(5),
         drain_timeout_on_exit: Duration::from_secs(25),
@@ -85,7 +89,9 @@ fn defaults() {
     assert_eq!(config, expected);
     assert_eq!(parsed("--nodes a", &[]), expected, "no command is serve");
     let from_variable = parsed("", &[("MEMCACHED_NODES", "a")]);
-    assert_eq!(Config { given: expected.given.clone(), ..from_variable }, expected);
+    assert!(from_variable.discovery.variables.in_use.contains("MEMCACHED_NODES"));
+    let discovery = expected.discovery.clone();
+    assert_eq!(Config { given: expected.given.clone(), discovery, ..from_variable }, expected);
     assert_eq!(parsed("dev", &[]).command, Command::Dev { nodes: 3, node_memory: 64 << 20 });
 }
 
@@ -354,6 +360,14 @@ fn what_clap_refuses_is_one_line_too() {
         assert!(text.contains(token), "{line}: {text}");
         assert!(!text.contains("Usage"), "{text}");
     }
+    // A word that was meant for the option before it.
+    let switch =
+        "write --node-tls, --node-tls=true or --node-tls=false (on, off, 1 and 0 do, too), with \"=\" before the value";
+    assert_eq!(refused("--nodes a --node-tls yes", &[]), format!("--node-tls yes: {switch}"));
+    assert_eq!(refused("check --nodes a --node-tls true", &[]), format!("--node-tls true: {switch}"));
+    let blank = "is behind a blank, where the list has ended: write it without blanks, or in quotes";
+    assert_eq!(refused("serve --nodes a, b --workers 2", &[]), format!("--nodes: \"b\" {blank}"));
+    assert_eq!(refused("--nodes=a,b ,c", &[]), format!("--nodes: \",c\" {blank}"));
     assert!(refused("--nodez a", &[]).ends_with("tip: a similar argument exists: '--nodes'"));
 }
 

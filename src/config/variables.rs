@@ -4,21 +4,32 @@ use std::collections::BTreeSet;
 
 use clap::CommandFactory as _;
 
+use super::FromEnvironment;
 use super::cli::Cli;
 use super::exit::one_line;
+use crate::discovery::Variables;
 
 /// What our own variables begin with, and those that name the nodes.
 const PREFIXES: [&str; 2] = ["SLIPRING_", "MEMCACHED_"];
+
+/// All there are.
+fn known() -> BTreeSet<String> {
+    let declared = Cli::command();
+    let arguments = declared.get_subcommands().flat_map(clap::Command::get_arguments);
+    arguments.filter_map(|arg| arg.get_env()).map(|name| name.to_string_lossy().into_owned()).collect()
+}
+
+/// All there are, and those that an option was taken from.
+pub(super) fn variables(from_env: &FromEnvironment) -> Variables {
+    Variables { known: known(), in_use: from_env.iter().map(|(_, name)| name.clone()).collect() }
+}
 
 /// A line for each of `names`, the variables of the process, that begins as ours do and is none of them, or that is a
 /// letter away from one that names the nodes: others with that beginning may be the application's. Those that Kubernetes
 /// sets for a Service are left out.
 #[must_use]
 pub fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String> {
-    let declared = Cli::command();
-    let arguments = declared.get_subcommands().flat_map(clap::Command::get_arguments);
-    let known: BTreeSet<String> =
-        arguments.filter_map(|arg| arg.get_env()).map(|name| name.to_string_lossy().into_owned()).collect();
+    let known = known();
     let names: BTreeSet<String> = names.into_iter().collect();
     let line = |name: &String| {
         let own = name.strip_prefix(PREFIXES[0]);

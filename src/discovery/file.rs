@@ -4,6 +4,7 @@
 //! A ConfigMap changes by a swap of a symlink, an editor renames over the file, others write into it: reading is what
 //! works with all of them. What is missing, half written, empty or nonsense changes nothing.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,19 +17,21 @@ use tokio::time::timeout;
 
 use super::Options;
 use super::before::{BeforeError, Declared};
-use super::nodes::{is_service_link, number, parse_nodes, quote};
+use super::nodes::{add_nodes, entries, is_service_link, number, quote};
+use super::slips::{self, Variables};
 use crate::files::read_regular;
 use crate::routing::{Node, Placement};
 
 /// Keys of a mounted ConfigMap: the list, the port of nodes named without one, the ring before and its placement.
-const LIST_KEY: &str = "MEMCACHED_NODES";
+pub(super) const LIST_KEY: &str = "MEMCACHED_NODES";
 const PORT_KEY: &str = "MEMCACHED_PORT";
-const BEFORE_KEY: &str = "MEMCACHED_NODES_BEFORE";
-const PLACEMENT_BEFORE_KEY: &str = "SLIPRING_PLACEMENT_BEFORE";
+pub(super) const BEFORE_KEY: &str = "MEMCACHED_NODES_BEFORE";
+pub(super) const PLACEMENT_BEFORE_KEY: &str = "SLIPRING_PLACEMENT_BEFORE";
+pub(super) const KEYS: [&str; 4] = [LIST_KEY, PORT_KEY, BEFORE_KEY, PLACEMENT_BEFORE_KEY];
 
 /// What lines of a list begin with that say the same as these keys.
-const BEFORE_LINE: &str = "before:";
-const PLACEMENT_BEFORE_LINE: &str = "placement-before:";
+pub(super) const BEFORE_LINE: &str = "before:";
+pub(super) const PLACEMENT_BEFORE_LINE: &str = "placement-before:";
 
 /// What is read for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,14 +49,20 @@ pub(super) struct Content {
     port: Option<String>,
     before: Option<String>,
     placement_before: Option<String>,
+    /// It is a file, which may be the wrong one: what it holds is not shown.
+    is_file: bool,
+    /// Of a directory the names that look like keys, and are none.
+    slips: BTreeSet<String>,
 }
 
 /// What it says.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Listed {
     /// None where it holds the ring before alone.
     pub(super) nodes: Vec<Node>,
     pub(super) before: Option<Declared>,
+    /// A placement of the ring before is given, and no ring before.
+    has_lone_placement: bool,
 }
 
 /// The file as it is watched.
@@ -64,6 +73,8 @@ pub(super) struct ListFile {
     pub(super) node_port: u16,
     /// Placement of a ring before that names none.
     pub(super) placement_before: Arc<Placement>,
+    /// What a directory may hold besides.
+    pub(super) variables: Arc<Variables>,
     /// How much later the second read of a change takes place.
     pub(super) confirm: Duration,
     /// Longest wait for one read: a file on a network may hang.
@@ -100,6 +111,7 @@ impl ListFile {
             holds,
             node_port: options.node_port,
             placement_before: Arc::clone(&options.placement_before),
+            variables: Arc::clone(&options.variables),
             confirm: options.file_confirm,
             limit: options.timeout,
             is_first: true,
@@ -122,19 +134,36 @@ impl ListFile {
                 }
             }
             let listed = parse(&content, self.holds, self.node_port, &self.placement_before)?;
-            if let Some(port) = content.service_link() {
-                tracing::warn!(
-                    "{PORT_KEY}={} in {} ignored: it is what Kubernetes sets for a Service, not a port; nodes listed without \
-                     a port have {}",
-                    quote(port).escape_debug(),
-                    self.path.display(),
-                    self.node_port
-                );
-            }
+            self.tell_what_is_ignored(&content, &listed);
             self.last = Some(Observed { content, listed });
         }
         let listed = self.last.as_ref().map(|last| last.listed.clone());
-        Ok(listed.unwrap_or(Listed { nodes: Vec::new(), before: None }))
+        Ok(listed.unwrap_or_default())
+    }
+
+    /// Once for each content.
+    fn tell_what_is_ignored(&self, content: &Content, listed: &Listed) {
+        let path = self.path.display();
+        if let Some(port) = content.service_link() {
+            tracing::warn!(
+                "{PORT_KEY}={} in {path} ignored: it is what Kubernetes sets for a Service, not a port; nodes listed without a \
+                 port have {}",
+                quote(port).escape_debug(),
+                self.node_port
+            );
+        }
+        for key in &content.slips {
+            if let Some(problem) = slips::of_key(key, &self.variables) {
+                tracing::warn!("{} in {path} ignored: {problem}", quote(key).escape_debug());
+            }
+        }
+        if listed.has_lone_placement {
+            let (placement, list) = match content.is_file {
+                true => (PLACEMENT_BEFORE_LINE, BEFORE_LINE),
+                false => (PLACEMENT_BEFORE_KEY, BEFORE_KEY),
+            };
+            tracing::warn!("{placement} in {path} ignored: it has no effect without {list}");
+        }
     }
 
     /// Off the control thread: a file on a network may keep its reader waiting.
@@ -162,23 +191,31 @@ pub fn read_before(path: &Path, node_port: u16, placement: &Arc<Placement>) -> R
 fn load(path: &Path, holds: Holds) -> io::Result<Content> {
     if !path.is_dir() {
         return match holds {
-            Holds::Nodes => Ok(Content { list: text(path)?, ..Content::default() }),
-            Holds::Before => Ok(Content { before: present(path)?, ..Content::default() }),
+            Holds::Nodes => Ok(Content { list: text(path)?, is_file: true, ..Content::default() }),
+            Holds::Before => Ok(Content { before: present(path)?, is_file: true, ..Content::default() }),
         };
     }
     // All keys out of one generation of the mount, though it may be swapped between two reads.
     let directory = fs::canonicalize(path.join("..data")).unwrap_or_else(|_| path.to_owned());
     let key = |key: &str| present(&directory.join(key));
     let (port, before, placement_before) = (key(PORT_KEY)?, key(BEFORE_KEY)?, key(PLACEMENT_BEFORE_KEY)?);
+    // A directory that cannot be listed may have keys that can be read.
+    let names = fs::read_dir(&directory).into_iter().flatten().flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let slips = slips::among(names);
     // The last of them: a generation that is gone by now has no keys to miss.
     let list = match holds {
         Holds::Nodes => text(&directory.join(LIST_KEY)).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => io::Error::other(format!("there is no file {LIST_KEY} in it")),
+            io::ErrorKind::NotFound => {
+                let near = slips.iter().find(|name| slips::nearest(name).1 == LIST_KEY);
+                let near = near.map(|name| format!(", but {}", quote(name).escape_debug())).unwrap_or_default();
+                io::Error::other(format!("there is no file {LIST_KEY} in it{near}"))
+            }
             _ => error,
         })?,
         Holds::Before => fs::metadata(&directory).map(|_| String::new())?,
     };
-    Ok(Content { list, port, before, placement_before })
+    Ok(Content { list, port, before, placement_before, is_file: false, slips })
 }
 
 /// The text of a file that need not be there, or may be blank.
@@ -213,8 +250,15 @@ fn parse(content: &Content, holds: Holds, node_port: u16, placement_before: &Arc
     };
     let before = only(all(BEFORE_LINE, content.before.as_ref()), "the ring before");
     let placement = only(all(PLACEMENT_BEFORE_LINE, content.placement_before.as_ref()), "its placement");
-    let refused = |error: BeforeError| format!("ring before: {error}");
-    let placement = match placement.map_err(refused)? {
+    let refused = |error: BeforeError| match error {
+        BeforeError::List(error) if content.is_file && holds == Holds::Before => {
+            format!("ring before: {}", error.at("an entry of the list"))
+        }
+        error => format!("ring before: {error}"),
+    };
+    let placement = placement.map_err(refused)?;
+    let names_placement = placement.is_some();
+    let placement = match placement {
         None => Arc::clone(placement_before),
         Some(name) => {
             let parsed = name.parse::<Placement>().map_err(|error| refused(error.into()))?;
@@ -222,14 +266,26 @@ fn parse(content: &Content, holds: Holds, node_port: u16, placement_before: &Arc
         }
     };
     let before = before.map_err(refused)?;
+    let has_lone_placement = names_placement && before.is_none();
     let before = before.map(|list| Declared::parse(&list, port, &placement)).transpose().map_err(refused)?;
     if holds == Holds::Before {
-        return Ok(Listed { nodes: Vec::new(), before });
+        return Ok(Listed { nodes: Vec::new(), before, has_lone_placement });
     }
-    let is_node = |line: &&&str| said(line, BEFORE_LINE).or(said(line, PLACEMENT_BEFORE_LINE)).is_none();
-    let lines: Vec<&str> = list.iter().filter(is_node).copied().collect();
-    let nodes = parse_nodes(&lines.join("\n"), port).map_err(|error| error.to_string())?;
-    Ok(Listed { nodes, before })
+    let is_node = |line: &str| said(line, BEFORE_LINE).or(said(line, PLACEMENT_BEFORE_LINE)).is_none();
+    let lines = || (1_usize..).zip(&list).filter(|(_, line)| is_node(line));
+    if let Some((number, slip)) = lines().find_map(|(number, line)| Some((number, slips::of_line(line)?))) {
+        return Err(format!("line {number}: {slip}"));
+    }
+    let mut nodes = Vec::new();
+    add_nodes(lines().flat_map(|(_, line)| entries(line)), port, &mut nodes).map_err(|error| {
+        let places =
+            lines().flat_map(|(number, line)| (1_usize..).zip(entries(line)).map(move |(entry, _)| (number, entry)));
+        match { places }.nth(nodes.len()) {
+            Some((line, entry)) if content.is_file => error.at(&format!("line {line}, entry {entry}")),
+            _ => error.to_string(),
+        }
+    })?;
+    Ok(Listed { nodes, before, has_lone_placement })
 }
 
 /// The lines without their comments, which go from `#` to the end of the line.
@@ -279,10 +335,49 @@ mod tests {
             assert!(error.contains(problem), "{list:?}: {error}");
         }
     }
+
+    #[test]
+    fn what_a_file_holds_is_not_shown_and_a_slip_is() {
+        let refused = |list: &str, holds: Holds| {
+            let content = match holds {
+                Holds::Nodes => Content { list: list.to_owned(), is_file: true, ..Content::default() },
+                Holds::Before => Content { before: Some(list.to_owned()), is_file: true, ..Content::default() },
+            };
+            parse(&content, holds, 5, &Arc::default()).unwrap_err()
+        };
+        for (list, expected) in [
+            ("root:secret:0:0\n", "line 1, entry 1: expected host, host:port or [IPv6]:port, a name"),
+            ("# one\na,b\n\nbefore: a\nc, user:secret", "line 5, entry 2: the port must be a number from 1 to 65535"),
+            ("secret secret", "line 1, entry 2 is listed twice"),
+            ("localhost:1\n127.0.0.1:1", "line 2, entry 1 is the same server as an earlier entry"),
+            ("a\nbefor: b", "line 2: it begins with \"befor:\", which means nothing; the most similar word is before:"),
+            (
+                "MEMCACHED_NODES=secret",
+                "line 1: it begins with MEMCACHED_NODES: the file holds the list alone, without a name",
+            ),
+        ] {
+            let error = refused(list, Holds::Nodes);
+            assert!(error.starts_with(expected) && !error.contains("secret"), "{list:?}: {error}");
+        }
+        let error = refused("a,secret:x", Holds::Before);
+        assert_eq!(error, "ring before: an entry of the list: the port must be a number from 1 to 65535");
+    }
+
+    #[test]
+    fn a_placement_of_no_ring_before_is_noticed() {
+        for (list, is_lone) in
+            [("a\nplacement-before: jump", true), ("a\nplacement-before: jump\nbefore: b", false), ("a", false)]
+        {
+            let content = Content { list: list.to_owned(), is_file: true, ..Content::default() };
+            let listed = parse(&content, Holds::Nodes, 5, &Arc::default()).unwrap();
+            assert_eq!(listed.has_lone_placement, is_lone, "{list:?}");
+        }
+    }
+
     /// Nodes and ring before of a list, of the keys beside it, and of a file of its own.
     fn both(list: &str, before: Option<&str>, placement: Option<&str>, holds: Holds) -> Result<String, String> {
         let [before, placement_before] = [before, placement].map(|text| text.map(str::to_owned));
-        let content = Content { list: list.to_owned(), port: None, before, placement_before };
+        let content = Content { list: list.to_owned(), before, placement_before, ..Content::default() };
         let listed = parse(&content, holds, 5, &Arc::default())?;
         let nodes = listed.nodes.iter().map(|node| node.name.to_string()).collect::<Vec<_>>().join(" ");
         Ok(format!("{nodes} | {}", listed.before.map(|before| before.to_string()).unwrap_or_default()))

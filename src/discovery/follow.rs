@@ -264,15 +264,26 @@ fn publish(view: &View, ring: &Published, placement: &Arc<Placement>, joined: Ve
             let is_same = old.fingerprint() == new.fingerprint() && old.nodes() == new.nodes();
             let change = (!old.nodes().is_empty() && !is_same).then(|| Change::between(&old, &new));
             let moved = change.map_or(0.0, |_| old.moved(&new));
-            tracing::info!(
-                from = %old.name(),
-                to = %new.name(),
-                version = new.version(),
-                nodes = new.nodes().len(),
-                moved = %format_args!("{:.1} %", 100.0 * moved),
-                reason = %view.reason,
-                "ring changed"
-            );
+            if is_same {
+                // Nothing moved. What it comes to is told by `note_before`.
+                tracing::info!(
+                    ring = %new.name(),
+                    version = new.version(),
+                    phase = new.before().map_or("none", |before| before.phase().word()),
+                    reason = %view.reason,
+                    "the ring before changed; the ring stays as it is"
+                );
+            } else {
+                tracing::info!(
+                    from = %old.name(),
+                    to = %new.name(),
+                    version = new.version(),
+                    nodes = new.nodes().len(),
+                    moved = %format_args!("{:.1} %", 100.0 * moved),
+                    reason = %view.reason,
+                    "ring changed"
+                );
+            }
             let at = unix_seconds(SystemTime::now());
             history.note(Turn { at, version: new.version(), reason: view.reason.clone(), moved, joined }, change);
             note_before(&old, &new, at, history);

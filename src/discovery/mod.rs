@@ -17,6 +17,7 @@ mod nodes;
 mod order;
 mod own;
 pub mod probe;
+mod slips;
 pub mod snapshot;
 
 use std::fmt;
@@ -36,6 +37,7 @@ pub use file::read_before;
 pub use nodes::{NodeListError, is_service_link, parse_nodes, parse_server};
 pub use order::{arranged, unlisted};
 pub use own::Own;
+pub use slips::Variables;
 
 /// Where the list of nodes comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +107,8 @@ pub struct Options {
     pub before: BeforeSource,
     /// Where keys lived, where a file does not say it.
     pub placement_before: Arc<Placement>,
+    /// Variables that a mounted ConfigMap may hold, too.
+    pub variables: Arc<Variables>,
 }
 
 /// What others may ask of the discovery, from any thread.
@@ -284,6 +288,7 @@ impl Default for Options {
             secured: Secured::default(),
             before: BeforeSource::default(),
             placement_before: Arc::default(),
+            variables: Arc::default(),
         }
     }
 }

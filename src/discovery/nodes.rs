@@ -64,9 +64,24 @@ pub enum NodeListError {
 /// [`NodeListError`], at the first entry that is wrong.
 pub fn parse_nodes(text: &str, default_port: u16) -> Result<Vec<Node>, NodeListError> {
     let mut nodes = Vec::new();
+    add_nodes(entries(text), default_port, &mut nodes)?;
+    Ok(nodes)
+}
+
+/// The entries of a list.
+pub(super) fn entries(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c == ',' || c == ';' || c.is_whitespace()).filter(|entry| !entry.is_empty())
+}
+
+/// Reads entries into `nodes`, which is empty; when one is wrong, it holds those before it.
+pub(super) fn add_nodes<'a>(
+    entries: impl Iterator<Item = &'a str>,
+    default_port: u16,
+    nodes: &mut Vec<Node>,
+) -> Result<(), NodeListError> {
     let mut names = HashSet::new();
     let mut servers = HashMap::new();
-    for entry in text.split(|c: char| c == ',' || c == ';' || c.is_whitespace()).filter(|entry| !entry.is_empty()) {
+    for entry in entries {
         if nodes.len() == MAX_NODES {
             return Err(NodeListError::TooMany);
         }
@@ -82,7 +97,30 @@ pub fn parse_nodes(text: &str, default_port: u16) -> Result<Vec<Node>, NodeListE
         }
         nodes.push(node);
     }
-    if nodes.is_empty() { Err(NodeListError::Empty) } else { Ok(nodes) }
+    if nodes.is_empty() { Err(NodeListError::Empty) } else { Ok(()) }
+}
+
+// === impl NodeListError ===
+
+impl NodeListError {
+    /// The line with a place instead of the entry: what stands in the wrong file may be a secret.
+    pub(super) fn at(&self, place: &str) -> String {
+        let entry = match self {
+            Self::Empty | Self::TooMany => return self.to_string(),
+            Self::Same(..) => return format!("{place} is the same server as an earlier entry"),
+            Self::BadHost(entry)
+            | Self::BadForm(entry)
+            | Self::BadName(entry)
+            | Self::BadPort(entry)
+            | Self::BadWeight(entry)
+            | Self::Duplicate(entry)
+            | Self::NameTwice(entry)
+            | Self::NoServer(entry, _)
+            | Self::Url(entry)
+            | Self::Quoted(entry) => entry,
+        };
+        self.to_string().replacen(&format!("node {entry:?}"), place, 1)
+    }
 }
 
 /// A node's address in the one form of those that are surely the same server.

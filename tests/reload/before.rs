@@ -233,17 +233,46 @@ fn check_warns_of_a_ring_before_that_is_of_no_use() {
     let text = check(&list([&b, &a]), &["--admin-listen", "off"]);
     assert!(text.contains("ring before: 2 nodes by ring, reading; 0.0 % of the keys have an old place"), "{text}");
     assert!(text.contains("warning: the ring before is the same as the ring in use"), "{text}");
-    assert!(text.contains("no sidecar answers here (--admin-listen is off)"), "{text}");
+    assert!(text.contains("whether reads still hit old places (--admin-listen is off): look at"), "{text}");
+    let free = crate::support::free_port().on("127.0.0.1").to_string();
+    let text = check(&list([&a]), &["--admin-listen", &free]);
+    assert!(text.contains(&format!("(no sidecar answers at {free}, the address of --admin-listen: ")), "{text}");
+    assert!(!text.contains("the exit code counts"), "{text}");
     let text = check(&format!("ending:{},{}", list([&a]), dead.on("127.0.0.1")), &["--admin-listen", "off"]);
     assert!(text.contains("2 nodes by ring, ending; ") && !text.contains("is the same as the ring in use"), "{text}");
     let warning = format!("warning: {} of the ring before does not answer", dead.on("127.0.0.1"));
     assert!(text.contains(&warning) && text.contains("connection refused"), "{text}");
+    let end = "1 of 1 node of the ring before that the ring does not have failed; the exit code counts the nodes of the ring alone\n";
+    assert!(text.ends_with(end), "{text}");
     // Beside a sidecar, which tells since when it stands.
     let slipring = start(&["--nodes", &list([&a, &b]), "--nodes-before", &list([&a])]);
     until_before(&slipring, "reading", &[&a]);
     let admin = slipring.admin_address().to_string();
     let text = check(&list([&a]), &["--admin-listen", &admin]);
     assert!(text.contains("ring before: 1 node by ring, reading; ") && !text.contains("warning"), "{text}");
+}
+
+#[test]
+fn the_log_tells_what_becomes_of_the_ring_before_and_not_of_a_ring_that_stays() {
+    let a = Memcached::start();
+    let directory = Directory::new();
+    let path = directory.path("nodes");
+    let one = list([&a]);
+    replace(&path, &one);
+    let slipring = start(&["--nodes-file", path.to_str().unwrap()]);
+    for (further, phase, reason) in [
+        (format!("before: {one}"), "reading", "ring before declared"),
+        (format!("before: ending:{one}"), "ending", "ring before ends"),
+        (String::new(), "none", "ring before taken away"),
+    ] {
+        replace(&path, &format!("{one}\n{further}\n"));
+        slipring.wait_for_output(reason);
+        let log = slipring.output();
+        let line = log.lines().find(|line| line.contains(reason)).unwrap();
+        assert!(line.contains("the ring before changed; the ring stays as it is ring="), "{line}");
+        assert!(line.contains(&format!("phase=\"{phase}\"")) && !line.contains("moved="), "{line}");
+    }
+    assert_eq!(slipring.output().matches(" ring changed ").count(), 1, "the first: {}", slipring.output());
 }
 
 #[test]
@@ -271,7 +300,15 @@ fn plan_prints_the_edits_of_what_a_sidecar_has_now() {
     );
     // One that stands already is to end first.
     replace(&path, "10.0.0.2\nbefore: 10.0.0.3");
-    assert!(plan(&["--to", "10.0.0.4"]).contains("a ring before is declared already"));
+    assert!(
+        plan(&["--to", "10.0.0.4"]).starts_with("warning: a ring before is declared already; end that one first: ")
+    );
+    // Unless it is that of this plan.
+    replace(&path, "10.0.0.2\nbefore: 10.0.0.2");
+    assert!(
+        plan(&["--to", "10.0.0.4"])
+            .starts_with("the ring before is declared already, so the first of the edits is made")
+    );
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn reload_has_the_file_read_and_says_when_there_is_nobody() {
     let output = run_to_end(&again, &[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(told.contains("a:b:c"), "{told}");
+    assert!(told.contains("line 1, entry 1: expected host, host:port") && !told.contains("a:b:c"), "{told}");
     assert!(told.contains("the ring stays as it is: 1 node, ring "), "{told}");
     // Another program is not hung up.
     let output = run_to_end(&["reload", "--pid", &a.pid().to_string()], &[]);

@@ -47,8 +47,8 @@ fn what_makes_no_list_changes_nothing_and_is_shown() {
     let broken: &[(&[u8], &str)] = &[
         (b"", "empty"),
         (b" ,\n # 127.0.0.1:1\n", "empty"),
-        (b"127.0.0.1:1,127.0.0.1:1", "127.0.0.1:1"),
-        (b"127.0.0.1:99999", "99999"),
+        (b"127.0.0.1:1,127.0.0.1:1", "line 1, entry 2 is listed twice"),
+        (b"127.0.0.1:99999", "line 1, entry 1: the port must be a number"),
         (b"{\"nodes\": [1, 2]}", ""),
         (b"\x00\xff\xfe\x80", "not text"),
         (&[b'x'; 2 << 20], "larger than 1 MiB"),

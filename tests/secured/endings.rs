@@ -56,6 +56,10 @@ fn a_name_is_given_and_verification_can_be_left_out() {
     insecure.client().ask("set a 0 0 1\r\n1\r\n", "STORED\r\n");
     assert_eq!(insecure.output().matches("certificates of nodes are not verified").count(), 1);
     assert_eq!(metric(&insecure, "slipring_tls_insecure"), 1.0);
+    assert!(!insecure.output().contains("is not used"), "{}", insecure.output());
+    // An authority beside it verifies nothing.
+    let both = slipring(&[&node], &["--node-tls", "--node-tls-insecure", "--node-tls-ca", &ca]);
+    both.wait_for_output("slipring trusts whatever answers at their addresses; --node-tls-ca is not used");
     // By the name it is listed by.
     let listed = format!("localhost:{}", node.address().port());
     let output = run_to_end(&["check", "--nodes", &listed, "--node-tls", "--node-tls-ca", &ca], &[]);

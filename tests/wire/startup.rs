@@ -194,6 +194,42 @@ fn the_port_that_kubernetes_sets_is_ignored_in_a_mounted_directory_too() {
 }
 
 #[test]
+fn a_key_of_a_mounted_directory_that_is_ignored_is_told_of_once() {
+    let node = Memcached::start();
+    let directory = std::env::temp_dir().join(format!("slipring-slips-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let write = |key: &str, text: &str| std::fs::write(directory.join(key), text).unwrap();
+    write("MEMCACHED_NODES", &node.address().to_string());
+    write("MEMCACHED_DISCOVERY_HOST", "10.0.0.9");
+    write("SLIPRING_PLACEMENT", "jump");
+    write("SLIPRING_MAX_VALUE", "1m");
+    write("SLIPRING_PLACEMENT_BEFORE", "jump");
+    let path = directory.to_str().unwrap();
+    let environment = [("MEMCACHED_NODES_FILE", path), ("SLIPRING_PLACEMENT", "jump")];
+    let slipring = Slipring::command(&["serve"], &environment);
+    slipring.wait_for_states("up", 1);
+    let lines = [
+        format!(
+            "SLIPRING_MAX_VALUE in {path} ignored: slipring does not read this key there; as a variable of the container"
+        ),
+        format!("SLIPRING_PLACEMENT_BEFORE in {path} ignored: it has no effect without MEMCACHED_NODES_BEFORE"),
+    ];
+    for line in &lines {
+        slipring.wait_for_output(line);
+    }
+    // An operator who writes down the ring before, and slips.
+    write("MEMCACHED_NODES_BEFOR", "127.0.0.1:1");
+    let line = "MEMCACHED_NODES_BEFOR in ";
+    slipring.wait_for_output(line);
+    let log = slipring.output();
+    assert!(log.contains("ignored: there is no such key; the most similar one is MEMCACHED_NODES_BEFORE"), "{log}");
+    assert_eq!(log.matches(line).count(), 1, "{log}");
+    // The container has this one as a variable; that one is the application's.
+    assert!(!log.contains("SLIPRING_PLACEMENT in ") && !log.contains("MEMCACHED_DISCOVERY_HOST"), "{log}");
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
 fn memcached_port_is_the_port_of_nodes_named_without_one() {
     let node = Memcached::start();
     let port = node.address().port().to_string();

@@ -1,12 +1,12 @@
 //! The values of options: what each may be, and what is said of one that may not.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::config::{AnswerDiscovery, ListenAddress};
+use crate::config::{ADMIN_PORT, AnswerDiscovery, ListenAddress, PORT};
 use crate::discovery::parse_server;
 
 /// Most bytes of the path of a Unix socket: what the kernel has room for, less the NUL at its end.
@@ -62,8 +62,7 @@ pub(in crate::config) fn parse_listen(text: &str) -> Result<ListenAddress, Strin
         let expected = || format!("expected unix:/path, at most {MAX_UNIX_PATH} bytes of path");
         return is_path.then(|| ListenAddress::Unix(path.into())).ok_or_else(expected);
     }
-    let address = parse_address(text).map_err(|error| format!("{error}, or unix:/path"))?;
-    Ok(ListenAddress::Tcp(address))
+    parse_address(text, PORT, "unix:/path").map(ListenAddress::Tcp)
 }
 
 pub(in crate::config) fn parse_instance(text: &str) -> Result<String, String> {
@@ -78,15 +77,35 @@ pub(in crate::config) fn parse_mode(text: &str) -> Result<u32, String> {
 }
 
 pub(in crate::config) fn parse_admin_listen(text: &str) -> Result<AdminListen, String> {
+    let text = text.trim();
     if text == "off" {
         return Ok(AdminListen(None));
     }
-    let address = parse_address(text).map_err(|error| format!("{error}, or off"))?;
-    Ok(AdminListen(Some(address)))
+    parse_address(text, ADMIN_PORT, "off").map(|address| AdminListen(Some(address)))
 }
 
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "expected IP:port such as 127.0.0.1:11211 or [::1]:11211".to_owned())
+/// An address to listen on; `port` is for examples, and `or` what else the option takes.
+fn parse_address(text: &str, port: u16, or: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let is_number = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let alone = text.strip_prefix(':').unwrap_or(text);
+    if let Some(port) = alone.parse::<u16>().ok().filter(|_| is_number(alone)) {
+        return Err(format!(
+            "a port needs an address before it: 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port},[::]:{port} for all addresses"
+        ));
+    }
+    let (host, number) = text.rsplit_once(':').unwrap_or(("", text));
+    let is_address = host.parse::<Ipv4Addr>().is_ok()
+        || host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .is_some_and(|host| host.parse::<Ipv6Addr>().is_ok());
+    if is_number(number) && (is_address || host.is_empty()) {
+        return Err(format!("the port must be a number from 0 to 65535 (0: any free port), such as {port}"));
+    }
+    Err(format!("expected IP:port such as 127.0.0.1:{port} or [::1]:{port}, or {or}"))
 }
 
 pub(in crate::config) fn parse_workers(text: &str) -> Result<Workers, String> {
@@ -213,6 +232,29 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_is_none_gets_what_is_missing() {
+        for (text, problem) in [
+            ("127.0.0.1:99999", "the port must be a number from 0 to 65535 (0: any free port), such as 9150"),
+            ("[::1]:65536", "the port must be a number from 0 to 65535"),
+            ("99999", "the port must be a number from 0 to 65535"),
+            (
+                "9150",
+                "a port needs an address before it: 127.0.0.1:9150 for this machine alone, 0.0.0.0:9150,[::]:9150 for all",
+            ),
+            (":9150", "a port needs an address before it: 127.0.0.1:9150"),
+            ("localhost:9150", "expected IP:port such as 127.0.0.1:9150 or [::1]:9150, or off"),
+            ("::1:9150:x", "expected IP:port"),
+            ("", "expected IP:port"),
+        ] {
+            let error = parse_admin_listen(text).unwrap_err();
+            assert!(error.starts_with(problem), "{text:?}: {error}");
+        }
+        assert!(parse_listen("11311").unwrap_err().contains(" 127.0.0.1:11311 for this machine"));
+        assert!(parse_listen("x").unwrap_err().ends_with("[::1]:11211, or unix:/path"));
+        assert_eq!(parse_admin_listen(" 127.0.0.1:0 ").unwrap().0.map(|address| address.port()), Some(0));
+    }
 
     #[test]
     fn sizes() {

@@ -127,7 +127,9 @@ fn a_plan_begins_with_what_is_there() {
     let placement = parsed("plan --from a --to b --placement dalli", &[("SLIPRING_PLACEMENT", "jump")]).placement;
     assert_eq!(placement.to_string(), "dalli");
     assert!(refused("plan --to b", &[]).starts_with("no nodes: "));
-    assert!(refused("plan --from a", &[]).contains("--to"));
+    for line in ["plan --from a", "plan --nodes a", "plan"] {
+        assert!(refused(line, &[]).starts_with("plan: say what is to change: --to LIST, "), "{line}");
+    }
     assert_eq!(
         refused("plan --from a:x --to b", &[]),
         "--from: node \"a:x\": the port must be a number from 1 to 65535"

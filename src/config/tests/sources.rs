@@ -85,9 +85,18 @@ fn what_discovery_is_told() {
         node_port: 5,
         state_dir: Some("/var/x".into()),
         own: localhost_own(),
+        variables: config.discovery.variables.clone(),
         ..discovery::Options::default()
     };
     assert_eq!(config.discovery, expected);
+    assert_eq!(config.warnings, ["--state-dir has no effect: after a restart the nodes are again those of --nodes"]);
+    assert!(parsed("--nodes-file /x --state-dir /var/x", &[]).warnings.is_empty());
+    let in_use =
+        |line: &str, env: Env<'_>| parsed(line, env).discovery.variables.in_use.iter().cloned().collect::<Vec<_>>();
+    let env = [("SLIPRING_PLACEMENT", "jump"), ("MEMCACHED_NODES_FILE", "/x"), ("SLIPRING_DNS", "")];
+    assert_eq!(in_use("", &env), ["MEMCACHED_NODES_FILE", "SLIPRING_PLACEMENT"]);
+    assert_eq!(in_use("--placement ring", &env), ["MEMCACHED_NODES_FILE"]);
+    assert!(config.discovery.variables.known.contains("SLIPRING_DNS"));
     assert_eq!(config.ready_timeout, Duration::from_secs(3600));
     assert_eq!(config.drain_timeout, Duration::from_millis(500));
     for (variable, value) in [
