@@ -23,8 +23,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::client::Target;
-use super::ids::{ClientId, NodeId, Part};
-use super::old_places::Places;
+use super::ids::{ClientId, NodeId, Part, Places};
 use super::upstream::key_of;
 use crate::metrics::Reason;
 use crate::protocol::command::Command;

@@ -1,6 +1,7 @@
 //! Who is meant: clients, connections to nodes, nodes.
 
 use super::table::Key;
+use crate::routing::NodeIndex;
 
 /// A client connection; finds nothing once the client is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +42,16 @@ impl UpstreamId {
 /// A request for a moved key that takes several steps; finds nothing once it is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct HandoffId(pub(super) Key);
+
+/// Both places of a key that has an old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Places {
+    /// Where it lives now.
+    pub(super) new: NodeId,
+    pub(super) old: NodeId,
+    /// Which of the nodes of the ring before the old one is.
+    pub(super) index: NodeIndex,
+}
 
 /// What one step of such a request is (`handoff.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,21 +7,11 @@ use std::time::Duration;
 
 use super::client::Stall;
 use super::handoff::{self, Plan};
-use super::ids::Stage;
+use super::ids::{Places, Stage};
 use super::upstream::key_of;
 use super::{ClientId, Core, NodeId};
 use crate::metrics::{Reason, Wait};
 use crate::routing::{Before, NodeIndex, OldNode};
-
-/// Both places of a key that has an old one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Places {
-    /// Where it lives now.
-    pub(super) new: NodeId,
-    pub(super) old: NodeId,
-    /// Which of the nodes of the ring before the old one is.
-    pub(super) index: NodeIndex,
-}
 
 /// What a client is told of a request that cannot be done while its key has two places.
 pub(super) const TWO_PLACES: &str = "SERVER_ERROR proxy: not possible for a key with an old place (--nodes-before)\r\n";

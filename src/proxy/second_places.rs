@@ -4,8 +4,8 @@
 //! may have been stored there meanwhile. What creates a value that is missing does so only then.
 
 use super::handoff::{self, Plan};
-use super::ids::Stage;
-use super::old_places::{Places, TWO_PLACES};
+use super::ids::{Places, Stage};
+use super::old_places::TWO_PLACES;
 use super::upstream::group::Member;
 use super::upstream::key_of;
 use super::{ClientId, Core, NodeId};
