@@ -8,6 +8,7 @@
 //! cargo bench --bench e2e -- --one-core --profiles L50,P16,M24 --contestants slipring,slipring-binary
 //! cargo bench --bench e2e -- --one-core --profiles L50,M24,O20k,N64 --contestants slipring-four,slipring-before,slipring-moved
 //! SLIPRING_BIN=target/dist/slipring cargo bench --bench e2e -- --results benches/results    # the shipped binary, kept
+//! cargo bench --bench e2e -- --one-core --check-generator --contestants twemproxy,slipring    # beside memcaslap
 //! cargo bench --bench e2e -- --peer 'before=/path/of/slipring:--nodes {nodes} --listen {listen} --admin-listen {free}'
 //! ```
 //!
@@ -30,6 +31,8 @@
 //!   report, never an assertion.
 //! - CPU is the scheduler's run time of all threads of the processes, divided by the answers.
 //!   System calls are counted in a pass of their own after the rounds, because counting disturbs.
+//! - `--check-generator` puts memcaslap, which checks nothing, beside this generator; it starts for each measurement, so that
+//!   its figures have its start, too. That both count right is tested in `tests/load_generator.rs`.
 //! - `direct` spreads its connections over the nodes, each asking one node for everything (with one
 //!   connection: one node is all there is), so its multiget does a third of the fan-out of a
 //!   router's.
@@ -48,11 +51,13 @@
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 #![expect(clippy::indexing_slicing, reason = "a bench may panic; its indices come from its own tables")]
 
+mod check;
 mod contestants;
 mod load;
 #[path = "../parts/machine.rs"]
 mod machine;
 mod measure;
+mod memcaslap;
 #[path = "../parts/node.rs"]
 mod node;
 mod packets;
@@ -125,6 +130,9 @@ struct Options {
     /// Pin everything, the generator too, to one CPU.
     #[arg(long)]
     one_core: bool,
+    /// Instead of all profiles: the load of this bench beside that of memcaslap, 50 connections through each proxy.
+    #[arg(long, conflicts_with_all = ["profiles", "results"])]
+    check_generator: bool,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -176,6 +184,10 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     };
     tell(head(options, &placement, method));
     let mut bench = Bench { options, nodes, scratch, cpus, sound: true };
+    if options.check_generator {
+        tell(check::check(&mut bench)?);
+        return Ok(bench.sound);
+    }
     let mut tables = Vec::new();
     for profile in &options.profiles {
         let table = bench.table(profile, method);
@@ -351,10 +363,9 @@ impl Bench<'_> {
         if outcome.operations == 0 {
             return Err(io::Error::other("not one right answer"));
         }
-        let percentile = |p| outcome.latency.value_at_quantile(p) as f64 / 1e3;
         let sample = Sample {
             ops_per_second: outcome.operations as f64 / outcome.elapsed.as_secs_f64(),
-            latency: [0.5, 0.99, 0.999].map(percentile),
+            latency: outcome.percentiles_us(),
             proxy_cpu: proxy.map(|_| per_op[0]),
             node_cpu: per_op[1],
             client_cpu: per_op[2],

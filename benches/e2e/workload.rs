@@ -21,6 +21,8 @@ pub(crate) struct Profile {
     pub(crate) sets_per_hundred: u64,
     /// If any, each request is so many sets without a reply and one with.
     pub(crate) silent_sets: usize,
+    /// Bytes of every key; 10 at least.
+    pub(crate) key_len: usize,
     /// Bytes of every value.
     pub(crate) value_len: usize,
     /// Keys stored before the load begins.
@@ -29,7 +31,8 @@ pub(crate) struct Profile {
     pub(crate) rate: Option<f64>,
 }
 
-const SMALL: Profile = Profile {
+/// What the others are made from.
+pub(crate) const SMALL: Profile = Profile {
     name: "",
     about: "",
     connections: 1,
@@ -37,6 +40,7 @@ const SMALL: Profile = Profile {
     keys_per_get: 1,
     sets_per_hundred: 10,
     silent_sets: 0,
+    key_len: 15,
     value_len: 100,
     key_count: 10_000,
     rate: None,
@@ -109,9 +113,8 @@ pub(crate) enum Verdict {
     OutOfStep,
 }
 
-const KEY_PREFIX: &[u8] = b"e2e:key:";
+const KEY_PREFIX: &str = "e2e:key:";
 const KEY_DIGITS: usize = 7;
-const KEY_LEN: usize = KEY_PREFIX.len() + KEY_DIGITS;
 const VALUE: &[u8] = b"VALUE ";
 const END: &[u8] = b"END\r\n";
 const STORED: &[u8] = b"STORED\r\n";
@@ -146,6 +149,7 @@ struct Multiget {
 pub(crate) struct Dataset {
     dialect: Dialect,
     key_count: usize,
+    key_len: usize,
     gets: Table,
     sets: Table,
     /// `VALUE … END`: the whole answer to the get of one key.
@@ -169,7 +173,8 @@ impl Dataset {
 
     fn binary(profile: &Profile) -> Self {
         let (count, len) = (profile.key_count, profile.value_len);
-        let value = |i| value(i, len).collect::<Vec<u8>>();
+        let key = |i| key(i, profile.key_len);
+        let value = |i| value(&key(i), len);
         let mut multigets = multigets(profile);
         for multiget in &mut multigets {
             let names: Vec<String> = multiget.keys.iter().map(|i| key(*i)).collect();
@@ -178,6 +183,7 @@ impl Dataset {
         Self {
             dialect: Dialect::Binary,
             key_count: count,
+            key_len: profile.key_len,
             gets: Table::new(count, |i| packets::get(key(i).as_bytes())),
             sets: Table::new(count, |i| packets::set(key(i).as_bytes(), &value(i))),
             hits: Table::new(count, |i| packets::hit(&value(i))),
@@ -194,20 +200,22 @@ impl Dataset {
 
     fn text(profile: &Profile) -> Self {
         let (count, len) = (profile.key_count, profile.value_len);
+        let key = |i| key(i, profile.key_len);
         let set = |i, silent| {
             let mut line = format!("set {} 0 0 {len}{}\r\n", key(i), if silent { " noreply" } else { "" }).into_bytes();
-            line.extend(value(i, len));
+            line.extend(value(&key(i), len));
             line.extend(b"\r\n");
             line
         };
         Self {
             dialect: Dialect::Text,
             key_count: count,
+            key_len: profile.key_len,
             gets: Table::new(count, |i| format!("get {}\r\n", key(i)).into_bytes()),
             sets: Table::new(count, |i| set(i, false)),
             hits: Table::new(count, |i| {
                 let mut reply = format!("VALUE {} 0 {len}\r\n", key(i)).into_bytes();
-                reply.extend(value(i, len));
+                reply.extend(value(&key(i), len));
                 reply.extend(b"\r\n");
                 reply.extend(END);
                 reply
@@ -297,7 +305,7 @@ impl Dataset {
                     other => other,
                 };
             }
-            let Some(name) = rest.get(VALUE.len()..VALUE.len() + KEY_LEN) else {
+            let Some(name) = rest.get(VALUE.len()..VALUE.len() + self.key_len) else {
                 return Verdict::Partial;
             };
             let Some(position) = key_index(name).and_then(|key| keys.iter().position(|k| *k == key)) else {
@@ -331,19 +339,22 @@ fn same(right: &[u8], input: &[u8]) -> Verdict {
     }
 }
 
-fn key(index: usize) -> String {
-    format!("e2e:key:{index:0KEY_DIGITS$}")
+/// The number is at its end.
+fn key(index: usize, len: usize) -> String {
+    let prefix: String = KEY_PREFIX.chars().cycle().take(len - KEY_DIGITS).collect();
+    format!("{prefix}{index:0KEY_DIGITS$}")
 }
 
+/// The number of a key; whether all of it is right is for who compares it whole.
 fn key_index(name: &[u8]) -> Option<usize> {
-    name.strip_prefix(KEY_PREFIX)?
+    name.get(name.len().checked_sub(KEY_DIGITS)?..)?
         .iter()
         .try_fold(0_usize, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + usize::from(byte - b'0')))
 }
 
 /// A value that names its key over and over, so that no part of it fits another key.
-fn value(index: usize, len: usize) -> impl Iterator<Item = u8> {
-    key(index).into_bytes().into_iter().chain([b'/']).collect::<Vec<_>>().into_iter().cycle().take(len)
+fn value(key: &str, len: usize) -> Vec<u8> {
+    key.bytes().chain([b'/']).cycle().take(len).collect()
 }
 
 fn multigets(profile: &Profile) -> Vec<Multiget> {
@@ -360,7 +371,7 @@ fn multigets(profile: &Profile) -> Vec<Multiget> {
                 keys.push(key);
             }
         }
-        let names: Vec<String> = keys.iter().map(|k| key(*k)).collect();
+        let names: Vec<String> = keys.iter().map(|k| key(*k, profile.key_len)).collect();
         Multiget { line: format!("get {}\r\n", names.join(" ")).into_bytes(), keys }
     };
     (0..MULTIGETS).map(one).collect()
