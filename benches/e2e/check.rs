@@ -59,7 +59,7 @@ pub(crate) fn check(bench: &mut Bench<'_>) -> io::Result<String> {
 }
 
 fn theirs(bench: &Bench<'_>, contestant: Contestant, dataset: &Dataset) -> io::Result<Figures> {
-    let (started, _) = bench.prepare(contestant, dataset)?;
+    let (started, _) = bench.prepare(contestant, dataset, PROFILE.value_len)?;
     let (Some(proxy), Some(address)) = (&started.proxy, started.addresses.first()) else {
         return Err(io::Error::other("no proxy"));
     };

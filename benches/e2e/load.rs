@@ -258,7 +258,7 @@ impl<'a> Load<'a> {
         while !due.is_empty() {
             let Some(index) = idle.pop_front() else { break };
             if let Some(intended) = due.pop_front() {
-                let request = self.dataset.draw(self.profile, &mut self.random);
+                let request = self.dataset.draw(self.profile, index, &mut self.random);
                 self.connections[index].push(self.dataset, request, intended);
                 self.send(index, outcome)?;
             }
@@ -271,7 +271,7 @@ impl<'a> Load<'a> {
             return Ok(());
         }
         for _ in 0..self.profile.depth {
-            let request = self.dataset.draw(self.profile, &mut self.random);
+            let request = self.dataset.draw(self.profile, index, &mut self.random);
             self.connections[index].push(self.dataset, request, now);
         }
         self.send(index, outcome)

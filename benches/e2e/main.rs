@@ -8,6 +8,7 @@
 //! cargo bench --bench e2e -- --one-core --profiles L50,P16,M24 --contestants slipring,slipring-binary
 //! cargo bench --bench e2e -- --one-core --profiles L50,M24,O20k,N64 --contestants slipring-four,slipring-before,slipring-moved
 //! SLIPRING_BIN=target/dist/slipring cargo bench --bench e2e -- --results benches/results    # the shipped binary, kept
+//! cargo bench --bench e2e -- --one-core --footprint --rounds 3 --contestants twemproxy,slipring    # memory, start, wake-ups
 //! cargo bench --bench e2e -- --one-core --check-generator --contestants twemproxy,slipring    # beside memcaslap
 //! cargo bench --bench e2e -- --peer 'before=/path/of/slipring:--nodes {nodes} --listen {listen} --admin-listen {free}'
 //! ```
@@ -31,6 +32,9 @@
 //!   report, never an assertion.
 //! - CPU is the scheduler's run time of all threads of the processes, divided by the answers.
 //!   System calls are counted in a pass of their own after the rounds, because counting disturbs.
+//! - The resident set of `--footprint` is read 200 ms after the start, with 1,000 clients of which each has asked once, and
+//!   10 s after the load `V512K`. The time to the first get is from before the program is started until a get is a hit, tried
+//!   every 100 µs: the median of 20 starts. Wake-ups are the voluntary context switches of all threads in the 10 s after.
 //! - `--check-generator` puts memcaslap, which checks nothing, beside this generator; it starts for each measurement, so that
 //!   its figures have its start, too. That both count right is tested in `tests/load_generator.rs`.
 //! - `direct` spreads its connections over the nodes, each asking one node for everything (with one
@@ -53,6 +57,7 @@
 
 mod check;
 mod contestants;
+mod footprint;
 mod load;
 #[path = "../parts/machine.rs"]
 mod machine;
@@ -82,6 +87,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use clap::Parser;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::json;
 
@@ -111,7 +117,7 @@ struct Options {
     /// Seconds of load in each.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Some of L1, L50, P16, M24, O20k, N64.
+    /// Some of L1, L50, P16, M24, O20k, N64, V64K, V512K.
     #[arg(long, value_delimiter = ',', value_parser = profile)]
     profiles: Vec<&'static Profile>,
     /// Some of direct, twemproxy, slipring, slipring-nomerge, slipring-binary, slipring-four, slipring-before,
@@ -133,6 +139,10 @@ struct Options {
     /// Instead of all profiles: the load of this bench beside that of memcaslap, 50 connections through each proxy.
     #[arg(long, conflicts_with_all = ["profiles", "results"])]
     check_generator: bool,
+    /// Instead of all profiles: memory of each proxy when idle, per idle client and after large values, the time from its
+    /// start to its first get, and how often it is woken when there is nothing to do. A round takes half a minute each.
+    #[arg(long, conflicts_with_all = ["profiles", "results", "check_generator"])]
+    footprint: bool,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -172,6 +182,10 @@ fn main() -> ExitCode {
 
 /// The whole report; true when every answer was right and every contestant ran.
 fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
+    // For this process and all that it starts: thousands of clients have a descriptor each.
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    setrlimit(Resource::Nofile, files)?;
     let (cpus, placement) = place(options.one_core)?;
     let scratch = Scratch::new("e2e")?;
     let nodes = Nodes::start(&scratch)?;
@@ -186,6 +200,10 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let mut bench = Bench { options, nodes, scratch, cpus, sound: true };
     if options.check_generator {
         tell(check::check(&mut bench)?);
+        return Ok(bench.sound);
+    }
+    if options.footprint {
+        tell(footprint::footprint(&mut bench)?);
         return Ok(bench.sound);
     }
     let mut tables = Vec::new();
@@ -303,13 +321,18 @@ impl Bench<'_> {
 
     /// Starts a contestant over empty nodes and fills them through it. Gives back its idle memory
     /// too.
-    fn prepare(&self, contestant: Contestant, dataset: &Dataset) -> io::Result<(Started, Option<u64>)> {
+    fn prepare(
+        &self,
+        contestant: Contestant,
+        dataset: &Dataset,
+        value_len: usize,
+    ) -> io::Result<(Started, Option<u64>)> {
         self.nodes.flush()?;
         if let Some(filler) = contestant.filled_by() {
-            let filler = filler.start(&self.nodes, &self.scratch)?;
+            let filler = filler.start(&self.nodes, &self.scratch, value_len)?;
             patiently(|| ask_all(dataset, &filler.addresses, Request::Set))?;
         }
-        let started = contestant.start(&self.nodes, &self.scratch)?;
+        let started = contestant.start(&self.nodes, &self.scratch, value_len)?;
         let mut idle = None;
         if let Some(proxy) = &started.proxy {
             sleep(SETTLE);
@@ -338,7 +361,7 @@ impl Bench<'_> {
     }
 
     fn sample(&mut self, contestant: Contestant, profile: &Profile, dataset: &Dataset) -> io::Result<Sample> {
-        let (started, idle) = self.prepare(contestant, dataset)?;
+        let (started, idle) = self.prepare(contestant, dataset, profile.value_len)?;
         let proxy = started.proxy.as_ref().map(|proxy| proxy.pid());
         let mut load = Load::connect(profile, dataset, &started.addresses)?;
         let warm_up = load.run(WARM_UP)?;
@@ -385,7 +408,7 @@ impl Bench<'_> {
         dataset: &Dataset,
         method: Method,
     ) -> io::Result<f64> {
-        let (started, _) = self.prepare(contestant, dataset)?;
+        let (started, _) = self.prepare(contestant, dataset, profile.value_len)?;
         let proxy = started.proxy.as_ref().ok_or_else(|| io::Error::other("no proxy to trace"))?;
         let mut load = Load::connect(profile, dataset, &started.addresses)?;
         let warm_up = load.run(WARM_UP)?;

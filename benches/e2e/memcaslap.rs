@@ -15,6 +15,7 @@ const WINDOW: &str = "1k";
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
     /// So many gets and sets, those before the first get included.
+    #[allow(dead_code, reason = "tests/load_generator.rs has it count so")]
     Operations(u64),
     /// It knows whole seconds alone. What is on its way at the end is counted by nobody.
     Seconds(u64),

@@ -27,6 +27,8 @@ pub(crate) struct Profile {
     pub(crate) value_len: usize,
     /// Keys stored before the load begins.
     pub(crate) key_count: usize,
+    /// Each connection gets one key of its own, so that no two wait for the same value.
+    pub(crate) own_keys: bool,
     /// Arrivals per second of an open loop; none means a closed loop.
     pub(crate) rate: Option<f64>,
 }
@@ -43,10 +45,15 @@ pub(crate) const SMALL: Profile = Profile {
     key_len: 15,
     value_len: 100,
     key_count: 10_000,
+    own_keys: false,
     rate: None,
 };
 
-/// All profiles, in the order they are run. One with big values is one more line (and fewer keys).
+const fn large(connections: usize, value_len: usize) -> Profile {
+    Profile { connections, value_len, sets_per_hundred: 0, key_count: connections, own_keys: true, ..SMALL }
+}
+
+/// All profiles, in the order they are run.
 pub(crate) const PROFILES: &[Profile] = &[
     Profile { name: "L1", about: "1 connection; 100 B, 90/10 get/set", ..SMALL },
     Profile { name: "L50", about: "50 connections; 100 B, 90/10 get/set", connections: 50, ..SMALL },
@@ -80,6 +87,8 @@ pub(crate) const PROFILES: &[Profile] = &[
         silent_sets: 63,
         ..SMALL
     },
+    Profile { name: "V64K", about: "20 connections, each gets a value of 64 KiB of its own", ..large(20, 64 << 10) },
+    Profile { name: "V512K", about: "4 connections, each gets a value of 512 KiB of its own", ..large(4, 512 << 10) },
 ];
 
 /// What the clients of a load speak.
@@ -240,9 +249,11 @@ impl Dataset {
         }
     }
 
-    /// The next request of this profile.
-    pub(crate) fn draw(&self, profile: &Profile, random: &mut Random) -> Request {
-        if !self.bulks.is_empty() {
+    /// The next request of this profile on the connection of this number.
+    pub(crate) fn draw(&self, profile: &Profile, connection: usize, random: &mut Random) -> Request {
+        if profile.own_keys {
+            Request::Get(connection % self.key_count)
+        } else if !self.bulks.is_empty() {
             Request::Bulk(random.index(self.bulks.len()))
         } else if random.below(100) < profile.sets_per_hundred {
             Request::Set(random.index(self.key_count))
