@@ -4,6 +4,7 @@
 //! ```text
 //! cargo bench --bench e2e                   # everything: half an hour
 //! cargo bench --bench e2e -- --one-core     # all processes on one CPU: software cost, least noise
+//! cargo bench --bench e2e -- --two-cores    # the nodes on a CPU of their own, the rest on another
 //! cargo bench --bench e2e -- --rounds 3 --seconds 1 --profiles L1,L50 --contestants twemproxy,slipring
 //! cargo bench --bench e2e -- --one-core --profiles L50,P16,M24 --contestants slipring,slipring-binary
 //! cargo bench --bench e2e -- --one-core --profiles L50,M24,O20k,N64 --contestants slipring-four,slipring-before,slipring-moved
@@ -48,7 +49,8 @@
 //! # How to read it
 //! Compare within one run only. With free placement on few cores the generator, the proxy and the
 //! nodes compete, and wake-ups across cores dominate with one client; `--one-core` is the better
-//! view of CPU per op, free placement that of throughput. In the closed loops latency is little
+//! view of CPU per op, free placement that of throughput. `--two-cores` is nearer to nodes on other machines: without a proxy
+//! the generator has its CPU to itself, and a proxy is weighed with its own CPU time alone. In the closed loops latency is little
 //! more than connections ÷ throughput; the tail is the open loop's (`O20k`), where a request that
 //! had to wait for its turn counts from when it should have been sent.
 #![expect(clippy::print_stdout, reason = "the report is what this program is for")]
@@ -67,6 +69,7 @@ mod memcaslap;
 mod node;
 mod packets;
 mod peer;
+mod placement;
 #[path = "../parts/process.rs"]
 mod process;
 #[path = "../parts/random.rs"]
@@ -88,7 +91,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::CpuSet;
 use serde_json::json;
 
 use contestants::{Contestant, Nodes, Started, patiently, slipring_path, version};
@@ -96,6 +99,7 @@ use load::{Load, Outcome, ask_all};
 use machine::{machine, today};
 use measure::{Counter, Method, busy_ns, cpu_ns, memory_kib};
 use peer::Peer;
+use placement::Placement;
 use report::{Row, Sample, Table, beside_peers, targets};
 use scratch::Scratch;
 use workload::{Dataset, Dialect, PROFILES, Profile, Request};
@@ -136,6 +140,10 @@ struct Options {
     /// Pin everything, the generator too, to one CPU.
     #[arg(long)]
     one_core: bool,
+    /// Pin the proxy and the generator to one CPU and the nodes to another: what the nodes do costs the proxy nothing, as
+    /// where they are other machines.
+    #[arg(long, conflicts_with = "one_core")]
+    two_cores: bool,
     /// Instead of all profiles: the load of this bench beside that of memcaslap, 50 connections through each proxy.
     #[arg(long, conflicts_with_all = ["profiles", "results"])]
     check_generator: bool,
@@ -186,9 +194,13 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
     setrlimit(Resource::Nofile, files)?;
-    let (cpus, placement) = place(options.one_core)?;
+    // Before this process is bound to one CPU, which is what the number of CPUs is asked of.
+    let machine = machine();
+    let placement = Placement::of(options)?;
     let scratch = Scratch::new("e2e")?;
+    placement.of_nodes()?;
     let nodes = Nodes::start(&scratch)?;
+    placement.of_the_rest()?;
     let method = Method::find();
     let mut report = String::new();
     // Each part is shown when it is there, for the whole takes minutes.
@@ -196,8 +208,8 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         print!("{part}");
         report += &part;
     };
-    tell(head(options, &placement, method));
-    let mut bench = Bench { options, nodes, scratch, cpus, sound: true };
+    tell(head(options, &placement, &machine, method));
+    let mut bench = Bench { options, nodes, scratch, cpus: placement.all, sound: true };
     if options.check_generator {
         tell(check::check(&mut bench)?);
         return Ok(bench.sound);
@@ -217,33 +229,19 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     if let Some(directory) = &options.results {
         let all = json!({
             "date": today(),
-            "machine": machine(),
-            "placement": placement,
+            "machine": machine,
+            "placement": placement.about,
             "rounds": options.rounds,
             "seconds": options.seconds,
             "peers": options.peer.iter().map(|peer| peer.shown()).collect::<Vec<_>>(),
             "profiles": tables.iter().map(Table::json).collect::<Vec<_>>(),
         });
-        let name = if options.one_core { "e2e-one-core" } else { "e2e" };
+        let name = placement.file;
         fs::create_dir_all(directory)?;
         fs::write(directory.join(format!("{name}.md")), report.trim_start())?;
         fs::write(directory.join(format!("{name}.json")), serde_json::to_string(&all)? + "\n")?;
     }
     Ok(bench.sound)
-}
-
-/// Pins this process, and so all it starts, when asked to; says where things run.
-fn place(one_core: bool) -> io::Result<(CpuSet, String)> {
-    let allowed = sched_getaffinity(None)?;
-    // The last one: the first usually takes most of the interrupts.
-    let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| allowed.is_set(*cpu)).unwrap_or(0);
-    if !one_core {
-        return Ok((allowed, format!("free placement on {} CPUs", allowed.count())));
-    }
-    let mut one = CpuSet::new();
-    one.set(last);
-    sched_setaffinity(None, &one)?;
-    Ok((one, "everything on one CPU".to_owned()))
 }
 
 /// A program without the directories of this machine.
@@ -256,10 +254,10 @@ fn shown(path: &Path) -> String {
         .to_string()
 }
 
-fn head(options: &Options, placement: &str, method: Option<Method>) -> String {
+fn head(options: &Options, placement: &Placement, machine: &str, method: Option<Method>) -> String {
     let mut lines = vec![
-        format!("\n## e2e: {} rounds of {} s, {placement}\n", options.rounds, options.seconds),
-        format!("- {}, {}", today(), machine()),
+        format!("\n## e2e: {} rounds of {} s, {}\n", options.rounds, options.seconds, placement.about),
+        format!("- {}, {machine}", today()),
         format!("- 3 nodes `-t 1 -m 256`: {}", version(Path::new("memcached"))),
         format!("- twemproxy: {}", version(Path::new("nutcracker"))),
         format!("- slipring: {}", slipring_path().map_or("none".to_owned(), |path| shown(&path))),
