@@ -177,9 +177,14 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     pub(crate) fn start(scratch: &Scratch) -> io::Result<Self> {
+        Self::with(NODES + 1, &[], scratch)
+    }
+
+    /// So many, with these further arguments.
+    pub(crate) fn with(count: usize, further: &[&str], scratch: &Scratch) -> io::Result<Self> {
         let mut nodes = Self { addresses: Vec::new(), processes: Vec::new() };
-        for _ in 0..=NODES {
-            let (process, address) = node::start(256, scratch)?;
+        for _ in 0..count {
+            let (process, address) = node::start(256, further, scratch)?;
             nodes.processes.push(process);
             nodes.addresses.push(address);
         }

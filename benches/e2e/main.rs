@@ -10,6 +10,7 @@
 //! cargo bench --bench e2e -- --one-core --profiles L50,M24,O20k,N64 --contestants slipring-four,slipring-before,slipring-moved
 //! SLIPRING_BIN=target/dist/slipring cargo bench --bench e2e -- --results benches/results    # the shipped binary, kept
 //! cargo bench --bench e2e -- --one-core --footprint --rounds 3 --contestants twemproxy,slipring    # memory, start, wake-ups
+//! cargo bench --bench e2e -- --one-core --curves --results benches/results    # cost per op against nodes, clients, sizes
 //! cargo bench --bench e2e -- --one-core --check-generator --contestants twemproxy,slipring    # beside memcaslap
 //! cargo bench --bench e2e -- --peer 'before=/path/of/slipring:--nodes {nodes} --listen {listen} --admin-listen {free}'
 //! ```
@@ -59,6 +60,7 @@
 
 mod check;
 mod contestants;
+mod curves;
 mod footprint;
 mod load;
 #[path = "../parts/machine.rs"]
@@ -69,6 +71,8 @@ mod memcaslap;
 mod node;
 mod packets;
 mod peer;
+#[path = "../parts/plot.rs"]
+mod picture;
 mod placement;
 #[path = "../parts/process.rs"]
 mod process;
@@ -91,7 +95,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use rustix::thread::CpuSet;
 use serde_json::json;
 
 use contestants::{Contestant, Nodes, Started, patiently, slipring_path, version};
@@ -151,6 +154,13 @@ struct Options {
     /// start to its first get, and how often it is woken when there is nothing to do. A round takes half a minute each.
     #[arg(long, conflicts_with_all = ["profiles", "results", "check_generator"])]
     footprint: bool,
+    /// Instead of all profiles: what slipring costs per operation against nodes, clients, workers, the length of keys, the
+    /// keys of a get and the size of values; an SVG and a JSON file of each are written to --results. All, or some of
+    /// nodes, clients, workers, keys, multiget, values.
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_missing_value = "all", requires = "results",
+        conflicts_with_all = ["profiles", "check_generator", "footprint"],
+        value_parser = ["all", "nodes", "clients", "workers", "keys", "multiget", "values"])]
+    curves: Vec<String>,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -209,9 +219,14 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         report += &part;
     };
     tell(head(options, &placement, &machine, method));
-    let mut bench = Bench { options, nodes, scratch, cpus: placement.all, sound: true };
+    let mut bench = Bench { options, nodes, scratch, placement, sound: true };
     if options.check_generator {
         tell(check::check(&mut bench)?);
+        return Ok(bench.sound);
+    }
+    if !options.curves.is_empty() {
+        let about = json!({ "date": today(), "machine": machine, "placement": bench.placement.about });
+        tell(curves::curves(&mut bench, &about)?);
         return Ok(bench.sound);
     }
     if options.footprint {
@@ -230,13 +245,13 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         let all = json!({
             "date": today(),
             "machine": machine,
-            "placement": placement.about,
+            "placement": bench.placement.about,
             "rounds": options.rounds,
             "seconds": options.seconds,
             "peers": options.peer.iter().map(|peer| peer.shown()).collect::<Vec<_>>(),
             "profiles": tables.iter().map(Table::json).collect::<Vec<_>>(),
         });
-        let name = placement.file;
+        let name = bench.placement.file;
         fs::create_dir_all(directory)?;
         fs::write(directory.join(format!("{name}.md")), report.trim_start())?;
         fs::write(directory.join(format!("{name}.json")), serde_json::to_string(&all)? + "\n")?;
@@ -274,8 +289,7 @@ struct Bench<'a> {
     options: &'a Options,
     nodes: Nodes,
     scratch: Scratch,
-    /// Where everything runs.
-    cpus: CpuSet,
+    placement: Placement,
     /// No wrong answer and no failed contestant so far.
     sound: bool,
 }
@@ -364,11 +378,11 @@ impl Bench<'_> {
         let mut load = Load::connect(profile, dataset, &started.addresses)?;
         let warm_up = load.run(WARM_UP)?;
         let groups = [proxy.into_iter().collect(), self.nodes.pids(), vec![std::process::id()]];
-        let busy_before = busy_ns(&self.cpus)?;
+        let busy_before = busy_ns(&self.placement.all)?;
         let before = groups.each_ref().map(|pids| cpu_ns(pids));
         let outcome = load.run(Duration::from_secs_f64(self.options.seconds))?;
         let after = groups.each_ref().map(|pids| cpu_ns(pids));
-        let busy_ns = busy_ns(&self.cpus)? - busy_before;
+        let busy_ns = busy_ns(&self.placement.all)? - busy_before;
         let mut per_op = [0.0; 3];
         let mut ours_ns = 0;
         for ((per_op, before), after) in per_op.iter_mut().zip(before).zip(after) {
@@ -376,7 +390,7 @@ impl Bench<'_> {
             ours_ns += ns;
             *per_op = ns as f64 / 1e3 / outcome.operations.max(1) as f64;
         }
-        let all_ns = outcome.elapsed.as_nanos() as f64 * f64::from(self.cpus.count());
+        let all_ns = outcome.elapsed.as_nanos() as f64 * f64::from(self.placement.all.count());
         let peak = proxy.map(|pid| memory_kib(pid, "VmHWM")).transpose()?;
         for part in [&warm_up, &outcome] {
             self.note_wrong(contestant, profile, part);

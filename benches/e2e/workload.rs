@@ -127,6 +127,8 @@ const KEY_DIGITS: usize = 7;
 const VALUE: &[u8] = b"VALUE ";
 const END: &[u8] = b"END\r\n";
 const STORED: &[u8] = b"STORED\r\n";
+/// Keys of a get, at most.
+const MOST_KEYS: usize = 256;
 /// Different multiget lines; one is drawn for each request.
 const MULTIGETS: usize = 4096;
 /// Different bulks of sets.
@@ -299,11 +301,12 @@ impl Dataset {
     /// Values may come in any order (they come grouped by node), each exactly once and all before
     /// the one `END`.
     fn check_multiget(&self, keys: &[usize], input: &[u8]) -> Verdict {
-        let mut seen = 0_u128;
+        let mut seen = [false; MOST_KEYS];
+        let mut count = 0;
         let mut at = 0;
         loop {
             let rest = &input[at..];
-            if seen.count_ones() as usize == keys.len() {
+            if count == keys.len() {
                 return match same(END, rest) {
                     Verdict::Right(len) => Verdict::Right(at + len),
                     Verdict::Partial => Verdict::Partial,
@@ -319,17 +322,23 @@ impl Dataset {
             let Some(name) = rest.get(VALUE.len()..VALUE.len() + self.key_len) else {
                 return Verdict::Partial;
             };
-            let Some(position) = key_index(name).and_then(|key| keys.iter().position(|k| *k == key)) else {
+            // Mostly they come in the order asked.
+            let position = |key: usize| match keys.get(count) {
+                Some(next) if *next == key => Some(count),
+                _ => keys.iter().position(|k| *k == key),
+            };
+            let Some(position) = key_index(name).and_then(position) else {
                 return Verdict::OutOfStep;
             };
             let hit = self.hits.row(keys[position]);
             let block = &hit[..hit.len() - END.len()];
             match same(block, rest) {
-                Verdict::Right(len) if seen & (1 << position) == 0 => at += len,
+                Verdict::Right(len) if !seen[position] => at += len,
                 Verdict::Partial => return Verdict::Partial,
                 _ => return Verdict::OutOfStep,
             }
-            seen |= 1 << position;
+            seen[position] = true;
+            count += 1;
         }
     }
 }
@@ -369,7 +378,7 @@ fn value(key: &str, len: usize) -> Vec<u8> {
 }
 
 fn multigets(profile: &Profile) -> Vec<Multiget> {
-    assert!(profile.keys_per_get <= 128, "check_multiget marks keys in 128 bits");
+    assert!(profile.keys_per_get <= MOST_KEYS, "check_multiget marks no more keys");
     if profile.keys_per_get == 1 {
         return Vec::new();
     }
