@@ -5,6 +5,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
     reason = "test code: a panic is how it says no, and real processes need a real clock"
 )]
 

@@ -230,12 +230,15 @@ fn both_generators_count_behind_slipring_what_slipring_and_its_nodes_count() {
     }
 }
 
+/// What is done in place of the right answer about a key.
+type Fault = fn(&str, String) -> Vec<Step>;
+
 #[test]
 fn an_answer_that_is_not_right_is_counted_as_wrong() {
     let one = Profile { sets_per_hundred: 0, key_count: 1, ..SMALL };
     let right =
         |key: &str| format!("VALUE {key} 0 100\r\n{}\r\nEND\r\n", format!("{key}/").repeat(7).get(..100).unwrap());
-    let wrong: [(&str, fn(&str, String) -> Vec<Step>); 6] = [
+    let wrong: [(&str, Fault); 6] = [
         ("a miss", |_, _| vec![Step::send("END\r\n")]),
         ("an error", |_, _| vec![Step::send("SERVER_ERROR out of memory\r\n")]),
         ("another byte", |_, right| vec![Step::send(right.replacen('/', "|", 1))]),

@@ -57,6 +57,7 @@
 #![expect(clippy::print_stdout, reason = "the report is what this program is for")]
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 #![expect(clippy::indexing_slicing, reason = "a bench may panic; its indices come from its own tables")]
+#![expect(clippy::cast_possible_truncation, reason = "its numbers are small")]
 
 mod check;
 mod contestants;
