@@ -17,9 +17,11 @@
     reason = "a bench ends at what it did not expect; criterion's macros make public items"
 )]
 
+#[path = "parts/trip.rs"]
+mod trip;
+
 use std::cell::RefCell;
 use std::hint::black_box;
-use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,156 +32,8 @@ use slipring::protocol::reply::Line;
 use slipring::protocol::request::Request;
 use slipring::protocol::text::reply;
 use slipring::protocol::text::request;
-use slipring::proxy::{ClientId, Core, Effect, MAX_SLICES, OutBuf, Settings, UpstreamId};
 use slipring::routing::{Node, PRESETS, Placement, Topology};
-use slipring::time::Tick;
-
-const NOW: Tick = Tick(1);
-
-fn topology(nodes: usize) -> Arc<Topology> {
-    ring((1..=nodes).collect())
-}
-
-fn ring(hosts: Vec<usize>) -> Arc<Topology> {
-    let node = |i| Arc::new(Node::new(&format!("10.0.0.{i}"), 11211, 1));
-    Arc::new(Topology::new(1, hosts.into_iter().map(node).collect()).unwrap())
-}
-
-/// A core whose connections are made and proven.
-struct Proxy {
-    core: Core,
-    lanes: Vec<UpstreamId>,
-    client: ClientId,
-    topology: Arc<Topology>,
-}
-
-impl Proxy {
-    fn new(nodes: usize) -> Self {
-        let topology = topology(nodes);
-        let cells = Arc::new(Cells::new(1));
-        let mut core = Core::new(Arc::clone(&topology), Settings::default(), cells, 0);
-        let (lanes, _) = connect(&mut core);
-        let client = core.client_connected();
-        Self { core, lanes, client, topology }
-    }
-
-    /// The whole way: the client's bytes, what each node gets, what each answers, what comes back.
-    fn round(&mut self, trip: &Trip) {
-        self.core.client_input(self.client, black_box(&trip.request), NOW);
-        for (lane, (sent, _)) in self.lanes.iter().zip(&trip.nodes) {
-            write_upstream(&mut self.core, *lane, sent);
-        }
-        for (lane, (_, reply)) in self.lanes.iter().zip(&trip.nodes) {
-            self.core.upstream_input(*lane, reply, NOW);
-        }
-        let mut left = &*trip.answer;
-        while let Some(out) = self.core.client_out(self.client).filter(|o| !o.is_empty()) {
-            let len = compare(out, &mut left);
-            self.core.client_written(self.client, len, NOW);
-        }
-        assert!(left.is_empty(), "the answer is not whole");
-        // As the flusher does, with lists of its own that are never given back.
-        let (mut clients, mut upstreams) = (Vec::new(), Vec::new());
-        self.core.take_dirty(&mut clients, &mut upstreams);
-        self.core.reuse_dirty(clients, upstreams);
-    }
-}
-
-/// Makes the connections that are asked for, each proven at once. Gives them, and how many are closed.
-fn connect(core: &mut Core) -> (Vec<UpstreamId>, usize) {
-    let mut effects = Vec::new();
-    core.take_effects(&mut effects);
-    let mut lanes = Vec::new();
-    let mut closed = 0;
-    for effect in effects {
-        match effect {
-            Effect::Connect(id, _) => {
-                core.upstream_connected(id, NOW);
-                write_upstream(core, id, b"version\r\n");
-                core.upstream_input(id, b"VERSION 1.6.18\r\n", NOW);
-                lanes.push(id);
-            }
-            Effect::CloseUpstream(_) | Effect::ResetUpstream(_) => closed += 1,
-            _ => {}
-        }
-    }
-    core.take_dirty(&mut Vec::new(), &mut Vec::new());
-    (lanes, closed)
-}
-
-fn write_upstream(core: &mut Core, id: UpstreamId, mut expected: &[u8]) {
-    while let Some(out) = core.upstream_out(id).filter(|out| !out.is_empty()) {
-        let len = compare(out, &mut expected);
-        core.upstream_written(id, len, NOW);
-    }
-    assert!(expected.is_empty(), "the node's request is not whole");
-}
-
-/// Takes from `expected` what one write carries; gives its length.
-fn compare(out: &OutBuf, expected: &mut &[u8]) -> usize {
-    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-    let filled = out.slices(&mut slices);
-    let mut len = 0;
-    for slice in &slices[..filled] {
-        let (here, rest) = expected.split_at(slice.len());
-        assert!(**slice == *here, "other bytes than expected");
-        *expected = rest;
-        len += slice.len();
-    }
-    len
-}
-
-/// One exchange, byte for byte.
-struct Trip {
-    request: Vec<u8>,
-    /// What each node gets, and what it answers.
-    nodes: Vec<(Vec<u8>, Vec<u8>)>,
-    answer: Vec<u8>,
-}
-
-fn value(key: &str, len: usize) -> Vec<u8> {
-    let head = format!("VALUE {key} 0 {len}\r\n");
-    [head.as_bytes(), &vec![b'v'; len], b"\r\n"].concat()
-}
-
-fn gets(depth: usize, len: usize) -> Trip {
-    let keys: Vec<String> = (0..depth).map(|i| format!("key:{i:08}")).collect();
-    let values: Vec<Vec<u8>> = keys.iter().map(|key| value(key, len)).collect();
-    let end = b"END\r\n".as_slice();
-    Trip {
-        request: keys.iter().flat_map(|key| format!("get {key}\r\n").into_bytes()).collect(),
-        nodes: vec![(format!("get {}\r\n", keys.join(" ")).into_bytes(), [&values.concat(), end].concat())],
-        answer: values.iter().flat_map(|v| [v, end].concat()).collect(),
-    }
-}
-
-fn set(len: usize) -> Trip {
-    let head = format!("set key:00000001 5 60 {len}\r\n");
-    let request = [head.as_bytes(), &vec![b'v'; len], b"\r\n"].concat();
-    Trip { nodes: vec![(request.clone(), b"STORED\r\n".to_vec())], request, answer: b"STORED\r\n".to_vec() }
-}
-
-fn multiget(keys: usize, topology: &Topology) -> Trip {
-    let keys: Vec<String> = (0..keys).map(|i| format!("key:{i:08}")).collect();
-    let mut nodes = vec![(b"get".to_vec(), Vec::new()); topology.nodes().len()];
-    let mut order = Vec::new();
-    for key in &keys {
-        let node = usize::from(topology.route(key.as_bytes()).0);
-        if !order.contains(&node) {
-            order.push(node);
-        }
-        nodes[node].0.extend(format!(" {key}").bytes());
-        nodes[node].1.extend(value(key, 100));
-    }
-    assert_eq!(order.len(), nodes.len(), "each node has a part");
-    // In the order of the keys.
-    let values: Vec<u8> = keys.iter().flat_map(|key| value(key, 100)).collect();
-    for (request, reply) in &mut nodes {
-        request.extend_from_slice(b"\r\n");
-        reply.extend_from_slice(b"END\r\n");
-    }
-    Trip { request: format!("get {}\r\n", keys.join(" ")).into_bytes(), nodes, answer: [&*values, b"END\r\n"].concat() }
-}
+use trip::{NOW, Proxy, Trip, connect, gets, gets_of_one, multiget, ring, set, topology};
 
 fn parse(c: &mut Criterion) {
     let mut group = c.benchmark_group("parse");
@@ -304,14 +158,6 @@ fn round_trip(c: &mut Criterion) {
         });
     }
     group.finish();
-}
-
-/// A small value from the first node.
-fn gets_of_one(proxy: &Proxy) -> Trip {
-    let key = (0..).map(|i| format!("warm{i}")).find(|key| proxy.topology.route(key.as_bytes()).0 == 0).unwrap();
-    let (request, value) = (format!("get {key}\r\n").into_bytes(), value(&key, 100));
-    let reply = [&*value, b"END\r\n"].concat();
-    Trip { nodes: vec![(request.clone(), reply.clone())], request, answer: reply }
 }
 
 /// The promises are 20 ms for a ring of 100 nodes, off the data path, and 1 ms of a worker for a swap.

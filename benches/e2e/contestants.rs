@@ -18,6 +18,9 @@ use crate::workload::Dialect;
 /// Nodes of most contestants; those that scale have one more.
 const NODES: usize = 3;
 
+/// What a buffer of twemproxy holds by default, in bytes.
+const TWEMPROXY_BUFFER: usize = 16 << 10;
+
 /// Who answers the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contestant {
@@ -77,20 +80,34 @@ impl Contestant {
         (self == Self::SlipringBefore).then_some(Self::Slipring { merge_gets: true })
     }
 
-    /// Starts the proxy, if there is one; it listens when this returns.
-    pub(crate) fn start(self, nodes: &Nodes, scratch: &Scratch) -> io::Result<Started> {
+    /// What starts the proxy, if there is one; values of this many bytes are its load.
+    pub(crate) fn command(
+        self,
+        address: SocketAddr,
+        nodes: &Nodes,
+        scratch: &Scratch,
+        value_len: usize,
+    ) -> io::Result<Option<Command>> {
         let three = nodes.first_three();
-        let address = free_address()?;
         let command = match self {
-            Self::Direct => return Ok(Started { proxy: None, addresses: three.to_vec() }),
-            Self::Twemproxy => twemproxy(address, three, scratch)?,
-            Self::Slipring { merge_gets: true } | Self::SlipringBinary => slipring(address, three, &[])?,
-            Self::Slipring { merge_gets: false } => slipring(address, three, &["--merge-gets", "off"])?,
-            Self::SlipringFour => slipring(address, &nodes.addresses, &[])?,
+            Self::Direct => return Ok(None),
+            Self::Twemproxy => twemproxy(address, three, scratch, value_len)?,
+            Self::Slipring { merge_gets: true } | Self::SlipringBinary => slipring(address, three, 1, &[])?,
+            Self::Slipring { merge_gets: false } => slipring(address, three, 1, &["--merge-gets", "off"])?,
+            Self::SlipringFour => slipring(address, &nodes.addresses, 1, &[])?,
             Self::Peer(peer) => peer.command(address, three, scratch.path())?,
             Self::SlipringBefore | Self::SlipringMoved => {
-                slipring(address, &nodes.addresses, &["--nodes-before", &list(three)])?
+                slipring(address, &nodes.addresses, 1, &["--nodes-before", &list(three)])?
             }
+        };
+        Ok(Some(command))
+    }
+
+    /// Starts the proxy, if there is one; it listens when this returns.
+    pub(crate) fn start(self, nodes: &Nodes, scratch: &Scratch, value_len: usize) -> io::Result<Started> {
+        let address = free_address()?;
+        let Some(command) = self.command(address, nodes, scratch, value_len)? else {
+            return Ok(Started { proxy: None, addresses: nodes.first_three().to_vec() });
         };
         let log = scratch.path().join(format!("{}-{}.log", self.name(), address.port()));
         let proxy = Process::start(self.name(), command, address, Some(&log))?;
@@ -115,18 +132,24 @@ fn list(nodes: &[SocketAddr]) -> String {
     nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-fn slipring(address: SocketAddr, nodes: &[SocketAddr], arguments: &[&str]) -> io::Result<Command> {
+/// Slipring with so many workers.
+pub(crate) fn slipring(
+    address: SocketAddr,
+    nodes: &[SocketAddr],
+    workers: u32,
+    arguments: &[&str],
+) -> io::Result<Command> {
     let path = slipring_path().ok_or_else(|| io::Error::other("no slipring binary: set SLIPRING_BIN"))?;
     let mut command = Command::new(path);
     command
         .arg("serve")
         .args(["--nodes", &list(nodes), "--listen", &address.to_string()])
-        .args(["--admin-listen", &free_address()?.to_string(), "--workers", "1"])
+        .args(["--admin-listen", &free_address()?.to_string(), "--workers", &workers.to_string()])
         .args(arguments);
     Ok(command)
 }
 
-fn twemproxy(address: SocketAddr, nodes: &[SocketAddr], scratch: &Scratch) -> io::Result<Command> {
+fn twemproxy(address: SocketAddr, nodes: &[SocketAddr], scratch: &Scratch, value_len: usize) -> io::Result<Command> {
     let servers: String = nodes.iter().map(|node| format!("    - {node}:1\n")).collect();
     let config = format!(
         "bench:\n  listen: {address}\n  hash: fnv1a_64\n  distribution: ketama\n  preconnect: true\n  \
@@ -139,6 +162,10 @@ fn twemproxy(address: SocketAddr, nodes: &[SocketAddr], scratch: &Scratch) -> io
     command.arg("-c").arg(path).args(["-a", "127.0.0.1", "-s", &stats_port]);
     // At its best: from notices (5, the default) on, it asks for the peer's name at every request.
     command.args(["-v", "4"]);
+    // And with buffers that fit large values, where there are any.
+    if value_len > TWEMPROXY_BUFFER {
+        command.args(["-m", "65536"]);
+    }
     Ok(command)
 }
 
@@ -150,9 +177,14 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     pub(crate) fn start(scratch: &Scratch) -> io::Result<Self> {
+        Self::with(NODES + 1, &[], scratch)
+    }
+
+    /// So many, with these further arguments.
+    pub(crate) fn with(count: usize, further: &[&str], scratch: &Scratch) -> io::Result<Self> {
         let mut nodes = Self { addresses: Vec::new(), processes: Vec::new() };
-        for _ in 0..=NODES {
-            let (process, address) = node::start(256, scratch)?;
+        for _ in 0..count {
+            let (process, address) = node::start(256, further, scratch)?;
             nodes.processes.push(process);
             nodes.addresses.push(address);
         }

@@ -35,7 +35,23 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    fn right(&mut self, latency: Duration) {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            operations: 0,
+            elapsed: Duration::ZERO,
+            wrong: 0,
+            first_wrong: None,
+            latency: Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(io::Error::other)?,
+        })
+    }
+
+    /// Percentiles 50, 99 and 99.9 of the latency, in µs.
+    pub(crate) fn percentiles_us(&self) -> [f64; 3] {
+        [0.5, 0.99, 0.999].map(|share| self.latency.value_at_quantile(share) as f64 / 1e3)
+    }
+
+    /// Counts one right answer.
+    pub(crate) fn right(&mut self, latency: Duration) {
         self.operations += 1;
         self.latency.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
     }
@@ -157,13 +173,7 @@ impl<'a> Load<'a> {
     fn drive(&mut self, duration: Duration) -> io::Result<Outcome> {
         let start = Instant::now();
         let deadline = start + duration;
-        let mut outcome = Outcome {
-            operations: 0,
-            elapsed: Duration::ZERO,
-            wrong: 0,
-            first_wrong: None,
-            latency: Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(io::Error::other)?,
-        };
+        let mut outcome = Outcome::new()?;
         let mut source = self.source(start);
         if matches!(source, Source::Closed) {
             for index in 0..self.connections.len() {
@@ -248,7 +258,7 @@ impl<'a> Load<'a> {
         while !due.is_empty() {
             let Some(index) = idle.pop_front() else { break };
             if let Some(intended) = due.pop_front() {
-                let request = self.dataset.draw(self.profile, &mut self.random);
+                let request = self.dataset.draw(self.profile, index, &mut self.random);
                 self.connections[index].push(self.dataset, request, intended);
                 self.send(index, outcome)?;
             }
@@ -261,7 +271,7 @@ impl<'a> Load<'a> {
             return Ok(());
         }
         for _ in 0..self.profile.depth {
-            let request = self.dataset.draw(self.profile, &mut self.random);
+            let request = self.dataset.draw(self.profile, index, &mut self.random);
             self.connections[index].push(self.dataset, request, now);
         }
         self.send(index, outcome)

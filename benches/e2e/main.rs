@@ -4,10 +4,14 @@
 //! ```text
 //! cargo bench --bench e2e                   # everything: half an hour
 //! cargo bench --bench e2e -- --one-core     # all processes on one CPU: software cost, least noise
+//! cargo bench --bench e2e -- --two-cores    # the nodes on a CPU of their own, the rest on another
 //! cargo bench --bench e2e -- --rounds 3 --seconds 1 --profiles L1,L50 --contestants twemproxy,slipring
 //! cargo bench --bench e2e -- --one-core --profiles L50,P16,M24 --contestants slipring,slipring-binary
 //! cargo bench --bench e2e -- --one-core --profiles L50,M24,O20k,N64 --contestants slipring-four,slipring-before,slipring-moved
 //! SLIPRING_BIN=target/dist/slipring cargo bench --bench e2e -- --results benches/results    # the shipped binary, kept
+//! cargo bench --bench e2e -- --one-core --footprint --rounds 3 --contestants twemproxy,slipring    # memory, start, wake-ups
+//! cargo bench --bench e2e -- --one-core --curves --results benches/results    # cost per op against nodes, clients, sizes
+//! cargo bench --bench e2e -- --one-core --check-generator --contestants twemproxy,slipring    # beside memcaslap
 //! cargo bench --bench e2e -- --peer 'before=/path/of/slipring:--nodes {nodes} --listen {listen} --admin-listen {free}'
 //! ```
 //!
@@ -30,6 +34,11 @@
 //!   report, never an assertion.
 //! - CPU is the scheduler's run time of all threads of the processes, divided by the answers.
 //!   System calls are counted in a pass of their own after the rounds, because counting disturbs.
+//! - The resident set of `--footprint` is read 200 ms after the start, with 1,000 clients of which each has asked once, and
+//!   10 s after the load `V512K`. The time to the first get is from before the program is started until a get is a hit, tried
+//!   every 100 µs: the median of 20 starts. Wake-ups are the voluntary context switches of all threads in the 10 s after.
+//! - `--check-generator` puts memcaslap, which checks nothing, beside this generator; it starts for each measurement, so that
+//!   its figures have its start, too. That both count right is tested in `tests/load_generator.rs`.
 //! - `direct` spreads its connections over the nodes, each asking one node for everything (with one
 //!   connection: one node is all there is), so its multiget does a third of the fan-out of a
 //!   router's.
@@ -41,22 +50,31 @@
 //! # How to read it
 //! Compare within one run only. With free placement on few cores the generator, the proxy and the
 //! nodes compete, and wake-ups across cores dominate with one client; `--one-core` is the better
-//! view of CPU per op, free placement that of throughput. In the closed loops latency is little
+//! view of CPU per op, free placement that of throughput. `--two-cores` is nearer to nodes on other machines: without a proxy
+//! the generator has its CPU to itself, and a proxy is weighed with its own CPU time alone. In the closed loops latency is little
 //! more than connections ÷ throughput; the tail is the open loop's (`O20k`), where a request that
 //! had to wait for its turn counts from when it should have been sent.
 #![expect(clippy::print_stdout, reason = "the report is what this program is for")]
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 #![expect(clippy::indexing_slicing, reason = "a bench may panic; its indices come from its own tables")]
+#![expect(clippy::cast_possible_truncation, reason = "its numbers are small")]
 
+mod check;
 mod contestants;
+mod curves;
+mod footprint;
 mod load;
 #[path = "../parts/machine.rs"]
 mod machine;
 mod measure;
+mod memcaslap;
 #[path = "../parts/node.rs"]
 mod node;
 mod packets;
 mod peer;
+#[path = "../parts/plot.rs"]
+mod picture;
+mod placement;
 #[path = "../parts/process.rs"]
 mod process;
 #[path = "../parts/random.rs"]
@@ -77,7 +95,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use clap::Parser;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 
 use contestants::{Contestant, Nodes, Started, patiently, slipring_path, version};
@@ -85,6 +103,7 @@ use load::{Load, Outcome, ask_all};
 use machine::{machine, today};
 use measure::{Counter, Method, busy_ns, cpu_ns, memory_kib};
 use peer::Peer;
+use placement::Placement;
 use report::{Row, Sample, Table, beside_peers, targets};
 use scratch::Scratch;
 use workload::{Dataset, Dialect, PROFILES, Profile, Request};
@@ -106,7 +125,7 @@ struct Options {
     /// Seconds of load in each.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Some of L1, L50, P16, M24, O20k, N64.
+    /// Some of L1, L50, P16, M24, O20k, N64, V64K, V512K.
     #[arg(long, value_delimiter = ',', value_parser = profile)]
     profiles: Vec<&'static Profile>,
     /// Some of direct, twemproxy, slipring, slipring-nomerge, slipring-binary, slipring-four, slipring-before,
@@ -125,6 +144,24 @@ struct Options {
     /// Pin everything, the generator too, to one CPU.
     #[arg(long)]
     one_core: bool,
+    /// Pin the proxy and the generator to one CPU and the nodes to another: what the nodes do costs the proxy nothing, as
+    /// where they are other machines.
+    #[arg(long, conflicts_with = "one_core")]
+    two_cores: bool,
+    /// Instead of all profiles: the load of this bench beside that of memcaslap, 50 connections through each proxy.
+    #[arg(long, conflicts_with_all = ["profiles", "results"])]
+    check_generator: bool,
+    /// Instead of all profiles: memory of each proxy when idle, per idle client and after large values, the time from its
+    /// start to its first get, and how often it is woken when there is nothing to do. A round takes half a minute each.
+    #[arg(long, conflicts_with_all = ["profiles", "results", "check_generator"])]
+    footprint: bool,
+    /// Instead of all profiles: what slipring costs per operation against nodes, clients, workers, the length of keys, the
+    /// keys of a get and the size of values; an SVG and a JSON file of each are written to --results. All, or some of
+    /// nodes, clients, workers, keys, multiget, values.
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_missing_value = "all", requires = "results",
+        conflicts_with_all = ["profiles", "check_generator", "footprint"],
+        value_parser = ["all", "nodes", "clients", "workers", "keys", "multiget", "values"])]
+    curves: Vec<String>,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -164,9 +201,17 @@ fn main() -> ExitCode {
 
 /// The whole report; true when every answer was right and every contestant ran.
 fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
-    let (cpus, placement) = place(options.one_core)?;
+    // For this process and all that it starts: thousands of clients have a descriptor each.
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    setrlimit(Resource::Nofile, files)?;
+    // Before this process is bound to one CPU, which is what the number of CPUs is asked of.
+    let machine = machine();
+    let placement = Placement::of(options)?;
     let scratch = Scratch::new("e2e")?;
+    placement.of_nodes()?;
     let nodes = Nodes::start(&scratch)?;
+    placement.of_the_rest()?;
     let method = Method::find();
     let mut report = String::new();
     // Each part is shown when it is there, for the whole takes minutes.
@@ -174,8 +219,21 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         print!("{part}");
         report += &part;
     };
-    tell(head(options, &placement, method));
-    let mut bench = Bench { options, nodes, scratch, cpus, sound: true };
+    tell(head(options, &placement, &machine, method));
+    let mut bench = Bench { options, nodes, scratch, placement, sound: true };
+    if options.check_generator {
+        tell(check::check(&mut bench)?);
+        return Ok(bench.sound);
+    }
+    if !options.curves.is_empty() {
+        let about = json!({ "date": today(), "machine": machine, "placement": bench.placement.about });
+        tell(curves::curves(&mut bench, &about)?);
+        return Ok(bench.sound);
+    }
+    if options.footprint {
+        tell(footprint::footprint(&mut bench)?);
+        return Ok(bench.sound);
+    }
     let mut tables = Vec::new();
     for profile in &options.profiles {
         let table = bench.table(profile, method);
@@ -187,33 +245,19 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     if let Some(directory) = &options.results {
         let all = json!({
             "date": today(),
-            "machine": machine(),
-            "placement": placement,
+            "machine": machine,
+            "placement": bench.placement.about,
             "rounds": options.rounds,
             "seconds": options.seconds,
             "peers": options.peer.iter().map(|peer| peer.shown()).collect::<Vec<_>>(),
             "profiles": tables.iter().map(Table::json).collect::<Vec<_>>(),
         });
-        let name = if options.one_core { "e2e-one-core" } else { "e2e" };
+        let name = bench.placement.file;
         fs::create_dir_all(directory)?;
         fs::write(directory.join(format!("{name}.md")), report.trim_start())?;
         fs::write(directory.join(format!("{name}.json")), serde_json::to_string(&all)? + "\n")?;
     }
     Ok(bench.sound)
-}
-
-/// Pins this process, and so all it starts, when asked to; says where things run.
-fn place(one_core: bool) -> io::Result<(CpuSet, String)> {
-    let allowed = sched_getaffinity(None)?;
-    // The last one: the first usually takes most of the interrupts.
-    let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| allowed.is_set(*cpu)).unwrap_or(0);
-    if !one_core {
-        return Ok((allowed, format!("free placement on {} CPUs", allowed.count())));
-    }
-    let mut one = CpuSet::new();
-    one.set(last);
-    sched_setaffinity(None, &one)?;
-    Ok((one, "everything on one CPU".to_owned()))
 }
 
 /// A program without the directories of this machine.
@@ -226,10 +270,10 @@ fn shown(path: &Path) -> String {
         .to_string()
 }
 
-fn head(options: &Options, placement: &str, method: Option<Method>) -> String {
+fn head(options: &Options, placement: &Placement, machine: &str, method: Option<Method>) -> String {
     let mut lines = vec![
-        format!("\n## e2e: {} rounds of {} s, {placement}\n", options.rounds, options.seconds),
-        format!("- {}, {}", today(), machine()),
+        format!("\n## e2e: {} rounds of {} s, {}\n", options.rounds, options.seconds, placement.about),
+        format!("- {}, {machine}", today()),
         format!("- 3 nodes `-t 1 -m 256`: {}", version(Path::new("memcached"))),
         format!("- twemproxy: {}", version(Path::new("nutcracker"))),
         format!("- slipring: {}", slipring_path().map_or("none".to_owned(), |path| shown(&path))),
@@ -246,8 +290,7 @@ struct Bench<'a> {
     options: &'a Options,
     nodes: Nodes,
     scratch: Scratch,
-    /// Where everything runs.
-    cpus: CpuSet,
+    placement: Placement,
     /// No wrong answer and no failed contestant so far.
     sound: bool,
 }
@@ -291,13 +334,18 @@ impl Bench<'_> {
 
     /// Starts a contestant over empty nodes and fills them through it. Gives back its idle memory
     /// too.
-    fn prepare(&self, contestant: Contestant, dataset: &Dataset) -> io::Result<(Started, Option<u64>)> {
+    fn prepare(
+        &self,
+        contestant: Contestant,
+        dataset: &Dataset,
+        value_len: usize,
+    ) -> io::Result<(Started, Option<u64>)> {
         self.nodes.flush()?;
         if let Some(filler) = contestant.filled_by() {
-            let filler = filler.start(&self.nodes, &self.scratch)?;
+            let filler = filler.start(&self.nodes, &self.scratch, value_len)?;
             patiently(|| ask_all(dataset, &filler.addresses, Request::Set))?;
         }
-        let started = contestant.start(&self.nodes, &self.scratch)?;
+        let started = contestant.start(&self.nodes, &self.scratch, value_len)?;
         let mut idle = None;
         if let Some(proxy) = &started.proxy {
             sleep(SETTLE);
@@ -326,16 +374,16 @@ impl Bench<'_> {
     }
 
     fn sample(&mut self, contestant: Contestant, profile: &Profile, dataset: &Dataset) -> io::Result<Sample> {
-        let (started, idle) = self.prepare(contestant, dataset)?;
+        let (started, idle) = self.prepare(contestant, dataset, profile.value_len)?;
         let proxy = started.proxy.as_ref().map(|proxy| proxy.pid());
         let mut load = Load::connect(profile, dataset, &started.addresses)?;
         let warm_up = load.run(WARM_UP)?;
         let groups = [proxy.into_iter().collect(), self.nodes.pids(), vec![std::process::id()]];
-        let busy_before = busy_ns(&self.cpus)?;
+        let busy_before = busy_ns(&self.placement.all)?;
         let before = groups.each_ref().map(|pids| cpu_ns(pids));
         let outcome = load.run(Duration::from_secs_f64(self.options.seconds))?;
         let after = groups.each_ref().map(|pids| cpu_ns(pids));
-        let busy_ns = busy_ns(&self.cpus)? - busy_before;
+        let busy_ns = busy_ns(&self.placement.all)? - busy_before;
         let mut per_op = [0.0; 3];
         let mut ours_ns = 0;
         for ((per_op, before), after) in per_op.iter_mut().zip(before).zip(after) {
@@ -343,7 +391,7 @@ impl Bench<'_> {
             ours_ns += ns;
             *per_op = ns as f64 / 1e3 / outcome.operations.max(1) as f64;
         }
-        let all_ns = outcome.elapsed.as_nanos() as f64 * f64::from(self.cpus.count());
+        let all_ns = outcome.elapsed.as_nanos() as f64 * f64::from(self.placement.all.count());
         let peak = proxy.map(|pid| memory_kib(pid, "VmHWM")).transpose()?;
         for part in [&warm_up, &outcome] {
             self.note_wrong(contestant, profile, part);
@@ -351,10 +399,9 @@ impl Bench<'_> {
         if outcome.operations == 0 {
             return Err(io::Error::other("not one right answer"));
         }
-        let percentile = |p| outcome.latency.value_at_quantile(p) as f64 / 1e3;
         let sample = Sample {
             ops_per_second: outcome.operations as f64 / outcome.elapsed.as_secs_f64(),
-            latency: [0.5, 0.99, 0.999].map(percentile),
+            latency: outcome.percentiles_us(),
             proxy_cpu: proxy.map(|_| per_op[0]),
             node_cpu: per_op[1],
             client_cpu: per_op[2],
@@ -374,7 +421,7 @@ impl Bench<'_> {
         dataset: &Dataset,
         method: Method,
     ) -> io::Result<f64> {
-        let (started, _) = self.prepare(contestant, dataset)?;
+        let (started, _) = self.prepare(contestant, dataset, profile.value_len)?;
         let proxy = started.proxy.as_ref().ok_or_else(|| io::Error::other("no proxy to trace"))?;
         let mut load = Load::connect(profile, dataset, &started.addresses)?;
         let warm_up = load.run(WARM_UP)?;

@@ -71,14 +71,14 @@ impl Table {
 
 /// Median, least and greatest of the rounds.
 #[derive(Clone, Copy, Debug)]
-struct Figure {
-    median: f64,
+pub(crate) struct Figure {
+    pub(crate) median: f64,
     min: f64,
     max: f64,
 }
 
 impl Figure {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let half = values.len() / 2;
@@ -86,7 +86,7 @@ impl Figure {
         Some(Self { median, min, max })
     }
 
-    fn range(self, digits: usize) -> String {
+    pub(crate) fn range(self, digits: usize) -> String {
         format!("{:.digits$} ({:.digits$}–{:.digits$})", self.median, self.min, self.max)
     }
 }

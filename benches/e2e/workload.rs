@@ -21,15 +21,20 @@ pub(crate) struct Profile {
     pub(crate) sets_per_hundred: u64,
     /// If any, each request is so many sets without a reply and one with.
     pub(crate) silent_sets: usize,
+    /// Bytes of every key; 10 at least.
+    pub(crate) key_len: usize,
     /// Bytes of every value.
     pub(crate) value_len: usize,
     /// Keys stored before the load begins.
     pub(crate) key_count: usize,
+    /// Each connection gets one key of its own, so that no two wait for the same value.
+    pub(crate) own_keys: bool,
     /// Arrivals per second of an open loop; none means a closed loop.
     pub(crate) rate: Option<f64>,
 }
 
-const SMALL: Profile = Profile {
+/// What the others are made from.
+pub(crate) const SMALL: Profile = Profile {
     name: "",
     about: "",
     connections: 1,
@@ -37,12 +42,18 @@ const SMALL: Profile = Profile {
     keys_per_get: 1,
     sets_per_hundred: 10,
     silent_sets: 0,
+    key_len: 15,
     value_len: 100,
     key_count: 10_000,
+    own_keys: false,
     rate: None,
 };
 
-/// All profiles, in the order they are run. One with big values is one more line (and fewer keys).
+const fn large(connections: usize, value_len: usize) -> Profile {
+    Profile { connections, value_len, sets_per_hundred: 0, key_count: connections, own_keys: true, ..SMALL }
+}
+
+/// All profiles, in the order they are run.
 pub(crate) const PROFILES: &[Profile] = &[
     Profile { name: "L1", about: "1 connection; 100 B, 90/10 get/set", ..SMALL },
     Profile { name: "L50", about: "50 connections; 100 B, 90/10 get/set", connections: 50, ..SMALL },
@@ -76,6 +87,8 @@ pub(crate) const PROFILES: &[Profile] = &[
         silent_sets: 63,
         ..SMALL
     },
+    Profile { name: "V64K", about: "20 connections, each gets a value of 64 KiB of its own", ..large(20, 64 << 10) },
+    Profile { name: "V512K", about: "4 connections, each gets a value of 512 KiB of its own", ..large(4, 512 << 10) },
 ];
 
 /// What the clients of a load speak.
@@ -109,12 +122,13 @@ pub(crate) enum Verdict {
     OutOfStep,
 }
 
-const KEY_PREFIX: &[u8] = b"e2e:key:";
+const KEY_PREFIX: &str = "e2e:key:";
 const KEY_DIGITS: usize = 7;
-const KEY_LEN: usize = KEY_PREFIX.len() + KEY_DIGITS;
 const VALUE: &[u8] = b"VALUE ";
 const END: &[u8] = b"END\r\n";
 const STORED: &[u8] = b"STORED\r\n";
+/// Keys of a get, at most.
+const MOST_KEYS: usize = 256;
 /// Different multiget lines; one is drawn for each request.
 const MULTIGETS: usize = 4096;
 /// Different bulks of sets.
@@ -146,6 +160,7 @@ struct Multiget {
 pub(crate) struct Dataset {
     dialect: Dialect,
     key_count: usize,
+    key_len: usize,
     gets: Table,
     sets: Table,
     /// `VALUE … END`: the whole answer to the get of one key.
@@ -169,7 +184,8 @@ impl Dataset {
 
     fn binary(profile: &Profile) -> Self {
         let (count, len) = (profile.key_count, profile.value_len);
-        let value = |i| value(i, len).collect::<Vec<u8>>();
+        let key = |i| key(i, profile.key_len);
+        let value = |i| value(&key(i), len);
         let mut multigets = multigets(profile);
         for multiget in &mut multigets {
             let names: Vec<String> = multiget.keys.iter().map(|i| key(*i)).collect();
@@ -178,6 +194,7 @@ impl Dataset {
         Self {
             dialect: Dialect::Binary,
             key_count: count,
+            key_len: profile.key_len,
             gets: Table::new(count, |i| packets::get(key(i).as_bytes())),
             sets: Table::new(count, |i| packets::set(key(i).as_bytes(), &value(i))),
             hits: Table::new(count, |i| packets::hit(&value(i))),
@@ -194,20 +211,22 @@ impl Dataset {
 
     fn text(profile: &Profile) -> Self {
         let (count, len) = (profile.key_count, profile.value_len);
+        let key = |i| key(i, profile.key_len);
         let set = |i, silent| {
             let mut line = format!("set {} 0 0 {len}{}\r\n", key(i), if silent { " noreply" } else { "" }).into_bytes();
-            line.extend(value(i, len));
+            line.extend(value(&key(i), len));
             line.extend(b"\r\n");
             line
         };
         Self {
             dialect: Dialect::Text,
             key_count: count,
+            key_len: profile.key_len,
             gets: Table::new(count, |i| format!("get {}\r\n", key(i)).into_bytes()),
             sets: Table::new(count, |i| set(i, false)),
             hits: Table::new(count, |i| {
                 let mut reply = format!("VALUE {} 0 {len}\r\n", key(i)).into_bytes();
-                reply.extend(value(i, len));
+                reply.extend(value(&key(i), len));
                 reply.extend(b"\r\n");
                 reply.extend(END);
                 reply
@@ -232,9 +251,11 @@ impl Dataset {
         }
     }
 
-    /// The next request of this profile.
-    pub(crate) fn draw(&self, profile: &Profile, random: &mut Random) -> Request {
-        if !self.bulks.is_empty() {
+    /// The next request of this profile on the connection of this number.
+    pub(crate) fn draw(&self, profile: &Profile, connection: usize, random: &mut Random) -> Request {
+        if profile.own_keys {
+            Request::Get(connection % self.key_count)
+        } else if !self.bulks.is_empty() {
             Request::Bulk(random.index(self.bulks.len()))
         } else if random.below(100) < profile.sets_per_hundred {
             Request::Set(random.index(self.key_count))
@@ -280,11 +301,12 @@ impl Dataset {
     /// Values may come in any order (they come grouped by node), each exactly once and all before
     /// the one `END`.
     fn check_multiget(&self, keys: &[usize], input: &[u8]) -> Verdict {
-        let mut seen = 0_u128;
+        let mut seen = [false; MOST_KEYS];
+        let mut count = 0;
         let mut at = 0;
         loop {
             let rest = &input[at..];
-            if seen.count_ones() as usize == keys.len() {
+            if count == keys.len() {
                 return match same(END, rest) {
                     Verdict::Right(len) => Verdict::Right(at + len),
                     Verdict::Partial => Verdict::Partial,
@@ -297,20 +319,26 @@ impl Dataset {
                     other => other,
                 };
             }
-            let Some(name) = rest.get(VALUE.len()..VALUE.len() + KEY_LEN) else {
+            let Some(name) = rest.get(VALUE.len()..VALUE.len() + self.key_len) else {
                 return Verdict::Partial;
             };
-            let Some(position) = key_index(name).and_then(|key| keys.iter().position(|k| *k == key)) else {
+            // Mostly they come in the order asked.
+            let position = |key: usize| match keys.get(count) {
+                Some(next) if *next == key => Some(count),
+                _ => keys.iter().position(|k| *k == key),
+            };
+            let Some(position) = key_index(name).and_then(position) else {
                 return Verdict::OutOfStep;
             };
             let hit = self.hits.row(keys[position]);
             let block = &hit[..hit.len() - END.len()];
             match same(block, rest) {
-                Verdict::Right(len) if seen & (1 << position) == 0 => at += len,
+                Verdict::Right(len) if !seen[position] => at += len,
                 Verdict::Partial => return Verdict::Partial,
                 _ => return Verdict::OutOfStep,
             }
-            seen |= 1 << position;
+            seen[position] = true;
+            count += 1;
         }
     }
 }
@@ -331,23 +359,26 @@ fn same(right: &[u8], input: &[u8]) -> Verdict {
     }
 }
 
-fn key(index: usize) -> String {
-    format!("e2e:key:{index:0KEY_DIGITS$}")
+/// The number is at its end.
+fn key(index: usize, len: usize) -> String {
+    let prefix: String = KEY_PREFIX.chars().cycle().take(len - KEY_DIGITS).collect();
+    format!("{prefix}{index:0KEY_DIGITS$}")
 }
 
+/// The number of a key; whether all of it is right is for who compares it whole.
 fn key_index(name: &[u8]) -> Option<usize> {
-    name.strip_prefix(KEY_PREFIX)?
+    name.get(name.len().checked_sub(KEY_DIGITS)?..)?
         .iter()
         .try_fold(0_usize, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + usize::from(byte - b'0')))
 }
 
 /// A value that names its key over and over, so that no part of it fits another key.
-fn value(index: usize, len: usize) -> impl Iterator<Item = u8> {
-    key(index).into_bytes().into_iter().chain([b'/']).collect::<Vec<_>>().into_iter().cycle().take(len)
+fn value(key: &str, len: usize) -> Vec<u8> {
+    key.bytes().chain([b'/']).cycle().take(len).collect()
 }
 
 fn multigets(profile: &Profile) -> Vec<Multiget> {
-    assert!(profile.keys_per_get <= 128, "check_multiget marks keys in 128 bits");
+    assert!(profile.keys_per_get <= MOST_KEYS, "check_multiget marks no more keys");
     if profile.keys_per_get == 1 {
         return Vec::new();
     }
@@ -360,7 +391,7 @@ fn multigets(profile: &Profile) -> Vec<Multiget> {
                 keys.push(key);
             }
         }
-        let names: Vec<String> = keys.iter().map(|k| key(*k)).collect();
+        let names: Vec<String> = keys.iter().map(|k| key(*k, profile.key_len)).collect();
         Multiget { line: format!("get {}\r\n", names.join(" ")).into_bytes(), keys }
     };
     (0..MULTIGETS).map(one).collect()

@@ -7,8 +7,8 @@ use std::process::Command;
 use crate::process::{Process, free_address};
 use crate::scratch::Scratch;
 
-/// Starts one with so many MiB on a free loopback port; it listens when this returns.
-pub(crate) fn start(mib: u32, scratch: &Scratch) -> io::Result<(Process, SocketAddr)> {
+/// Starts one with so many MiB, and these further arguments, on a free loopback port; it listens when this returns.
+pub(crate) fn start(mib: u32, further: &[&str], scratch: &Scratch) -> io::Result<(Process, SocketAddr)> {
     let address = free_address()?;
     let mut command = Command::new("memcached");
     command.args(["-l", "127.0.0.1", "-p", &address.port().to_string(), "-U", "0"]).args([
@@ -17,6 +17,7 @@ pub(crate) fn start(mib: u32, scratch: &Scratch) -> io::Result<(Process, SocketA
         "-m",
         &mib.to_string(),
     ]);
+    command.args(further);
     if rustix::process::geteuid().is_root() {
         command.args(["-u", "nobody"]);
     }

@@ -17,8 +17,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it and waits until it listens; what it says goes into a file, if one is named.
-    pub(crate) fn start(name: &str, mut command: Command, address: SocketAddr, log: Option<&Path>) -> io::Result<Self> {
+    /// Starts it; what it says goes into a file, if one is named.
+    pub(crate) fn spawn(mut command: Command, log: Option<&Path>) -> io::Result<Self> {
         for variable in ["MEMCACHED_NODES", "MEMCACHED_PORT", "RUST_LOG"] {
             command.env_remove(variable);
         }
@@ -33,7 +33,12 @@ impl Process {
         let child = command
             .spawn()
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", command.get_program().display())))?;
-        let mut process = Self { child };
+        Ok(Self { child })
+    }
+
+    /// Starts it and waits until it listens.
+    pub(crate) fn start(name: &str, command: Command, address: SocketAddr, log: Option<&Path>) -> io::Result<Self> {
+        let mut process = Self::spawn(command, log)?;
         let deadline = Instant::now() + START_LIMIT;
         while TcpStream::connect(address).is_err() {
             let ended = process.child.try_wait()?;

@@ -25,7 +25,7 @@ pub(crate) struct Node {
 }
 
 pub(crate) fn nodes(count: usize, scratch: &Scratch) -> io::Result<Vec<Node>> {
-    let start = |_| node::start(NODE_MIB, scratch).map(|(process, address)| Node { address, _process: process });
+    let start = |_| node::start(NODE_MIB, &[], scratch).map(|(process, address)| Node { address, _process: process });
     (0..count).map(start).collect()
 }
 

@@ -47,6 +47,8 @@ mod load;
 mod machine;
 #[path = "../parts/node.rs"]
 mod node;
+#[path = "../parts/plot.rs"]
+mod picture;
 mod plot;
 #[path = "../parts/process.rs"]
 mod process;
