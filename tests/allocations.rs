@@ -28,20 +28,17 @@ const TRIPS: usize = 2_000;
 
 /// Allocations while all of these trips are made, one after the other, many times.
 fn allocations(proxy: &mut Proxy, trips: &[Trip]) -> u64 {
-    // The lists of the rim: what it is to do, and who has something to be written.
-    let (mut effects, mut clients, mut upstreams) = (Vec::new(), Vec::new(), Vec::new());
+    // What the rim is to do.
+    let mut effects = Vec::new();
     let mut all = |proxy: &mut Proxy, times: usize| {
         for trip in (0..times).flat_map(|_| trips) {
-            proxy.exchange(trip);
+            proxy.round(trip);
             proxy.core.take_effects(&mut effects);
-            proxy.core.take_dirty(&mut clients, &mut upstreams);
             effects.clear();
-            clients.clear();
-            upstreams.clear();
         }
     };
     let first = gets_of_one(proxy);
-    (0..WARM_UP).for_each(|_| proxy.exchange(&first));
+    (0..WARM_UP).for_each(|_| proxy.round(&first));
     all(proxy, WARM_UP);
     measure(|| all(proxy, TRIPS)).count_total
 }

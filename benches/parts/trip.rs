@@ -42,7 +42,6 @@ impl Proxy {
     /// The whole way, and then the lists of who had something to be written, as the flusher takes them.
     pub(crate) fn round(&mut self, trip: &Trip) {
         self.exchange(trip);
-        // With lists of its own that are never given back.
         let (mut clients, mut upstreams) = (Vec::new(), Vec::new());
         self.core.take_dirty(&mut clients, &mut upstreams);
         self.core.reuse_dirty(clients, upstreams);

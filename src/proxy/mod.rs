@@ -175,18 +175,15 @@ impl Core {
 
     /// Moves the sockets that have something to be written to the given lists.
     pub fn take_dirty(&mut self, clients: &mut Vec<ClientId>, upstreams: &mut Vec<UpstreamId>) {
-        clients.append(&mut self.shared.dirty_clients);
-        upstreams.append(&mut self.shared.dirty_upstreams);
+        hand_over(&mut self.shared.dirty_clients, clients);
+        hand_over(&mut self.shared.dirty_upstreams, upstreams);
     }
 
-    /// Gives the emptied lists back, so that the next round allocates none.
+    /// Gives the lists back, so that the next round allocates none: those that [`Core::take_dirty`] has given away are as
+    /// large as was needed.
     pub fn reuse_dirty(&mut self, clients: Vec<ClientId>, upstreams: Vec<UpstreamId>) {
-        if self.shared.dirty_clients.capacity() == 0 {
-            self.shared.dirty_clients = clients;
-        }
-        if self.shared.dirty_upstreams.capacity() == 0 {
-            self.shared.dirty_upstreams = upstreams;
-        }
+        take_back(clients, &mut self.shared.dirty_clients);
+        take_back(upstreams, &mut self.shared.dirty_upstreams);
     }
 
     /// Does what is due. Returns when to call again, while there is anything to wait for.
@@ -246,5 +243,22 @@ impl Core {
         self.shared.tell_budget();
         #[cfg(debug_assertions)]
         self.check_invariants();
+    }
+}
+
+/// Moves a list to another; the list itself, where the other is empty.
+fn hand_over<T>(from: &mut Vec<T>, into: &mut Vec<T>) {
+    if into.is_empty() {
+        std::mem::swap(from, into);
+    } else {
+        into.append(from);
+    }
+}
+
+/// Keeps the room of a list that is done with, where there is none yet.
+fn take_back<T>(mut list: Vec<T>, room: &mut Vec<T>) {
+    if room.capacity() == 0 {
+        list.clear();
+        *room = list;
     }
 }
