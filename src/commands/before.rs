@@ -86,7 +86,7 @@ pub fn report(
         let all = counted(findings.len(), "node");
         let _ = writeln!(
             text,
-            "{failed} of {all} of the ring before that the ring does not have failed; the exit code counts the nodes of the ring alone"
+            "failed: {failed} of {all} that only the ring before has; the exit code tells of the nodes of the ring alone"
         );
     }
     text

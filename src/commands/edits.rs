@@ -112,7 +112,9 @@ impl Places {
                  done\n"
             );
         }
-        format!("     curl -s http://localhost:9150/metrics | grep -E '^slipring_{what}'   # beside each sidecar\n")
+        format!(
+            "     curl -s http://localhost:9150/metrics | grep -E '^slipring_{what}'   # beside each sidecar; 9150: the port of --admin-listen\n"
+        )
     }
 
     /// The edit that declares the ring before, or ends it.

@@ -217,10 +217,10 @@ fn plan(
         // Ahead of the edits, which would replace it.
         let is_step_one = declared.phase == Phase::Reading && declared.topology()?.fingerprint() == old.fingerprint();
         let told = match is_step_one {
-            true => "the ring before is declared already, so the first of the edits is made",
-            false => "warning: a ring before is declared already; end that one first",
+            true => "edit 1 below is done already: the ring before is",
+            false => "warning: a ring before is declared already; end that one first:",
         };
-        writeln!(out, "{told}: {declared}\n")?;
+        writeln!(out, "{told} {declared}\n")?;
     }
     out.write_all(plan::report(&plan, before, after).as_bytes())?;
     let change = edits::Change { places, nodes: (&from, to), placements: (before, after) };

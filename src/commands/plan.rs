@@ -62,8 +62,7 @@ fn warning(plan: &Plan, before: &Placement, after: &Placement) -> Option<String>
              (--to-placement ring) while the nodes stay, or expect a cold cache without the ring before"
         )),
         (true, _, false) => Some(format!(
-            "{more}: the two placements have nothing in common; expect a cold cache without the ring \
-                                     before"
+            "{more}: the two placements have nothing in common; expect a cold cache without the ring before"
         )),
         (true, false, true) => Some(more),
     }

@@ -207,7 +207,7 @@ fn load(path: &Path, holds: Holds) -> io::Result<Content> {
     let list = match holds {
         Holds::Nodes => text(&directory.join(LIST_KEY)).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
-                let near = slips.iter().find(|name| slips::nearest(name).1 == LIST_KEY);
+                let near = slips::meant_for_the_list(&slips);
                 let near = near.map(|name| format!(", but {}", quote(name).escape_debug())).unwrap_or_default();
                 io::Error::other(format!("there is no file {LIST_KEY} in it{near}"))
             }

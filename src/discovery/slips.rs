@@ -10,6 +10,9 @@ use super::nodes::entries;
 /// What the names of variables and of keys begin with.
 const PREFIXES: [&str; 2] = ["MEMCACHED_", "SLIPRING_"];
 
+/// A name that apps give to a key of their own, and no slip for MEMCACHED_PORT.
+const APPS_OWN: &str = "MEMCACHED_HOST";
+
 /// Letters that differ in a slip, at most.
 const NEAR: usize = 2;
 
@@ -59,8 +62,10 @@ fn is_plain(word: &str) -> bool {
 
 /// Of the names in a mounted directory those that look like keys that are read there, and are none.
 pub(super) fn among(names: impl Iterator<Item = String>) -> BTreeSet<String> {
-    let is_slip =
-        |name: &String| !KEYS.contains(&name.as_str()) && (name.starts_with(PREFIXES[1]) || nearest(name).0 <= NEAR);
+    let is_slip = |name: &String| {
+        let is_ours = name.starts_with(PREFIXES[1]) || nearest(name).0 <= NEAR;
+        is_ours && !KEYS.contains(&name.as_str()) && name != APPS_OWN
+    };
     names.filter(is_slip).collect()
 }
 
@@ -71,15 +76,22 @@ pub(super) fn of_key(key: &str, variables: &Variables) -> Option<String> {
     }
     if variables.known.contains(key) {
         return Some(
-            "slipring does not read this key there; as a variable of the container it holds from the next start on"
-                .to_owned(),
+            "slipring does not read this key there; set it as a variable of the container and restart that".to_owned(),
         );
     }
-    Some(format!("there is no such key; the most similar one is {}", nearest(key).1))
+    Some(match nearest(key) {
+        (distance, known) if distance <= NEAR => format!("there is no such key; the most similar one is {known}"),
+        _ => "there is no such key".to_owned(),
+    })
+}
+
+/// Of keys that are none the one that was meant for the list of nodes.
+pub(super) fn meant_for_the_list(slips: &BTreeSet<String>) -> Option<&String> {
+    slips.iter().find(|name| matches!(nearest(name), (..=NEAR, LIST_KEY)))
 }
 
 /// The key that is read which is most similar, and how many letters differ.
-pub(super) fn nearest(name: &str) -> (usize, &'static str) {
+fn nearest(name: &str) -> (usize, &'static str) {
     let name = name.to_ascii_uppercase();
     let distances = KEYS.into_iter().map(|key| (strsim::osa_distance(&name, key), key));
     distances.min_by_key(|(distance, _)| *distance).unwrap_or((usize::MAX, LIST_KEY))
@@ -139,6 +151,7 @@ mod tests {
             "memcached_nodes",
             "MEMCACHED_NODES_BEFOR",
             "MEMCACHED_DISCOVERY_HOST",
+            "MEMCACHED_HOST",
             "SLIPRING_DNS",
             "SLIPRING_PLACMENT",
             "application.yaml",
@@ -156,7 +169,10 @@ mod tests {
             "there is no such key; the most similar one is MEMCACHED_NODES_BEFORE"
         );
         assert_eq!(said("memcached_nodes"), "there is no such key; the most similar one is MEMCACHED_NODES");
+        assert_eq!(said("SLIPRING_WORKRS"), "there is no such key");
         assert_eq!(said("SLIPRING_DNS"), "", "the container has it as a variable");
-        assert!(said("SLIPRING_PLACEMENT").starts_with("slipring does not read this key there; as a variable"));
+        assert!(said("SLIPRING_PLACEMENT").starts_with("slipring does not read this key there; set it as a variable"));
+        let meant = |name: &str| meant_for_the_list(&BTreeSet::from([name.to_owned()])).is_some();
+        assert!(meant("MEMCACHED_NODE") && !meant("SLIPRING_DNS") && !meant("MEMCACHED_NODES_BEFOR"));
     }
 }

@@ -35,7 +35,8 @@ impl Visit for Quoting<'_> {
             return self.0.record_debug(field, value);
         }
         let text = format!("{value:?}");
-        let is_quoted = text.len() > 1 && text.starts_with('"') && text.ends_with('"');
+        let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+        let is_quoted = inside.is_some_and(|inside| !inside.replace("\\\"", "").contains('"'));
         let is_one_word =
             !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"=".contains(c));
         match is_quoted || is_one_word {

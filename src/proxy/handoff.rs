@@ -122,7 +122,8 @@ impl Plan {
         matches!(self, Self::Steps(Kind::OfNew))
     }
 
-    /// Whether the value is needed in more than one step, or later than now. Else it goes on its lane as it came.
+    /// Whether the value is needed in more than one step, or later than now. Else it goes on its lane as
+    /// it came, or nowhere, where it is answered at once.
     pub(super) const fn keeps_block(self) -> bool {
         matches!(self, Self::Steps(kind) if !matches!(kind, Kind::Set))
     }

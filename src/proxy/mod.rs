@@ -179,8 +179,7 @@ impl Core {
         hand_over(&mut self.shared.dirty_upstreams, upstreams);
     }
 
-    /// Gives the lists back, so that the next round allocates none: those that [`Core::take_dirty`] has given away are as
-    /// large as was needed.
+    /// Gives the lists that [`Core::take_dirty`] has given away back, so that the next round allocates none.
     pub fn reuse_dirty(&mut self, clients: Vec<ClientId>, upstreams: Vec<UpstreamId>) {
         take_back(clients, &mut self.shared.dirty_clients);
         take_back(upstreams, &mut self.shared.dirty_upstreams);
@@ -255,10 +254,11 @@ fn hand_over<T>(from: &mut Vec<T>, into: &mut Vec<T>) {
     }
 }
 
-/// Keeps the room of a list that is done with, where there is none yet.
-fn take_back<T>(mut list: Vec<T>, room: &mut Vec<T>) {
-    if room.capacity() == 0 {
+/// Keeps the larger room: that of a list that is done with, or that of the list in use, whose entries stay.
+fn take_back<T>(mut list: Vec<T>, in_use: &mut Vec<T>) {
+    if list.capacity() > in_use.capacity() {
         list.clear();
-        *room = list;
+        list.append(in_use);
+        *in_use = list;
     }
 }

@@ -90,7 +90,7 @@ impl Core {
                 Err(said) => self.step_over(hid, *part, said),
             }
         }
-        // What is kept of its value has been sent.
+        // A value that was kept has gone with its step; only that of a `Set` is still to follow.
         first.filter(|_| kind == Kind::Set)
     }
 

@@ -97,6 +97,8 @@ def test_the_parts_of_the_second_command():
     assert re.findall(r"^  (\w+) {2,}", told.stdout, re.M) == parts
     for part in parts:
         assert re.search(rf"^{part}\(\) [{{(]", script, re.M), part
+    lanes = " ".join(re.findall(r"^lane ([\w ]+?)(?: &)?$", script, re.M)).split()
+    assert sorted(lanes) == sorted(parts)
     refused = subprocess.run(["tests/run", "nonsense"], cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 64 and "no part is called nonsense" in refused.stdout + refused.stderr
 
