@@ -256,18 +256,17 @@ fn parse(content: &Content, holds: Holds, node_port: u16, placement_before: &Arc
         }
         error => format!("ring before: {error}"),
     };
-    let placement = placement.map_err(refused)?;
-    let names_placement = placement.is_some();
-    let placement = match placement {
-        None => Arc::clone(placement_before),
-        Some(name) => {
-            let parsed = name.parse::<Placement>().map_err(|error| refused(error.into()))?;
-            Arc::new(parsed.with_names_of(placement_before))
-        }
+    let (placement, before) = (placement.map_err(refused)?, before.map_err(refused)?);
+    // It has no effect, so it does no harm even where it is wrong.
+    let has_lone_placement = placement.is_some() && before.is_none();
+    let declared = |list: String| {
+        let placement = match &placement {
+            None => Arc::clone(placement_before),
+            Some(name) => Arc::new(name.parse::<Placement>()?.with_names_of(placement_before)),
+        };
+        Declared::parse(&list, port, &placement)
     };
-    let before = before.map_err(refused)?;
-    let has_lone_placement = names_placement && before.is_none();
-    let before = before.map(|list| Declared::parse(&list, port, &placement)).transpose().map_err(refused)?;
+    let before = before.map(declared).transpose().map_err(refused)?;
     if holds == Holds::Before {
         return Ok(Listed { nodes: Vec::new(), before, has_lone_placement });
     }
@@ -394,6 +393,7 @@ mod tests {
             ("a\nbefore:\n", None, None, Nodes, "a:5 | "),
             ("a", Some("ending: a;b:7\n"), Some("pymemcache\n"), Nodes, "a:5 | ending:a:5,b:7 by pymemcache"),
             ("a", Some("# nothing"), Some("pymemcache"), Nodes, "a:5 | "),
+            ("a", None, Some("rnig"), Nodes, "a:5 | "),
             ("", Some("a\nb # two"), None, Before, " | a:5,b:5 by ring"),
             ("", None, None, Before, " | "),
         ] {
