@@ -263,7 +263,7 @@ impl Core {
     // === having one ===
 
     fn begin_own(&mut self, owner: ClientId, lane: UpstreamId, node: NodeId, body: bool) {
-        let Ok(place) = self.place_of_large(owner, body) else {
+        let Ok(places) = self.places_of_large(owner, body) else {
             // Its key has come to have two places while it waited.
             self.refuse_own(owner, node, body, Reason::NodeError);
             return self.release_lane(lane);
@@ -296,7 +296,7 @@ impl Core {
                 true => Asked::line(hash, &large.header, &shared.settings),
                 false => Asked::new(hash, &large.header, &shared.settings),
             };
-            let entry = match place.zip(before) {
+            let entry = match places.zip(before) {
                 None => Entry::Single { client: owner, seq, command, asked, expired: false, meta },
                 Some((places, before)) => {
                     let places = Places { new: node, ..places };
@@ -331,9 +331,9 @@ impl Core {
         self.release_lane(lane);
     }
 
-    /// The old place of the key of a large body that waits for its lane, if it has one. An error: it cannot be stored while
-    /// its key has two.
-    fn place_of_large(&self, owner: ClientId, body: bool) -> Result<Option<Places>, ()> {
+    /// The places of the key of a large body that waits for its lane, if it has an old one. An error: it cannot be stored
+    /// while its key has two.
+    fn places_of_large(&self, owner: ClientId, body: bool) -> Result<Option<Places>, ()> {
         let key = self.clients.get(owner.0).filter(|_| body).and_then(|client| client.awaiting_key());
         match key.and_then(|(hash, line)| self.plan_of(hash, line)) {
             None => Ok(None),
