@@ -210,7 +210,7 @@ fn a_key_of_a_mounted_directory_that_is_ignored_is_told_of_once() {
     slipring.wait_for_states("up", 1);
     let lines = [
         format!(
-            "SLIPRING_MAX_VALUE in {path} ignored: slipring does not read this key there; as a variable of the container"
+            "SLIPRING_MAX_VALUE in {path} ignored: slipring does not read this key there; set it as a variable of the container"
         ),
         format!("SLIPRING_PLACEMENT_BEFORE in {path} ignored: it has no effect without MEMCACHED_NODES_BEFORE"),
     ];
