@@ -10,7 +10,7 @@
 //! | `DoneIf` | the same; if it was done, a delete at the old |
 //! | `Add` | a look-up at the old place; if nothing is there, the request at the new |
 //! | `Change` | at the new place; where it is missing there at the old; where it is missing there, too, at the new once more |
-//! | `OfOld` | for a unique of the old place, there; where it is missing there, a look-up at the new |
+//! | `OfOld` | for a unique of the old place: a look-up at the new; where nothing is there, at the old; where it is missing there, a look-up at the new once more |
 //! | `Invalidate` | a delete at the old place, beside a read that changes something at the new |
 //!
 //! Where nothing is read at the old place any more, an older value may have stayed there that others still read. So a `Change`
@@ -295,8 +295,7 @@ impl Handoff {
             Kind::Set | Kind::OfNew | Kind::DoneIf | Kind::Change => &[Part::New],
             Kind::Invalidate => &[Part::Invalidate],
             Kind::Delete => &[Part::New, Part::Old],
-            Kind::Add => &[Part::LookUp],
-            Kind::OfOld => &[Part::Old],
+            Kind::Add | Kind::OfOld => &[Part::LookUp],
         }
     }
 
@@ -469,12 +468,17 @@ impl Handoff {
                 said => Next::Answer(said.marked(self.before.tag())),
             },
             (Kind::OfOld, Part::LookUp) => match said {
+                // Also before the old place is asked: what one who has not seen the new ring has stored there since would be
+                // changed, and nobody would read it.
                 Said::There(_) => Next::Answer(self.exists()),
-                Said::Missing(_) => Next::Answer(match self.first.take() {
+                Said::Missing(_) => match self.first.take() {
+                    None => Next::Ask(Part::Old),
                     // As the old place said it: not all say so alike.
-                    Some(Said::Missing(line)) if !line.is_empty() => Said::Missing(line),
-                    _ => Said::Missing(say(&self.line, self.target.meta, b"NF", b"NOT_FOUND").into()),
-                }),
+                    Some(Said::Missing(line)) if !line.is_empty() => Next::Answer(Said::Missing(line)),
+                    Some(_) => {
+                        Next::Answer(Said::Missing(say(&self.line, self.target.meta, b"NF", b"NOT_FOUND").into()))
+                    }
+                },
                 failed => Next::Answer(failed),
             },
             (_, _) => Next::Answer(said),

@@ -66,7 +66,7 @@ impl Core {
             Kind::Delete => &[Part::New, Part::Old],
             Kind::Add => &[Part::LookUp, Part::New],
             Kind::OfNew | Kind::Change => &[Part::New],
-            Kind::OfOld => &[Part::Old],
+            Kind::OfOld => &[Part::LookUp, Part::Old],
             Kind::Invalidate => &[],
         };
         for part in needed {
@@ -236,7 +236,7 @@ impl Core {
             let entry = Entry::Step(Box::new(step));
             up.push(&line, entry, shared);
         } else if is_base64 {
-            let text = b"SERVER_ERROR proxy: the key cannot be looked up at its old place\r\n";
+            let text = b"SERVER_ERROR proxy: the key cannot be looked up at its other place\r\n";
             return Err(Said::Lost(Reason::NodeError, text.as_slice().into()));
         } else {
             // Of a node without meta commands the value comes with the answer, and is thrown away.

@@ -9,7 +9,13 @@
 //! - an acknowledged increment is in every later answer of the same counter;
 //! - a lock is held by one.
 //!
-//! What had no acknowledgement may be done, at any time or never, and is not checked.
+//! What had no acknowledgement may be done, at any time or never, and is not checked. Two things are counted and allowed, for
+//! what is read is older than what was acknowledged, but no sidecar that has the new ring has stored it after that:
+//! - An old node restarts while some have swapped and others have not. Who was refused there takes its memory as lost, and
+//!   until it has dialled it again it acknowledges without asking it. What one that has not swapped stores there meanwhile
+//!   may then be read by one that was not refused.
+//! - What was appended to a value whose `set` was never acknowledged goes with that value, when it is evicted; then its old
+//!   place may still have what the `set` could not invalidate.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
@@ -193,6 +199,12 @@ struct Facts {
     told: u64,
     hits: u64,
     from_old: u64,
+    /// Since the list was declared each node lost its memory first at this step.
+    died_at: [Option<u64>; 4],
+    /// Values of those that have not swapped that were read where they are older, for their node had restarted.
+    after_restarts: u64,
+    /// Values that were read where they are older than what was appended to a `set` in doubt.
+    after_doubt: u64,
 }
 
 #[derive(Debug)]
@@ -575,7 +587,9 @@ impl World {
         }
     }
 
-    fn check_value(&self, op: &Op, all: &[u64]) {
+    fn check_value(&mut self, op: &Op, all: &[u64]) {
+        let old = &self.edits[0].nodes()[usize::from(self.edits[0].route(op.key.as_bytes()).0)];
+        let died_at = self.facts.died_at[old.host[5..].parse::<usize>().unwrap()];
         let writes = &self.facts.writes[&op.key];
         let Some(base) = writes.iter().find(|write| write.op.serial == all[0]) else { panic!("{op:?} read {all:?}") };
         let Some(known_at) = base.acknowledged_at else { return };
@@ -587,6 +601,19 @@ impl World {
             }
             let is_earlier = write.op.serial != op.serial && write.acknowledged_at.is_some_and(|at| at < op.began_at);
             let is_in = all.contains(&write.op.serial);
+            if is_earlier && !is_in && !base.op.swapped && died_at.is_some_and(|at| at < known_at) {
+                self.facts.after_restarts += 1;
+                return;
+            }
+            let is_doubted = |set: &Write| {
+                set.op.kind == Kind::Set
+                    && set.acknowledged_at.is_none()
+                    && write.acknowledged_at.is_some_and(|at| set.op.began_at < at)
+            };
+            if is_earlier && !is_in && !replaces && writes.iter().any(is_doubted) {
+                self.facts.after_doubt += 1;
+                return;
+            }
             assert!(
                 !is_earlier || is_in,
                 "{op:?} read, or changed, {all:?}, of {base:?}, which is older than {write:?}"
@@ -616,6 +643,9 @@ impl World {
                 self.nodes[node].dead = true;
                 self.nodes[node].items.clear();
                 self.lose_locks();
+                if self.edit > 0 {
+                    self.facts.died_at[node].get_or_insert(self.step);
+                }
                 self.ghosts.retain(|(of, _)| *of != node);
                 for s in 0..SIDECARS {
                     if self.is_cut(s, node) {
@@ -707,7 +737,7 @@ impl World {
         }
     }
 
-    fn run(mut self, steps: usize) -> [u64; 3] {
+    fn run(mut self, steps: usize) -> [u64; 5] {
         for _ in 0..steps {
             self.step += 1;
             self.now += self.rng.below(400) as u64;
@@ -750,7 +780,8 @@ impl World {
             }
             self.timers(s);
             if round % 64 == 0 && self.sidecars.iter().all(|s| s.clients.iter().all(|c| c.asked.is_empty())) {
-                return [self.facts.told, self.facts.hits, self.facts.from_old];
+                let Facts { told, hits, from_old, after_restarts, after_doubt, .. } = self.facts;
+                return [told, hits, from_old, after_restarts, after_doubt];
             }
         }
         let all = self.sidecars.iter().map(|s| s.core.describe()).collect::<Vec<_>>().join("\n");
@@ -773,10 +804,10 @@ fn what_was_acknowledged_holds_through_a_planned_change() {
     }
     let first = crate::number("MOVED_FIRST").unwrap_or(0);
     let count = crate::number("MOVED_SEEDS").unwrap_or(SEEDS);
-    let (mut failed, mut sum) = (Vec::new(), [0; 3]);
+    let (mut failed, mut sum) = (Vec::new(), [0; 5]);
     for seed in first..first + count {
         match catch_unwind(AssertUnwindSafe(|| run(seed))) {
-            Ok(told) => (0..3).for_each(|i| sum[i] += told[i]),
+            Ok(told) => sum.iter_mut().zip(told).for_each(|(sum, told)| *sum += told),
             Err(_) => {
                 println!("to replay: MOVED_SEED={seed} cargo test --test simulation planned_change");
                 failed.push(seed);
@@ -787,6 +818,8 @@ fn what_was_acknowledged_holds_through_a_planned_change() {
         }
     }
     assert!(failed.is_empty(), "failed seeds: {failed:?}");
-    println!("answers, values, of old places by gets: {sum:?}");
-    assert!(count < SEEDS || sum.iter().all(|n| *n > 100), "too little happened: {sum:?}");
+    println!("answers, values, of old places by gets; older after a restart, after a set in doubt: {sum:?}");
+    assert!(count < SEEDS || sum[..3].iter().all(|n| *n > 100), "too little happened: {sum:?}");
+    // They are as rare as that, or something else hides there.
+    assert!(sum[3] + sum[4] <= count.div_ceil(100), "older values: {sum:?}");
 }

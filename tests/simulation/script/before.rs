@@ -392,19 +392,27 @@ fn uniques_of_the_old_place_are_marked_and_name_it() {
     rig.asked(OLD, "gets a\r\nmg a v c\r\nmg a c\r\n", "VALUE a 0 1 7\r\nx\r\nEND\r\nVA 1 c7\r\nx\r\nHD c7\r\n");
     assert_eq!(rig.got(client), format!("VALUE a 0 1 {marked}\r\nx\r\nEND\r\nVA 1 c{marked}\r\nx\r\nHD c{marked}\r\n"));
     rig.send(client, format!("cas a 0 0 1 {marked}\r\ny\r\n"));
+    rig.asked(NEW, "mg a s\r\n", "EN\r\n");
     rig.asked(OLD, "cas a 0 0 1 7\r\ny\r\n", "STORED\r\n");
     rig.send(client, format!("ms a 1 C{marked} c\r\ny\r\n"));
+    rig.asked(NEW, "mg a s\r\n", "EN\r\n");
     rig.asked(OLD, "ms a 1 C7 c\r\ny\r\n", "HD c8\r\n");
     assert_eq!(rig.got(client), format!("STORED\r\nHD c{}\r\n", marked + 1));
+    // The new place has another value: nobody would read what is changed at the old.
+    rig.send(client, format!("cas a 0 0 1 {marked}\r\ny\r\n"));
+    rig.asked(NEW, "mg a s\r\n", "HD s1\r\n");
+    assert_eq!(rig.got(client), "EXISTS\r\n");
     // It has gone from there: what is at the new place is another value.
     for (found, told) in [("HD s1\r\n", "EXISTS\r\n"), ("EN\r\n", "NOT_FOUND\r\n")] {
         rig.send(client, format!("cas a 0 0 1 {marked}\r\ny\r\n"));
+        rig.asked(NEW, "mg a s\r\n", "EN\r\n");
         rig.asked(OLD, "cas a 0 0 1 7\r\ny\r\n", "NOT_FOUND\r\n");
         rig.asked(NEW, "mg a s\r\n", found);
         assert_eq!(rig.got(client), told);
     }
     // What appends says it in another way than what replaces.
     rig.send(client, format!("ms a 1 MA C{marked} k\r\ny\r\n"));
+    rig.asked(NEW, "mg a s\r\n", "EN\r\n");
     rig.asked(OLD, "ms a 1 MA C7 k\r\ny\r\n", "NS ka\r\n");
     rig.asked(NEW, "mg a s\r\n", "EN\r\n");
     assert_eq!(rig.got(client), "NS ka\r\n");
@@ -597,6 +605,7 @@ fn a_conditional_request_that_creates_does_so_only_where_nothing_is() {
     let told = rig.got(client);
     let marked = told.trim().strip_prefix("HD c").unwrap();
     rig.send(client, format!("ma a C{marked} N0 J5\r\n"));
+    rig.asked(NEW, "mg a s\r\n", "EN\r\n");
     rig.asked(OLD, "ma a C7\r\n", "NF\r\n");
     rig.asked(NEW, "mg a s\r\n", "HD s1\r\n");
     assert_eq!(rig.got(client), "EX\r\n");
