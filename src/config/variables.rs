@@ -47,7 +47,10 @@ pub fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String>
             format!("{} ignored: there is no such variable; the most similar one is {nearest}", one_line(name))
         })
     };
-    names.iter().filter(|name| !known.contains(*name) && !is_service_link(name, &names)).filter_map(line).collect()
+    // Of a process in Kubernetes there are hundreds of others: nobody waits for their distances.
+    let is_like = |name: &&String| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    let unknown = names.iter().filter(is_like).filter(|name| !known.contains(*name) && !is_service_link(name, &names));
+    unknown.filter_map(line).collect()
 }
 
 /// What the kubelet sets for each Service: `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT…`, `NAME_PORT…`.
