@@ -31,14 +31,26 @@ struct Reader {
 }
 
 impl Rim {
-    pub(super) async fn client(self: Rc<Self>, half: ReadHalf, write: WriteHalf, ends: Ends) {
-        let mut read = Reader { half, is_wide: false };
+    /// Takes a client's connection. What is to be run for it is small, for there may be thousands that are idle.
+    pub(super) fn client(
+        self: Rc<Self>,
+        half: ReadHalf,
+        write: WriteHalf,
+        ends: Ends,
+    ) -> impl Future<Output = ()> + 'static {
         let id = self.core.borrow_mut().client_connected();
         self.core.borrow_mut().client_ends(id, ends, self.now());
         insert(&self.clients, id.index(), Socket::new(id, write, None));
-        poll_fn(|cx| self.polls.time("client", || self.poll_client(id, &mut read, cx))).await;
-        // The core has forgotten the client. Where more of its bytes may be on their way, a close
-        // would reset the connection and could destroy our last words.
+        let mut read = Reader { half, is_wide: false };
+        async move {
+            poll_fn(|cx| self.polls.time("client", || self.poll_client(id, &mut read, cx))).await;
+            Box::pin(self.let_go(read)).await;
+        }
+    }
+
+    /// The core has forgotten a client. Where more of its bytes may be on their way, a close would reset the connection and
+    /// could destroy our last words.
+    async fn let_go(self: Rc<Self>, read: Reader) {
         let mut left = LINGER_BYTES;
         let drain = async {
             let mut buffer = vec![0; 4096];

@@ -214,6 +214,11 @@ impl Replies {
     #[inline]
     fn push_slot(&mut self, stamp: Stamp, form: Form, read: Option<Read>) -> u32 {
         let seq = self.next_seq();
+        // Most clients ask for one thing at a time, and thousands may be idle.
+        if self.slots.capacity() == 0 {
+            self.slots.reserve_exact(1);
+            self.answered.reserve_exact(1);
+        }
         self.slots.push_back(Slot { stamp, form, tail: None, read, done: false, parked: Vec::new(), extra: None });
         seq
     }
