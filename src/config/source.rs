@@ -67,7 +67,9 @@ pub(super) fn refuse_file(long: &str, text: &str, from_env: &FromEnvironment) ->
     let has_extension =
         path.extension().is_some_and(|found| FILES.iter().any(|known| found.eq_ignore_ascii_case(known)));
     let is_path = ["/", "./", "../", "~/"].iter().any(|beginning| word.starts_with(beginning));
-    if !is_path && !has_extension && !(word.contains(['.', '/']) && path.is_file()) {
+    // A sidecar must not depend on what lies in its directory under the plain name of a host; a plan may.
+    let is_there = || (word.contains(['.', '/']) || ["from", "to"].contains(&long)) && path.is_file();
+    if !(is_path || has_extension || is_there()) {
         return Ok(());
     }
     let option = source(long, from_env);

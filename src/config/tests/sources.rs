@@ -230,6 +230,9 @@ fn a_file_that_is_given_as_a_list_is_told_how_it_is_given() {
         let text = refused(line, env);
         assert!(text.starts_with(expected), "{line} {env:?}: {text}");
     }
+    // Of a plan a plain name, too: the tests run beside this file.
+    assert!(refused("plan --nodes a --to LICENSE-MIT", &[]).starts_with("--to: LICENSE-MIT looks like a file"));
+    parsed("--nodes LICENSE-MIT", &[]);
     // Hosts, though their names might be those of files.
     let list = "nodes.txt:11211 cache.example. data/a memcached";
     assert_eq!(names(&parsed("", &[("MEMCACHED_NODES", list)])).len(), 4);
