@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::discovery::follow::Turn;
 use crate::metrics::history::HistoryReport;
 use crate::metrics::hot::HotKeys;
+use crate::phrase;
 use crate::protocol::{MAX_KEY, is_key};
 use crate::worker::pulse::Pulse;
 
@@ -259,7 +260,7 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: Cancella
             // The client gave up before it was accepted: nothing is wrong here.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                tracing::warn!(%error, "admin endpoint cannot accept");
+                tracing::warn!(error = phrase::of(&error), "admin endpoint cannot accept");
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
@@ -282,7 +283,7 @@ async fn connection(socket: TcpStream, state: Arc<AdminState>) {
         .serve_connection(TokioIo::new(socket), service);
     match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
+        Ok(Err(error)) => tracing::debug!(error = phrase::of(&error), "admin connection failed"),
         Err(_) => tracing::debug!("admin connection took too long"),
     }
 }

@@ -29,7 +29,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, ValueEnum};
 use serde::Serialize;
 use tracing_subscriber::filter::Targets;
 
-use crate::discovery::{self, Source, is_service_link, parse_nodes};
+use crate::discovery::{self, Source, is_service_link};
+use crate::phrase;
 use crate::routing::{Placement, Topology};
 use crate::secured::Secured;
 use before::before;
@@ -44,7 +45,7 @@ use given::{given, has_source_flag, unset_options};
 pub use listen::ListenAddress;
 use listen::{admin_listen, listen};
 pub use manual::{completions, manual, option_table};
-use source::{node_order, node_source, own, refuse_itself};
+use source::{node_list, node_order, node_source, own, refuse_itself};
 pub use variables::unknown_variables;
 
 /// `--buffer-limit` without a memory limit, and its least, in bytes.
@@ -252,10 +253,7 @@ fn parse_within(
                      it; or both",
                 ));
             }
-            let list = |option: &str, entries: &str| {
-                let nodes = parse_nodes(entries, serve.node_port);
-                nodes.map_err(|error| Exit::usage(&format!("--{option}: {error}")))
-            };
+            let list = |option: &str, entries: &str| node_list(option, entries, serve.node_port, &from_env);
             let to_placement = to_placement.map(|to| to.with_names(serve.common.node_name_format.clone()));
             let is_source = from.is_none();
             let from = match from {
@@ -275,7 +273,8 @@ fn parse_within(
             let is_known = |name: &String| declared.get_subcommands().any(|known| known.get_name() == name);
             if let Some(name) = command.as_ref().filter(|name| !is_known(name)) {
                 return Err(Exit::usage(&format!(
-                    "man: there is no command {name:?} (they are listed by: slipring --help)"
+                    "man: there is no command {} (they are listed by: slipring --help)",
+                    phrase::quoted(name)
                 )));
             }
             Config::plain(Command::Manual { command }, rust_log, limits, warnings, &from_env)

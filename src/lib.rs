@@ -25,5 +25,6 @@ pub mod files;
 pub mod key_name;
 pub mod log;
 pub mod metrics;
+pub mod phrase;
 pub mod resolve;
 pub mod time;

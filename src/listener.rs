@@ -21,6 +21,7 @@ use crate::config::{ListenAddress, PORT};
 use crate::itself::Itself;
 use crate::log::{Onset, Pace};
 use crate::metrics::Cells;
+use crate::phrase;
 use crate::proxy::Ends;
 use crate::worker::keepalive;
 
@@ -85,7 +86,7 @@ fn reason(address: &ListenAddress, option: &str, error: &io::Error) -> String {
             format!("the {what} is already taken (choose another with {option})")
         }
         ErrorKind::PermissionDenied => "not permitted".to_owned(),
-        _ => error.to_string(),
+        _ => phrase::of(error),
     }
 }
 
@@ -172,12 +173,12 @@ fn open_tcp(address: SocketAddr) -> io::Result<Socket> {
     socket.set_tcp_nodelay(true)?;
     // A client whose machine vanishes without a word would hold its place for good.
     if let Err(error) = socket.set_tcp_keepalive(&keepalive()) {
-        tracing::debug!(%error, "clients are not probed");
+        tracing::debug!(error = phrase::of(&error), "clients are not probed");
     }
     #[cfg(target_os = "linux")]
     if let Err(error) = socket.set_tcp_notsent_lowat(UNSENT_BYTES) {
         // Sandboxes may not know it; it saves memory only.
-        tracing::debug!(%error, "no limit for unsent bytes");
+        tracing::debug!(error = phrase::of(&error), "no limit for unsent bytes");
     }
     #[cfg(target_os = "linux")]
     {
@@ -380,7 +381,7 @@ impl Acceptor {
                 Err(error) => {
                     // Those that are connected go on; those to come wait in the backlog meanwhile.
                     if pace.allows(Instant::now()) {
-                        tracing::warn!(%error, on = %incoming.address, "cannot accept connections; slipring tries again");
+                        tracing::warn!(error = phrase::of(&error), on = %incoming.address, "cannot accept connections; slipring tries again");
                     }
                     sleep(BACK_OFF).await;
                 }

@@ -28,6 +28,7 @@ use crate::discovery::{self, Source, Triggers};
 use crate::embedded::EmbeddedNode;
 use crate::listener::{self, Acceptor, BindError, Listener};
 use crate::metrics::{Cells, Exposition};
+use crate::phrase;
 use crate::proxy::{DiscoveryAnswer, Settings};
 use crate::routing::{Node, Published, Topology, TopologyError};
 use crate::secured;
@@ -54,7 +55,7 @@ pub enum RunError {
     #[error("cannot start: the limit of {0} open files is too low")]
     Files(u64),
     /// Threads, runtimes, signal handlers.
-    #[error("cannot start: {0}")]
+    #[error("cannot start: {}", phrase::of(.0))]
     Io(#[from] io::Error),
 }
 

@@ -35,6 +35,7 @@ use tokio::time::{sleep, timeout};
 use crate::itself::Itself;
 use crate::listener::Accepted;
 use crate::metrics::Cells;
+use crate::phrase;
 use crate::proxy::{ClientId, Core, Effect, ReadBuffer, Settings, UpstreamId};
 use crate::routing::Published;
 use crate::secured::Secured;
@@ -164,7 +165,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
                 // It has come and gone: who counts those that are connected must not wait for it.
                 rim.parts.cells.worker(index).connections_total.add(1);
                 rim.parts.cells.worker(index).sockets_closed.add(1);
-                tracing::warn!(%error, "client connection lost at hand-over");
+                tracing::warn!(error = phrase::of(&error), "client connection lost at hand-over");
             }
         }
     }

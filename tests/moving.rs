@@ -113,6 +113,22 @@ fn locate_refuses_what_no_client_can_store() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(error(&output).contains("line 2: ") && error(&output).contains(problem), "{output:?}");
     }
+    // Those that can be stored have their answer all the same.
+    let output = run_to_end(&["locate", "--nodes", NODES, "first", &long, "last"], &[]);
+    assert_eq!((output.status.code(), out(&output).lines().count()), (Some(1), 3), "{output:?}");
+    assert!(out(&output).contains("\nfirst  10.0.0.") && out(&output).contains("\nlast  10.0.0."), "{output:?}");
+    assert!(error(&output).lines().count() == 1 && error(&output).contains("251 bytes, more than 250"), "{output:?}");
+    let lines = format!("{long}\nfirst\n \nlast\n{}", " \n".repeat(100));
+    for further in [&[][..], &["--json"]] {
+        let output = piped(&[&["locate", "--nodes", NODES], further].concat(), lines.as_bytes());
+        assert_eq!((output.status.code(), out(&output).lines().count()), (Some(1), 2), "{output:?}");
+        let told = error(&output);
+        assert!(
+            told.contains("slipring: line 1: the key has 251") && told.contains("slipring: line 3: the key"),
+            "{told}"
+        );
+        assert!(told.lines().count() < 15 && told.ends_with("slipring: 102 keys are refused\n"), "{told}");
+    }
     assert!(run_to_end(&["locate", "--nodes", NODES, &"k".repeat(250)], &[]).status.success());
 }
 

@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
 use crate::metrics::{Cause, Span, Unsecured};
+use crate::phrase;
 use crate::routing::Node;
 use crate::secured::{self, Secured, Security, Stream};
 
@@ -53,9 +54,9 @@ pub struct Finding {
 /// What is wrong with a node.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// Its name has no address.
-    #[error("the name cannot be resolved: {0}")]
-    Unresolved(io::Error),
+    /// Its name has no address, or nobody says which, in the phrase that the sidecar has for it.
+    #[error("{0}")]
+    Unresolved(String),
     /// Nobody listens there.
     #[error("connection refused")]
     Refused,
@@ -66,7 +67,7 @@ pub enum Fault {
     #[error("connected, but no answer within {}", Span(*.0))]
     Silent(Duration),
     /// Anything else that the network says.
-    #[error("{0}")]
+    #[error("{}", phrase::of(.0))]
     Failed(io::Error),
     /// It hung up when it was asked.
     #[error("closed the connection without an answer")]
@@ -93,8 +94,11 @@ pub enum Fault {
 
 impl Fault {
     /// What it usually means, for whoever has to mend it.
-    const fn hint(&self) -> &'static str {
+    fn hint(&self) -> &'static str {
         match self {
+            Self::Unresolved(why) if why == phrase::NAME_UNANSWERED => {
+                "the name servers of /etc/resolv.conf cannot be reached, or have no answer in time"
+            }
             Self::Unresolved(_) => "wrong name, or no headless service of that name in this namespace",
             Self::Refused => "wrong port, or the node is restarting: nothing listens there",
             Self::TimedOut(_) => {
@@ -182,8 +186,8 @@ async fn check(node: Node, secured: Secured, patience: Patience) -> Finding {
 async fn probe(node: &Node, secured: &Secured, patience: Patience, finding: &mut Finding) -> Result<(), Fault> {
     let target = lookup_host(node.address())
         .await
-        .and_then(|mut found| found.next().ok_or_else(|| io::Error::other("no address")))
-        .map_err(Fault::Unresolved)?;
+        .and_then(|mut found| found.next().ok_or_else(|| io::Error::other(phrase::NAME_NOT_FOUND)))
+        .map_err(|error| Fault::Unresolved(phrase::of(&error)))?;
     finding.address = Some(target);
     let connected = timeout(patience.connect, TcpStream::connect(target)).await;
     let stream = connected.map_err(|_| Fault::TimedOut(patience.connect))??;

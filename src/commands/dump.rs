@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::plan::grouped;
+use crate::phrase;
 use crate::routing::{MAX_KEY, Node, NodeIndex};
 use crate::secured::{Secured, Stream};
 
@@ -76,20 +77,20 @@ pub async fn read(node: Arc<Node>, bounds: Bounds) -> Read {
         Ok(End::Limit) => Some(format!("cut off at {}", grouped(bounds.keys as u64))),
         Err(error) if bounds.known.is_empty() && keys.is_empty() => {
             is_unread = true;
-            Some(error.to_string())
+            Some(phrase::of(&error))
         }
         Err(error) if bounds.known.is_empty() => {
             // With the time that was given it is cut off as it was asked to be.
             is_unread = Instant::now() < bounds.ends_at;
-            Some(format!("cut off: {error}"))
+            Some(format!("cut off: {}", phrase::of(&error)))
         }
         Err(error) => {
             keys.clear();
             match probe(&node, &bounds, &mut keys).await {
-                Ok(asked) => Some(format!("of {} asked for, as {error}", grouped(asked as u64))),
+                Ok(asked) => Some(format!("of {} asked for, as {}", grouped(asked as u64), phrase::of(&error))),
                 Err(second) => {
                     is_unread = keys.is_empty() || Instant::now() < bounds.ends_at;
-                    Some(format!("{error}; then {second}"))
+                    Some(format!("{}; then {}", phrase::of(&error), phrase::of(&second)))
                 }
             }
         }
@@ -170,7 +171,7 @@ impl Connection {
         let stream = connected.map_err(|_| io::Error::other("no connection within 2 s"))?;
         let stream = stream.map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused => io::Error::other("connection refused"),
-            _ => io::Error::other(format!("no connection: {error}")),
+            _ => io::Error::other(format!("no connection: {}", phrase::of(&error))),
         })?;
         let opened = secured.open(stream, (node.certificate_name(), None), Instant::now() + CONNECT, CONNECT).await;
         let stream = opened.map_err(|why| io::Error::other(why.to_string()))?;

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::config::ADMIN_PORT;
 use crate::discovery::{BeforeSource, Source};
 use crate::routing::{Node, Placement, Plan};
 
@@ -23,6 +24,8 @@ pub struct Change<'a> {
 pub struct Places {
     nodes: Place,
     before: Place,
+    /// Where the admin endpoints of the sidecars listen.
+    admin_port: u16,
 }
 
 /// One of them.
@@ -67,7 +70,13 @@ impl Places {
             (_, Place::Unknown | Place::ConfigMap(_) | Place::File(_)) => nodes.clone(),
             _ => Place::Option,
         };
-        Self { nodes, before }
+        Self { nodes, before, admin_port: ADMIN_PORT }
+    }
+
+    /// With the port where the admin endpoints of the sidecars listen.
+    #[must_use]
+    pub fn with_admin_port(self, admin_port: u16) -> Self {
+        Self { admin_port, ..self }
     }
 
     /// What stands above the edits.
@@ -105,15 +114,16 @@ impl Places {
 
     /// What each sidecar is asked, to see what `slipring_before_…` it shows.
     fn look(&self, what: &str) -> String {
+        let port = self.admin_port;
         if self.is_in_cluster() {
             return format!(
                 "     for pod in $(kubectl get pods -l slipring/sidecar=true -o jsonpath='{{.items[*].metadata.name}}'); do\n       \
-                 kubectl get --raw /api/v1/namespaces/$NAMESPACE/pods/$pod:9150/proxy/metrics | grep -E '^slipring_{what}'\n     \
+                 kubectl get --raw /api/v1/namespaces/$NAMESPACE/pods/$pod:{port}/proxy/metrics | grep -E '^slipring_{what}'\n     \
                  done\n"
             );
         }
         format!(
-            "     curl -s http://localhost:9150/metrics | grep -E '^slipring_{what}'   # beside each sidecar; 9150: the port of --admin-listen\n"
+            "     curl -s http://localhost:{port}/metrics | grep -E '^slipring_{what}'   # beside each sidecar; the port is that of its --admin-listen\n"
         )
     }
 
@@ -306,7 +316,7 @@ mod tests {
             ],
         );
         assert!(!text.contains("PLACEMENT") && !text.contains("restart"), "{text}");
-        let own = BeforeSource::File(directory, None);
+        let own = BeforeSource::File(directory, Ok(None));
         let text = report(&Places::new(Some(&endpoint()), &own), ("a,b", "a,b,c"), ("ring", "ring"));
         assert!(text.contains("gcloud") && !text.contains("MEMCACHED_NODES:"), "{text}");
         assert!(text.contains("MEMCACHED_NODES_BEFORE: \"a:11211,b:11211\"") && !text.contains("restart"), "{text}");
@@ -340,12 +350,17 @@ mod tests {
             ],
         );
         assert!(!list.contains("kubectl") && !list.contains("memcached-config"), "{list}");
-        let own = BeforeSource::File("/nonexistent/before".into(), None);
+        let own = BeforeSource::File("/nonexistent/before".into(), Ok(None));
         let text = report(&Places::new(Some(&endpoint()), &own), ("a,b", "a,b,c"), ("ring", "ring"));
         assert_steps(
             &text,
             &["file /nonexistent/before.", "\n     a:11211,b:11211\n", "gcloud", "\n     ending:a:11211"],
         );
+        let text = report(&file.with_admin_port(9151), ("a,b", "a,b,c"), ("ring", "ring"));
+        assert!(text.contains("curl -s http://localhost:9151/metrics") && !text.contains("9150"), "{text}");
+        let elsewhere = of(&Source::File(std::env::temp_dir())).with_admin_port(9151);
+        let text = report(&elsewhere, ("a,b", "a,b,c"), ("ring", "ring"));
+        assert!(text.contains("/pods/$pod:9151/proxy/metrics") && !text.contains("9150"), "{text}");
         let unknown = report(&Places::new(None, &BeforeSource::WithNodes), ("a,b", "a,b,c"), ("ring", "ring"));
         assert_steps(
             &unknown,

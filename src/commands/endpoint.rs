@@ -12,6 +12,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::phrase;
+
 /// Longest wait for one answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -34,9 +36,9 @@ pub(super) const fn reachable(listens: SocketAddr) -> SocketAddr {
 /// One line, when there is no answer within two seconds.
 pub(super) async fn get(admin: SocketAddr, path: &str) -> Result<Bytes, String> {
     let asked = async {
-        let stream = TcpStream::connect(admin).await.map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(admin).await.map_err(|error| phrase::of(&error))?;
         let (mut sender, connection) =
-            http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+            http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(|error| phrase::of(&error))?;
         let request = Request::get(path).header(header::HOST, admin.to_string()).body(Empty::new());
         let request = request.map_err(|error| error.to_string())?;
         let answer = async {
@@ -49,7 +51,7 @@ pub(super) async fn get(admin: SocketAddr, path: &str) -> Result<Bytes, String> 
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            body = answer => Ok(body.map_err(|error| error.to_string())?.to_bytes()),
+            body = answer => Ok(body.map_err(|error| phrase::of(&error))?.to_bytes()),
             () = driven => Err(io::Error::from(io::ErrorKind::UnexpectedEof).to_string()),
         }
     };

@@ -5,8 +5,13 @@ use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
 use super::{CommandError, counted};
+use crate::log;
+use crate::phrase;
 use crate::protocol::is_key;
 use crate::routing::MAX_KEY;
+
+/// So many keys that are none are told of.
+const REFUSED_TOLD: u64 = 10;
 
 /// Longest line that is shown, in bytes.
 const SHOWN: usize = 80;
@@ -41,13 +46,52 @@ pub(super) fn warn_of_spaces(spaced: usize, first: &str) {
     }
 }
 
-/// Calls `f` with each line, without its end; empty ones are no keys and passed over.
+/// What is wrong with keys that have no answer: the others have theirs before the command fails.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    count: u64,
+    /// Not told yet: where it is the only one, it is why the command fails.
+    last: Option<CommandError>,
+}
+
+// === impl Refused ===
+
+impl Refused {
+    /// Takes what is wrong with one key, and tells it if it is one of the first.
+    pub(super) fn add(&mut self, error: CommandError) {
+        self.count += 1;
+        if let Some(error) = self.last.replace(error).filter(|_| self.count <= REFUSED_TOLD) {
+            log::tell(&format!("slipring: {error}"));
+        }
+    }
+
+    /// When the others have their answers.
+    ///
+    /// # Errors
+    /// If there is one.
+    pub(super) fn end(self) -> Result<(), CommandError> {
+        match (self.count, self.last) {
+            (_, None) => Ok(()),
+            (1, Some(error)) => Err(error),
+            (count, Some(error)) => {
+                if count <= REFUSED_TOLD {
+                    log::tell(&format!("slipring: {error}"));
+                }
+                Err(CommandError::Refused(count))
+            }
+        }
+    }
+}
+
+/// Calls `f` with each line, without its end, and `refuse` with what is wrong with one that is no key; empty ones are passed
+/// over.
 ///
 /// # Errors
-/// At the first line that is no key, and when `f` fails.
+/// When `f` or `refuse` fails, and when nothing can be read.
 pub(super) fn each_line(
     input: &mut impl BufRead,
     mut f: impl FnMut(&[u8]) -> Result<(), CommandError>,
+    mut refuse: impl FnMut(CommandError) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let mut line = Vec::with_capacity(MAX_KEY + 2);
     let (mut spaced, mut first) = (0, 0);
@@ -61,7 +105,10 @@ pub(super) fn each_line(
         if key.is_empty() {
             continue;
         }
-        check(key).map_err(|problem| CommandError::Line(number, problem))?;
+        if let Err(problem) = check(key) {
+            refuse(CommandError::Line(number, problem))?;
+            continue;
+        }
         if !is_key(key) {
             spaced += 1;
             first = if first == 0 { number } else { first };
@@ -78,16 +125,17 @@ pub(super) fn each_line(
 /// When it cannot be read, or a line is no key.
 pub(super) fn file(path: &Path, limit: usize) -> Result<Vec<Vec<u8>>, CommandError> {
     let option = format!("--keys {}", path.display());
-    let named = |error: io::Error| CommandError::File(option.clone(), format!("cannot read it: {error}"));
+    let named =
+        |error: io::Error| CommandError::File(option.clone(), format!("cannot read it: {}", phrase::of(&error)));
     let mut input = BufReader::new(File::open(path).map_err(named)?);
     let mut keys = Vec::new();
-    each_line(&mut input, |key| {
+    let take = |key: &[u8]| {
         if keys.len() < limit {
             keys.push(key.to_vec());
         }
         Ok(())
-    })
-    .map_err(|error| CommandError::File(option.clone(), error.to_string()))?;
+    };
+    each_line(&mut input, take, Err).map_err(|error| CommandError::File(option.clone(), error.to_string()))?;
     if keys.is_empty() {
         return Err(CommandError::File(option, "it has no keys".to_owned()));
     }

@@ -2,7 +2,9 @@
 
 use std::io::{self, BufRead, BufWriter, IsTerminal as _, Write};
 
+use super::keys::Refused;
 use super::{CommandError, counted, keys};
+use crate::phrase;
 use crate::protocol::is_key;
 use crate::routing::{MAX_KEY, Topology};
 
@@ -22,30 +24,33 @@ struct Writer<'a, W: Write> {
 /// Tells the node of each key, or of those on standard input, one a line, when there are none.
 ///
 /// # Errors
-/// At the first key that no client could store, and when nothing can be read or written.
+/// When there is a key that no client could store, after the others are told; when nothing can be read or written.
 pub fn run(topology: &Topology, keys: &[String], json: bool, out: &mut impl Write) -> Result<(), CommandError> {
     let mut writer = Writer::new(topology, json, out);
+    let mut refused = Refused::default();
     if keys.is_empty() {
         let input = io::stdin();
         if input.is_terminal() {
             return Err(CommandError::NoKeys);
         }
-        writer.lines(&mut input.lock())?;
+        writer.lines(&mut input.lock(), &mut refused)?;
     } else {
         if !json {
             writer.headline()?;
         }
         let spaced: Vec<&String> = keys.iter().filter(|key| key.len() <= MAX_KEY && !is_key(key.as_bytes())).collect();
         if let Some(first) = spaced.iter().find(|key| !key.is_empty()) {
-            keys::warn_of_spaces(spaced.len(), &format!("{:?}", keys::show(first.as_bytes())));
+            keys::warn_of_spaces(spaced.len(), &phrase::quoted(&keys::show(first.as_bytes())));
         }
         for key in keys {
-            super::keys::check(key.as_bytes())
-                .map_err(|problem| CommandError::Key(keys::show(key.as_bytes()), problem))?;
-            writer.write(key.as_bytes())?;
+            match keys::check(key.as_bytes()) {
+                Ok(()) => writer.write(key.as_bytes())?,
+                Err(problem) => refused.add(CommandError::Key(keys::show(key.as_bytes()), problem)),
+            }
         }
     }
-    Ok(writer.out.flush()?)
+    writer.out.flush()?;
+    refused.end()
 }
 
 // === impl Writer ===
@@ -70,8 +75,12 @@ impl<'a, W: Write> Writer<'a, W> {
         self.out.write_all(b"\n")
     }
 
-    fn lines(&mut self, input: &mut impl BufRead) -> Result<(), CommandError> {
-        keys::each_line(input, |key| Ok(self.write(key)?))
+    fn lines(&mut self, input: &mut impl BufRead, refused: &mut Refused) -> Result<(), CommandError> {
+        let refuse = |error| {
+            refused.add(error);
+            Ok(())
+        };
+        keys::each_line(input, |key| Ok(self.write(key)?), refuse)
     }
 
     fn write(&mut self, key: &[u8]) -> io::Result<()> {
@@ -99,9 +108,11 @@ mod tests {
         let topology = Topology::new(1, nodes).unwrap();
         let mut out = Vec::new();
         let mut writer = Writer::new(&topology, json, &mut out);
-        writer.lines(&mut input.as_bytes()).map_err(|error| error.to_string())?;
+        let mut refused = Refused::default();
+        writer.lines(&mut input.as_bytes(), &mut refused).map_err(|error| error.to_string())?;
         drop(writer);
-        Ok(String::from_utf8(out).unwrap())
+        let out = String::from_utf8(out).unwrap();
+        refused.end().map(|()| out.clone()).map_err(|error| format!("{out}{error}"))
     }
 
     #[test]
@@ -117,7 +128,7 @@ mod tests {
     #[test]
     fn what_no_client_can_store_is_an_error_with_its_line() {
         assert_eq!(located(false, "k\n\nx").unwrap(), "k  a\nx  a\n", "an empty line is none");
-        assert_eq!(located(false, "k\n \t\n").unwrap_err(), "line 2: the key is blank");
+        assert_eq!(located(false, "k\n \t\nx\n").unwrap_err(), "k  a\nx  a\nline 2: the key is blank");
         let long = "é".repeat(126);
         assert!(located(false, &format!("{long}\n")).unwrap_err().starts_with("line 1: the key has 252 bytes"));
         assert!(located(false, &"é".repeat(125)).is_ok());

@@ -14,6 +14,7 @@ pub mod plan;
 pub mod reload;
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::config::{self, Command, Config, Detect};
 use crate::discovery::{self, Declared, Options, Source};
+use crate::phrase;
 use crate::routing::{Before, Node, NodeIndex, Phase, Placement, Plan, Topology, TopologyError};
 use detect::Findings;
 use dump::{Bounds, Held};
@@ -38,7 +40,7 @@ const MAX_KEYS: usize = 10_000_000;
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The source gave no list of nodes.
-    #[error("{source_name}: {problem}")]
+    #[error("{}", discovery::blamed(.source_name, .problem))]
     Source {
         /// The source as it shows itself.
         source_name: String,
@@ -58,8 +60,11 @@ pub enum CommandError {
     #[error("no keys: name some, or give them on standard input, one a line")]
     NoKeys,
     /// A key that no client could store, and why.
-    #[error("{0:?}: {1}")]
+    #[error("{}: {}", phrase::quoted(.0), .1)]
     Key(String, String),
+    /// So many keys; what is wrong with them has been told.
+    #[error("{0} keys are refused")]
+    Refused(u64),
     /// The same of a line, by its number.
     #[error("line {0}: {1}")]
     Line(u64, String),
@@ -109,7 +114,7 @@ pub enum CommandError {
     #[error("{0} of {all} could not be read, so the result is uncertain: {2}", all = counted(*.1, "node"))]
     Unread(usize, usize, String),
     /// No runtime, or nobody to print to.
-    #[error(transparent)]
+    #[error("{}", phrase::of(.0))]
     Io(#[from] io::Error),
 }
 
@@ -130,7 +135,9 @@ pub fn run(config: &Config, out: &mut impl io::Write) -> Option<Result<(), Comma
         Command::Detect { source, how } => detect(source, options, &config.placement, how, out),
         Command::Plan { from, is_source, to, to_placement, keys } => {
             let to_placement = to_placement.as_ref().unwrap_or(&config.placement);
-            let places = Places::new(is_source.then_some(from), &options.before);
+            let admin_port = config.admin_listen.first().map(SocketAddr::port).filter(|port| *port != 0);
+            let places = Places::new(is_source.then_some(from), &options.before)
+                .with_admin_port(admin_port.unwrap_or(config::ADMIN_PORT));
             plan((from, &places), to.as_deref(), options, (&config.placement, to_placement), keys.as_deref(), out)
         }
         Command::Completions { shell } => config::completions(*shell, out).map_err(CommandError::from),

@@ -19,6 +19,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{counted, endpoint};
 use crate::config::{self, Command};
+use crate::discovery;
+use crate::phrase;
 
 /// Longest wait for the outcome. A source that answers late has its own time-out, of 3 s by default.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -29,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// The kernel refused.
-    #[error("cannot signal process {0}: {1}")]
+    #[error("cannot signal process {}: {}", .0, phrase::of(.1))]
     Refused(i32, Errno),
     /// Another program: SIGHUP may end it.
     #[error("process {0} is {1:?}, not a slipring: nothing was sent")]
@@ -59,6 +61,7 @@ struct Report {
     /// Absent from an older one.
     pid: Option<i32>,
     fingerprint: String,
+    source: String,
     version: u64,
     nodes: Vec<serde::de::IgnoredAny>,
     #[serde(default)]
@@ -120,7 +123,7 @@ pub async fn run(pid: Option<i32>) -> Result<String, ReloadError> {
         }
     };
     match after.last_error {
-        Some(ref problem) => Err(ReloadError::Unread(problem.clone(), after.ring())),
+        Some(ref problem) => Err(ReloadError::Unread(discovery::blamed(&after.source, problem), after.ring())),
         None => Ok(after.outcome(before.version)),
     }
 }
@@ -230,7 +233,7 @@ mod tests {
 
     fn report(version: u64, changes: &str) -> Report {
         let json = format!(
-            r#"{{"reloads":1,"fingerprint":"a1b2c3d4","version":{version},"nodes":[{{"name":"a"}},{{"name":"b"}},{{"name":"c"}}],
+            r#"{{"reloads":1,"fingerprint":"a1b2c3d4","source":"list","version":{version},"nodes":[{{"name":"a"}},{{"name":"b"}},{{"name":"c"}}],
             "changes":[{changes}],"status":"healthy"}}"#
         );
         serde_json::from_str(&json).unwrap()

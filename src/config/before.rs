@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::cli::ServeArgs;
+use super::source::{refuse_file, refuse_list};
 use super::{Exit, FromEnvironment, source};
-use crate::discovery::{BeforeSource, Declared, Own, read_before};
+use crate::discovery::{BeforeSource, Declared, Own};
 use crate::routing::Placement;
 
 /// Where the ring before is declared, and the placement of one that names none; what is ignored is added to `warnings`.
@@ -34,6 +35,7 @@ pub(super) fn before(
     if let Some(list) = &serve.nodes_before {
         let option = by("nodes-before");
         let Some(watched) = watched else {
+            refuse_file("nodes-before", list, from_env)?;
             let declared = Declared::parse(list, serve.node_port, &placement).map_err(|error| error.to_string());
             let declared = declared.and_then(|declared| own.refuse(&declared.nodes).map(|()| declared));
             let declared = declared.map_err(|problem| Exit::usage(&format!("{option}: {problem}")))?;
@@ -55,11 +57,7 @@ pub(super) fn before(
         }
         return Ok((BeforeSource::WithNodes, placement));
     };
-    let declared = read_before(path, serve.node_port, &placement);
-    let declared = declared.and_then(|declared| {
-        declared.iter().try_for_each(|declared| own.refuse(&declared.nodes))?;
-        Ok(declared)
-    });
-    let declared = declared.map_err(|problem| Exit::usage(&format!("{}: {problem}", by("nodes-before-file"))))?;
-    Ok((BeforeSource::File(path.clone(), declared), placement))
+    refuse_list("nodes-before-file", path, from_env)?;
+    // What it holds is no option: as with the nodes, who serves waits until it is right.
+    Ok((BeforeSource::file(path.clone(), serve.node_port, &placement, own), placement))
 }

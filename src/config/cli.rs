@@ -351,6 +351,7 @@ pub(super) struct CommonArgs {
         value_name = "miss|error",
         default_value = "miss",
         value_enum,
+        ignore_case = true,
         hide_possible_values = true
     )]
     pub(super) on_node_down: OnNodeDown,
@@ -382,6 +383,7 @@ pub(super) struct CommonArgs {
         value_name = "LEVEL",
         default_value = "info",
         value_enum,
+        ignore_case = true,
         hide_possible_values = true
     )]
     pub(super) log_level: LogLevel,
@@ -393,6 +395,7 @@ pub(super) struct CommonArgs {
         value_name = "text|json",
         default_value = "text",
         value_enum,
+        ignore_case = true,
         hide_possible_values = true
     )]
     pub(super) log_format: LogFormat,

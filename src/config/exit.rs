@@ -4,6 +4,9 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use super::SERVE;
+use crate::phrase;
+
 /// Exit code for a wrong option or a wrong variable (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
 
@@ -43,14 +46,25 @@ impl Exit {
         let at = args.iter().position(|arg| arg == word.as_str())?;
         let before = args.get(..at)?;
         let last = before.last()?.to_string_lossy();
-        if last.ends_with([',', ';']) || word.starts_with([',', ';']) {
-            let mut options = before.iter().rev().map(|arg| arg.to_string_lossy()).filter(|arg| arg.starts_with("--"));
-            let option = options.next()?.split('=').next().unwrap_or_default().to_owned();
-            return Some(Self::usage(&format!(
-                "{option}: {word:?} is behind a blank, where the list has ended: write it without blanks, or in quotes"
-            )));
+        let name = args.get(1)?;
+        if declared.find_subcommand(word).is_some() && name == SERVE {
+            return Some(Self::usage(&format!("{word} is a command, which comes first: slipring {word} [OPTIONS]")));
         }
-        let command = declared.find_subcommand(args.get(1)?)?;
+        let command = declared.find_subcommand(name)?;
+        let has_comma = last.ends_with([',', ';']) || word.starts_with([',', ';']);
+        // The last option, and how many words stand behind it.
+        let options = (0..).zip(before.iter().rev()).map(|(behind, arg)| (behind, arg.to_string_lossy()));
+        if let Some((behind, option)) = { options }.find(|(_, arg)| arg.starts_with("--")) {
+            let option = option.split('=').next().unwrap_or_default();
+            let arg = command.get_arguments().find(|arg| arg.get_long() == option.strip_prefix("--"));
+            let is_list = arg.and_then(|arg| arg.get_value_names()?.first()).is_some_and(|name| name == "LIST");
+            if has_comma || (is_list && behind <= 1) {
+                return Some(Self::usage(&format!(
+                    "{option}: {} is behind a blank, where the list has ended: write it without blanks, or in quotes",
+                    phrase::quoted(word)
+                )));
+            }
+        }
         let flag = last.strip_prefix("--")?;
         let is_switch = command.get_arguments().any(|arg| arg.get_long() == Some(flag) && arg.is_require_equals_set());
         is_switch.then(|| {
@@ -65,13 +79,25 @@ impl Exit {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             return Self { text: text.trim_end().to_owned(), stream: Stream::Stdout, code: 0 };
         }
+        let given =
+            |kind| if let Some(ContextValue::String(text)) = error.get(kind) { Some(text.as_str()) } else { None };
+        if let (ErrorKind::InvalidSubcommand, Some(word)) = (error.kind(), given(ContextKind::InvalidSubcommand)) {
+            let meant = nearest(error, word).map(|meant| format!(", perhaps {meant} is meant")).unwrap_or_default();
+            return Self::usage(&format!(
+                "there is no command {}{meant} (they are listed by: slipring --help)",
+                phrase::quoted(word)
+            ));
+        }
         // What is wrong, and perhaps what was meant; usage and the way to the help follow.
         let mut paragraphs = text.trim_start_matches("error: ").split("\n\n");
         let mut problem = paragraphs.next().unwrap_or_default().to_owned();
         let tip = paragraphs.find(|paragraph| paragraph.trim_start().starts_with("tip:"));
-        if let Some(tip) = tip.filter(|_| is_near(error)) {
-            problem.push_str("; ");
-            problem.push_str(tip);
+        match tip {
+            Some(tip) => problem.push_str(&format!("; {tip}")),
+            None if error.kind() == ErrorKind::UnknownArgument => {
+                problem.push_str("; the options are listed by: slipring COMMAND --help");
+            }
+            None => {}
         }
         let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else {
             return Self::usage(&problem);
@@ -87,19 +113,15 @@ impl Exit {
     }
 }
 
-/// Whether the command that clap suggests may have been meant: it is generous, `locate` for `frobnicate`.
-fn is_near(error: &clap::Error) -> bool {
-    let (Some(ContextValue::String(given)), Some(suggested)) =
-        (error.get(ContextKind::InvalidSubcommand), error.get(ContextKind::SuggestedSubcommand))
-    else {
-        return true;
+/// Of the commands that clap suggests the one that may have been meant: it is generous, `locate` for `frobnicate`.
+fn nearest<'a>(error: &'a clap::Error, word: &str) -> Option<&'a str> {
+    let suggested = match error.get(ContextKind::SuggestedSubcommand)? {
+        ContextValue::String(suggested) => std::slice::from_ref(suggested),
+        ContextValue::Strings(suggested) => suggested.as_slice(),
+        _ => &[],
     };
-    let near = |word: &str| strsim::osa_distance(given, word) <= 2;
-    match suggested {
-        ContextValue::String(word) => near(word),
-        ContextValue::Strings(words) => words.iter().any(|word| near(word)),
-        _ => true,
-    }
+    let distances = suggested.iter().map(|suggested| (strsim::osa_distance(word, suggested), suggested.as_str()));
+    distances.filter(|(distance, _)| *distance <= 2).min().map(|(_, suggested)| suggested)
 }
 
 /// Whatever a value contained, the complaint about it is one line.

@@ -348,7 +348,7 @@ fn what_is_wrong_is_named_in_one_line() {
 fn what_clap_refuses_is_one_line_too() {
     for (line, token) in [
         ("--nodez a", "'--nodez'"),
-        ("serv", "'serv'"),
+        ("serv", "\"serv\""),
         ("serve extra --nodes a", "'extra'"),
         ("--nodes a -- more", "'more'"),
         ("--nodes a --workers 1 --workers 2", "'--workers <N>'"),
@@ -368,6 +368,12 @@ fn what_clap_refuses_is_one_line_too() {
     let blank = "is behind a blank, where the list has ended: write it without blanks, or in quotes";
     assert_eq!(refused("serve --nodes a, b --workers 2", &[]), format!("--nodes: \"b\" {blank}"));
     assert_eq!(refused("--nodes=a,b ,c", &[]), format!("--nodes: \",c\" {blank}"));
+    assert_eq!(refused("check --nodes a b", &[]), format!("--nodes: \"b\" {blank}"));
+    assert_eq!(refused("plan --to=a b", &[]), format!("--to: \"b\" {blank}"));
+    assert_eq!(refused("--nodes a check", &[]), "check is a command, which comes first: slipring check [OPTIONS]");
+    for line in ["-p 11211", "serve --nodes a -v", "check --nodes a --workers 2 extra"] {
+        assert!(refused(line, &[]).ends_with("; the options are listed by: slipring COMMAND --help"), "{line}");
+    }
     assert!(refused("--nodez a", &[]).ends_with("tip: a similar argument exists: '--nodes'"));
 }
 
@@ -412,8 +418,16 @@ fn numbers_and_words_that_are_wrong_get_plain_words() {
     assert_eq!(port_text, format!("invalid value 'abc' for MEMCACHED_PORT: {port}"));
     assert!(refused("dev --nodes 10.0.0.2", &[]).ends_with(": expected a whole number from 1 to 20"));
     assert!(refused("reload --pid abc", &[]).ends_with(": expected a whole number from 1 to 2147483647"));
-    assert_eq!(refused("frobnicate", &[]), "unrecognized subcommand 'frobnicate'");
-    assert!(refused("relaod", &[]).ends_with("'reload'"));
+    let listed = "(they are listed by: slipring --help)";
+    assert_eq!(refused("frobnicate", &[]), format!("there is no command \"frobnicate\" {listed}"));
+    assert_eq!(refused("relaod", &[]), format!("there is no command \"relaod\", perhaps reload is meant {listed}"));
+    assert_eq!(
+        refused("serv --nodes a", &[]),
+        format!("there is no command \"serv\", perhaps serve is meant {listed}")
+    );
+    for line in ["--nodes a --log-level WARN", "--nodes a --log-format Json --on-node-down ERROR"] {
+        parsed(line, &[]);
+    }
 }
 
 #[test]

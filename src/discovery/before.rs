@@ -6,20 +6,26 @@
 //! them any more.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::file::read_before;
 use super::nodes::{NodeListError, parse_nodes};
+use super::own::Own;
+use super::slips;
 use crate::routing::{Node, Phase, Placement, PlacementError, Topology, TopologyError};
 
 /// So long old places are still invalidated after the ring before has vanished without `ending:`.
 const VANISHED: Duration = Duration::from_secs(300);
 
 /// What stands before the list that is about to be taken away.
-const ENDING: &str = "ending:";
+pub(super) const ENDING: &str = "ending:";
+
+/// What a line begins with that tells of the ring before in a file of its own: it is not the source of nodes that is wrong.
+pub(super) const OWN_FILE: &str = "ring before in ";
 
 /// The ring before, as it was declared.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,8 +47,8 @@ pub enum BeforeSource {
     /// By an option: it stays as it is.
     List(Declared),
     /// In a file of its own, or in a directory with the keys `MEMCACHED_NODES_BEFORE`, `SLIPRING_PLACEMENT_BEFORE` and
-    /// `MEMCACHED_PORT`; and what it held when it was first read.
-    File(PathBuf, Option<Declared>),
+    /// `MEMCACHED_PORT`; and what it held when it was first read, or what was wrong with that, in a line.
+    File(PathBuf, Result<Option<Declared>, String>),
 }
 
 /// Why a declaration was refused: one line.
@@ -60,6 +66,12 @@ pub enum BeforeError {
     /// A slip in `ending:LIST` would add a node that nobody has.
     #[error("{0:?} is no node: to end the ring before, write \"ending:\" and the list behind it, without a blank")]
     Ending(String),
+    /// A slip in the word `ending:`.
+    #[error("{0}")]
+    Word(String),
+    /// A line that is no list, by its number.
+    #[error("line {0}: {1}")]
+    Line(usize, String),
     /// Several lists, or several placements.
     #[error("{0} is given twice")]
     Twice(&'static str),
@@ -90,6 +102,27 @@ pub(super) struct InUse {
     forgotten_at: Option<Instant>,
 }
 
+// === impl BeforeSource ===
+
+impl BeforeSource {
+    /// A file of its own, or a directory, as it is now. The ring before may have none of `own` alone.
+    #[must_use]
+    pub fn file(path: PathBuf, node_port: u16, placement: &Arc<Placement>, own: &Own) -> Self {
+        let read = read_before(&path, node_port, placement);
+        let declared = read.and_then(|declared| {
+            declared.iter().try_for_each(|declared| own.refuse(&declared.nodes))?;
+            Ok(declared)
+        });
+        let declared = declared.map_err(|problem| wrong(&path, &problem));
+        Self::File(path, declared)
+    }
+}
+
+/// What is told of a file of its own that is wrong.
+pub(super) fn wrong(path: &Path, problem: &str) -> String {
+    format!("{OWN_FILE}{}: {problem}", path.display())
+}
+
 // === impl Declared ===
 
 impl Declared {
@@ -103,6 +136,9 @@ impl Declared {
             Some(list) => (Phase::Ending, list),
             None => (Phase::Reading, text),
         };
+        if let Some(problem) = slips::of_declaration(list) {
+            return Err(BeforeError::Word(problem));
+        }
         let declared = Self { nodes: parse_nodes(list, default_port)?, phase, placement: Arc::clone(placement) };
         if let Some(slip) = declared.nodes.iter().find(|node| node.host.trim_end_matches(':') == "ending") {
             return Err(BeforeError::Ending(slip.host.to_string()));
@@ -248,6 +284,12 @@ mod tests {
         for slip in ["ending", "ending a", "a,ending:1"] {
             assert!(refused(slip).to_string().starts_with("\"ending\" is no node: "), "{slip}");
         }
+        for slip in ["endng:a", "Ending:a,b", "endig: a", "endng:10.0.0.2:11211,10.0.0.3", "endng:10.0.0.2"] {
+            let word = slip.split(':').next().unwrap();
+            let said = format!("\"{word}:\" means nothing; the most similar word is ending:");
+            assert_eq!(refused(slip).to_string(), said);
+        }
+        assert_eq!(declared("ending2:5,endings:11211").phase, Phase::Reading, "hosts of such names, with their ports");
         assert_eq!(refused("a,a").to_string(), "node \"a\" is listed twice");
         assert_eq!(refused("a=2").to_string(), "placement gomemcache has no weights, but a:1 has one");
     }

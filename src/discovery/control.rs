@@ -16,8 +16,9 @@ use super::names::Names;
 use super::order::arranged;
 use super::probe::Probes;
 use super::snapshot::Snapshot;
-use super::{Authority, Observation, Options, Origin, Source, Status, Triggers, View};
+use super::{Authority, Observation, Options, Origin, Source, Status, Triggers, View, blamed};
 use crate::log::Pace;
+use crate::phrase;
 use crate::routing::{Node, Topology};
 
 /// First pause of a source that has not answered yet; doubled each time, up to the interval.
@@ -45,6 +46,8 @@ enum Trouble {
 /// Owns everything about the source; lives on the control thread.
 pub(super) struct Control {
     reader: Reader,
+    /// Until the first ring may be made of what is known without asking.
+    source: Option<Source>,
     options: Options,
     triggers: Triggers,
     names: Names,
@@ -106,7 +109,8 @@ impl Reader {
         };
         let read = read?;
         options.own.refuse(&read.nodes)?;
-        let before = read.before.map(|declared| usable(declared, options)).transpose()?;
+        let before = read.before.map(|declared| usable(declared, options)).transpose();
+        let before = before.map_err(|problem| format!("ring before: {problem}"))?;
         Ok(Observation { nodes: arranged(read.nodes, &options.pinned), before, ..read })
     }
 
@@ -156,6 +160,7 @@ impl Control {
         let (before, told) = Declaration::new(&options);
         let mut control = Self {
             reader: Reader::new(&source, &options),
+            source: Some(source),
             names: Names::new(&options),
             probes: Probes::new(options.probe_timeout, options.secured.clone()),
             damping: Damping::new(options.removal_hold).ordered(options.keep_order, options.pinned.clone()),
@@ -173,7 +178,7 @@ impl Control {
         };
         // The ring before is known before the first ring is.
         control.note_before(told);
-        control.begin(source);
+        control.begin();
         (control, view)
     }
 
@@ -184,8 +189,9 @@ impl Control {
         self.names.list_before(self.before.nodes());
     }
 
-    /// The first ring: a list that was given, or the last good one.
-    fn begin(&mut self, source: Source) {
+    /// The first ring, once it is known what the ring before is: a list that was given, or the last good one.
+    fn begin(&mut self) {
+        let Some(source) = self.source.take_if(|_| self.before.unknown().is_none()) else { return };
         let (nodes, origin, why) = match source {
             Source::Static(nodes) => (nodes, Origin::Source, "list"),
             Source::Endpoint { first, .. } => (first, Origin::FirstList, "first list, until the endpoint answers"),
@@ -219,7 +225,7 @@ impl Control {
         let snapshot = match Snapshot::load(directory) {
             Ok(snapshot) => snapshot?,
             Err(error) => {
-                tracing::warn!(directory = %directory.display(), %error, "cannot read the last good ring from --state-dir");
+                tracing::warn!(directory = %directory.display(), error = phrase::of(&error), "cannot read the last good ring from --state-dir");
                 return None;
             }
         };
@@ -243,7 +249,11 @@ impl Control {
             // The ring before first: a ring that is published has it.
             let told = self.before.read(operator, &self.options).await;
             self.note_before(told);
-            let outcome = self.reader.read(operator, &self.options).await;
+            self.begin();
+            let outcome = match self.before.unknown() {
+                Some(problem) => Err(problem.to_owned()),
+                None => self.reader.read(operator, &self.options).await,
+            };
             let pause = self.pause(&outcome);
             self.status.reloads += u64::from(operator);
             self.take(outcome);
@@ -282,7 +292,7 @@ impl Control {
                     Some(Trouble::NothingChanges) => {
                         tracing::warn!(%source, %error, "the source of nodes failed; the ring stays as it is");
                     }
-                    Some(Trouble::NoNode) => tracing::warn!(%source, "there is no node: {error}"),
+                    Some(Trouble::NoNode) => tracing::warn!("there is no node: {}", blamed(source, &error)),
                 }
                 self.status.last_error = Some(error);
             }
@@ -371,7 +381,7 @@ impl Control {
         self.saved = Some(snapshot.clone());
         let saved = tokio::task::spawn_blocking(move || snapshot.save(&directory)).await;
         if let Err(error) = saved.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-            tracing::warn!(%error, "cannot write the last good ring to --state-dir");
+            tracing::warn!(error = phrase::of(&error), "cannot write the last good ring to --state-dir");
         }
     }
 
@@ -379,6 +389,7 @@ impl Control {
     fn pause(&self, outcome: &Result<Observation, String>) -> Duration {
         let interval = self.options.interval;
         match (&self.reader, outcome) {
+            _ if self.before.unknown().is_some() => self.options.file_interval,
             (Reader::Static(_), _) => Duration::from_secs(3600),
             (Reader::File(_), _) => self.options.file_interval,
             (_, Err(_)) if self.status.last_success.is_none() => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::before::{BeforeSource, Declared, InUse};
+use super::before::{BeforeSource, Declared, InUse, wrong};
 use super::file::{Holds, ListFile};
 use super::names::Names;
 use super::order::arranged;
@@ -19,6 +19,9 @@ pub(super) struct Declaration {
     file: Option<ListFile>,
     /// What was wrong with that.
     error: Option<String>,
+    /// It has been wrong from the start: whether there is a ring before is not known, and without it a ring could undo what
+    /// others delete.
+    is_unknown: bool,
 }
 
 /// A declaration with its nodes in the pinned order.
@@ -26,7 +29,7 @@ pub(super) struct Declaration {
 /// # Errors
 /// When they are this sidecar itself.
 pub(super) fn usable(declared: Declared, options: &Options) -> Result<Declared, String> {
-    options.own.refuse(&declared.nodes).map_err(|problem| format!("ring before: {problem}"))?;
+    options.own.refuse(&declared.nodes)?;
     Ok(Declared { nodes: arranged(declared.nodes, &options.pinned), ..declared })
 }
 
@@ -41,7 +44,10 @@ impl Declaration {
             BeforeSource::List(declared) => Some(declared.clone()),
             BeforeSource::File(path, declared) => {
                 declaration.file = Some(ListFile::new(path, Holds::Before, options));
-                declared.clone()
+                declared.clone().unwrap_or_else(|error| {
+                    (declaration.error, declaration.is_unknown) = (Some(error), true);
+                    None
+                })
             }
         };
         let told = match declared.map(|declared| usable(declared, options)).transpose() {
@@ -51,6 +57,11 @@ impl Declaration {
         (declaration, told)
     }
 
+    /// What is wrong, as long as it is not known whether there is a ring before.
+    pub(super) fn unknown(&self) -> Option<&str> {
+        self.error.as_deref().filter(|_| self.is_unknown)
+    }
+
     /// Takes what stands beside the nodes, where that is the place for it.
     pub(super) fn with_nodes(&mut self, declared: Option<&Declared>, options: &Options) -> Option<String> {
         (options.before == BeforeSource::WithNodes).then(|| self.take(declared)).flatten()
@@ -58,13 +69,17 @@ impl Declaration {
 
     /// Reads its file, if it has one of its own.
     pub(super) async fn read(&mut self, operator: bool, options: &Options) -> Option<String> {
-        let read = self.file.as_mut()?.read(operator).await;
+        let file = self.file.as_mut()?;
+        let read = file.read(operator).await;
         match read.and_then(|listed| listed.before.map(|declared| usable(declared, options)).transpose()) {
             Ok(declared) => {
-                self.error = None;
+                (self.error, self.is_unknown) = (None, false);
                 self.take(declared.as_ref())
             }
-            Err(error) => self.fail(error),
+            Err(problem) => {
+                let error = wrong(&file.path, &problem);
+                self.fail(error)
+            }
         }
     }
 
@@ -74,9 +89,12 @@ impl Declaration {
     }
 
     fn fail(&mut self, error: String) -> Option<String> {
-        // Once per trouble, not once per read.
-        if self.error.as_ref() != Some(&error) {
-            tracing::warn!(%error, "slipring refused the new ring before; the one in use stays");
+        // Once per trouble, not once per read. While there is no node for it, that is told.
+        if self.error.as_ref() != Some(&error) && !self.is_unknown {
+            match self.in_use.declared() {
+                Some(_) => tracing::warn!(%error, "slipring refused the new ring before; the one in use stays"),
+                None => tracing::warn!(%error, "slipring refused the ring before; none is in use"),
+            }
         }
         self.error = Some(error);
         None

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{Authority, Observation};
+use crate::phrase;
 use crate::routing::{MAX_NODES, Node};
 
 /// Most SRV targets resolved at once.
@@ -81,7 +82,7 @@ impl Dns {
             }
         };
         let answered = tokio::time::timeout(limit, asked).await;
-        let (nodes, ttl) = answered.map_err(|_| format!("no answer within {limit:?}"))??;
+        let (nodes, ttl) = answered.map_err(|_| phrase::NAME_UNANSWERED.to_owned())??;
         if nodes.len() > MAX_NODES {
             return Err(format!("it has {} nodes, more than {MAX_NODES}", nodes.len()));
         }
@@ -158,7 +159,8 @@ fn several_ports(name: &str, ports: impl Iterator<Item = u16>) -> Option<String>
 /// Asks `servers`, or those of the system when none are given. `limit` is for several questions.
 pub(super) fn resolver(servers: &[SocketAddr], limit: Duration) -> Result<TokioResolver, String> {
     let mut builder = if servers.is_empty() {
-        TokioResolver::builder_tokio().map_err(|error| format!("cannot read /etc/resolv.conf: {error}"))?
+        TokioResolver::builder_tokio()
+            .map_err(|error| format!("cannot read /etc/resolv.conf: {}", phrase::of(&error)))?
     } else {
         let config = ResolverConfig::from_name_servers(servers.iter().map(name_server).collect());
         TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
@@ -198,7 +200,7 @@ pub(super) async fn resolve_all(
             let resolver = resolver.clone();
             lookups.spawn(async move {
                 let lookup = tokio::time::timeout_at(ends_at, addresses(&resolver, &name, false)).await;
-                (name, lookup.unwrap_or_else(|_| Err("time-out".to_owned())))
+                (name, lookup.unwrap_or_else(|_| Err(phrase::NAME_UNANSWERED.to_owned())))
             });
         }
         match lookups.join_next().await {
@@ -248,11 +250,15 @@ fn ttl(lookup: &Lookup, record_type: RecordType) -> Duration {
 
 fn describe(error: &NetError) -> String {
     if error.is_nx_domain() {
-        "the name does not exist (NXDOMAIN)".to_owned()
+        phrase::NAME_NOT_FOUND.to_owned()
     } else if error.is_no_records_found() {
         "the name has no such records".to_owned()
     } else {
-        error.to_string()
+        match error {
+            NetError::Timeout | NetError::NoConnections => phrase::NAME_UNANSWERED.to_owned(),
+            NetError::Io(error) => format!("{}: {}", phrase::NAME_UNANSWERED, phrase::of(error)),
+            error => phrase::of(error),
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::dns::may_be_a_node;
 use super::nodes::{is_host, number, quote};
 use super::{Authority, Observation};
+use crate::metrics::Span;
+use crate::phrase;
 use crate::resolve;
 use crate::routing::{MAX_NODES, Node};
 use crate::secured::{Secured, Stream};
@@ -236,7 +238,7 @@ impl Endpoint {
     /// Asks once. An operator's question adopts any valid answer.
     pub(super) async fn read(&mut self, operator: bool, limit: Duration) -> Result<Observation, String> {
         let asked = tokio::time::timeout(limit, ask(&self.host, self.port, &self.secured, limit)).await;
-        let cluster = asked.map_err(|_| format!("no answer within {limit:?}"))??;
+        let cluster = asked.map_err(|_| format!("no answer within {}", Span(limit)))??;
         let verdict = if operator || (self.bridging && cluster.exact) {
             self.versions.adopt(&cluster);
             Verdict::Adopt(Authority::Operator)
@@ -247,7 +249,7 @@ impl Endpoint {
             Verdict::Adopt(_) if self.bridging => Authority::Operator,
             Verdict::Adopt(authority) => authority,
             Verdict::Known => Authority::Hearsay,
-            Verdict::Doubt(why) => return Err(format!("{why}; the ring stays as it is")),
+            Verdict::Doubt(why) => return Err(why),
         };
         self.bridging = false;
         let why = format!("version {}", cluster.version);
@@ -258,7 +260,8 @@ impl Endpoint {
 /// Asks as newer endpoints understand it, and then as older ones do.
 async fn ask(host: &str, port: u16, secured: &Secured, limit: Duration) -> Result<Cluster, String> {
     let ends_at = tokio::time::Instant::now() + limit;
-    let stream = resolve::connect(host, port).await.map_err(|error| format!("cannot connect: {error}"))?;
+    let stream =
+        resolve::connect(host, port).await.map_err(|error| format!("cannot connect: {}", phrase::of(&error)))?;
     let host = host.strip_suffix('.').unwrap_or(host);
     let opened = secured.open(stream, (host, None), ends_at, limit).await;
     let mut stream = opened.map_err(|why| format!("{why} ({})", why.hint()))?;
@@ -276,7 +279,7 @@ async fn ask(host: &str, port: u16, secured: &Secured, limit: Duration) -> Resul
 }
 
 async fn exchange(stream: &mut Stream, question: &[u8]) -> Result<Reply, String> {
-    let broken = |error: std::io::Error| format!("the connection broke: {error}");
+    let broken = |error: std::io::Error| format!("the connection broke: {}", phrase::of(&error));
     stream.write_all(question).await.map_err(broken)?;
     stream.flush().await.map_err(broken)?;
     let mut bytes = Vec::with_capacity(4096);

@@ -20,6 +20,8 @@ use super::before::{BeforeError, Declared};
 use super::nodes::{add_nodes, entries, is_service_link, number, quote};
 use super::slips::{self, Variables};
 use crate::files::read_regular;
+use crate::metrics::Span;
+use crate::phrase;
 use crate::routing::{Node, Placement};
 
 /// Keys of a mounted ConfigMap: the list, the port of nodes named without one, the ring before and its placement.
@@ -172,19 +174,23 @@ impl ListFile {
         let mut reading = self.reading.take().unwrap_or_else(|| spawn_blocking(move || load(&path, holds)));
         let Ok(read) = timeout(self.limit, &mut reading).await else {
             self.reading = Some(reading);
-            return Err(format!("cannot read {} within {:?}", self.path.display(), self.limit));
+            return Err(format!("cannot be read: no answer within {}", Span(self.limit)));
         };
-        let failed = |error: io::Error| format!("cannot read {}: {error}", self.path.display());
-        read.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)
+        read.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| unread(&error))
     }
+}
+
+/// That it cannot be read. Who tells it names the file.
+fn unread(error: &io::Error) -> String {
+    format!("cannot be read: {}", phrase::of(error))
 }
 
 /// Reads the ring before that a file or directory of its own holds.
 ///
 /// # Errors
-/// One line, when it cannot be read, or makes no ring.
-pub fn read_before(path: &Path, node_port: u16, placement: &Arc<Placement>) -> Result<Option<Declared>, String> {
-    let content = load(path, Holds::Before).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+/// What is wrong, when it cannot be read, or makes no ring; to be told behind the path.
+pub(super) fn read_before(path: &Path, node_port: u16, placement: &Arc<Placement>) -> Result<Option<Declared>, String> {
+    let content = load(path, Holds::Before).map_err(|error| unread(&error))?;
     parse(&content, Holds::Before, node_port, placement).map(|listed| listed.before)
 }
 
@@ -251,11 +257,14 @@ fn parse(content: &Content, holds: Holds, node_port: u16, placement_before: &Arc
     let before = only(all(BEFORE_LINE, content.before.as_ref()), "the ring before");
     let placement = only(all(PLACEMENT_BEFORE_LINE, content.placement_before.as_ref()), "its placement");
     let refused = |error: BeforeError| match error {
-        BeforeError::List(error) if content.is_file && holds == Holds::Before => {
-            format!("ring before: {}", error.at("an entry of the list"))
-        }
+        BeforeError::List(error) if content.is_file && holds == Holds::Before => error.at("an entry of the list"),
+        error if holds == Holds::Before => error.to_string(),
         error => format!("ring before: {error}"),
     };
+    let slip = content.before.as_deref().and_then(|text| first_slip((1..).zip(uncommented(text)), Holds::Before));
+    if let Some((number, slip)) = slip {
+        return Err(refused(BeforeError::Line(number, slip)));
+    }
     let (placement, before) = (placement.map_err(refused)?, before.map_err(refused)?);
     // It has no effect, so it does no harm even where it is wrong.
     let has_lone_placement = placement.is_some() && before.is_none();
@@ -272,7 +281,7 @@ fn parse(content: &Content, holds: Holds, node_port: u16, placement_before: &Arc
     }
     let is_node = |line: &str| said(line, BEFORE_LINE).or(said(line, PLACEMENT_BEFORE_LINE)).is_none();
     let lines = || (1_usize..).zip(&list).filter(|(_, line)| is_node(line));
-    if let Some((number, slip)) = lines().find_map(|(number, line)| Some((number, slips::of_line(line)?))) {
+    if let Some((number, slip)) = first_slip(lines().map(|(number, line)| (number, *line)), Holds::Nodes) {
         return Err(format!("line {number}: {slip}"));
     }
     let mut nodes = Vec::new();
@@ -291,6 +300,11 @@ fn parse(content: &Content, holds: Holds, node_port: u16, placement_before: &Arc
 fn uncommented(text: &str) -> Vec<&str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     text.lines().map(|line| line.split('#').next().unwrap_or_default()).collect()
+}
+
+/// The first of these lines, with their numbers, that is no list.
+fn first_slip<'a>(mut lines: impl Iterator<Item = (usize, &'a str)>, holds: Holds) -> Option<(usize, String)> {
+    lines.find_map(|(number, line)| Some((number, slips::of_line(line, holds)?)))
 }
 
 fn only(said: Vec<String>, what: &'static str) -> Result<Option<String>, BeforeError> {
@@ -358,8 +372,26 @@ mod tests {
             let error = refused(list, Holds::Nodes);
             assert!(error.starts_with(expected) && !error.contains("secret"), "{list:?}: {error}");
         }
+        for (list, expected) in [
+            ("a\n- b", "line 2: it is no YAML"),
+            ("nodes:\n", "line 1: it begins with \"nodes:\", which means nothing"),
+            ("a\nuser: secret", "line 2: a blank follows its first colon"),
+            ("a,ending:b", "line 1, entry 2: \"ending:\" stands before the list of the ring before"),
+            ("\"secret\"", "line 1, entry 1: quotes do not belong"),
+        ] {
+            let error = refused(list, Holds::Nodes);
+            assert!(error.starts_with(expected) && !error.contains("secret"), "{list:?}: {error}");
+        }
+        for (list, expected) in [
+            ("# old\nbefore: secret", "line 2: it begins with \"before:\"; the ring before is written here"),
+            ("endng:secret", "\"endng:\" means nothing; the most similar word is ending:"),
+            ("- secret", "line 1: it is no YAML"),
+        ] {
+            let error = refused(list, Holds::Before);
+            assert!(error.starts_with(expected) && !error.contains("secret"), "{list:?}: {error}");
+        }
         let error = refused("a,secret:x", Holds::Before);
-        assert_eq!(error, "ring before: an entry of the list: the port must be a number from 1 to 65535");
+        assert_eq!(error, "an entry of the list: the port must be a number from 1 to 65535");
     }
 
     #[test]
@@ -404,6 +436,14 @@ mod tests {
             ("a\nbefore: a", Some("a"), None, "ring before: the ring before is given twice"),
             ("a", Some("a:x"), None, "ring before: node \"a:x\": the port"),
             ("a", Some("ending:"), None, "ring before: the list of nodes is empty"),
+            ("a", Some("endng:a"), None, "ring before: \"endng:\" means nothing; the most similar word is ending:"),
+            (
+                "a\nbefore: endng:a",
+                None,
+                None,
+                "ring before: \"endng:\" means nothing; the most similar word is ending:",
+            ),
+            ("a", Some("before: a"), None, "ring before: line 1: it begins with \"before:\""),
             ("a", Some("a"), Some("rnig"), "ring before: no placement is called \"rnig\""),
             ("a", Some("a=2"), Some("gomemcache"), "ring before: placement gomemcache has no weights"),
             ("before: a", None, None, "the list of nodes is empty"),

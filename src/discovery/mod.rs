@@ -33,7 +33,6 @@ use crate::routing::{Node, Phase, Placement};
 use crate::secured::Secured;
 pub use before::{BeforeSource, Declared};
 pub use damping::{Authority, Pending};
-pub use file::read_before;
 pub use nodes::{NodeListError, is_service_link, parse_nodes, parse_server};
 pub use order::{arranged, unlisted};
 pub use own::Own;
@@ -228,13 +227,20 @@ pub fn start(
 /// # Errors
 /// One line that says what was wrong with its answer.
 pub async fn read_once(source: &Source, options: &Options) -> Result<(Vec<Node>, Option<Declared>), String> {
-    let read = control::Reader::new(source, options).read(true, options).await?;
     let before = match &options.before {
-        BeforeSource::WithNodes => read.before,
+        BeforeSource::WithNodes => None,
         BeforeSource::List(declared) => Some(declared.clone()),
-        BeforeSource::File(_, declared) => declared.clone(),
+        BeforeSource::File(_, declared) => declared.clone()?,
     };
-    Ok((read.nodes, before))
+    let read = control::Reader::new(source, options).read(true, options).await?;
+    Ok((read.nodes, before.or(read.before)))
+}
+
+/// What is wrong with a source, as it shows itself, or with the ring before beside it: in a line that names what is to be
+/// mended.
+#[must_use]
+pub fn blamed(source: &str, problem: &str) -> String {
+    if problem.starts_with(before::OWN_FILE) { problem.to_owned() } else { format!("{source}: {problem}") }
 }
 
 // === impl Source ===

@@ -252,7 +252,7 @@ impl Names {
         let suspicious = std::mem::take(&mut self.suspicious);
         let resolver = match self.resolver() {
             Ok(resolver) => resolver,
-            Err(error) => return tracing::warn!(%error, "cannot resolve the host names of the nodes again"),
+            Err(error) => return tracing::warn!(%error, "cannot look the host names of the nodes up"),
         };
         let places: Vec<Place> = self.places.values().cloned().collect();
         let ends_at = now + self.limit.max(self.interval / 2);
@@ -283,8 +283,13 @@ impl Names {
                 }
                 // Once per trouble, not once per question.
                 Err(error) => {
-                    if !std::mem::replace(&mut place.failing, true) {
-                        tracing::warn!(node = %name, %error, "cannot resolve the node's name; the address in use stays");
+                    let is_news = !std::mem::replace(&mut place.failing, true);
+                    match place.known.is_empty() {
+                        _ if !is_news => {}
+                        true => tracing::warn!(node = %name, %error, "cannot resolve the node's name"),
+                        false => {
+                            tracing::warn!(node = %name, %error, "cannot resolve the node's name; the address in use stays");
+                        }
                     }
                 }
             }

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
-use super::file::{BEFORE_KEY, BEFORE_LINE, KEYS, LIST_KEY, PLACEMENT_BEFORE_KEY, PLACEMENT_BEFORE_LINE};
+use super::before::ENDING;
+use super::file::{BEFORE_KEY, BEFORE_LINE, Holds, KEYS, LIST_KEY, PLACEMENT_BEFORE_KEY, PLACEMENT_BEFORE_LINE};
 use super::nodes::entries;
 
 /// What the names of variables and of keys begin with.
@@ -12,6 +13,9 @@ const PREFIXES: [&str; 2] = ["MEMCACHED_", "SLIPRING_"];
 
 /// A name that apps give to a key of their own, and no slip for MEMCACHED_PORT.
 const APPS_OWN: &str = "MEMCACHED_HOST";
+
+/// Words that mean something where the ring before is written down.
+const WORDS: [&str; 3] = [ENDING, BEFORE_LINE, PLACEMENT_BEFORE_LINE];
 
 /// Letters that differ in a slip, at most.
 const NEAR: usize = 2;
@@ -25,34 +29,99 @@ pub struct Variables {
     pub in_use: BTreeSet<String>,
 }
 
-/// What is wrong with a line of a nodes file that begins with a word, if it does.
-pub(super) fn of_line(line: &str) -> Option<String> {
+/// What is wrong with a line of a file or key that holds the nodes, or the ring before alone, if it is no list.
+pub(super) fn of_line(line: &str, holds: Holds) -> Option<String> {
     let line = line.trim();
+    if line == "-" || line.starts_with("- ") || line == "---" {
+        return Some("it is no YAML: write the nodes alone, one a line or separated by commas".to_owned());
+    }
     let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
     let end = line.find([':', '='])?;
     let (word, rest) = (line.get(..end)?, line.get(end + 1..)?);
     if PREFIXES.iter().any(|prefix| word.starts_with(prefix)) && is_plain(word) {
-        let instead = match word {
-            LIST_KEY => "the file holds the list alone, without a name before it".to_owned(),
-            BEFORE_KEY => format!("in a file it is written {BEFORE_LINE} LIST"),
-            PLACEMENT_BEFORE_KEY => format!("in a file it is written {PLACEMENT_BEFORE_LINE} NAME"),
+        let instead = match (word, holds) {
+            (LIST_KEY, Holds::Nodes) | (BEFORE_KEY, Holds::Before) => {
+                "the file holds the list alone, without a name before it".to_owned()
+            }
+            (BEFORE_KEY, Holds::Nodes) => format!("in a file it is written {BEFORE_LINE} LIST"),
+            (PLACEMENT_BEFORE_KEY, Holds::Nodes) => format!("in a file it is written {PLACEMENT_BEFORE_LINE} NAME"),
+            (PLACEMENT_BEFORE_KEY, Holds::Before) => "give it as a variable, or as a key of a directory".to_owned(),
             _ => "a file holds the list of nodes alone, and no variables".to_owned(),
         };
         return Some(format!("it begins with {word}: {instead}"));
     }
-    // A host of such a name, with its port.
-    let port: &str = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
-    let is_address = entries(line).next().is_some_and(|entry| entry.parse::<Ipv6Addr>().is_ok());
-    if !line.get(end..)?.starts_with(':') || !port.is_empty() || is_address {
+    let is_word = !word.is_empty() && !word.contains(|c: char| c == ',' || c == ';' || c.is_whitespace());
+    if !is_word || !line.get(end..)?.starts_with(':') || is_address(line, rest) {
         return None;
     }
-    if word.eq_ignore_ascii_case("ending") {
-        return Some(format!("to end the ring before, write {BEFORE_LINE} ending:LIST"));
+    let shown = format!("it begins with \"{word}:\"");
+    match (known(word), holds) {
+        // It is the list that it stands before which is read there.
+        (Some(ENDING), Holds::Before) => None,
+        (Some(ENDING), Holds::Nodes) => {
+            Some(format!("{shown}; to end the ring before, write {BEFORE_LINE} {ENDING}LIST"))
+        }
+        (Some(BEFORE_LINE), Holds::Before) => {
+            Some(format!("{shown}; the ring before is written here without \"{BEFORE_LINE}\""))
+        }
+        (Some(nearest), _) => Some(format!("{shown}, which means nothing; the most similar word is {nearest}")),
+        (None, _) if is_name_of_a_list(word) && !rest.starts_with(|c: char| !c.is_whitespace()) => {
+            Some(format!("{shown}, which means nothing: the file holds the list alone, without a name before it"))
+        }
+        // It may be the wrong file, and hold what is not to be shown.
+        (None, _) if rest.starts_with(char::is_whitespace) => Some(format!(
+            "a blank follows its first colon: a port stands right behind the colon, and no word but {BEFORE_LINE} and \
+             {PLACEMENT_BEFORE_LINE} begins a line"
+        )),
+        (None, _) => None,
     }
-    let distance = |known: &str| strsim::osa_distance(&word.to_ascii_lowercase(), known.trim_end_matches(':'));
-    let nearest = [BEFORE_LINE, PLACEMENT_BEFORE_LINE].into_iter().min_by_key(|known| distance(known))?;
-    let is_slip = distance(nearest) <= NEAR;
-    is_slip.then(|| format!("it begins with \"{word}:\", which means nothing; the most similar word is {nearest}"))
+}
+
+/// Where the word of an entry `word:…` of a list belongs, if it is one that belongs elsewhere.
+pub(super) fn of_entry(entry: &str) -> Option<String> {
+    let (word, rest) = entry.split_once(':')?;
+    if is_address(entry, rest) {
+        return None;
+    }
+    let Some(nearest) = known(word) else {
+        let told = format!("there is no word \"{word}:\" here: the list is nodes alone, separated by commas");
+        return (is_name_of_a_list(word) && rest.is_empty()).then_some(told);
+    };
+    let place = match nearest {
+        ENDING => "stands before the list of the ring before, in --nodes-before or where that is written down",
+        _ => "begins a line of a nodes file, and has no place in a list",
+    };
+    Some(match nearest.trim_end_matches(':') == word {
+        true => format!("\"{nearest}\" {place}"),
+        false => format!("the most similar word is {nearest}, which {place}"),
+    })
+}
+
+/// What is wrong with the word before a list of the ring before, if it was to be `ending:`.
+pub(super) fn of_declaration(text: &str) -> Option<String> {
+    let (word, rest) = text.split_once(':')?;
+    let is_slip = known(word) == Some(ENDING) && !is_address(text, rest);
+    is_slip.then(|| format!("\"{word}:\" means nothing; the most similar word is {ENDING}"))
+}
+
+/// Whether what begins with a word and a colon is a host of that name with its port, or an IPv6 address.
+fn is_address(text: &str, behind_colon: &str) -> bool {
+    let first = entries(text).next().and_then(|entry| entry.split(['/', '=']).next());
+    let port = behind_colon.split(|c: char| matches!(c, ',' | ';' | '/' | '=') || c.is_whitespace()).next();
+    port.is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+        || first.is_some_and(|entry| entry.parse::<Ipv6Addr>().is_ok())
+}
+
+/// Of the words that something means the one that this is, or a slip of.
+fn known(word: &str) -> Option<&'static str> {
+    let word = word.to_ascii_lowercase();
+    let distances = WORDS.map(|known| (strsim::osa_distance(&word, known.trim_end_matches(':')), known));
+    distances.into_iter().filter(|(distance, _)| *distance <= NEAR).min().map(|(_, known)| known)
+}
+
+/// Whether it is what a list of nodes is called elsewhere.
+fn is_name_of_a_list(word: &str) -> bool {
+    ["node", "nodes", "server", "servers", "host", "hosts", "list"].contains(&&*word.to_ascii_lowercase())
 }
 
 /// Letters of a variable's name alone.
@@ -120,10 +189,20 @@ mod tests {
                 "placement_before: jump",
                 "it begins with \"placement_before:\", which means nothing; the most similar word is placement",
             ),
-            ("ending: a,b", "to end the ring before, write before: ending:LIST"),
-            ("ending:a", "to end the ring before"),
+            ("ending: a,b", "it begins with \"ending:\"; to end the ring before, write before: ending:LIST"),
+            ("ending:a", "it begins with \"ending:\"; to end the ring before"),
+            ("befor:10.0.0.2,10.0.0.3", "it begins with \"befor:\", which means nothing"),
+            ("endng:10.0.0.2:11211", "it begins with \"endng:\"; to end the ring before"),
+            ("endng: a", "it begins with \"endng:\"; to end the ring before, write before: ending:LIST"),
+            ("nodes: a", "it begins with \"nodes:\", which means nothing: the file holds the list alone"),
+            ("servers:", "it begins with \"servers:\", which means nothing"),
+            ("- 10.0.0.2:11211", "it is no YAML: write the nodes alone, one a line"),
+            ("---", "it is no YAML"),
+            ("10.0.0.2: 11211", "a blank follows its first colon: a port stands right behind the colon"),
+            ("user: secret", "a blank follows its first colon"),
         ] {
-            let found = of_line(line).unwrap_or_default();
+            let found = of_line(line, Holds::Nodes).unwrap_or_default();
+            assert!(!found.contains("secret"), "{found}");
             assert!(found.starts_with(said), "{line}: {found}");
         }
         for line in [
@@ -137,9 +216,20 @@ mod tests {
             "befe::1,a",
             "user:password",
             "before-1:5,b:x",
+            "server:http",
         ] {
-            assert_eq!(of_line(line), None, "{line}");
+            assert_eq!(of_line(line, Holds::Nodes), None, "{line}");
         }
+        for (line, said) in [
+            ("before: a", "it begins with \"before:\"; the ring before is written here without \"before:\""),
+            ("MEMCACHED_NODES_BEFORE=a", "it begins with MEMCACHED_NODES_BEFORE: the file holds the list alone"),
+            ("SLIPRING_PLACEMENT_BEFORE=jump", "it begins with SLIPRING_PLACEMENT_BEFORE: give it as a variable"),
+            ("- a", "it is no YAML"),
+        ] {
+            let found = of_line(line, Holds::Before).unwrap_or_default();
+            assert!(found.starts_with(said), "{line}: {found}");
+        }
+        assert_eq!(of_line("ending: a", Holds::Before), None);
     }
 
     #[test]

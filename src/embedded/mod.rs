@@ -25,6 +25,7 @@ mod store;
 use connection::Connection;
 use store::Store;
 
+use crate::phrase;
 use crate::time::unix_seconds;
 
 /// The version the nodes report: the memcached whose answers they give.
@@ -108,7 +109,7 @@ impl EmbeddedNode {
                     connections.spawn(connection.run());
                 }
                 Err(error) => {
-                    tracing::warn!(node = %self.local_addr, %error, "embedded node cannot accept");
+                    tracing::warn!(node = %self.local_addr, error = phrase::of(&error), "embedded node cannot accept");
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = tokio::time::sleep(ACCEPT_PAUSE) => {}

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::Unsecured;
+use crate::phrase;
 use crate::protocol::dialect::Stranger;
 
 /// So many bytes of what a stranger says are shown.
@@ -80,12 +81,9 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused => f.write_str("connection refused"),
-            Self::NameNotFound => f.write_str("name not found"),
-            Self::NameUnanswered => f.write_str("name servers do not answer"),
-            Self::System(number) => {
-                let text = io::Error::from_raw_os_error(*number).to_string();
-                f.write_str(text.split(" (os error").next().unwrap_or(&text))
-            }
+            Self::NameNotFound => f.write_str(phrase::NAME_NOT_FOUND),
+            Self::NameUnanswered => f.write_str(phrase::NAME_UNANSWERED),
+            Self::System(number) => f.write_str(&phrase::of(&io::Error::from_raw_os_error(*number))),
             Self::NotConnected(time) => write!(f, "no answer for {}", Span(*time)),
             Self::Unanswered(time) => write!(f, "no answer to a request for {}", Span(*time)),
             Self::ClosedEarly => f.write_str("closed by it before it said its version"),

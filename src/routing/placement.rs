@@ -6,6 +6,7 @@ use super::hashes::KeyHash;
 use super::ketama::{Points, Rounding};
 use super::presets::{self, PRESETS, Preset};
 use super::{MAX_KEY, Node};
+use crate::phrase;
 
 /// Longest prefix, tag or salt, in bytes.
 const MAX_TEXT: usize = 64;
@@ -80,16 +81,16 @@ pub struct NameFormat(String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
     /// No preset of that name.
-    #[error("no placement is called {0:?}{1}; `slipring placements` lists them")]
+    #[error("no placement is called {}{}; `slipring placements` lists them", phrase::quoted(.0), .1)]
     Unknown(String, String),
     /// The preset does not know the option.
-    #[error("placement {0} has no option {1:?}; it has {2}")]
+    #[error("placement {} has no option {}; it has {}", .0, phrase::quoted(.1), .2)]
     Option(&'static str, String, String),
     /// Not `option=value`, or with white space in the value.
-    #[error("expected option=value after the placement's name, not {0:?}")]
+    #[error("expected option=value after the placement's name, not {}", phrase::quoted(.0))]
     Form(String),
     /// The option does not take the value.
-    #[error("placement {0}: {1}={2:?} is not known; expected {3}")]
+    #[error("placement {}: {}={} is not known; expected {}", .0, .1, phrase::quoted(.2), .3)]
     Value(&'static str, &'static str, String, String),
     /// Given twice.
     #[error("placement {0}: {1} is given twice")]

@@ -17,6 +17,7 @@ use super::certificate::Certificate;
 use super::login::Login;
 use super::{Options, TlsOptions};
 use crate::files::read_regular;
+use crate::phrase;
 use crate::routing::MAX_NODES;
 
 /// So many tickets of a server rustls keeps.
@@ -48,7 +49,7 @@ impl Contents {
                     // It may be the log-in itself.
                     return format!("--{option}: it names no file that is there (its value is not shown)");
                 }
-                format!("--{option}: cannot read {}: {error}", path.display())
+                format!("--{option}: cannot read {}: {}", path.display(), phrase::of(&error))
             })?;
             Ok((option, bytes))
         };

@@ -17,6 +17,7 @@ use super::stream::{self, ReadHalf};
 use super::tls::{self, End};
 use super::{Parts, Rim};
 use crate::itself::Made;
+use crate::phrase;
 use crate::proxy::{FailReason, UpstreamId};
 use crate::resolve;
 use crate::routing::Node;
@@ -167,12 +168,9 @@ fn unmade(error: &io::Error) -> FailReason {
     match error.raw_os_error() {
         _ if error.kind() == io::ErrorKind::ConnectionRefused => FailReason::Connect,
         Some(number) => FailReason::System(number),
-        // The system's resolver has errors of its own, that have no number here; that of glibc, and of musl.
-        None => {
-            let text = error.to_string();
-            let again = ["Temporary failure", "Try again"].iter().any(|part| text.contains(part));
-            if again { FailReason::NameUnanswered } else { FailReason::NameNotFound }
-        }
+        // The system's resolver has errors of its own, that have no number here.
+        None if phrase::lookup(&error.to_string()) == Some(phrase::NAME_UNANSWERED) => FailReason::NameUnanswered,
+        None => FailReason::NameNotFound,
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::io::ReadBuf;
 
 use super::stream::{ReadHalf, WriteHalf};
 use crate::itself::Made;
+use crate::phrase;
 use crate::proxy::{FailReason, MAX_SLICES, OutBuf};
 
 /// The writing half of a socket, and how its task is woken.
@@ -115,7 +116,7 @@ pub(super) fn reset<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket
         && is(socket)
         && let Err(error) = socket.write.end_by_reset()
     {
-        tracing::debug!(%error, "cannot have a connection reset");
+        tracing::debug!(error = phrase::of(&error), "cannot have a connection reset");
     }
 }
 

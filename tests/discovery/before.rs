@@ -71,12 +71,40 @@ fn its_names_are_resolved_and_lead_to_the_servers_of_the_ring() {
 }
 
 #[test]
+fn as_long_as_its_file_is_wrong_from_the_start_there_is_no_ring() {
+    run(async {
+        let scratch = Scratch::new("unknown");
+        let path = scratch.write("before", "endng:a,b");
+        // With a list, and with the list that stands in for an endpoint.
+        let nowhere = |first| Source::Endpoint { host: "127.9.9.99".to_owned(), port: 1, first };
+        let first = vec![Node::new("a", 11211, 1), Node::new("c", 11211, 1)];
+        for source in [list(&["a", "c"]), nowhere(first)] {
+            scratch.write("before", "endng:a,b");
+            let before_source = BeforeSource::file(path.clone(), 11211, &Arc::default(), &Own::default());
+            let mut followed = Followed::start(source, Options { before: before_source, ..options() });
+            let view = followed.until_error("the most similar word is ending:").await;
+            let error = format!("ring before in {}: \"endng:\" means", path.display());
+            assert!(view.source.last_error.as_ref().unwrap().starts_with(&error), "{view:?}");
+            assert!(view.nodes.is_empty() && view.before.is_none());
+            scratch.write("before", "ending:a,b");
+            let view = followed.until_ring("a c").await;
+            assert_eq!((before(&view).as_str(), phase(&view)), ("a:11211@a b:11211@b", Some(Phase::Ending)));
+            assert_eq!(view.before_error, None);
+            // From now on there is one to keep.
+            scratch.write("before", "endng:a,b");
+            let view = followed.until("it is refused", |view| view.before_error.is_some()).await;
+            assert_eq!((ring(&view).as_str(), phase(&view)), ("a c", Some(Phase::Ending)));
+        }
+    });
+}
+
+#[test]
 fn a_file_of_its_own_is_watched_and_what_is_wrong_changes_nothing() {
     run(async {
         let scratch = Scratch::new("before");
         let path = scratch.write("before", "");
         let own = Own::new(vec!["127.0.0.1:11211".parse().unwrap()]);
-        let watching = Options { before: BeforeSource::File(path, None), own, ..options() };
+        let watching = Options { before: BeforeSource::File(path, Ok(None)), own, ..options() };
         let mut followed = Followed::start(list(&["a"]), watching);
         assert_eq!(phase(&followed.view()), None);
         scratch.write("before", "a,b");

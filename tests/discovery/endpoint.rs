@@ -148,7 +148,7 @@ fn whatever_an_ill_endpoint_says_the_ring_stays() {
             (Script::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), "not an answer to"),
             (Script::Say(header_and_garbage), "longer than"),
             (Script::Say(b"CONFIG cluster 0 5\r\n6\na|b|c\n\r\nEND\r\n".to_vec()), "not host|ip|port"),
-            (Script::Say(config(4, &["a"])), "ring stays as it is"),
+            (Script::Say(config(4, &["a"])), "is lower than"),
         ] {
             endpoint.now(script);
             let view = followed.until_error(error).await;

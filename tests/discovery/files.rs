@@ -64,7 +64,7 @@ fn a_file_is_followed_however_it_changes() {
             assert_eq!((ring(&view), view.generation), ("a c".to_owned(), generation), "{text:?}");
         }
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(ring(&*followed.until_error("cannot read").await), "a c");
+        assert_eq!(ring(&*followed.until_error("cannot be read").await), "a c");
         scratch.write("nodes", "d");
         followed.until_ring("d").await;
     });
@@ -85,7 +85,7 @@ fn the_first_read_of_a_file_counts_at_once_and_a_change_when_it_is_read_twice() 
         // One that is not there at the start is no first read: whoever writes it may be half way through.
         let late = scratch.0.join("late");
         let mut followed = Followed::start(Source::File(late), options);
-        followed.until_error("cannot read").await;
+        followed.until_error("cannot be read").await;
         scratch.write("late", "a");
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(followed.ring(), "");

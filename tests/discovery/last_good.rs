@@ -38,7 +38,7 @@ fn a_restart_serves_the_last_good_ring_until_the_source_answers() {
         std::fs::remove_file(scratch.0.join("nodes")).unwrap();
         let mut followed = Followed::start(source, kept.clone());
         assert_eq!(followed.ring(), "x");
-        followed.until_error("cannot read").await;
+        followed.until_error("cannot be read").await;
         scratch.write("nodes", "y");
         followed.until_ring("y").await;
         drop(followed);

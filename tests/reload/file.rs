@@ -26,7 +26,7 @@ fn an_edit_is_noticed_without_a_signal_however_it_is_made() {
     until_nodes(&slipring, &[&a, &c]);
     // Gone for a while, and back with another list.
     fs::remove_file(&path).unwrap();
-    let gone = until(&slipring, "the file is missed", |ring| ring.text("last_error").contains("cannot read "));
+    let gone = until(&slipring, "the file is missed", |ring| ring.text("last_error").contains("cannot be read: "));
     assert_eq!((gone.text("status"), gone.names().len()), ("degraded".to_owned(), 2));
     serves(&slipring);
     replace(&path, &list([&b]));

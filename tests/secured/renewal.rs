@@ -210,7 +210,7 @@ fn what_is_wrong_changes_nothing_and_is_told_once() {
         slipring.wait_for_output("one line user:password is expected; the credentials in use stay in use");
         more(done, 1000);
         std::fs::remove_file(&ours).expect("the file is there");
-        slipring.wait_for_output("No such file or directory (os error 2); the credentials in use stay in use");
+        slipring.wait_for_output("No such file or directory; the credentials in use stay in use");
         more(done, 1000);
         // A password that the node does not know: the old connections serve on.
         authority.write("ours", "app:hunter3\n");

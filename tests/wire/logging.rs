@@ -79,11 +79,14 @@ fn a_nodes_file_that_cannot_be_read_is_told_as_having_no_node_and_with_nodes_as_
     let list = Directory::new();
     let path = list.0.join("nodes");
     let slipring = Slipring::command(&["serve", "--nodes-file", &path.display().to_string()], &[]);
-    slipring.wait_for_output(&format!("there is no node: cannot read {}: ", path.display()));
+    slipring.wait_for_output(&format!(
+        "there is no node: file {}: cannot be read: No such file or directory\n",
+        path.display()
+    ));
     fs::write(&path, node.address().to_string()).unwrap();
     slipring.wait_for_states("up", 1);
     fs::remove_file(&path).unwrap();
     slipring.wait_for_output("the source of nodes failed; the ring stays as it is");
-    eventually("/ring says why", || slipring.admin("/ring").1.contains("cannot read "));
+    eventually("/ring says why", || slipring.admin("/ring").1.contains("cannot be read: "));
     slipring.client().set("k", "v");
 }

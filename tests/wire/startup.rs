@@ -1,8 +1,9 @@
 //! How it starts, and the one clear line when it does not.
+use crate::sockets::Directory;
 use crate::support::{Memcached, PATIENCE, Slipring, TextClient, eventually, free_port, run_to_end};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
@@ -96,7 +97,7 @@ fn a_taken_admin_port_does_not_keep_the_data_port_from_serving() {
     let mut child = crate::support::binary()
         .args(["serve", "--nodes", &node.address().to_string()])
         .args(["--listen", &listen, "--admin-listen", &admin])
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let address = listen.parse().unwrap();
@@ -355,4 +356,105 @@ fn dev_serves_from_embedded_nodes_with_nothing_installed() {
     let version = client.ask_line("version\r\n");
     assert!(version.starts_with("VERSION 1.6."), "{version}");
     client.in_step();
+}
+
+#[test]
+fn a_slip_in_the_ring_before_is_the_same_in_a_mounted_directory_and_in_a_file_of_its_own() {
+    let node = Memcached::start();
+    let nodes = node.address().to_string();
+    let directory = Directory::new();
+    let (mounted, own) = (directory.0.join("mounted"), directory.0.join("before"));
+    std::fs::create_dir(&mounted).unwrap();
+    std::fs::write(mounted.join("MEMCACHED_NODES"), &nodes).unwrap();
+    let by_key = mounted.join("MEMCACHED_NODES_BEFORE");
+    let (mounted, own_path) = (mounted.to_str().unwrap(), own.to_str().unwrap());
+    let slip = "\"endng:\" means nothing; the most similar word is ending:";
+    for (arguments, written, said) in [
+        (&["--nodes-file", mounted][..], &by_key, format!("file {mounted}: ring before: {slip}")),
+        (&["--nodes", &nodes, "--nodes-before-file", own_path], &own, format!("ring before in {own_path}: {slip}")),
+    ] {
+        std::fs::write(written, format!("endng:{nodes}")).unwrap();
+        for command in [&["check"][..], &["locate", "k"], &["plan", "--to", "10.0.0.9"]] {
+            let output = run_to_end(&[command, arguments].concat(), &[]);
+            assert_eq!((output.status.code(), one_line(&output)), (Some(1), format!("slipring: {said}")), "{output:?}");
+        }
+        let slipring = Slipring::command(&[&["serve"], arguments].concat(), &[]);
+        slipring.wait_for_output(&format!("there is no node: {said}\n"));
+        eventually("/ring says why", || slipring.admin("/ring").1.contains("the most similar word is ending:"));
+        assert!(slipring.admin("/ring").1.contains("\"nodes\":[]"), "{}", slipring.admin("/ring").1);
+        std::fs::write(written, format!("ending:{nodes}")).unwrap();
+        slipring.wait_for_states("up", 1);
+        slipring.client().set("k", "v");
+        assert!(slipring.admin("/ring").1.contains("\"state\":\"ending\""), "{}", slipring.admin("/ring").1);
+    }
+}
+
+/// What it printed and logged.
+fn all(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn what_the_system_says_is_told_without_its_number_and_a_path_once() {
+    let directory = Directory::new();
+    let path = |name: &str| directory.0.join(name).to_str().unwrap().to_owned();
+    let (none, turning, file, empty) = (path("none"), path("turning"), path("file"), path("empty"));
+    std::os::unix::fs::symlink(&turning, &turning).unwrap();
+    std::fs::write(&file, "127.0.0.1:9").unwrap();
+    std::fs::create_dir(&empty).unwrap();
+    let nobody = free_port().on("127.0.0.1").to_string();
+    let (below, socket) = (path("file/below"), format!("unix:{}", path("none/socket")));
+    let largest = i32::MAX.to_string();
+    for (arguments, code, said) in [
+        (&["check", "--nodes-file", &none][..], 1, "cannot be read: No such file or directory"),
+        (&["locate", "k", "--nodes-file", &turning], 1, "cannot be read: Too many levels of symbolic links"),
+        (&["locate", "k", "--nodes-file", &below], 1, "cannot be read: Not a directory"),
+        (&["plan", "--to", "a", "--nodes-file", &empty], 1, "cannot be read: there is no file MEMCACHED_NODES in it"),
+        (&["check", "--nodes", "a", "--nodes-before-file", &turning], 1, "cannot be read: Too many levels"),
+        (&["check", "--discovery", &nobody], 1, "cannot connect: Connection refused"),
+        (&["check", "--nodes", "a", "--node-tls", "--node-tls-ca", &none], 64, "cannot read "),
+        (&["check", "--nodes", "a", "--node-auth-file", &empty], 64, "it is no regular file"),
+        (&["plan", "--from", "a", "--to", "b", "--keys", &none], 1, "cannot read it: No such file or directory"),
+        (&["plan", "--from", "a", "--to", "b", "--keys", &empty], 1, "Is a directory"),
+        (&["detect", "--nodes", &nobody, "--keys", &none], 1, "cannot read it: No such file or directory"),
+        (&["detect", "--nodes", &nobody], 1, "connection refused"),
+        (&["check", "--nodes", &nobody], 1, "connection refused"),
+        (&["reload", "--pid", &largest], 1, "No such process"),
+        // An address for documentation: no machine has it.
+        (
+            &["serve", "--nodes", "a", "--listen", "192.0.2.1:11211", "--admin-listen", "off"],
+            1,
+            "Cannot assign requested",
+        ),
+        (&["serve", "--nodes", "a", "--listen", &socket, "--admin-listen", "off"], 1, "No such file or directory"),
+        (
+            &["serve", "--nodes", "a", "--listen", &format!("unix:{below}"), "--admin-listen", "off"],
+            1,
+            "Not a directory",
+        ),
+    ] {
+        let output = run_to_end(arguments, &[]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let told = all(&output);
+        assert!(told.contains(said) && !told.contains("(os error"), "{arguments:?}: {told}");
+        let line = one_line(&output);
+        for path in [&none, &turning, &empty, &below] {
+            assert!(line.matches(path.as_str()).count() <= 1, "{line}");
+        }
+    }
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = crate::support::binary().arg("man").stdout(full).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!((output.status.code(), one_line(&output)), (Some(1), "slipring: No space left on device".to_owned()));
+    // And in the log, and what the page shows.
+    let slipring = Slipring::command(&["serve", "--nodes-file", &turning, "--state-dir", &below], &[]);
+    slipring.wait_for_output(&format!("there is no node: file {turning}: cannot be read: Too many levels"));
+    slipring.wait_for_output("cannot read the last good ring from --state-dir");
+    eventually("/ring says why", || {
+        slipring.admin("/ring").1.contains("cannot be read: Too many levels of symbolic links")
+    });
+    std::fs::remove_file(&turning).unwrap();
+    std::fs::write(&turning, "127.0.0.1:9").unwrap();
+    slipring.wait_for_output("cannot write the last good ring to --state-dir");
+    let told = slipring.output() + &slipring.admin("/ring").1;
+    assert!(told.contains("Not a directory") && !told.contains("(os error"), "{told}");
 }

@@ -11,8 +11,8 @@ fn before_of(line: &str, env: Env<'_>) -> String {
         BeforeSource::WithNodes => "with the nodes".to_owned(),
         BeforeSource::List(declared) => declared.to_string(),
         BeforeSource::File(path, declared) => {
-            let declared = declared.map(|declared| declared.to_string()).unwrap_or_default();
-            format!("file {}: {declared}", path.file_name().unwrap().display())
+            let declared = declared.map(|declared| declared.map(|declared| declared.to_string()).unwrap_or_default());
+            format!("file {}: {}", path.file_name().unwrap().display(), declared.unwrap_or_else(|error| error))
         }
     }
 }
@@ -70,8 +70,12 @@ fn it_is_a_list_or_a_file_beside_any_source() {
     scratch.write("SLIPRING_PLACEMENT_BEFORE", "jump\n");
     assert_eq!(before_of(&by_file(&directory), &[]), format!("file {name}: ending:x:1 by jump"));
     scratch.write("MEMCACHED_NODES_BEFORE", "x:y");
-    let text = refused(&by_file(&directory), &[]);
-    assert!(text.starts_with("--nodes-before-file: ring before: node \"x:y\": the port must be"), "{text}");
+    // It is no option that is wrong: the sidecar starts, and waits until it is right.
+    let wrong = format!("file {name}: ring before in {directory}: node \"x:y\": the port must be");
+    assert!(before_of(&by_file(&directory), &[]).starts_with(&wrong), "{wrong}");
+    scratch.write("MEMCACHED_NODES_BEFORE", "localhost");
+    let itself = format!("file {name}: ring before in {directory}: localhost:11211 is this sidecar itself");
+    assert!(before_of(&by_file(&directory), &[]).starts_with(&itself), "{itself}");
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn one_source_says_who_the_nodes_are() {
         ("", &[host, nodes, file], "MEMCACHED_NODES and MEMCACHED_NODES_FILE and MEMCACHED_DISCOVERY_HOST: only one"),
         ("--dns 10.0.0.1:11211", &[], "--dns: 10.0.0.1 is an address"),
         ("--dns srv:x:1", &[], "--dns: the port of srv:"),
-        ("--discovery a,b", &[], "--discovery: node \"a,b\": not an"),
+        ("--discovery a=2", &[], "--discovery: node \"a=2\": not an"),
         ("", &[("MEMCACHED_DISCOVERY_HOST", "a=2")], "MEMCACHED_DISCOVERY_HOST: node \"a=2\": not an"),
         ("", &[], "no nodes"),
     ] {
@@ -168,5 +168,106 @@ fn a_list_given_twice_is_refused() {
             "the argument '{option} <LIST>' cannot be used multiple times; give all nodes in one list, separated by commas"
         );
         assert_eq!(refused(line, &[("MEMCACHED_NODES", "x")]), expected);
+    }
+}
+
+#[test]
+fn a_file_that_is_given_as_a_list_is_told_how_it_is_given() {
+    let directory = std::env::temp_dir().join(format!("slipring-list-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let there = directory.join("old.nodes");
+    std::fs::write(&there, "a").unwrap();
+    let there = there.to_str().unwrap();
+    for (line, env, expected) in [
+        (
+            "--nodes nodes.txt",
+            &[] as Env<'_>,
+            "--nodes: nodes.txt looks like a file, and a list of nodes is expected; a file is given as --nodes-file nodes.txt",
+        ),
+        ("--nodes ./nodes", &[], "--nodes: ./nodes looks like a file"),
+        (
+            "",
+            &[("MEMCACHED_NODES", "/etc/memcached/nodes")],
+            "MEMCACHED_NODES: /etc/memcached/nodes looks like a file, and a list of nodes is expected; a file is given as MEMCACHED_NODES_FILE=/etc/memcached/nodes",
+        ),
+        (
+            "--nodes a --nodes-before old.yaml",
+            &[],
+            "--nodes-before: old.yaml looks like a file, and a list of nodes is expected; a file is given as --nodes-before-file old.yaml",
+        ),
+        ("--nodes a --nodes-before ending:old.txt", &[], "--nodes-before: old.txt looks like a file"),
+        ("--nodes a", &[("MEMCACHED_NODES_BEFORE", there)], "MEMCACHED_NODES_BEFORE: "),
+        (
+            "--nodes a --node-order order.txt",
+            &[],
+            "--node-order: order.txt looks like a file, and a list of nodes is expected; a file is given as --node-order \"$(cat order.txt)\"",
+        ),
+        (
+            "plan --nodes a --to nodes.txt",
+            &[],
+            "--to: nodes.txt looks like a file, and a list of nodes is expected; a file is given as --to \"$(cat nodes.txt)\"",
+        ),
+        (
+            "plan --from nodes.txt --to a",
+            &[],
+            "--from: nodes.txt looks like a file, and a list of nodes is expected; a file is given as --nodes-file nodes.txt, without --from",
+        ),
+        // And the other way round.
+        (
+            "--nodes-file 10.0.0.2,10.0.0.3",
+            &[],
+            "--nodes-file: 10.0.0.2,10.0.0.3 is a list of nodes, and a file is expected; a list is given as --nodes",
+        ),
+        ("", &[("MEMCACHED_NODES_FILE", "a;b")], "MEMCACHED_NODES_FILE: a;b is a list of nodes"),
+        (
+            "--nodes a --nodes-before-file ending:10.0.0.2:11211",
+            &[],
+            "--nodes-before-file: ending:10.0.0.2:11211 is a list of nodes, and a file is expected; a list is given as --nodes-before",
+        ),
+        ("--discovery a,b", &[], "--discovery: one endpoint is expected, not a list"),
+        ("--dns a,b", &[], "--dns: one name is expected, not a list"),
+    ] {
+        let text = refused(line, env);
+        assert!(text.starts_with(expected), "{line} {env:?}: {text}");
+    }
+    // Of a plan a plain name, too: the tests run beside this file.
+    assert!(refused("plan --nodes a --to LICENSE-MIT", &[]).starts_with("--to: LICENSE-MIT looks like a file"));
+    parsed("--nodes LICENSE-MIT", &[]);
+    // Hosts, though their names might be those of files.
+    let list = "nodes.txt:11211 cache.example. data/a memcached";
+    assert_eq!(names(&parsed("", &[("MEMCACHED_NODES", list)])).len(), 4);
+    assert_eq!(parsed("--nodes-file nodes", &[]).command, Command::Serve { source: Source::File("nodes".into()) });
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_word_that_has_no_place_in_a_list_is_named() {
+    for (line, env, expected) in [
+        (
+            "plan --nodes a --to ending:a,b",
+            &[] as Env<'_>,
+            "--to: node \"ending:a\": \"ending:\" stands before the list of the ring before",
+        ),
+        ("--nodes ending:a", &[], "--nodes: node \"ending:a\": \"ending:\" stands before the list of the ring before"),
+        (
+            "--nodes a --nodes-before endng:a",
+            &[],
+            "--nodes-before: \"endng:\" means nothing; the most similar word is ending:",
+        ),
+        ("", &[("MEMCACHED_NODES", "nodes: a")], "MEMCACHED_NODES: node \"nodes:\": there is no word \"nodes:\" here"),
+        ("", &[("MEMCACHED_NODES", "- a\n- b")], "MEMCACHED_NODES: node \"-\": the list is no YAML"),
+        (
+            "",
+            &[("MEMCACHED_NODES", "\"a\",\"b\"")],
+            "MEMCACHED_NODES: node '\"a\"': quotes do not belong into the list",
+        ),
+        (
+            "--nodes a",
+            &[("SLIPRING_PLACEMENT", "\"ring\"")],
+            "invalid value '\"ring\"' for SLIPRING_PLACEMENT: no placement is called '\"ring\"'",
+        ),
+    ] {
+        let text = refused(line, env);
+        assert!(text.starts_with(expected), "{line} {env:?}: {text}");
     }
 }
