@@ -58,7 +58,11 @@ impl Peer {
 
     /// For the head of the report.
     pub(crate) fn shown(&self) -> String {
-        format!("{}: {} {}", self.name, crate::shown(&self.program), self.arguments.join(" "))
+        let arguments = self.arguments.iter().map(|argument| match file_of(argument) {
+            Some((before, (path, rest))) => format!("{before}{{file:{}}}{rest}", crate::shown(Path::new(path))),
+            None => argument.clone(),
+        });
+        format!("{}: {} {}", self.name, crate::shown(&self.program), arguments.collect::<Vec<_>>().join(" "))
     }
 }
 
