@@ -64,15 +64,21 @@ pub(super) fn of_line(line: &str, holds: Holds) -> Option<String> {
         (Some(BEFORE_LINE), Holds::Before) => {
             Some(format!("{shown}; the ring before is written here without \"{BEFORE_LINE}\""))
         }
+        (Some(PLACEMENT_BEFORE_LINE), Holds::Before) => Some(format!(
+            "{shown}; in this file stands the list alone: give --placement-before, or a key of a directory"
+        )),
         (Some(nearest), _) => Some(format!("{shown}, which means nothing; the most similar word is {nearest}")),
         (None, _) if is_name_of_a_list(word) && !rest.starts_with(|c: char| !c.is_whitespace()) => {
             Some(format!("{shown}, which means nothing: the file holds the list alone, without a name before it"))
         }
         // It may be the wrong file, and hold what is not to be shown.
-        (None, _) if rest.starts_with(char::is_whitespace) => Some(format!(
-            "a blank follows its first colon: a port stands right behind the colon, and no word but {BEFORE_LINE} and \
-             {PLACEMENT_BEFORE_LINE} begins a line"
-        )),
+        (None, holds) if rest.starts_with(char::is_whitespace) => {
+            let words = match holds {
+                Holds::Nodes => format!("no word but {BEFORE_LINE} and {PLACEMENT_BEFORE_LINE} begins a line"),
+                Holds::Before => format!("no word but {ENDING} begins it"),
+            };
+            Some(format!("a blank follows its first colon: a port stands right behind the colon, and {words}"))
+        }
         (None, _) => None,
     }
 }
@@ -225,6 +231,14 @@ mod tests {
             ("MEMCACHED_NODES_BEFORE=a", "it begins with MEMCACHED_NODES_BEFORE: the file holds the list alone"),
             ("SLIPRING_PLACEMENT_BEFORE=jump", "it begins with SLIPRING_PLACEMENT_BEFORE: give it as a variable"),
             ("- a", "it is no YAML"),
+            (
+                "placement-before: ring",
+                "it begins with \"placement-before:\"; in this file stands the list alone: give",
+            ),
+            (
+                "placement: ring",
+                "a blank follows its first colon: a port stands right behind the colon, and no word but ending:",
+            ),
         ] {
             let found = of_line(line, Holds::Before).unwrap_or_default();
             assert!(found.starts_with(said), "{line}: {found}");

@@ -10,7 +10,7 @@
 //! | `DoneIf` | the same; if it was done, a delete at the old |
 //! | `Add` | a look-up at the old place; if nothing is there, the request at the new |
 //! | `Change` | at the new place; where it is missing there at the old; where it is missing there, too, at the new once more |
-//! | `OfOld` | for a unique of the old place: a look-up at the new; where nothing is there, at the old; where it is missing there, a look-up at the new once more |
+//! | `OfOld` | for a unique of the old place: a look-up at the new; where nothing is there, at the old; where it is missing there, a look-up at the new once more; nothing there, either, one that creates does it there |
 //! | `Invalidate` | a delete at the old place, beside a read that changes something at the new |
 //!
 //! Where nothing is read at the old place any more, an older value may have stayed there that others still read. So a `Change`
@@ -28,7 +28,8 @@ use super::upstream::key_of;
 use crate::metrics::Reason;
 use crate::protocol::command::Command;
 use crate::protocol::is_key;
-use crate::protocol::meta::request::{self as meta, Verb};
+use crate::protocol::meta::reply::say;
+use crate::protocol::meta::request as meta;
 use crate::protocol::reply::Line;
 use crate::protocol::request::Change;
 use crate::protocol::uniques::{self, From};
@@ -221,32 +222,6 @@ pub(super) fn plan(line: &[u8], before: &Before, index: NodeIndex) -> Plan {
     Plan::Steps(kind)
 }
 
-/// What a client is told that a node would have said: `word` of the meta commands, or `classic`, with CRLF. `line` is the
-/// request.
-pub(super) fn say(line: &[u8], is_meta: bool, word: &[u8], classic: &[u8]) -> Vec<u8> {
-    let request = is_meta.then(|| meta::parse(line.strip_suffix(b"\r\n").unwrap_or(line), usize::MAX).ok()).flatten();
-    let mut out = Vec::new();
-    let Some(request) = request else {
-        out.extend_from_slice(if is_meta { word } else { classic });
-        out.extend_from_slice(b"\r\n");
-        return out;
-    };
-    out.extend_from_slice(word);
-    for flag in request.flags() {
-        match flag.first() {
-            Some(b'O') => {
-                out.push(b' ');
-                out.extend_from_slice(flag);
-            }
-            Some(b'k') => request.echo_key(&mut out),
-            Some(b'c') if request.verb != Verb::Delete => out.extend_from_slice(b" c0"),
-            _ => {}
-        }
-    }
-    out.extend_from_slice(b"\r\n");
-    out
-}
-
 impl Handoff {
     #[expect(clippy::too_many_arguments, reason = "who asks for what, and the two places of it")]
     pub(super) fn new(
@@ -364,6 +339,8 @@ impl Handoff {
             said => said,
         };
         match &said {
+            // Refused for what it is, nothing was to be done.
+            Said::Error(_) if is_old && said.is_refused() && part != Part::Invalidate && self.kind != Kind::Delete => {}
             Said::Error(_) if is_old => self.lost = Some(Reason::NodeError),
             Said::Lost(reason, _) if is_old => self.lost = Some(*reason),
             _ => {}
@@ -473,6 +450,7 @@ impl Handoff {
                 Said::There(_) => Next::Answer(self.exists()),
                 Said::Missing(_) => match self.first.take() {
                     None => Next::Ask(Part::Old),
+                    Some(_) if self.creates() => Next::Ask(Part::Again),
                     // As the old place said it: not all say so alike.
                     Some(Said::Missing(line)) if !line.is_empty() => Next::Answer(Said::Missing(line)),
                     Some(_) => {

@@ -18,7 +18,7 @@ use crate::protocol::form::Form;
 use crate::protocol::meta::classic::{Classic, classic};
 use crate::protocol::meta::request::{Meta, Verb};
 use crate::protocol::request::{Keys, ReadVerb, StoreVerb};
-use crate::protocol::{MAX_KEY, binary, uniques};
+use crate::protocol::{MAX_KEY, binary};
 use crate::routing::Topology;
 
 /// Whether a node knows the meta commands, as far as a client is concerned.
@@ -253,8 +253,7 @@ impl Core {
         self.shared.cells().command(verb.into());
         self.shared.cells().multigets.record(1, &SIZES);
         let node = self.owner(hash, || key);
-        // What is done for a unique is done at the place that this names.
-        let stage = if uniques::asked_for(line).is_some() { Stage::Plain } else { self.stage_of(node, hash, || key) };
+        let stage = self.stage_of(node, hash, || key);
         self.invalidate_beside(id, verb, text, hash, || key);
         let bare = self.begin_stages(id, seq, verb, text, hash, stage);
         let said = bare.as_deref().unwrap_or(text);

@@ -3,7 +3,7 @@
 //! What also changes something, or makes a number, is asked of the new place once more when the old has nothing, either: it
 //! may have been stored there meanwhile. What creates a value that is missing does so only then.
 
-use super::handoff::{self, Plan};
+use super::handoff::Plan;
 use super::ids::{Places, Stage};
 use super::old_places::TWO_PLACES;
 use super::upstream::group::Member;
@@ -11,6 +11,8 @@ use super::upstream::key_of;
 use super::{ClientId, Core, NodeId};
 use crate::metrics::Reason;
 use crate::protocol::form::Form;
+use crate::protocol::meta::reply::say;
+use crate::protocol::meta::request::Verb;
 use crate::protocol::request::{Keys, ReadVerb};
 use crate::protocol::uniques;
 use crate::routing::OldNode;
@@ -58,6 +60,21 @@ impl ReadVerb {
     }
 }
 
+/// A meta command without its CRLF; `text` is its key, with its flags.
+fn meta_line(verb: Verb, text: &[u8]) -> Vec<u8> {
+    [verb.word().as_bytes(), b" ", text].concat()
+}
+
+/// A command that is done for a unique of the new place, as the old place is asked it: for a unique that no value has. Where
+/// the key is, it is answered that it exists, and nothing is done. None where it names no unique.
+fn for_no_unique(verb: ReadVerb, text: &[u8]) -> Option<Vec<u8>> {
+    let ReadVerb::Meta { verb, .. } = verb else { return None };
+    let line = meta_line(verb, text);
+    uniques::asked_for(&line)?;
+    let line = uniques::with(&line, u64::MAX);
+    Some(line.get(verb.word().len() + 1..)?.strip_suffix(b"\r\n")?.to_vec())
+}
+
 impl Core {
     /// Whether a meta command that may be answered by a value has to wait for earlier ones of its client.
     pub(super) fn stalls_on_moved_read(&mut self, id: ClientId, verb: ReadVerb, key: &[u8], hash: u64) -> bool {
@@ -81,7 +98,7 @@ impl Core {
         let creates = uniques::without_creation(line, 2).is_some();
         let text = match plan {
             plan if plan.is_of_new() && !creates => return false,
-            Plan::Exists => String::from_utf8_lossy(&handoff::say(line, true, b"EX", b"EXISTS")).into_owned(),
+            Plan::Exists => String::from_utf8_lossy(&say(line, true, b"EX", b"EXISTS")).into_owned(),
             _ => TWO_PLACES.to_owned(),
         };
         self.shared.cells().command(verb.into());
@@ -134,7 +151,8 @@ impl Core {
         let client = clients.get_mut(id.0).filter(|_| stage != Stage::Plain && verb.takes_steps())?;
         client.moves.hold(hash);
         let bare = uniques::without_creation(text, 1);
-        if bare.is_some() {
+        // At the old place it is asked in other words.
+        if bare.is_some() || for_no_unique(verb, text).is_some() {
             client.moves.keep(seq, text);
         }
         client.recharge(shared);
@@ -166,7 +184,7 @@ impl Core {
         let line;
         let key = match verb {
             ReadVerb::Meta { verb, .. } if self.topology.needs_key() => {
-                line = [verb.word().as_bytes(), b" ", text].concat();
+                line = meta_line(verb, text);
                 key_of(&line)
             }
             _ => text.into(),
@@ -185,6 +203,8 @@ impl Core {
             _ => (owner, Stage::Again, client.moves.take(seq)),
         };
         let text = kept.as_deref().unwrap_or(text);
+        let whether = if stage == Stage::Old { for_no_unique(verb, text) } else { None };
+        let text = whether.as_deref().unwrap_or(text);
         let up = match self.lane_that_says(node, lane, verb, text) {
             Ok(up) => up,
             Err(refused) => {

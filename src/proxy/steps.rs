@@ -11,14 +11,15 @@ use super::binary_lanes::Way;
 use super::client::Target;
 use super::client::replies::Stamp;
 use super::failure::Failure;
-use super::handoff::{self, Handoff, Kind, Next, Plan, Said};
+use super::handoff::{Handoff, Kind, Next, Plan, Said};
 use super::ids::{HandoffId, Part, Places, Stage};
 use super::old_places::TWO_PLACES;
-use super::upstream::{Asked, Entry, Step, Upstream};
+use super::upstream::{Asked, Entry, Step, Upstream, key_of};
 use super::{ClientId, Core, UpstreamId};
 use crate::metrics::{Outcome, Reason};
 use crate::protocol::command::Command;
 use crate::protocol::is_key;
+use crate::protocol::meta::reply::say;
 use crate::protocol::meta::request as meta;
 use crate::protocol::request::{Change, ReadVerb};
 use crate::protocol::text::reply;
@@ -46,7 +47,7 @@ impl Core {
         let kind = match plan {
             Plan::Steps(kind) => kind,
             Plan::Exists => {
-                let text = handoff::say(line, target.meta, b"EX", b"EXISTS");
+                let text = say(line, target.meta, b"EX", b"EXISTS");
                 self.shared.cells().request(target.command, Outcome::Exists, 1);
                 self.answer_at_once(id, target, tail, &text);
                 return None;
@@ -220,13 +221,14 @@ impl Core {
         let (Some(up), Some(handoff)) = (upstreams.get_mut(up_id.0), handoffs.get(hid.0)) else {
             return Err(Said::from(Failure::NONE));
         };
-        let key = handoff.line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-        let key = key.strip_suffix(b"\r\n").unwrap_or(key);
+        let written = handoff.line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+        let written = written.strip_suffix(b"\r\n").unwrap_or(written);
         let body = handoff.line.strip_suffix(b"\r\n").unwrap_or(&handoff.line);
         let is_base64 = handoff.target.meta && body.split(|byte| *byte == b' ').skip(2).any(|flag| flag == b"b");
+        let key = key_of(&handoff.line);
         let (client, seq, hash) = (handoff.client, handoff.seq, handoff.target.hash);
         if up.has_meta {
-            let line = [&b"mg "[..], key, if is_base64 { &b" b s\r\n"[..] } else { b" s\r\n" }].concat();
+            let line = [&b"mg "[..], written, if is_base64 { &b" b s\r\n"[..] } else { b" s\r\n" }].concat();
             let asked = Asked::new(hash, &line, &shared.settings);
             if let Some(client) = clients.get_mut(client.0) {
                 client.in_flight += 1;
@@ -235,7 +237,7 @@ impl Core {
             let step = Step { client, seq, handoff: hid, part, command, asked, expired: false, meta: true };
             let entry = Entry::Step(Box::new(step));
             up.push(&line, entry, shared);
-        } else if is_base64 {
+        } else if !is_key(&key) {
             let text = b"SERVER_ERROR proxy: the key cannot be looked up at its other place\r\n";
             return Err(Said::Lost(Reason::NodeError, text.as_slice().into()));
         } else {
@@ -243,7 +245,7 @@ impl Core {
             let mut group = groups.take(ReadVerb::Get);
             group.step = Some(hid);
             group.join(ClientId::NONE, 0, Stage::Plain);
-            group.add(key, hash, 0);
+            group.add(&key, hash, 0);
             up.push_group(group, shared);
             up.close_group(shared);
         }

@@ -1,4 +1,4 @@
-//! Whether a reply is a meta request's own.
+//! Whether a reply is a meta request's own, and what a node would say that is not asked.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use data_encoding::BASE64;
 
 use super::super::reply::Line;
 use super::super::request::Keys;
-use super::request::Verb;
+use super::request::{Verb, parse};
 
 /// Whether a reply line, read as `line`, may answer a meta request that may be answered by a value, or an error line. Its
 /// shape is that of the command's answers, and where it names a key or an opaque they are the request's own. `asked` is the
@@ -93,6 +93,33 @@ pub fn as_first_told<'a>(first: &[u8], second: &'a [u8]) -> Cow<'a, [u8]> {
         }
     }
     line
+}
+
+/// What a client is told that a node would have said: `word` of the meta commands, or `classic`, with CRLF. `line` is the
+/// request.
+#[must_use]
+pub fn say(line: &[u8], is_meta: bool, word: &[u8], classic: &[u8]) -> Vec<u8> {
+    let request = is_meta.then(|| parse(line.strip_suffix(b"\r\n").unwrap_or(line), usize::MAX).ok()).flatten();
+    let mut out = Vec::new();
+    let Some(request) = request else {
+        out.extend_from_slice(if is_meta { word } else { classic });
+        out.extend_from_slice(b"\r\n");
+        return out;
+    };
+    out.extend_from_slice(word);
+    for flag in request.flags() {
+        match flag.first() {
+            Some(b'O') => {
+                out.push(b' ');
+                out.extend_from_slice(flag);
+            }
+            Some(b'k') => request.echo_key(&mut out),
+            Some(b'c') if request.verb == Verb::Set => out.extend_from_slice(b" c0"),
+            _ => {}
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+    out
 }
 
 #[cfg(test)]

@@ -416,6 +416,13 @@ fn uniques_of_the_old_place_are_marked_and_name_it() {
     rig.asked(OLD, "ms a 1 MA C7 k\r\ny\r\n", "NS ka\r\n");
     rig.asked(NEW, "mg a s\r\n", "EN\r\n");
     assert_eq!(rig.got(client), "NS ka\r\n");
+    // What creates does so where nothing is, at the new place.
+    rig.send(client, format!("ma a C{marked} N0 J3\r\n"));
+    rig.asked(NEW, "mg a s\r\n", "EN\r\n");
+    rig.asked(OLD, "ma a C7\r\n", "NF\r\n");
+    rig.asked(NEW, "mg a s\r\n", "EN\r\n");
+    rig.asked(NEW, &format!("ma a C{marked} N0 J3\r\n"), "HD\r\n");
+    assert_eq!(rig.got(client), "HD\r\n");
     // Those of the new place, and of a ring that is no more.
     rig.send(client, "cas a 0 0 1 7\r\ny\r\n");
     rig.asked(NEW, "cas a 0 0 1 7\r\ny\r\n", "EXISTS\r\n");
@@ -585,9 +592,10 @@ fn a_conditional_request_that_creates_does_so_only_where_nothing_is() {
     for last in ["HD\r\n", "EX\r\n"] {
         let mut rig = Rig::moved();
         let client = rig.client();
-        rig.send(client, "ma a C9 N0 J5\r\n");
-        rig.asked(NEW, "ma a C9\r\n", "NF\r\n");
+        rig.send(client, "ma a C9 N0 J5 c\r\n");
+        rig.asked(NEW, "ma a C9 c\r\n", "NF\r\n");
         rig.asked(OLD, "mg a s\r\n", "HD s1\r\n");
+        // Of these memcached tells no unique.
         assert_eq!(rig.got(client), "EX\r\n");
         rig.send(client, "ma a C9 N0 J5\r\n");
         rig.asked(NEW, "ma a C9\r\n", "NF\r\n");
@@ -626,6 +634,43 @@ fn a_conditional_request_that_creates_does_so_only_where_nothing_is() {
     rig.asked(NEW, "ma a C9 N0 J5\r\n", "HD\r\n");
     rig.asked(OLD, "delete a\r\n", "DELETED\r\n");
     assert_eq!(rig.got(client), "HD\r\n");
+}
+
+/// Such a request travels as a read does, and keeps no line of its own.
+#[test]
+fn a_conditional_count_that_is_answered_by_its_value_exists_where_only_the_old_place_has_the_key() {
+    let other = u64::MAX;
+    let mut rig = Rig::moved();
+    let client = rig.client();
+    rig.send(client, "ma a v C9 T30 c O1\r\n");
+    rig.asked(NEW, "ma a v C9 T30 c O1\r\n", "NF O1\r\n");
+    rig.asked(OLD, &format!("ma a v C{other} T30 c O1\r\n"), "EX O1\r\n");
+    assert_eq!(rig.got(client), "EX O1\r\n");
+    // What was made at the new place meanwhile is found there.
+    rig.send(client, "ma a v C9\r\nmg a v\r\n");
+    rig.asked(NEW, "ma a v C9\r\n", "NF\r\n");
+    rig.asked(OLD, &format!("ma a v C{other}\r\n"), "NF\r\n");
+    rig.asked(NEW, "ma a v C9\r\n", "VA 1\r\n6\r\n");
+    rig.asked(NEW, "mg a v\r\n", "VA 1\r\n6\r\n");
+    assert_eq!(rig.got(client), "VA 1\r\n6\r\nVA 1\r\n6\r\n");
+    // Once nothing is read there it is as with one place.
+    rig.declare(Phase::Ending);
+    rig.send(client, "ma a v C9\r\n");
+    rig.asked(NEW, "ma a v C9\r\n", "NF\r\n");
+    assert_eq!(rig.got(client), "NF\r\n");
+    assert_eq!(rig.both(), ["", ""]);
+}
+
+#[test]
+fn what_the_old_place_refuses_for_what_it_is_counts_as_no_lost_write() {
+    let mut rig = Rig::moved();
+    let client = rig.client();
+    let refused = "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n";
+    rig.send(client, "incr a 1\r\n");
+    rig.asked(NEW, "incr a 1\r\n", "NOT_FOUND\r\n");
+    rig.asked(OLD, "incr a 1\r\n", refused);
+    assert_eq!(rig.got(client), refused);
+    assert_eq!(rig.before_writes(), [1, 0]);
 }
 
 #[test]
