@@ -81,6 +81,9 @@ pub enum Fault {
     /// It wants to be logged in to.
     #[error("authentication wanted")]
     Authentication,
+    /// It has none, and took user and password for a value.
+    #[error("no authentication: it kept user and password as a value, which anyone can get")]
+    NoAuthentication,
     /// It has no room for one more connection.
     #[error("too many open connections")]
     Full,
@@ -117,6 +120,10 @@ impl Fault {
             }
             Self::Authentication => {
                 "the node has authentication (`memcached -Y`): --node-auth-file FILE with `user:password` logs in"
+            }
+            Self::NoAuthentication => {
+                "start the node with authentication (`memcached -Y`), or leave --node-auth-file out; this check has deleted \
+                 the value (key `auth`), a sidecar with that file stores it again"
             }
             Self::Sidecar => {
                 "an application's own variable names the sidecar, and was taken for the list of nodes: name the memcached \
@@ -213,6 +220,10 @@ async fn probe(node: &Node, secured: &Secured, patience: Patience, finding: &mut
         return Err(Fault::answered(&got));
     }
     ask(&format!("delete {key}\r\n"), &|answer| answer.ends_with(b"\r\n")).await?;
+    if secured.logs_in() && secured.is_login(&ask("get auth\r\n", &ended).await?) {
+        ask("delete auth\r\n", &|answer| answer.ends_with(b"\r\n")).await?;
+        return Err(Fault::NoAuthentication);
+    }
     // What no memcached knows.
     if target.ip().is_loopback() && ask("stats ring\r\n", &ended).await?.starts_with(b"STAT ") {
         return Err(Fault::Sidecar);

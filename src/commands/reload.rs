@@ -155,9 +155,11 @@ fn inner(pid: i32) -> i32 {
     ids.and_then(|ids| ids.split_whitespace().next_back()?.parse().ok()).unwrap_or(pid)
 }
 
-/// The name of a process' program, at most 15 bytes of it.
+/// The name of a process' program, at most 15 bytes of it; none for one that has ended and is only not waited for yet.
 fn name(pid: i32) -> Option<String> {
-    fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim_end().to_owned())
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    field("Name:").filter(|_| field("State:").is_some_and(|state| !state.starts_with('Z'))).map(str::to_owned)
 }
 
 fn is_slipring(name: &str) -> bool {

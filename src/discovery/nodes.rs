@@ -54,7 +54,7 @@ pub enum NodeListError {
     #[error("node {}: expected host or host:port, not a URL", phrase::quoted(.0))]
     Url(String),
     /// A list that a shell or a file did not take the quotes from.
-    #[error("node {}: quotes do not belong into the list", phrase::quoted(.0))]
+    #[error("node {}: quotes do not belong in the list", phrase::quoted(.0))]
     Quoted(String),
     /// A word with a colon that belongs elsewhere, and where.
     #[error("node {}: {}", phrase::quoted(.0), .1)]

@@ -36,6 +36,14 @@ pub(super) fn of_line(line: &str, holds: Holds) -> Option<String> {
         return Some("it is no YAML: write the nodes alone, one a line or separated by commas".to_owned());
     }
     let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
+    let first = line.split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default();
+    let meant = WORDS.into_iter().find(|word| first.eq_ignore_ascii_case(word.trim_end_matches(':')));
+    if let Some(word) = meant.filter(|_| holds == Holds::Nodes && first.len() < line.len()) {
+        return Some(match word {
+            ENDING => format!("a colon is missing: to end the ring before, write {BEFORE_LINE} {ENDING}LIST"),
+            word => format!("a colon is missing: write {word} and what it is"),
+        });
+    }
     let end = line.find([':', '='])?;
     let (word, rest) = (line.get(..end)?, line.get(end + 1..)?);
     if PREFIXES.iter().any(|prefix| word.starts_with(prefix)) && is_plain(word) {
@@ -200,6 +208,10 @@ mod tests {
             ("befor:10.0.0.2,10.0.0.3", "it begins with \"befor:\", which means nothing"),
             ("endng:10.0.0.2:11211", "it begins with \"endng:\"; to end the ring before"),
             ("endng: a", "it begins with \"endng:\"; to end the ring before, write before: ending:LIST"),
+            ("before 10.0.0.2,10.0.0.3", "a colon is missing: write before: and what it is"),
+            ("Before=10.0.0.2", "a colon is missing: write before: and what it is"),
+            ("placement-before ring", "a colon is missing: write placement-before: and what it is"),
+            ("ending 10.0.0.2", "a colon is missing: to end the ring before, write before: ending:LIST"),
             ("nodes: a", "it begins with \"nodes:\", which means nothing: the file holds the list alone"),
             ("servers:", "it begins with \"servers:\", which means nothing"),
             ("- 10.0.0.2:11211", "it is no YAML: write the nodes alone, one a line"),

@@ -50,6 +50,14 @@ impl Login {
     pub(super) const fn request(&self) -> &[u8] {
         &self.request
     }
+
+    /// Whether an answer to `get auth` shows it: then its node has no authentication, and took it for a value.
+    pub(super) fn is_value_of(&self, answer: &[u8]) -> bool {
+        // Both are a line and a block, each with its CRLF.
+        let block = |text: &[u8]| memchr::memmem::find(text, b"\r\n").and_then(|at| text.get(at..).map(<[u8]>::to_vec));
+        let value = answer.strip_suffix(b"END\r\n").filter(|answer| answer.starts_with(b"VALUE auth "));
+        value.is_some_and(|value| block(value) == block(&self.request))
+    }
 }
 
 impl fmt::Debug for Login {

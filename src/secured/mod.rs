@@ -93,6 +93,19 @@ impl Secured {
         self.0.as_ref().is_some_and(|inner| inner.options.tls.is_some())
     }
 
+    /// Whether nodes are logged in to.
+    #[must_use]
+    pub fn logs_in(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.current.load().login.is_some())
+    }
+
+    /// Whether a node's answer to `get auth` shows user and password: it has no authentication, and took them for a value.
+    #[must_use]
+    pub fn is_login(&self, answer: &[u8]) -> bool {
+        let current = self.0.as_ref().map(|inner| inner.current.load());
+        current.is_some_and(|current| current.login.as_ref().is_some_and(|login| login.is_value_of(answer)))
+    }
+
     /// Is told of every change of the credentials from now on; nothing where there are none.
     #[must_use]
     pub fn subscribe(&self) -> Option<Receiver<u64>> {

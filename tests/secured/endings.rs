@@ -173,6 +173,10 @@ fn a_log_in_that_is_missing_wrong_or_needless() {
     // memcached without authentication takes it for a `set`.
     let plain = Memcached::start();
     slipring(&[&plain], &["--node-auth-file", &passwords]).wait_for_states("up", 1);
+    assert_eq!(plain.client().get(&["auth"]).len(), 1, "anyone can get it");
+    let table = check(&plain, &["--node-auth-file", &passwords]);
+    assert!(table.contains("no authentication: it kept user and password") && !table.contains("hunter"), "{table}");
+    assert_eq!(plain.client().get(&["auth"]).len(), 0, "it is deleted");
 }
 
 #[test]

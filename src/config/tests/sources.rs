@@ -259,7 +259,7 @@ fn a_word_that_has_no_place_in_a_list_is_named() {
         (
             "",
             &[("MEMCACHED_NODES", "\"a\",\"b\"")],
-            "MEMCACHED_NODES: node '\"a\"': quotes do not belong into the list",
+            "MEMCACHED_NODES: node '\"a\"': quotes do not belong in the list",
         ),
         (
             "--nodes a",

@@ -151,7 +151,7 @@ fn an_address_that_no_server_has_is_refused() {
 #[test]
 fn quotes_are_told_from_a_wrong_port() {
     for (entry, shown) in [("\"a:11211\"", "'\"a:11211\"'"), ("'a'", "\"'a'\""), ("a:11211\"", "'a:11211\"'")] {
-        assert_eq!(listed(entry), Err(format!("node {shown}: quotes do not belong into the list")));
+        assert_eq!(listed(entry), Err(format!("node {shown}: quotes do not belong in the list")));
     }
 }
 
