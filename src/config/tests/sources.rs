@@ -256,11 +256,7 @@ fn a_word_that_has_no_place_in_a_list_is_named() {
         ),
         ("", &[("MEMCACHED_NODES", "nodes: a")], "MEMCACHED_NODES: node \"nodes:\": there is no word \"nodes:\" here"),
         ("", &[("MEMCACHED_NODES", "- a\n- b")], "MEMCACHED_NODES: node \"-\": the list is no YAML"),
-        (
-            "",
-            &[("MEMCACHED_NODES", "\"a\",\"b\"")],
-            "MEMCACHED_NODES: node '\"a\"': quotes do not belong in the list",
-        ),
+        ("", &[("MEMCACHED_NODES", "\"a\",\"b\"")], "MEMCACHED_NODES: node '\"a\"': quotes do not belong in the list"),
         (
             "--nodes a",
             &[("SLIPRING_PLACEMENT", "\"ring\"")],
