@@ -291,7 +291,7 @@ WRONG = {
     "SLIPRING_PLACEMENT": ["Ring", "ketchup", "dalli,", "dalli,hash=md5"],
     "MEMCACHED_NODES_BEFORE": ["ending:", "a,a", "a:x"],
     "SLIPRING_PLACEMENT_BEFORE": ["Ring", "dalli,hash=md5"],
-    "SLIPRING_ON_NODE_DOWN": ["Miss", "fail"],
+    "SLIPRING_ON_NODE_DOWN": ["misses", "fail"],
     "SLIPRING_LOG_LEVEL": ["verbose"],
     "SLIPRING_NODE_TLS": ["yes", "2"],
     "SLIPRING_NODE_TLS_NAME": ["a b", "*.example", "cache.example:11211", "a..b", "x" * 64],
