@@ -8,6 +8,7 @@
 //! The core is borrowed at the top of a step and never across an await; its effects are carried out
 //! after the borrow ends.
 
+mod alarm;
 mod client;
 mod flusher;
 mod node;
@@ -40,6 +41,7 @@ use crate::proxy::{ClientId, Core, Effect, ReadBuffer, Settings, UpstreamId};
 use crate::routing::Published;
 use crate::secured::Secured;
 use crate::time::Tick;
+use alarm::Alarm;
 use pipe::Pipe;
 use poll_clock::PollClock;
 use pulse::Beat;
@@ -133,6 +135,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
         core: RefCell::new(core),
         scratch: RefCell::default(),
         pipe: Pipe::new(),
+        alarm: Alarm::new(),
         sealed: tls::room(),
         clients: RefCell::default(),
         upstreams: RefCell::default(),
@@ -179,6 +182,8 @@ struct Rim {
     scratch: RefCell<ReadBuffer>,
     /// By which long values pass from one socket to another.
     pipe: Pipe,
+    /// By which its ticks come.
+    alarm: Alarm,
     /// What is read by TLS goes by it.
     sealed: tls::Sealed,
     clients: Sockets<ClientId>,
@@ -277,7 +282,7 @@ impl Rim {
     async fn tick(self: Rc<Self>, wait: Duration) {
         let mut next = Some(self.now().after(wait));
         while let Some(at) = next {
-            sleep(Duration::from_micros(at.0.saturating_sub(self.now().0))).await;
+            self.alarm.wait(Duration::from_micros(at.0.saturating_sub(self.now().0))).await;
             next = self.polls.time("tick", || {
                 let next = self.core.borrow_mut().tick(self.now());
                 self.parts.cells.update_history(self.now());
