@@ -22,7 +22,7 @@ use crate::itself::Itself;
 use crate::log::{Onset, Pace};
 use crate::metrics::Cells;
 use crate::phrase;
-use crate::proxy::Ends;
+use crate::proxy::{Ends, TcpEnds};
 use crate::worker::keepalive;
 
 /// Connections the kernel completes before they are accepted; it caps this at `somaxconn`.
@@ -284,7 +284,7 @@ impl Incoming {
         match &self.socket {
             IncomingSocket::Tcp(socket) => {
                 let stream = socket.accept().await?.0.into_std()?;
-                let ends = stream.peer_addr().and_then(|peer| Ok(Ends::Tcp { local: stream.local_addr()?, peer }));
+                let ends = stream.peer_addr().and_then(|peer| Ok(Ends::Tcp(TcpEnds::new(stream.local_addr()?, peer))));
                 // One that is closed already has none.
                 Ok(Accepted::Tcp(stream, ends.unwrap_or_default()))
             }
@@ -405,8 +405,8 @@ impl Acceptor {
     }
 
     fn is_ours(&self, stream: &Accepted) -> bool {
-        let Accepted::Tcp(_, Ends::Tcp { local, peer }) = stream else { return false };
-        self.itself.is_ours(*peer, *local)
+        let Accepted::Tcp(_, Ends::Tcp(ends)) = stream else { return false };
+        self.itself.is_ours(ends.peer(), ends.local())
     }
 
     /// A worker's connections, those included that it has not taken yet: in a burst they are most.

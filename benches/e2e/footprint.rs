@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::contestants::{Contestant, patiently};
+use crate::contestants::{Contestant, Started, patiently};
 use crate::load::{Load, ask_all};
 use crate::measure::memory_kib;
 use crate::process::{Process, START_LIMIT, free_address};
@@ -66,17 +66,16 @@ fn measured(bench: &Bench<'_>, contestant: Contestant) -> io::Result<Figures> {
     // What keys are stored with is not memory of the idle.
     drop(started);
     let first_get_ms = first_get_ms(bench, contestant)?;
-    let started = contestant.start(&bench.nodes, &bench.scratch, large.value_len)?;
-    let proxy = started.proxy.as_ref().ok_or_else(|| io::Error::other("no proxy"))?.pid();
-    let address = started.addresses[0];
-    sleep(SETTLE);
-    let rss = || memory_kib(proxy, "VmRSS").map(|kib| kib as f64);
-    let idle = rss()?;
+    let (started, idle) = started_idle(bench, contestant, large)?;
     // Each asks once, as those in a pool of connections have.
+    let address = started.addresses[0];
     let clients = (0..CLIENTS).map(|_| patiently(|| asked(address))).collect::<io::Result<Vec<_>>>()?;
     sleep(SETTLE);
-    let with_clients = rss()?;
-    drop(clients);
+    let with_clients = rss(&started)?;
+    drop((clients, started));
+    // Another one, that has not had so many clients.
+    let (started, idle_again) = started_idle(bench, contestant, large)?;
+    let address = started.addresses[0];
     let dataset = Dataset::new(large, Dialect::Text);
     ask_all(&dataset, &[address], Request::Set)?;
     let outcome = Load::connect(large, &dataset, &[address])?.run(Duration::from_secs_f64(bench.options.seconds))?;
@@ -84,11 +83,29 @@ fn measured(bench: &Bench<'_>, contestant: Contestant) -> io::Result<Figures> {
         return Err(io::Error::other(outcome.first_wrong.unwrap_or_default()));
     }
     sleep(PAUSE);
-    let after = rss()?;
-    let before = switches(proxy)?;
+    let after = rss(&started)?;
+    let before = switches(pid(&started)?)?;
     sleep(PAUSE);
-    let wakes = switches(proxy)? - before;
-    Ok([idle / 1024.0, (with_clients - idle) / CLIENTS as f64, (after - idle) / 1024.0, first_get_ms, wakes as f64])
+    let wakes = switches(pid(&started)?)? - before;
+    let per_client = (with_clients - idle) / CLIENTS as f64;
+    Ok([idle / 1024.0, per_client, (after - idle_again) / 1024.0, first_get_ms, wakes as f64])
+}
+
+/// One that was started and has nothing to do, and its resident set, in KiB.
+fn started_idle(bench: &Bench<'_>, contestant: Contestant, profile: &Profile) -> io::Result<(Started, f64)> {
+    let started = contestant.start(&bench.nodes, &bench.scratch, profile.value_len)?;
+    sleep(SETTLE);
+    let idle = rss(&started)?;
+    Ok((started, idle))
+}
+
+fn pid(started: &Started) -> io::Result<u32> {
+    started.proxy.as_ref().map(Process::pid).ok_or_else(|| io::Error::other("no proxy"))
+}
+
+/// KiB.
+fn rss(started: &Started) -> io::Result<f64> {
+    memory_kib(pid(started)?, "VmRSS").map(|kib| kib as f64)
 }
 
 fn one_key(profile: &Profile) -> Dataset {

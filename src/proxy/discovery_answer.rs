@@ -43,10 +43,11 @@ impl DiscoveryAnswer {
 mod tests {
     use std::path::Path;
 
+    use super::super::ends::TcpEnds;
     use super::*;
 
     fn tcp(local: &str) -> Ends {
-        Ends::Tcp { local: local.parse().unwrap(), peer: "127.0.0.1:40000".parse().unwrap() }
+        Ends::Tcp(TcpEnds::new(local.parse().unwrap(), "127.0.0.1:40000".parse().unwrap()))
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The two ends of a client's connection.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,26 +12,63 @@ pub enum Ends {
     #[default]
     Unknown,
     /// Over TCP.
-    Tcp {
-        /// Where the client is connected.
-        local: SocketAddr,
-        /// The client.
-        peer: SocketAddr,
-    },
+    Tcp(TcpEnds),
     /// Over the Unix socket at this path.
     Unix(Arc<Path>),
+}
+
+/// Both addresses of a connection. Each idle client has them, so the usual ones are kept in twelve bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TcpEnds {
+    /// Where the client is connected, and the client.
+    V4(SocketAddrV4, SocketAddrV4),
+    /// The same, by IPv6.
+    V6(Box<(SocketAddr, SocketAddr)>),
 }
 
 /// An end in the words of memcached's `stats conns`.
 struct Shown<'a>(&'a Ends, Option<SocketAddr>);
 
-impl Ends {
-    /// Where the client is connected, over TCP.
-    pub(super) const fn local(&self) -> Option<SocketAddr> {
+impl TcpEnds {
+    /// Where the client is connected, and the client.
+    #[must_use]
+    pub fn new(local: SocketAddr, peer: SocketAddr) -> Self {
+        match (local, peer) {
+            (SocketAddr::V4(local), SocketAddr::V4(peer)) => Self::V4(local, peer),
+            _ => Self::V6(Box::new((local, peer))),
+        }
+    }
+
+    /// Where the client is connected.
+    #[must_use]
+    pub fn local(&self) -> SocketAddr {
         match self {
-            Self::Tcp { local, .. } => Some(*local),
+            Self::V4(local, _) => (*local).into(),
+            Self::V6(ends) => ends.0,
+        }
+    }
+
+    /// The client.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        match self {
+            Self::V4(_, peer) => (*peer).into(),
+            Self::V6(ends) => ends.1,
+        }
+    }
+}
+
+impl Ends {
+    fn tcp(&self) -> Option<&TcpEnds> {
+        match self {
+            Self::Tcp(ends) => Some(ends),
             Self::Unknown | Self::Unix(_) => None,
         }
+    }
+
+    /// Where the client is connected, over TCP.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.tcp().map(TcpEnds::local)
     }
 
     /// Where the client is connected, for people.
@@ -41,10 +78,7 @@ impl Ends {
 
     /// The client, for people.
     pub(super) fn shown_peer(&self) -> impl fmt::Display {
-        match self {
-            Self::Tcp { peer, .. } => Shown(self, Some(*peer)),
-            Self::Unknown | Self::Unix(_) => Shown(self, None),
-        }
+        Shown(self, self.tcp().map(TcpEnds::peer))
     }
 }
 

@@ -95,7 +95,7 @@ use std::time::Duration;
 pub use buffer::{MAX_SLICES, OutBuf, READ_BYTES, ReadBuffer};
 pub use discovery_answer::DiscoveryAnswer;
 pub use effect::Effect;
-pub use ends::Ends;
+pub use ends::{Ends, TcpEnds};
 pub use fail_reason::{FailReason, ITSELF};
 pub use ids::{ClientId, UpstreamId};
 pub use settings::Settings;

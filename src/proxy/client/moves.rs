@@ -16,7 +16,13 @@ const MOST: usize = 256;
 pub(in crate::proxy) struct Moves {
     /// Parts of reads that may be asked at another place.
     pub(in crate::proxy) reads: u32,
-    /// Hashes of the keys of requests that take steps, each as often as there are.
+    /// Requests that take steps. An idle client has none, and pays a word for that.
+    steps: Option<Box<Steps>>,
+}
+
+#[derive(Debug, Default)]
+struct Steps {
+    /// Hashes of their keys, each as often as there are.
     hashes: Vec<u64>,
     /// Of reads that create what is missing, by their slots: how their nodes are asked at last.
     texts: Vec<(u32, Box<[u8]>)>,
@@ -25,60 +31,73 @@ pub(in crate::proxy) struct Moves {
 impl Moves {
     /// Whether nothing is under way.
     #[inline]
-    pub(in crate::proxy) const fn is_empty(&self) -> bool {
-        self.reads == 0 && self.hashes.is_empty()
+    pub(in crate::proxy) fn is_empty(&self) -> bool {
+        self.reads == 0 && !self.has_steps()
+    }
+
+    fn hashes(&self) -> &[u64] {
+        self.steps.as_ref().map_or(&[], |steps| &steps.hashes)
     }
 
     /// Whether a request for a key has to wait; `changes`: it is no mere read.
     pub(in crate::proxy) fn stops(&self, hash: u64, changes: bool) -> bool {
-        changes && (self.reads > 0 || self.hashes.len() >= MOST) || self.hashes.contains(&hash)
+        changes && (self.reads > 0 || self.steps() >= MOST) || self.hashes().contains(&hash)
     }
 
     /// Whether a request takes steps.
-    pub(in crate::proxy) const fn has_steps(&self) -> bool {
-        !self.hashes.is_empty()
+    #[inline]
+    pub(in crate::proxy) fn has_steps(&self) -> bool {
+        self.steps() > 0
     }
 
     /// How many do.
-    pub(in crate::proxy) const fn steps(&self) -> usize {
-        self.hashes.len()
+    #[inline]
+    pub(in crate::proxy) fn steps(&self) -> usize {
+        self.hashes().len()
     }
 
     /// A request for a key takes steps from now on.
     pub(in crate::proxy) fn hold(&mut self, hash: u64) {
-        self.hashes.push(hash);
+        self.steps.get_or_insert_default().hashes.push(hash);
     }
 
     /// It is over.
     pub(in crate::proxy) fn release(&mut self, hash: u64) {
-        if let Some(at) = self.hashes.iter().position(|other| *other == hash) {
-            self.hashes.swap_remove(at);
+        let Some(steps) = &mut self.steps else { return };
+        if let Some(at) = steps.hashes.iter().position(|other| *other == hash) {
+            steps.hashes.swap_remove(at);
         }
-        if self.hashes.is_empty() {
-            self.hashes = Vec::new();
-        }
+        self.forget();
     }
 
     /// Keeps how a read that creates what is missing is asked at last.
     pub(in crate::proxy) fn keep(&mut self, seq: u32, text: &[u8]) {
-        self.texts.push((seq, text.into()));
+        self.steps.get_or_insert_default().texts.push((seq, text.into()));
     }
 
     /// Takes it.
     pub(in crate::proxy) fn take(&mut self, seq: u32) -> Option<Box<[u8]>> {
-        let at = self.texts.iter().position(|(other, _)| *other == seq)?;
-        let (_, text) = self.texts.swap_remove(at);
-        if self.texts.is_empty() {
-            self.texts = Vec::new();
-        }
+        let texts = &mut self.steps.as_mut()?.texts;
+        let at = texts.iter().position(|(other, _)| *other == seq)?;
+        let (_, text) = texts.swap_remove(at);
+        self.forget();
         Some(text)
+    }
+
+    /// Gives the memory back after the last one.
+    fn forget(&mut self) {
+        if self.steps.as_ref().is_some_and(|steps| steps.hashes.is_empty() && steps.texts.is_empty()) {
+            self.steps = None;
+        }
     }
 
     /// Bytes of memory held.
     pub(super) fn weight(&self) -> usize {
-        self.hashes.capacity() * size_of::<u64>()
-            + self.texts.capacity() * size_of::<(u32, Box<[u8]>)>()
-            + self.texts.iter().map(|(_, text)| text.len()).sum::<usize>()
+        let Some(steps) = &self.steps else { return 0 };
+        size_of::<Steps>()
+            + steps.hashes.capacity() * size_of::<u64>()
+            + steps.texts.capacity() * size_of::<(u32, Box<[u8]>)>()
+            + steps.texts.iter().map(|(_, text)| text.len()).sum::<usize>()
     }
 }
 

@@ -33,9 +33,13 @@ impl Again {
     }
 }
 
-/// See the module. By order and not by hash: what is done in turn is the same in every run.
+/// See the module. An idle client has none, and pays a word for that.
 #[derive(Debug, Default)]
-pub(in crate::proxy) struct Retries {
+pub(in crate::proxy) struct Retries(Option<Box<Keys>>);
+
+/// By order and not by hash: what is done in turn is the same in every run.
+#[derive(Debug, Default)]
+struct Keys {
     /// By slot and place.
     keys: BTreeMap<(u32, u32), Again>,
     /// How many have a hash.
@@ -49,55 +53,57 @@ pub(in crate::proxy) struct Retries {
 
 impl Retries {
     #[inline]
-    pub(in crate::proxy) fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+    pub(in crate::proxy) const fn is_empty(&self) -> bool {
+        self.0.is_none()
     }
 
     /// Whether one of the keys has this hash.
     pub(in crate::proxy) fn has(&self, hash: u64) -> bool {
-        self.hashes.contains_key(&hash)
+        self.0.as_ref().is_some_and(|keys| keys.hashes.contains_key(&hash))
     }
 
     /// Bytes of memory held.
-    pub(in crate::proxy) const fn weight(&self) -> usize {
-        self.weight
+    pub(in crate::proxy) fn weight(&self) -> usize {
+        self.0.as_ref().map_or(0, |keys| size_of::<Keys>() + keys.weight)
     }
 
     /// One more: a place that is not among them.
     pub(in crate::proxy) fn push(&mut self, again: Again) {
         let at = (again.seq, again.place);
-        debug_assert!(!self.keys.contains_key(&at), "asked again twice at a time: {again:?}");
+        debug_assert!(
+            !self.0.as_ref().is_some_and(|keys| keys.keys.contains_key(&at)),
+            "asked again twice at a time: {again:?}"
+        );
         self.remove(at);
-        *self.hashes.entry(again.hash).or_default() += 1;
-        self.weight += again.weight();
-        self.keys.insert(at, again);
+        let keys = self.0.get_or_insert_default();
+        *keys.hashes.entry(again.hash).or_default() += 1;
+        keys.weight += again.weight();
+        keys.keys.insert(at, again);
     }
 
     fn remove(&mut self, at: (u32, u32)) -> Option<Again> {
-        let again = self.keys.remove(&at)?;
-        self.due.retain(|due| *due != at);
-        self.weight -= again.weight();
-        if let Some(count) = self.hashes.get_mut(&again.hash) {
-            *count -= 1;
-            if *count == 0 {
-                self.hashes.remove(&again.hash);
-            }
+        let removed = self.0.as_mut()?.remove(at);
+        // The last one.
+        if self.0.as_ref().is_some_and(|keys| keys.keys.is_empty()) {
+            self.0 = None;
         }
-        Some(again)
+        removed
     }
 
     /// A slot's place has its turn. Returns whether that is new of one of the keys.
     pub(in crate::proxy) fn has_turn(&mut self, at: (u32, u32)) -> bool {
-        let is_new = !self.due.contains(&at) && self.keys.contains_key(&at);
+        let Some(keys) = &mut self.0 else { return false };
+        let is_new = !keys.due.contains(&at) && keys.keys.contains_key(&at);
         if is_new {
-            self.due.push(at);
+            keys.due.push(at);
         }
         is_new
     }
 
     /// Those that wait for a lane of their own.
     fn waiting(&self) -> impl Iterator<Item = &Again> {
-        self.due.iter().filter_map(|at| self.keys.get(at)).filter(|again| again.lane.is_none())
+        let keys = self.0.iter();
+        keys.flat_map(|keys| keys.due.iter().filter_map(|at| keys.keys.get(at))).filter(|again| again.lane.is_none())
     }
 
     /// The node of the first key that waits for a lane of its own.
@@ -113,7 +119,7 @@ impl Retries {
     /// It has its lane.
     pub(in crate::proxy) fn begin(&mut self, node: NodeId, lane: UpstreamId) -> Option<&Again> {
         let at = self.next_at(node).map(|again| (again.seq, again.place))?;
-        let again = self.keys.get_mut(&at)?;
+        let again = self.0.as_mut()?.keys.get_mut(&at)?;
         again.lane = Some(lane);
         Some(again)
     }
@@ -126,20 +132,36 @@ impl Retries {
 
     /// What was told of a key when its value passed by.
     pub(in crate::proxy) fn told(&self, at: (u32, u32)) -> &[u8] {
-        self.keys.get(&at).map_or(&[], |again| &again.told)
+        self.0.as_ref().and_then(|keys| keys.keys.get(&at)).map_or(&[], |again| &again.told)
     }
 
     /// What was asked for on a lane of its own is over.
     pub(super) fn landed(&mut self, lane: UpstreamId) {
-        for at in self.due.clone() {
-            if self.keys.get(&at).is_some_and(|again| again.lane == Some(lane)) {
-                self.remove(at);
-            }
+        let landed = |keys: &Keys, at| keys.keys.get(at).is_some_and(|again| again.lane == Some(lane));
+        let over: Vec<_> =
+            self.0.iter().flat_map(|keys| keys.due.iter().filter(|at| landed(keys, at)).copied()).collect();
+        for at in over {
+            self.remove(at);
         }
     }
 
     /// All of them, by slot and place.
     pub(in crate::proxy) fn iter(&self) -> impl Iterator<Item = &Again> {
-        self.keys.values()
+        self.0.iter().flat_map(|keys| keys.keys.values())
+    }
+}
+
+impl Keys {
+    fn remove(&mut self, at: (u32, u32)) -> Option<Again> {
+        let again = self.keys.remove(&at)?;
+        self.due.retain(|due| *due != at);
+        self.weight -= again.weight();
+        if let Some(count) = self.hashes.get_mut(&again.hash) {
+            *count -= 1;
+            if *count == 0 {
+                self.hashes.remove(&again.hash);
+            }
+        }
+        Some(again)
     }
 }
