@@ -1,17 +1,18 @@
 //! The embedded nodes beside a real memcached 1.6.18: the same bytes in, the same bytes out.
 
-#![expect(
+#![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::disallowed_methods,
     clippy::cast_possible_truncation,
     reason = "a test fails by panicking, also in its helpers"
 )]
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -25,21 +26,25 @@ mod meta_streams;
 #[path = "embedded/meta.rs"]
 mod meta;
 
+mod support;
+
 use meta_streams::masked;
+use support::{PATIENCE, Port, free_port};
 
 const ANY: &str = "127.0.0.1:0";
-const PATIENCE: Duration = Duration::from_secs(10);
 const MIB: usize = 1 << 20;
 
 /// A real memcached, ended with the test.
 struct Memcached {
     child: Child,
     addr: SocketAddr,
+    _port: Port,
 }
 
 impl Memcached {
     fn start() -> Self {
-        let addr = TcpListener::bind(ANY).unwrap().local_addr().unwrap();
+        let claimed = free_port();
+        let addr = claimed.on("127.0.0.1");
         let port = addr.port().to_string();
         let child = Command::new("memcached")
             .args(["-l", "127.0.0.1", "-p", &port, "-U", "0", "-m", "64"])
@@ -47,7 +52,7 @@ impl Memcached {
             .stderr(Stdio::null())
             .spawn()
             .expect("these tests compare with Debian's `memcached`: install it");
-        let memcached = Self { child, addr };
+        let memcached = Self { child, addr, _port: claimed };
         let start = SystemTime::now();
         while TcpStream::connect(addr).is_err() {
             assert!(start.elapsed().unwrap() < PATIENCE, "memcached does not listen");

@@ -15,6 +15,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from processes import PATIENCE, binary, eventually, free_port, memcached, running
 
+# No miss and no error because the machine is busy.
+PATIENT = ["--connect-timeout", "30s", "--request-timeout", "30s", "--queue-timeout", "30s"]
+
 
 @pytest.fixture(scope="session")
 def nodes():
@@ -50,7 +53,7 @@ def serving_fixture():
 
 @pytest.fixture(scope="session")
 def port(nodes):
-    with serving(nodes) as (listen, _):
+    with serving(nodes, *PATIENT) as (listen, _):
         yield listen
 
 

@@ -4,12 +4,11 @@ import contextlib
 import pathlib
 import sys
 
-from conftest import serving
+from conftest import PATIENT, serving
 from processes import binary, free_port, memcached, running
 from securing import Secrets
 
 RELAY = str(pathlib.Path(__file__).with_name("old_node.py"))
-PATIENT = ["--request-timeout", "30s", "--queue-timeout", "30s"]
 
 
 @contextlib.contextmanager

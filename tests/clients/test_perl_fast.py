@@ -6,11 +6,12 @@ import subprocess
 import urllib.request
 
 import pytest
+from conftest import PATIENT
 from processes import PATIENCE
 
 SCRIPT = pathlib.Path(__file__).with_name("fast.pl")
-# One worker, so that processes that ask at once share what merges their gets; and no miss because the machine is busy.
-ONE_WORKER = ["--workers", "1", "--request-timeout", "30s", "--queue-timeout", "30s"]
+# So that processes that ask at once share what merges their gets.
+ONE_WORKER = ["--workers", "1", *PATIENT]
 METHODS = ["get_multi", "gets_multi", "gat_multi", "gats_multi"]
 
 

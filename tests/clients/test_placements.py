@@ -12,6 +12,7 @@ import time
 import memcache
 import pylibmc
 import pytest
+from conftest import PATIENT
 from processes import PATIENCE, binary, eventually, free_port, running
 from pymemcache.client.hash import HashClient
 
@@ -228,7 +229,7 @@ def slipring(hosts, port, placement, weights):
     listen = free_port()
     listed = ",".join(f"{host}:{port}={weight}" for host, weight in zip(hosts, weights))
     command = [binary(), "serve", "--nodes", listed, "--placement", placement, "--listen", f"127.0.0.1:{listen}"]
-    with running([*command, "--admin-listen", "off"], listen):
+    with running([*command, "--admin-listen", "off", *PATIENT], listen):
         yield listen
 
 

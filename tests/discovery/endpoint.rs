@@ -7,7 +7,7 @@ use std::time::Duration;
 use slipring::discovery::{Options, Origin, Source};
 use slipring::routing::Node;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::{Followed, PATIENCE, options, ring, run};
 
@@ -219,9 +219,10 @@ fn an_operator_needs_no_second_read() {
 fn an_endpoint_that_refuses_is_asked_again_and_the_first_list_serves() {
     run(async {
         let endpoint = Endpoint::start(Script::Hang).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
+        // Bound and not listening: nobody else gets the port, and who connects is refused.
+        let nobody = TcpSocket::new_v4().unwrap();
+        nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = nobody.local_addr().unwrap();
         let source = Source::Endpoint {
             host: address.ip().to_string(),
             port: address.port(),

@@ -2,7 +2,8 @@
 //! late reply.
 use crate::support::{ScriptedNode, Step, TextClient, eventually, honest};
 use crate::{
-    ANSWERS, MEDIUM, SHORT, behind, expect_answer, expect_proxy_error, meet, numbered, one_worker, slow, value_of,
+    ANSWERS, LIVES, MEDIUM, SHORT, behind, expect_answer, expect_proxy_error, meet, numbered, one_worker, slow,
+    value_of,
 };
 use std::time::Duration;
 
@@ -147,7 +148,7 @@ fn a_node_that_answers_a_second_late_is_late_for_nobody_else() {
             }
             steps
         },
-        &[],
+        &LIVES,
     );
     let mut client = slipring.client();
     let mut other = slipring.client();
@@ -169,7 +170,7 @@ fn a_node_that_answers_a_write_a_second_late_is_never_said_to_have_done_it() {
             }
             steps
         },
-        &[],
+        &LIVES,
     );
     let mut client = slipring.client();
     client.send("set late 0 0 1\r\nx\r\n");

@@ -80,8 +80,8 @@ fn a_large_value_of_one_node_does_not_wait_for_an_expired_request_to_one_that_is
     let nodes = [Memcached::with(&["-I", "8m"]), Memcached::with(&["-I", "8m"])];
     let addresses: Vec<_> = nodes.iter().map(Memcached::address).collect();
     // The node counts as up while it is stopped, or its requests would be answered at once.
-    let slow = ["--workers", "1", "--connect-timeout", "60s"];
-    let slipring = Slipring::with(&addresses, &[&slow[..], &MEDIUM].concat());
+    let slow = ["--workers", "1", "--connect-timeout", "60s", MEDIUM[0], MEDIUM[1]];
+    let slipring = Slipring::with(&addresses, &slow);
     let mut client = slipring.client();
     let names: Vec<String> = (0..40).map(|number| format!("key{number}")).collect();
     for name in &names {

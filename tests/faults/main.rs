@@ -37,8 +37,10 @@ use support::{Request, ScriptedNode, Slipring, Step, TextClient, eventually, hon
 /// A time-out that expires as soon as may be.
 const SHORT: [&str; 2] = ["--request-timeout", "200ms"];
 /// One that leaves time, after the answer it gives, to act before the connection is given up: two
-/// further periods.
-const MEDIUM: [&str; 2] = ["--request-timeout", "2s"];
+/// further periods. A node that still answers then has time to show it, on a busy machine too.
+const MEDIUM: [&str; 4] = ["--request-timeout", "2s", LIVES[0], LIVES[1]];
+/// So long a node that let a request expire may take to say that it lives.
+const LIVES: [&str; 2] = ["--connect-timeout", "2s"];
 /// One that expires in no test that passes.
 const NEVER: [&str; 2] = ["--request-timeout", "60s"];
 

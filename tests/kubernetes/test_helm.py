@@ -339,7 +339,7 @@ def bare(tmp_path_factory):
         text = yaml.safe_dump_all(definition(*kind) for kind in kinds)
         made.kubectl("apply", "-f", "-", stdin=text)
         for _, group, plural in kinds:
-            made.kubectl("wait", "--for=condition=established", f"crd/{plural}.{group}", "--timeout=30s")
+            made.kubectl("wait", "--for=condition=established", f"crd/{plural}.{group}", "--timeout=120s")
         made.namespace("shop", {"slipring/inject": "true"})
         yield made
 
@@ -399,7 +399,8 @@ def test_installed_changed_and_taken_away(bare):
     assert "MEMCACHED_NODES_BEFORE_FILE" not in environment(found)
     assert found["resources"]["limits"] == {"memory": "128Mi"}
     pod["metadata"]["annotations"] = {"slipring/memory": "1"}
-    assert "annotation slipring/memory: 32Mi to 16Gi" in injected()
+    # The check takes effect at its own time.
+    eventually("settings are checked", lambda: "annotation slipring/memory: 32Mi to 16Gi" in str(injected()))
     del pod["metadata"]["annotations"]
 
     helm("uninstall", "slipring", *reach)

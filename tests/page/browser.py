@@ -166,6 +166,7 @@ SEEN = """(() => {
     title: document.title, state: document.documentElement.dataset.state, nodes, charts,
     hot: all("#keys tr:first-child bdi").map((one) => one.textContent), sentence: text("#sentence"), since: text("#since"), facts: text("#facts"),
     ring: document.querySelector("#ring").getAttribute("aria-label"), width: document.documentElement.scrollWidth,
+    window: innerWidth,
   };
 })()"""
 

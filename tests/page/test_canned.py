@@ -259,7 +259,7 @@ def test_it_fits(browser, width):
     for names in [long, STRANGE]:
         with shown(browser, bad(names)) as page:
             browser.look(width, phone=width < 500)
-            page.wait("it is laid out", lambda seen: browser.value("innerWidth") == width)
+            page.wait("it is laid out", lambda seen: seen["window"] == width)
             assert page.seen["width"] <= width
             # Nor does a part of it reach beyond its card.
             cards = "[...document.querySelectorAll('.card')].filter((one) => one.scrollWidth > one.clientWidth)"
@@ -343,7 +343,7 @@ def test_it_is_fit_to_be_seen(browser, case):
         for width in [*WIDTHS, 1181]:
             for scheme in ["light", "dark"]:
                 browser.look(width, scheme, phone=width < 500)
-                page.wait("it is laid out", lambda seen: browser.value("innerWidth") == width)
+                page.wait("it is laid out", lambda seen: seen["window"] == width)
                 assert page.seen["width"] <= width
                 faint = browser.value(FAINT)
                 assert faint["texts"] > 20 and faint["found"] == [], (width, scheme)
@@ -355,7 +355,7 @@ def test_it_is_fit_to_be_seen(browser, case):
             assert browser.value("document.documentElement.scrollHeight") < 3500, width
         # On a phone it begins with the nodes; the ring is small, and comes later.
         browser.look(360, phone=True, height=740)
-        page.wait("it is laid out", lambda seen: browser.value("innerWidth") == 360)
+        page.wait("it is laid out", lambda seen: seen["window"] == 360)
         place = "document.querySelector('{}').getBoundingClientRect()"
         assert browser.value(place.format("#ring") + ".height") <= 150
         assert browser.value("document.querySelector('#none').checkVisibility()") == (page.seen["nodes"] == {})

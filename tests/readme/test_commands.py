@@ -13,6 +13,7 @@ README = (ROOT / "README.md").read_text()
 
 # Waits for a port, in the shell's own words; sixty seconds at most.
 WAIT = """
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 ip link set lo up
 wait_for() {
     for _ in $(seq 600); do
@@ -22,6 +23,18 @@ wait_for() {
     echo "nobody listens at $1" >&2
     return 1
 }
+"""
+# Until the nodes are up: what comes sooner waits for them, and no longer than --queue-timeout.
+UP = """
+wait_for 9150
+python3 - <<'end'
+import json, time, urllib.request
+while True:
+    ring = json.load(urllib.request.urlopen("http://127.0.0.1:9150/ring", timeout=60))
+    if {node["state"] for node in ring["nodes"]} == {"up"}:
+        break
+    time.sleep(0.05)
+end
 """
 # What /ring says of its nodes: one line each.
 NODES = """
@@ -64,7 +77,7 @@ def test_the_first_command_and_its_line_to_try():
     first, line, *_ = blocks("Try it")
     assert first.split() == "cargo run --release -- dev".split()
     # `nc` ends by itself: the line ends in `quit`.
-    said = run(f"{first.strip()} >/dev/null 2>&1 &\nwait_for 11211\n{line}kill %1\nwait %1")
+    said = run(f"{first.strip()} >/dev/null 2>&1 &\nwait_for 11211\n{UP}{line}kill %1\nwait %1")
     assert said == "STORED\nVALUE k 0 5\nhello\nEND\n", said
 
 

@@ -141,10 +141,16 @@ fn reload_has_the_file_read_and_says_when_there_is_nobody() {
     let told = out(&output);
     let ring = told.strip_prefix("2 nodes, ring ").and_then(|rest| rest.strip_suffix(", nothing changed\n"));
     assert!(ring.is_some_and(|ring| slipring.ring().contains(&format!("\"fingerprint\":\"{ring}\""))), "{told}");
-    replace(&path, &list([&a]));
-    let output = run_to_end(&again, &[]);
-    let told = out(&output);
-    assert!(told.starts_with("1 node, ring ") && told.ends_with(" % of the keys moved\n"), "{output:?}");
+    eventually("what a reload moves is told", || {
+        replace(&path, &list([&a, &b]));
+        reload(&slipring);
+        replace(&path, &list([&a]));
+        let told = out(&run_to_end(&again, &[]));
+        // Where the machine is busy the file may have been read by itself before that.
+        let moved = told.ends_with(" % of the keys moved\n");
+        assert!(told.starts_with("1 node, ring ") && (moved || told.ends_with(", nothing changed\n")), "{told}");
+        moved
+    });
     // A list that is refused.
     replace(&path, "a:b:c");
     let output = run_to_end(&again, &[]);

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A directory of the test's own, gone with it; its path is short, as that of a Unix socket must be.
 pub(crate) struct Directory(pub(crate) PathBuf);
@@ -236,6 +236,7 @@ fn without_descriptors_clients_wait_and_those_that_are_connected_go_on() {
     slipring.wait_for_output("serving");
     let warnings = slipring.output().matches("leaves room for").count();
     assert_eq!(warnings, 1, "{}", slipring.output());
+    let begun_at = Instant::now();
     let mut clients: Vec<TextClient> = (0..100).map(|_| slipring.client()).collect();
     for client in &mut clients {
         client.send("mn\r\n");
@@ -262,7 +263,9 @@ fn without_descriptors_clients_wait_and_those_that_are_connected_go_on() {
     }
     drop(clients);
     slipring.client().set("k", "v");
-    assert_eq!(slipring.output().matches("cannot accept").count(), 1, "once is enough: {}", slipring.output());
+    let most = 1 + begun_at.elapsed().as_secs() as usize / 10;
+    let told = slipring.output().matches("cannot accept").count();
+    assert!(told <= most, "once in ten seconds is enough: {}", slipring.output());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `stats` in its forms.
 use crate::support::{Memcached, ScriptedNode, Slipring, Step, TextClient, honest};
-use crate::three_nodes;
+use crate::three_nodes_with;
 use std::collections::BTreeMap;
 
 fn number(stats: &BTreeMap<String, String>, name: &str) -> u64 {
@@ -9,7 +9,11 @@ fn number(stats: &BTreeMap<String, String>, name: &str) -> u64 {
 }
 
 fn filled() -> ([Memcached; 3], Slipring, TextClient) {
-    let (nodes, slipring) = three_nodes();
+    filled_with(&[])
+}
+
+fn filled_with(arguments: &[&str]) -> ([Memcached; 3], Slipring, TextClient) {
+    let (nodes, slipring) = three_nodes_with(arguments);
     let mut client = slipring.client();
     for at in 0..30 {
         client.set(&format!("key{at}"), "value");
@@ -17,6 +21,9 @@ fn filled() -> ([Memcached; 3], Slipring, TextClient) {
     for at in 0..40 {
         client.get(&[&format!("key{at}")]);
     }
+    crate::support::eventually("who looked whether it accepts has gone", || {
+        slipring.admin("/metrics").1.contains("\nslipring_client_connections 1\n")
+    });
     (nodes, slipring, client)
 }
 
@@ -100,7 +107,8 @@ fn nothing_that_stock_collectors_read_is_missing() {
 
 #[test]
 fn the_figures_of_a_proxy_are_in_the_names_of_memcacheds() {
-    let (mut nodes, slipring, mut client) = filled();
+    // Each worker marks a node, and in its own time.
+    let (mut nodes, slipring, mut client) = filled_with(&["--workers", "1"]);
     let stats = client.stats("stats");
     assert_eq!(number(&stats, "proxy_conn_requests"), 30 + 40 + 1);
     assert_eq!(number(&stats, "proxy_backend_total"), 3);
