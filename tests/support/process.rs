@@ -525,10 +525,12 @@ impl Slipring {
     }
 
     /// Stops the process (SIGSTOP) while `meanwhile` runs: all that is sent to it in between waits
-    /// in its sockets and is found there in one round.
+    /// in its sockets and is found there in one round. It must fit into them.
     pub fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
         self.process.stop();
         let result = meanwhile();
+        // The kernel of a busy machine may come later than the sender to put it there.
+        eventually("all that was sent has arrived", || unacknowledged_bytes(self.address.port()) == 0);
         self.process.signal("CONT");
         result
     }
@@ -537,4 +539,16 @@ impl Slipring {
     pub fn signal(&self, name: &str) {
         self.process.signal(name);
     }
+}
+
+/// What was sent by IPv4 to a port of this machine, and did not arrive yet.
+fn unacknowledged_bytes(port: u16) -> u64 {
+    let table = fs::read_to_string("/proc/net/tcp").expect("a Linux /proc");
+    let sent_to = |line: &str| {
+        let mut fields = line.split_whitespace().skip(2);
+        let (to, _, queues) = (fields.next()?, fields.next()?, fields.next()?);
+        let unacknowledged = queues.split(':').next()?;
+        to.ends_with(&format!(":{port:04X}")).then(|| u64::from_str_radix(unacknowledged, 16).expect("a length"))
+    };
+    table.lines().skip(1).filter_map(sent_to).sum()
 }

@@ -301,24 +301,24 @@ fn how_many_clients_there_is_room_for_follows_the_ring() {
     let slipring = Slipring::with_files(128, &["serve", "--nodes-file", &path.display().to_string()]);
     slipring.wait_for_states("up", 1);
     eventually("it reckons with one node", || {
-        slipring.output().contains("room for 91 clients beside the connections to 1 node;")
+        slipring.output().contains("room for 90 clients beside the connections to 1 node;")
     });
     // Nobody listens there; and these, too, need their descriptors.
     let more: Vec<String> = (1..=11).map(|last| format!("127.0.9.{last}:9")).collect();
     fs::write(&path, format!("{},{}", node.address(), more.join(","))).unwrap();
     eventually("it reckons with twelve", || {
-        slipring.output().contains("room for 14 clients beside the connections to 12 nodes;")
+        slipring.output().contains("room for 13 clients beside the connections to 12 nodes;")
     });
     let mut clients: Vec<TextClient> = (0..60).map(|_| slipring.client()).collect();
     for client in &mut clients {
         client.send("mn\r\n");
     }
-    for client in &mut clients[..14] {
+    for client in &mut clients[..13] {
         client.expect("MN\r\n");
     }
     assert_eq!(slipring.admin("/healthz").0, 200);
     fs::write(&path, node.address().to_string()).unwrap();
-    for client in &mut clients[14..] {
+    for client in &mut clients[13..] {
         client.expect("MN\r\n");
     }
     assert!(!slipring.output().contains("Too many open files"), "{}", slipring.output());
