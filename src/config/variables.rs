@@ -43,8 +43,14 @@ pub fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String>
         };
         let nearest = known.iter().min_by_key(|other| distance(other))?;
         let is_near = name.starts_with(PREFIXES[1]) && strsim::osa_distance(name, nearest) == 1;
+        // Where more than half of it would have to be another, none is meant.
+        let is_similar = distance(nearest) <= own.unwrap_or(name).len() / 2;
         (own.is_some() || is_near).then(|| {
-            format!("{} ignored: there is no such variable; the most similar one is {nearest}", one_line(name))
+            let hint = match is_similar {
+                true => format!("the most similar one is {nearest}"),
+                false => "slipring serve --help lists them".to_owned(),
+            };
+            format!("{} ignored: there is no such variable; {hint}", one_line(name))
         })
     };
     // Of a process in Kubernetes there are hundreds of others: nobody waits for their distances.
@@ -80,5 +86,7 @@ mod tests {
             let line = format!("{name} ignored: there is no such variable; the most similar one is {nearest}");
             assert_eq!(unknown_variables([name.to_owned()]), [line]);
         }
+        let line = "SLIPRING_FOO ignored: there is no such variable; slipring serve --help lists them";
+        assert_eq!(unknown_variables(["SLIPRING_FOO".to_owned()]), [line]);
     }
 }
