@@ -189,18 +189,18 @@ fn parse_within(
     limits: Limits,
 ) -> Result<Config, Exit> {
     let env = |name: &str| env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-    let declared = Cli::command();
-    let command = cli::without_environment(declared.clone());
+    // Made anew each time and gone at once: memory that two have taken at the start is not given back while it runs.
+    let command = || cli::without_environment(Cli::command());
     let mut args = with_subcommand(args);
 
-    let matches = command.clone().try_get_matches_from(&args).map_err(|error| {
-        Exit::of_stray_word(&error, &args, &declared).unwrap_or_else(|| Exit::from_clap(&error, &[]))
+    let mut matches = command().try_get_matches_from(&args).map_err(|error| {
+        Exit::of_stray_word(&error, &args, &Cli::command()).unwrap_or_else(|| Exit::from_clap(&error, &[]))
     })?;
     let mut warnings = Vec::new();
     let mut from_env = FromEnvironment::new();
     let mut further = Vec::new();
     let silenced = has_source_flag(&matches);
-    for (long, name) in unset_options(&declared, &matches) {
+    for (long, name) in unset_options(&Cli::command(), &matches) {
         if silenced && cli::SOURCES.contains(&&*long) {
             continue;
         }
@@ -216,12 +216,14 @@ fn parse_within(
         from_env.push((long, name));
     }
     // Behind the program's name and the command.
-    args.splice(2..2, further);
-    let matches = command.try_get_matches_from(&args).map_err(|error| Exit::from_clap(&error, &from_env))?;
+    if !further.is_empty() {
+        args.splice(2..2, further);
+        matches = command().try_get_matches_from(&args).map_err(|error| Exit::from_clap(&error, &from_env))?;
+    }
     let cli = Cli::from_arg_matches(&matches).map_err(|error| Exit::from_clap(&error, &from_env))?;
 
     let rust_log = env("RUST_LOG");
-    let given = given(&declared, &matches, &from_env);
+    let given = given(&Cli::command(), &matches, &from_env);
     let config = match cli.command {
         CliCommand::Serve(serve) => {
             let command = Command::Serve { source: node_source(&serve, &from_env)? };
@@ -270,7 +272,7 @@ fn parse_within(
             Config::plain(Command::Completions { shell }, rust_log, limits, warnings, &from_env)
         }
         CliCommand::Man(ManArgs { command }) => {
-            let is_known = |name: &String| declared.get_subcommands().any(|known| known.get_name() == name);
+            let is_known = |name: &String| Cli::command().get_subcommands().any(|known| known.get_name() == name);
             if let Some(name) = command.as_ref().filter(|name| !is_known(name)) {
                 return Err(Exit::usage(&format!(
                     "man: there is no command {} (they are listed by: slipring --help)",
