@@ -41,7 +41,8 @@ pub fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String>
             }
             None => strsim::osa_distance(name, other),
         };
-        let nearest = known.iter().min_by_key(|other| distance(other))?;
+        // Of those that are alike, one that has it whole.
+        let nearest = known.iter().min_by_key(|other| (distance(other), !other.contains(own.unwrap_or(name))))?;
         let is_near = name.starts_with(PREFIXES[1]) && strsim::osa_distance(name, nearest) == 1;
         // Where more than half of it would have to be another, none is meant.
         let is_similar = distance(nearest) <= own.unwrap_or(name).len() / 2;
@@ -81,6 +82,7 @@ mod tests {
             ("SLIPRING_NODES_FILE", "MEMCACHED_NODES_FILE"),
             ("SLIPRING_DISCOVERY_HOST", "MEMCACHED_DISCOVERY_HOST"),
             ("SLIPRING_LISTEN_PORT", "SLIPRING_LISTEN"),
+            ("SLIPRING_NODE_MEMORY", "SLIPRING_DEV_NODE_MEMORY"),
             ("MEMCACHED_NODES_FILES", "MEMCACHED_NODES_FILE"),
         ] {
             let line = format!("{name} ignored: there is no such variable; the most similar one is {nearest}");
