@@ -21,7 +21,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "slipring-tests" / "podman"
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
 IMAGE = f"localhost/slipring:{VERSION}"
-BUILD_STAGE = "localhost/slipring-build-stage"
+# Named, so that the layers with the dependencies are not thrown away.
+STAGES = {stage: f"localhost/slipring-{stage}-stage" for stage in ("profile", "build")}
 # What a release says of itself; the tests' own words, the same each time, so that nothing is built again.
 REVISION, CREATED = "0123456789abcdef", "2001-02-03T04:05:06Z"
 SOURCE = "https://example.com/slipring"
@@ -99,8 +100,8 @@ def build():
     # What a build or a run that was killed has left would hold its image.
     for left in podman("ps", "--all", "--external", "--quiet").split():
         podman("rm", "--force", "--time=0", left)
-    # The build stage has a name, so that the layer with the dependencies is not thrown away.
-    podman("build", *options, "--target=build", f"--tag={BUILD_STAGE}", ROOT)
+    for stage, name in STAGES.items():
+        podman("build", *options, f"--target={stage}", f"--tag={name}", ROOT)
     described = [f"--build-arg=REVISION={REVISION}", f"--build-arg=CREATED={CREATED}", f"--build-arg=SOURCE={SOURCE}"]
     podman("build", *options, *described, f"--tag={IMAGE}", ROOT)
     podman("image", "prune", "--force")

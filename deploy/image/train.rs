@@ -1,0 +1,338 @@
+//! The load by which the compiler learns what is hot, for profile-guided optimisation: the Dockerfile runs it.
+//!
+//! `train SLIPRING MEMCACHED` starts three nodes and a slipring that was built to count how often each part of it runs, sends
+//! requests of every common kind, checks all answers, and ends slipring by SIGTERM, upon which it writes its counts. The
+//! numbers of requests are fixed. `train order` reads these counts, as `llvm-profdata show --all-functions --counts` prints
+//! them, and writes a linker script that puts what has run first. It is built where the image is built, by the compiler alone:
+//! the standard library must do.
+
+#![expect(clippy::disallowed_methods, reason = "it waits")]
+#![expect(clippy::indexing_slicing, reason = "its indices are its own")]
+#![expect(clippy::cast_possible_truncation, reason = "its numbers are small")]
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::{self, BufRead, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// For a start, an answer, and the end: on a machine that does other things as well.
+const PATIENCE: Duration = Duration::from_secs(60);
+const NODES: usize = 3;
+const CLIENTS: usize = 50;
+const KEYS: usize = 2_000;
+const SMALL_BYTES: usize = 100;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments[..] {
+        ["order"] => order(io::stdin().lock(), io::stdout().lock()),
+        [slipring, memcached] => train(slipring, memcached),
+        _ => {
+            eprintln!("usage: train SLIPRING MEMCACHED, or train order <COUNTS >SCRIPT");
+            return ExitCode::from(64);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("train: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Puts functions that have run first, the most frequent at the front: pages of the others need not be in memory. The compiler
+/// has already put `hot` and `unlikely` before the names of some.
+fn order(counts: impl BufRead, mut script: impl Write) -> Result<(), Box<dyn Error>> {
+    let mut found: BTreeMap<String, u64> = BTreeMap::new();
+    let mut name = String::new();
+    for line in counts.lines() {
+        let line = line?;
+        if let Some(blocks) = line.strip_prefix("    Block counts: [") {
+            let counts = blocks.trim_end_matches(']').split(", ").filter_map(|count| count.parse().ok());
+            let most = counts.max().unwrap_or(0);
+            let known = found.entry(name.clone()).or_default();
+            *known = most.max(*known);
+        } else if let Some(named) = line.strip_prefix("  ").and_then(|line| line.strip_suffix(':')) {
+            // Before the name of one that is not seen elsewhere stands its module.
+            name = named.rsplit(';').next().unwrap_or_default().to_owned();
+        }
+    }
+    let mut run: Vec<(u64, &str)> =
+        found.iter().filter(|(_, most)| **most > 0).map(|(name, most)| (*most, &**name)).collect();
+    if run.len() < 500 {
+        return Err(format!("only {} functions have run", run.len()).into());
+    }
+    run.sort_by_key(|(most, _)| Reverse(*most));
+    writeln!(script, "SECTIONS {{ .text.run : {{")?;
+    for (_, name) in run {
+        writeln!(script, "*(.text.hot.{name} .text.{name} .text.unlikely.{name})")?;
+    }
+    // What is not counted, for it comes compiled: much of it is run, in small parts.
+    for uncounted in [".text*._R*", ".text*._ZN5alloc7raw_vec*", ".text*._ZN4core3str*"] {
+        writeln!(script, "*({uncounted})")?;
+    }
+    writeln!(script, "*libc.a:*(.text .text.*)")?;
+    writeln!(script, "}} }} INSERT BEFORE .text;")?;
+    Ok(())
+}
+
+fn train(slipring: &str, memcached: &str) -> Result<(), Box<dyn Error>> {
+    let nodes = (0..NODES).map(|_| node(memcached)).collect::<io::Result<Vec<_>>>()?;
+    let names: Vec<String> = nodes.iter().map(|(_, address)| address.to_string()).collect();
+    let (listen, admin) = (free_address()?, free_address()?);
+    let mut command = Command::new(slipring);
+    command.args(["serve", "--workers", "1", "--nodes", &names.join(",")]);
+    command.args(["--listen", &listen.to_string(), "--admin-listen", &admin.to_string()]);
+    // The clocks of a program that counts all it does.
+    command.args(["--request-timeout", "30s", "--connect-timeout", "30s", "--queue-timeout", "30s"]);
+    let mut proxy = Running::start(command, listen)?;
+
+    let mut clients = (0..CLIENTS).map(|_| connected(listen)).collect::<io::Result<Vec<_>>>()?;
+    text(&mut clients)?;
+    meta(&mut clients)?;
+    large(&mut clients)?;
+    binary(listen)?;
+    for path in ["/healthz", "/metrics", "/metrics", "/ring", "/metrics"] {
+        page(admin, path)?;
+    }
+    drop(clients);
+    proxy.end()
+}
+
+// === what is asked ===
+
+/// Bytes to send, and the right answer.
+type Step = (Vec<u8>, Vec<u8>);
+
+fn key(number: usize) -> String {
+    format!("key:{:012}", number % KEYS)
+}
+
+fn value(len: usize) -> Vec<u8> {
+    (b'a'..=b'z').cycle().take(len).collect()
+}
+
+fn set(key: &str, len: usize) -> Step {
+    let mut request = format!("set {key} 0 0 {len}\r\n").into_bytes();
+    request.extend(value(len));
+    request.extend(b"\r\n");
+    (request, b"STORED\r\n".to_vec())
+}
+
+fn get(keys: &[String], len: usize) -> Step {
+    let mut answer = Vec::new();
+    for key in keys {
+        answer.extend(format!("VALUE {key} 0 {len}\r\n").into_bytes());
+        answer.extend(value(len));
+        answer.extend(b"\r\n");
+    }
+    answer.extend(b"END\r\n");
+    (format!("get {}\r\n", keys.join(" ")).into_bytes(), answer)
+}
+
+/// Nine gets to a set.
+fn mixed(number: usize) -> Step {
+    // Neighbours are not of neighbouring keys.
+    let spread = key(number.wrapping_mul(7919));
+    if number % 10 == 9 { set(&spread, SMALL_BYTES) } else { get(&[spread], SMALL_BYTES) }
+}
+
+fn line(request: &str, answer: &str) -> Step {
+    (request.as_bytes().to_vec(), answer.as_bytes().to_vec())
+}
+
+fn text(clients: &mut [TcpStream]) -> Result<(), Box<dyn Error>> {
+    for number in 0..KEYS {
+        round(&mut clients[..1], |_| vec![set(&key(number), SMALL_BYTES)])?;
+    }
+    for number in 0..10_000 {
+        round(&mut clients[..1], |_| vec![mixed(number)])?;
+    }
+    for number in 0..2_000 {
+        round(clients, |client| vec![mixed(number * CLIENTS + client)])?;
+    }
+    for number in 0..150 {
+        round(clients, |client| (0..16).map(|step| mixed((number * CLIENTS + client) * 16 + step)).collect())?;
+    }
+    for number in 0..600 {
+        let keys = |client| (0..24).map(|step| key((number * CLIENTS + client) * 31 + step)).collect::<Vec<_>>();
+        round(&mut clients[..10], |client| vec![get(&keys(client), SMALL_BYTES)])?;
+    }
+    for number in 0..100 {
+        let own = |client| format!("own:{client}:{number}");
+        round(clients, |client| {
+            vec![
+                line(&format!("get {}\r\n", own(client)), "END\r\n"),
+                line(&format!("set {} 0 0 1 noreply\r\n1\r\n", own(client)), ""),
+                line(&format!("incr {} 1\r\n", own(client)), "2\r\n"),
+                line(&format!("touch {} 60\r\n", own(client)), "TOUCHED\r\n"),
+                line(&format!("delete {}\r\n", own(client)), "DELETED\r\n"),
+            ]
+        })?;
+    }
+    Ok(())
+}
+
+fn meta(clients: &mut [TcpStream]) -> Result<(), Box<dyn Error>> {
+    let mut found = format!("VA {SMALL_BYTES}\r\n").into_bytes();
+    found.extend(value(SMALL_BYTES));
+    found.extend(b"\r\n");
+    let stored = |key: &str| {
+        let mut request = format!("ms {key} {SMALL_BYTES}\r\n").into_bytes();
+        request.extend(value(SMALL_BYTES));
+        request.extend(b"\r\n");
+        (request, b"HD\r\n".to_vec())
+    };
+    for number in 0..500 {
+        round(clients, |client| {
+            let key = key((number * CLIENTS + client).wrapping_mul(7919));
+            let read = (format!("mg {key} v\r\n").into_bytes(), found.clone());
+            if (number + client) % 10 == 9 { vec![stored(&key)] } else { vec![read] }
+        })?;
+    }
+    Ok(())
+}
+
+fn large(clients: &mut [TcpStream]) -> Result<(), Box<dyn Error>> {
+    for (len, rounds) in [(4 << 10, 100), (64 << 10, 30), (512 << 10, 10)] {
+        let clients = &mut clients[..8];
+        let own = |client: usize| format!("large:{len}:{client}");
+        round(clients, |client| vec![set(&own(client), len)])?;
+        for _ in 0..rounds {
+            round(clients, |client| vec![get(&[own(client)], len)])?;
+        }
+    }
+    Ok(())
+}
+
+fn binary(address: SocketAddr) -> Result<(), Box<dyn Error>> {
+    let mut clients = (0..CLIENTS).map(|_| connected(address)).collect::<io::Result<Vec<_>>>()?;
+    for number in 0..300 {
+        for (client, stream) in clients.iter_mut().enumerate() {
+            let key = key((number * CLIENTS + client).wrapping_mul(7919));
+            let sets = (number + client) % 10 == 9;
+            stream.write_all(&if sets {
+                packet(1, &[0; 8], &key, &value(SMALL_BYTES))
+            } else {
+                packet(0, &[], &key, &[])
+            })?;
+        }
+        for stream in &mut clients {
+            let mut header = [0; 24];
+            stream.read_exact(&mut header)?;
+            let len = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
+            let mut body = vec![0; len as usize];
+            stream.read_exact(&mut body)?;
+            if (header[0], header[6], header[7]) != (0x81, 0, 0) {
+                return Err(format!("a packet was answered {header:x?}").into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn packet(opcode: u8, extras: &[u8], key: &str, value: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0; 24];
+    (packet[0], packet[1], packet[3], packet[4]) = (0x80, opcode, key.len() as u8, extras.len() as u8);
+    packet[8..12].copy_from_slice(&((extras.len() + key.len() + value.len()) as u32).to_be_bytes());
+    packet.extend([extras, key.as_bytes(), value].concat());
+    packet
+}
+
+fn page(admin: SocketAddr, path: &str) -> Result<(), Box<dyn Error>> {
+    let mut stream = connected(admin)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    match answer.starts_with(b"HTTP/1.1 200") {
+        true => Ok(()),
+        false => Err(format!("{path}: {}", String::from_utf8_lossy(&answer)).into()),
+    }
+}
+
+/// Each client sends its steps; then all answers are read and compared.
+fn round(clients: &mut [TcpStream], steps: impl Fn(usize) -> Vec<Step>) -> Result<(), Box<dyn Error>> {
+    let mut answers = Vec::new();
+    for (client, stream) in clients.iter_mut().enumerate() {
+        let (requests, wanted): (Vec<_>, Vec<_>) = steps(client).into_iter().unzip();
+        stream.write_all(&requests.concat())?;
+        answers.push((requests, wanted.concat()));
+    }
+    for (stream, (requests, wanted)) in clients.iter_mut().zip(answers) {
+        let mut answer = vec![0; wanted.len()];
+        stream.read_exact(&mut answer)?;
+        if answer != wanted {
+            let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+            return Err(format!("{:?} was answered {:?}", shown(&requests.concat()), shown(&answer)).into());
+        }
+    }
+    Ok(())
+}
+
+// === what is started ===
+
+/// A program; killed and reaped when dropped.
+struct Running(Child);
+
+impl Running {
+    /// Starts it, and waits until it accepts connections.
+    fn start(mut command: Command, address: SocketAddr) -> io::Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut running = Self(command.spawn()?);
+        let begun_at = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            if running.0.try_wait()?.is_some() || begun_at.elapsed() > PATIENCE {
+                return Err(io::Error::other(format!("{} does not listen", command.get_program().display())));
+            }
+            sleep(Duration::from_millis(5));
+        }
+        Ok(running)
+    }
+
+    /// Asks it to end, and waits until it has.
+    fn end(&mut self) -> Result<(), Box<dyn Error>> {
+        // The shell's own: there may be no other.
+        Command::new("sh").args(["-c", &format!("kill -TERM {}", self.0.id())]).status()?;
+        let begun_at = Instant::now();
+        while begun_at.elapsed() < PATIENCE {
+            match self.0.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(format!("it ended by {status}").into()),
+                None => sleep(Duration::from_millis(20)),
+            }
+        }
+        Err("it does not end".into())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn node(memcached: &str) -> io::Result<(Running, SocketAddr)> {
+    let address = free_address()?;
+    let mut command = Command::new(memcached);
+    command.args(["-l", "127.0.0.1", "-p", &address.port().to_string(), "-U", "0", "-t", "1", "-u", "root"]);
+    Ok((Running::start(command, address)?, address))
+}
+
+fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+fn connected(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
