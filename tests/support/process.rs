@@ -465,6 +465,13 @@ impl Slipring {
         self.process.output()
     }
 
+    /// The whole lines of that: one that has no end yet is still being written.
+    pub fn output_lines(&self) -> Vec<String> {
+        let output = self.output();
+        let whole = output.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(str::to_owned).collect()
+    }
+
     /// Waits until it has written this: the log is written by a thread of its own, when it has its turn.
     pub fn wait_for_output(&self, part: &str) {
         eventually(&format!("it says {part:?}"), || self.output().contains(part));

@@ -4,11 +4,9 @@ use serde_json::Value;
 
 /// What is logged of nodes at INFO and above, an object a line.
 fn told(slipring: &Slipring) -> Vec<Value> {
-    let log = slipring.output();
-    // What has no end yet is still being written.
-    let log = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let log = slipring.output_lines();
     let lines =
-        log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("no JSON: {line}")));
+        log.iter().map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("no JSON: {line}")));
     lines.filter(|line| line["node"].is_string()).collect()
 }
 

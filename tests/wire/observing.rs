@@ -15,11 +15,9 @@ fn json(slipring: &Slipring, path: &str) -> Value {
 
 /// The log, an object a line.
 fn logged(slipring: &Slipring, message: &str) -> Vec<Value> {
-    let log = slipring.output();
-    // What has no end yet is still being written.
-    let log = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let log = slipring.output_lines();
     let lines: Vec<Value> =
-        log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect();
+        log.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect();
     lines.into_iter().filter(|line| line["message"] == message).collect()
 }
 
