@@ -185,6 +185,11 @@ fn open_tcp(address: SocketAddr) -> io::Result<Socket> {
         // They save memory only, too.
         let _ = socket.set_recv_buffer_size(INPUT_BYTES);
         let _ = socket.set_send_buffer_size(OUTPUT_BYTES);
+        // To a client on this machine there is no path that could be congested: the plainest algorithm, which every kernel has.
+        // Others (BBR is the default of some hosts) pace what they send, which large values wait for.
+        if address.ip().is_loopback() {
+            let _ = socket.set_tcp_congestion(b"reno");
+        }
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -494,6 +499,21 @@ mod tests {
             assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
             assert_eq!(accepted.recv_buffer_size().unwrap(), 2 * INPUT_BYTES);
             assert_eq!(accepted.send_buffer_size().unwrap(), 2 * OUTPUT_BYTES);
+            assert_eq!(congestion(&accepted), "reno");
         }
+    }
+
+    /// Its algorithm of congestion control.
+    #[cfg(target_os = "linux")]
+    fn congestion(socket: &Socket) -> String {
+        String::from_utf8(socket.tcp_congestion().unwrap()).unwrap().trim_end_matches('\0').to_owned()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn clients_from_elsewhere_are_sent_to_as_the_host_has_it() {
+        let everywhere = Socket::from(bind("0.0.0.0:0".parse().unwrap(), LISTEN).unwrap());
+        let plain = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        assert_eq!(congestion(&everywhere), congestion(&plain));
     }
 }
