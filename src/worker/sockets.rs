@@ -22,7 +22,7 @@ pub(super) struct Socket<Id> {
     /// The kernel took less than there was; the task waits for room.
     pub(super) blocked: bool,
     /// Of a connection to a node.
-    made: Option<Made>,
+    made: Option<Box<Made>>,
     /// Of a connection to a node: what may wait to be read is bounded.
     pub(super) is_bounded: bool,
 }
@@ -44,12 +44,12 @@ pub(super) enum Read {
 
 impl<Id> Socket<Id> {
     pub(super) fn new(id: Id, write: WriteHalf, made: Option<Made>) -> Self {
-        Self { id, write, task: Waker::noop().clone(), blocked: false, made, is_bounded: false }
+        Self { id, write, task: Waker::noop().clone(), blocked: false, made: made.map(Box::new), is_bounded: false }
     }
 
     /// Why the other side has closed it.
     pub(super) fn closed(&self) -> FailReason {
-        if self.made.as_ref().is_some_and(Made::is_itself) { FailReason::Itself } else { FailReason::Closed }
+        if self.made.as_ref().is_some_and(|made| made.is_itself()) { FailReason::Itself } else { FailReason::Closed }
     }
 }
 

@@ -26,6 +26,9 @@ use crate::time::Tick;
 const HOLD: usize = 16 << 10;
 /// A parked reply of at least this many bytes is queued without copying it again.
 const MOVE: usize = 16 << 10;
+/// Memory of so many slots at most is kept for the next client that owes replies, of so many clients.
+const KEEP_SLOTS: usize = 64;
+const KEEP_SPARE: usize = 64;
 
 /// What a reply answers, and since when it is owed.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +149,7 @@ impl Slot {
 /// The queue of slots and what is ready to be written.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Replies {
+    /// Without memory of their own, as `answered`, while nothing is owed.
     slots: VecDeque<Slot>,
     /// The sequence number of the head slot.
     base: u32,
@@ -160,6 +164,10 @@ pub(in crate::proxy) struct Replies {
     /// What was answered since this was last taken.
     answered: Vec<Stamp>,
 }
+
+/// Memory for slots, and for what was answered, that no client uses: steady traffic allocates none.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct SpareSlots(Vec<(VecDeque<Slot>, Vec<Stamp>)>);
 
 impl Replies {
     /// Slots not finished, or finished behind one that is not.
@@ -214,11 +222,6 @@ impl Replies {
     #[inline]
     fn push_slot(&mut self, stamp: Stamp, form: Form, read: Option<Read>) -> u32 {
         let seq = self.next_seq();
-        // Most clients ask for one thing at a time, and thousands may be idle.
-        if self.slots.capacity() == 0 {
-            self.slots.reserve_exact(1);
-            self.answered.reserve_exact(1);
-        }
         self.slots.push_back(Slot { stamp, form, tail: None, read, done: false, parked: Vec::new(), extra: None });
         seq
     }
@@ -375,8 +378,27 @@ impl Replies {
             }
             self.take_parked(pool);
         }
-        if self.slots.is_empty() && self.slots.capacity() > 64 {
-            self.slots = VecDeque::new();
+    }
+
+    /// It may owe replies from now on: it gets memory for their slots that others have used.
+    #[inline]
+    pub(in crate::proxy) fn borrow_slots(&mut self, spare: &mut SpareSlots) {
+        if self.slots.capacity() == 0
+            && let Some((slots, answered)) = spare.0.pop()
+        {
+            (self.slots, self.answered) = (slots, answered);
+        }
+    }
+
+    /// Where nothing is owed, and nothing is left of [`Replies::take_answered`], it gives its memory for replies away: thousands
+    /// may be idle.
+    #[inline]
+    pub(in crate::proxy) fn return_slots(&mut self, spare: &mut SpareSlots) {
+        if self.slots.is_empty() && self.slots.capacity() > 0 {
+            let room = (std::mem::take(&mut self.slots), std::mem::take(&mut self.answered));
+            if room.0.capacity() <= KEEP_SLOTS && room.1.capacity() <= KEEP_SLOTS && spare.0.len() < KEEP_SPARE {
+                spare.0.push(room);
+            }
         }
     }
 
