@@ -12,6 +12,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const OWN: u64 = 24;
 /// With fewer left there is nobody who could say what is wrong: tokio's signals panic without theirs.
 const LEAST: u64 = 5;
+/// What a client needs once everything listens, beside what [`PER_WORKER`] says: its own, and one that is being read.
+const LEAST_TO_SERVE: u64 = 2;
 /// A worker's runtime, its pipe, and its timer.
 const PER_WORKER: u64 = 7;
 /// Connections of a worker to a node that come and go with large values.
@@ -40,11 +42,22 @@ pub fn raise() -> u64 {
 /// Whether so many leave too few to start with, beside those that are open (some may be inherited).
 #[must_use]
 pub fn too_few(limit: u64) -> bool {
+    left(limit) < LEAST
+}
+
+/// Whether so many leave too few for one client and one connection of each worker to a node, once everything listens.
+#[must_use]
+pub fn too_few_to_serve(limit: u64, workers: usize) -> bool {
+    left(limit) < LEAST_TO_SERVE + workers as u64 * (PER_WORKER + 1)
+}
+
+/// How many more can be opened.
+fn left(limit: u64) -> u64 {
     let below = |name: &OsStr| name.to_str().and_then(|name| name.parse().ok()).is_some_and(|fd: u64| fd < limit);
     // Without procfs: the standard streams, and the directory that would have been read.
     let open = fs::read_dir("/proc/self/fd")
         .map_or(4, |open| open.flatten().filter(|entry| below(&entry.file_name())).count() as u64);
-    limit.saturating_add(1).saturating_sub(open) < LEAST
+    limit.saturating_add(1).saturating_sub(open)
 }
 
 /// How many clients there is room for beside everything else, at least one.

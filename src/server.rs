@@ -52,7 +52,7 @@ pub enum RunError {
     #[error(transparent)]
     Topology(#[from] TopologyError),
     /// Fewer open files than it takes to look for the next trouble.
-    #[error("cannot start: the limit of {0} open files is too low")]
+    #[error("cannot start: the limit of {0} open files is too low: raise it (`ulimit -n`, or LimitNOFILE= of systemd)")]
     Files(u64),
     /// Threads, runtimes, signal handlers.
     #[error("cannot start: {}", phrase::of(.0))]
@@ -78,6 +78,10 @@ pub fn run(config: Config) -> Result<(), RunError> {
     };
     let data = listener::bind_all(&config.listen, config.unix_mode)?;
     let bound = Bound { data, admin: bind_admin(&config.admin_listen), files };
+    // It would listen, and never answer.
+    if descriptors::too_few_to_serve(files, config.workers) {
+        return Err(RunError::Files(files));
+    }
     let source = match &config.command {
         Command::Serve { source } => source.clone(),
         Command::Dev { nodes, node_memory } => Source::Static(start_embedded(*nodes, *node_memory)?),
