@@ -49,15 +49,16 @@ RUN [ "$PROFILE" = untrained ] || { \
         touch src/main.rs src/lib.rs \
         && RUSTFLAGS="$RUSTFLAGS -C profile-generate=/profile/counts" cargo build --profile dist --locked --bin slipring; }
 COPY deploy/image/train.rs .
-# The linker puts what was run first, the most frequent at the front, so that the rest need not be in memory.
+# The linker puts what was run side by side, and what a sidecar runs that has nothing to do, so that the rest need not be in memory.
 RUN [ "$PROFILE" = untrained ] || { \
         rustc --edition 2024 -O -o /profile/train train.rs \
-        && /profile/train target/*/dist/slipring "$(command -v memcached)" \
+        && /profile/train target/*/dist/slipring "$(command -v memcached)" /profile/counts \
         && cd /profile \
-        && ./llvm-profdata merge -o slipring.profdata counts \
+        && ./llvm-profdata merge -o slipring.profdata counts/idle-* counts/load-* \
         && echo '-C profile-use=/profile/slipring.profdata' >> flags \
-        && ./llvm-profdata show --all-functions --counts slipring.profdata > run \
-        && ./train order < run >> link.ld; }
+        && ./llvm-profdata merge -o idle.profdata counts/idle-* \
+        && for part in idle slipring; do ./llvm-profdata show --all-functions --counts $part.profdata > $part.run || exit; done \
+        && ./train order idle.run slipring.run >> link.ld; }
 
 FROM base AS build
 COPY --from=profile /profile/ /profile/

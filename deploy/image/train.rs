@@ -1,10 +1,11 @@
 //! The load by which the compiler learns what is hot, for profile-guided optimisation: the Dockerfile runs it.
 //!
-//! `train SLIPRING MEMCACHED` starts three nodes and a slipring that was built to count how often each part of it runs, sends
-//! requests of every common kind, checks all answers, and ends slipring by SIGTERM, upon which it writes its counts. The
-//! numbers of requests are fixed. `train order` reads these counts, as `llvm-profdata show --all-functions --counts` prints
-//! them, and writes a linker script that puts what has run first. It is built where the image is built, by the compiler alone:
-//! the standard library must do.
+//! `train SLIPRING MEMCACHED COUNTS` starts a slipring that was built to count how often each part of it runs. First it does so
+//! again and again with nothing to do but to answer a probe, then once in front of three nodes, and sends requests of every
+//! common kind. It checks all answers, and ends slipring by SIGTERM, upon which it writes its counts: `idle-*` and `load-*` in
+//! the directory COUNTS. The numbers of starts and requests are fixed. `train order IDLE ALL` reads the counts of the first and
+//! of both, as `llvm-profdata show --all-functions --counts` prints them, and writes a linker script that puts what has run
+//! side by side. It is built where the image is built, by the compiler alone: the standard library must do.
 
 #![expect(clippy::disallowed_methods, reason = "it waits")]
 #![expect(clippy::indexing_slicing, reason = "its indices are its own")]
@@ -13,7 +14,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::{self, BufRead, Read, Write};
+use std::fs;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::sleep;
@@ -22,6 +24,14 @@ use std::time::{Duration, Instant};
 /// For a start, an answer, and the end: on a machine that does other things as well.
 const PATIENCE: Duration = Duration::from_secs(60);
 const NODES: usize = 3;
+const STARTS: usize = 5;
+/// Of the standard library and of glibc, which come compiled and are not counted, what a proxy hardly ever runs: what names the
+/// functions of a panic, and what looks up, prints and converts in ways that Rust does not ask for. Without these lists all of
+/// both would be in memory. A name that does not exist, as in another libc, does no harm.
+const SELDOM_OF_STD: [&str; 5] = ["5gimli", "9addr2line", "14rustc_demangle", "11miniz_oxide", "12backtrace_rs"];
+const SELDOM_OF_LIBC: &str = "gconv_* wfile* wgenops *printf* getaddrinfo strto[dfl]* strtol?_l res_* resolv_conf dns-* nss_* \
+    files-* nscd_* dcigettext loadmsgcat loadlocale localealias plural l10nflist ifaddrs check_pf tsearch mul_n *-sse2* *-sse4* \
+    *-ssse3* dl-deps dl-close dl-profile dl-version dl-cache canonicalize getcwd msort";
 const CLIENTS: usize = 50;
 const KEYS: usize = 2_000;
 const SMALL_BYTES: usize = 100;
@@ -30,10 +40,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
-        ["order"] => order(io::stdin().lock(), io::stdout().lock()),
-        [slipring, memcached] => train(slipring, memcached),
+        ["order", idle, all] => order(idle, all, io::stdout().lock()),
+        [slipring, memcached, counts] => train(slipring, memcached, counts),
         _ => {
-            eprintln!("usage: train SLIPRING MEMCACHED, or train order <COUNTS >SCRIPT");
+            eprintln!("usage: train SLIPRING MEMCACHED COUNTS, or train order IDLE ALL >SCRIPT");
             return ExitCode::from(64);
         }
     };
@@ -46,53 +56,88 @@ fn main() -> ExitCode {
     }
 }
 
-/// Puts functions that have run first, the most frequent at the front: pages of the others need not be in memory. The compiler
-/// has already put `hot` and `unlikely` before the names of some.
-fn order(counts: impl BufRead, mut script: impl Write) -> Result<(), Box<dyn Error>> {
-    let mut found: BTreeMap<String, u64> = BTreeMap::new();
-    let mut name = String::new();
-    for line in counts.lines() {
-        let line = line?;
-        if let Some(blocks) = line.strip_prefix("    Block counts: [") {
-            let counts = blocks.trim_end_matches(']').split(", ").filter_map(|count| count.parse().ok());
-            let most = counts.max().unwrap_or(0);
-            let known = found.entry(name.clone()).or_default();
-            *known = most.max(*known);
-        } else if let Some(named) = line.strip_prefix("  ").and_then(|line| line.strip_suffix(':')) {
-            // Before the name of one that is not seen elsewhere stands its module.
-            name = named.rsplit(';').next().unwrap_or_default().to_owned();
-        }
+/// Puts functions that have run side by side, for pages of the others need not be in memory. Those of a sidecar that has
+/// nothing to do are at the end, and the most frequent of both kinds where the two meet. The compiler has already put `hot` and
+/// `unlikely` before the names of some; a number is behind names that are there twice.
+fn order(idle: &str, all: &str, mut script: impl Write) -> Result<(), Box<dyn Error>> {
+    let (idle, all) = (frequencies(idle)?, frequencies(all)?);
+    let (mut idle, mut load): (Vec<_>, Vec<_>) = all.iter().partition(|(name, _)| idle.contains_key(*name));
+    if idle.len() < 500 || load.is_empty() {
+        return Err(format!("only {} functions have run idle, and {} else", idle.len(), load.len()).into());
     }
-    let mut run: Vec<(u64, &str)> =
-        found.iter().filter(|(_, most)| **most > 0).map(|(name, most)| (*most, &**name)).collect();
-    if run.len() < 500 {
-        return Err(format!("only {} functions have run", run.len()).into());
-    }
-    run.sort_by_key(|(most, _)| Reverse(*most));
+    load.sort_by_key(|(_, most)| **most);
+    idle.sort_by_key(|(_, most)| Reverse(**most));
     writeln!(script, "SECTIONS {{ .text.run : {{")?;
-    for (_, name) in run {
-        writeln!(script, "*(.text.hot.{name} .text.{name} .text.unlikely.{name})")?;
+    for (name, _) in load.into_iter().chain(idle) {
+        writeln!(script, "*(.text.hot.{name} .text.{name} .text.unlikely.{name} .text.{name}.*)")?;
     }
-    // What is not counted, for it comes compiled: much of it is run, in small parts.
-    for uncounted in [".text*._R*", ".text*._ZN5alloc7raw_vec*", ".text*._ZN4core3str*"] {
-        writeln!(script, "*({uncounted})")?;
+    // What comes compiled is not counted, and what is the same as another function may have only the other's name.
+    for small in [".text*._R*7raw_vec*", ".text*._ZN5alloc7raw_vec*", ".text*._ZN4core3str*", ".text*._ZN5tokio4time*"]
+    {
+        writeln!(script, "*({small})")?;
     }
-    writeln!(script, "*libc.a:*(.text .text.*)")?;
-    writeln!(script, "}} }} INSERT BEFORE .text;")?;
+    writeln!(script, "*crt*.o(.text)")?;
+    writeln!(script, "}} .text.seldom : {{")?;
+    for part in SELDOM_OF_STD {
+        writeln!(script, "*(.text*._R*{part}[0-9]*)")?;
+    }
+    for object in SELDOM_OF_LIBC.split_whitespace() {
+        writeln!(script, "*libc.a:{object}.o(.text .text.*)")?;
+    }
+    writeln!(script, "}} .text.uncounted : {{")?;
+    writeln!(script, "*(.text*._R*)")?;
+    writeln!(script, "*lib[cm]*.a:*(.text .text.*)")?;
+    writeln!(script, "}} }} INSERT AFTER .text;")?;
     Ok(())
 }
 
-fn train(slipring: &str, memcached: &str) -> Result<(), Box<dyn Error>> {
+/// The functions that have run, and how often the part of each that ran most did.
+fn frequencies(path: &str) -> io::Result<BTreeMap<String, u64>> {
+    let mut found: BTreeMap<String, u64> = BTreeMap::new();
+    let mut name = "";
+    for line in fs::read_to_string(path)?.lines() {
+        if let Some(blocks) = line.strip_prefix("    Block counts: [") {
+            let counts = blocks.trim_end_matches(']').split(", ").filter_map(|count| count.parse().ok());
+            let most = counts.max().unwrap_or(0);
+            if most > 0 {
+                let known = found.entry(name.to_owned()).or_default();
+                *known = most.max(*known);
+            }
+        } else if let Some(named) = line.strip_prefix("  ").and_then(|line| line.strip_suffix(':')) {
+            // Before the name of one that is not seen elsewhere stands its module.
+            name = named.rsplit(';').next().unwrap_or_default();
+        }
+    }
+    Ok(found)
+}
+
+fn train(slipring: &str, memcached: &str, counts: &str) -> Result<(), Box<dyn Error>> {
     let nodes = (0..NODES).map(|_| node(memcached)).collect::<io::Result<Vec<_>>>()?;
     let names: Vec<String> = nodes.iter().map(|(_, address)| address.to_string()).collect();
+    let names = names.join(",");
     let (listen, admin) = (free_address()?, free_address()?);
-    let mut command = Command::new(slipring);
-    command.args(["serve", "--workers", "1", "--nodes", &names.join(",")]);
-    command.args(["--listen", &listen.to_string(), "--admin-listen", &admin.to_string()]);
-    // The clocks of a program that counts all it does.
-    command.args(["--request-timeout", "30s", "--connect-timeout", "30s", "--queue-timeout", "30s"]);
-    let mut proxy = Running::start(command, listen)?;
+    let start = |counted: &str, nodes: &str| {
+        let mut command = Command::new(slipring);
+        command.args(["serve", "--workers", "1", "--nodes", nodes]);
+        command.args(["--listen", &listen.to_string(), "--admin-listen", &admin.to_string()]);
+        // The clocks of a program that counts all it does.
+        command.args(["--request-timeout", "30s", "--connect-timeout", "30s", "--queue-timeout", "30s"]);
+        command.args(["--drain-timeout-on-exit", "0s"]);
+        // Runs of the same program are added up in one file.
+        command.env("LLVM_PROFILE_FILE", format!("{counts}/{counted}-%m.profraw"));
+        Running::start(command, listen)
+    };
+    for round in 0..STARTS {
+        // The last one has a node that is down.
+        let (counted, down) = if round + 1 < STARTS { ("idle", "") } else { ("load", ",127.0.0.1:1") };
+        let mut proxy = start(counted, &format!("{names}{down}"))?;
+        page(admin, "/healthz")?;
+        // Some ticks of a worker.
+        sleep(Duration::from_millis(200));
+        proxy.end()?;
+    }
 
+    let mut proxy = start("load", &names)?;
     let mut clients = (0..CLIENTS).map(|_| connected(listen)).collect::<io::Result<Vec<_>>>()?;
     text(&mut clients)?;
     meta(&mut clients)?;
