@@ -10,7 +10,7 @@
 
 # The program is compiled twice: once to count what a load of requests runs most (deploy/image/train.rs), and then by these counts
 # (profile-guided optimisation), with what was run at all side by side in memory. --build-arg PROFILE=untrained leaves that
-# out, in less time (260 s, not 440, on two cores): for a BUILD_IMAGE without rustup (for its component llvm-tools) or without apt or apk (for memcached).
+# out, in less time (260 s, not 440, on two cores): for a BUILD_IMAGE without rustup (for its component llvm-tools) or without apt or apk (for memcached and openssl).
 
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-slim
 ARG RUNTIME_IMAGE=scratch
@@ -41,8 +41,8 @@ RUN [ "$PROFILE" = untrained ] || { \
         tools=$(rustc --print sysroot)/lib/rustlib/$(rustc --print host-tuple)/bin \
         && { [ -x "$tools/llvm-profdata" ] || rustup component add llvm-tools; } \
         && ln -s "$tools/llvm-profdata" /profile/ \
-        && { command -v memcached || apk add memcached \
-            || { apt-get update && apt-get install -y --no-install-recommends memcached; }; } \
+        && { { command -v memcached && command -v openssl; } || apk add memcached openssl \
+            || { apt-get update && apt-get install -y --no-install-recommends memcached openssl; }; } \
         && RUSTFLAGS="$RUSTFLAGS -C profile-generate=/profile/counts" cargo build --profile dist --locked --bin slipring; }
 COPY src src
 RUN [ "$PROFILE" = untrained ] || { \
@@ -50,6 +50,7 @@ RUN [ "$PROFILE" = untrained ] || { \
         && RUSTFLAGS="$RUSTFLAGS -C profile-generate=/profile/counts" cargo build --profile dist --locked --bin slipring; }
 COPY deploy/image/train.rs .
 # The linker puts what was run side by side, and what a sidecar runs that has nothing to do, so that the rest need not be in memory.
+# TLS has its place, too, but is not compiled as what is hot: it would be larger for all, and what is slow in it is not counted.
 RUN [ "$PROFILE" = untrained ] || { \
         rustc --edition 2024 -O -o /profile/train train.rs \
         && /profile/train target/*/dist/slipring "$(command -v memcached)" /profile/counts \
@@ -57,8 +58,10 @@ RUN [ "$PROFILE" = untrained ] || { \
         && ./llvm-profdata merge -o slipring.profdata counts/idle-* counts/load-* \
         && echo '-C profile-use=/profile/slipring.profdata' >> flags \
         && ./llvm-profdata merge -o idle.profdata counts/idle-* \
-        && for part in idle slipring; do ./llvm-profdata show --all-functions --counts $part.profdata > $part.run || exit; done \
-        && ./train order idle.run slipring.run >> link.ld; }
+        && ./llvm-profdata merge -o all.profdata counts/* \
+        && for part in idle slipring all; do \
+            ./llvm-profdata show --all-functions --counts $part.profdata > $part.run || exit; done \
+        && ./train order idle.run slipring.run all.run >> link.ld; }
 
 FROM base AS build
 COPY --from=profile /profile/ /profile/

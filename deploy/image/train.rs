@@ -2,10 +2,11 @@
 //!
 //! `train SLIPRING MEMCACHED COUNTS` starts a slipring that was built to count how often each part of it runs. First it does so
 //! again and again with nothing to do but to answer a probe, then once in front of three nodes, and sends requests of every
-//! common kind. It checks all answers, and ends slipring by SIGTERM, upon which it writes its counts: `idle-*` and `load-*` in
-//! the directory COUNTS. The numbers of starts and requests are fixed. `train order IDLE ALL` reads the counts of the first and
-//! of both, as `llvm-profdata show --all-functions --counts` prints them, and writes a linker script that puts what has run
-//! side by side. It is built where the image is built, by the compiler alone: the standard library must do.
+//! common kind; at last in front of nodes with TLS and a log-in. It checks all answers, and ends slipring by SIGTERM, upon which
+//! it writes its counts: `idle-*`, `load-*` and `secured-*` in the directory COUNTS. The numbers of starts and requests are
+//! fixed. `train order IDLE LOAD ALL` reads the counts of the first, of the first two, and of all, as `llvm-profdata show
+//! --all-functions --counts` prints them, and writes a linker script that puts what has run side by side. It is built where the
+//! image is built, by the compiler alone: the standard library must do.
 
 #![expect(clippy::disallowed_methods, reason = "it waits")]
 #![expect(clippy::indexing_slicing, reason = "its indices are its own")]
@@ -17,6 +18,7 @@ use std::error::Error;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -40,10 +42,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
-        ["order", idle, all] => order(idle, all, io::stdout().lock()),
+        ["order", idle, load, all] => order([idle, load, all], io::stdout().lock()),
         [slipring, memcached, counts] => train(slipring, memcached, counts),
         _ => {
-            eprintln!("usage: train SLIPRING MEMCACHED COUNTS, or train order IDLE ALL >SCRIPT");
+            eprintln!("usage: train SLIPRING MEMCACHED COUNTS, or train order IDLE LOAD ALL >SCRIPT");
             return ExitCode::from(64);
         }
     };
@@ -56,20 +58,29 @@ fn main() -> ExitCode {
     }
 }
 
-/// Puts functions that have run side by side, for pages of the others need not be in memory. Those of a sidecar that has
-/// nothing to do are at the end, and the most frequent of both kinds where the two meet. The compiler has already put `hot` and
-/// `unlikely` before the names of some; a number is behind names that are there twice.
-fn order(idle: &str, all: &str, mut script: impl Write) -> Result<(), Box<dyn Error>> {
-    let (idle, all) = (frequencies(idle)?, frequencies(all)?);
-    let (mut idle, mut load): (Vec<_>, Vec<_>) = all.iter().partition(|(name, _)| idle.contains_key(*name));
-    if idle.len() < 500 || load.is_empty() {
-        return Err(format!("only {} functions have run idle, and {} else", idle.len(), load.len()).into());
+/// Puts functions that have run side by side, for pages of the others need not be in memory: what only TLS runs, then what only a
+/// load does, and at last what a sidecar runs that has nothing to do; the most frequent are where these two meet.
+fn order(counts: [&str; 3], mut script: impl Write) -> Result<(), Box<dyn Error>> {
+    let [idle, load, all] = counts.map(frequencies);
+    let (idle, load, all) = (idle?, load?, all?);
+    let (mut idle, busy): (Vec<_>, Vec<_>) = all.iter().partition(|(name, _)| idle.contains_key(*name));
+    let (mut load, secured): (Vec<_>, Vec<_>) = busy.into_iter().partition(|(name, _)| load.contains_key(*name));
+    if idle.len() < 500 || load.is_empty() || secured.is_empty() {
+        let (idle, load, secured) = (idle.len(), load.len(), secured.len());
+        return Err(
+            format!("only {idle} functions have run idle, {load} in front of nodes, and {secured} by TLS").into()
+        );
     }
     load.sort_by_key(|(_, most)| **most);
     idle.sort_by_key(|(_, most)| Reverse(**most));
-    writeln!(script, "SECTIONS {{ .text.run : {{")?;
+    // The cryptography is not counted, for most of it is assembly.
+    writeln!(script, "SECTIONS {{ .text.secured : {{ *libring-*:*(.text .text.*)")?;
+    for (name, _) in secured {
+        writeln!(script, "{}", sections_of(name))?;
+    }
+    writeln!(script, "}} .text.run : {{")?;
     for (name, _) in load.into_iter().chain(idle) {
-        writeln!(script, "*(.text.hot.{name} .text.{name} .text.unlikely.{name} .text.{name}.*)")?;
+        writeln!(script, "{}", sections_of(name))?;
     }
     // What comes compiled is not counted, and what is the same as another function may have only the other's name.
     for small in [".text*._R*7raw_vec*", ".text*._ZN5alloc7raw_vec*", ".text*._ZN4core3str*", ".text*._ZN5tokio4time*"]
@@ -89,6 +100,12 @@ fn order(idle: &str, all: &str, mut script: impl Write) -> Result<(), Box<dyn Er
     writeln!(script, "*lib[cm]*.a:*(.text .text.*)")?;
     writeln!(script, "}} }} INSERT AFTER .text;")?;
     Ok(())
+}
+
+/// Where a function may be: the compiler has already put `hot` and `unlikely` before the names of some; a number is behind names
+/// that are there twice.
+fn sections_of(name: &str) -> String {
+    format!("*(.text.hot.{name} .text.{name} .text.unlikely.{name} .text.{name}.*)")
 }
 
 /// The functions that have run, and how often the part of each that ran most did.
@@ -112,32 +129,30 @@ fn frequencies(path: &str) -> io::Result<BTreeMap<String, u64>> {
 }
 
 fn train(slipring: &str, memcached: &str, counts: &str) -> Result<(), Box<dyn Error>> {
-    let nodes = (0..NODES).map(|_| node(memcached)).collect::<io::Result<Vec<_>>>()?;
-    let names: Vec<String> = nodes.iter().map(|(_, address)| address.to_string()).collect();
-    let names = names.join(",");
     let (listen, admin) = (free_address()?, free_address()?);
-    let start = |counted: &str, nodes: &str| {
+    let start = |counted: &str, nodes: &str, more: &[&str]| {
         let mut command = Command::new(slipring);
         command.args(["serve", "--workers", "1", "--nodes", nodes]);
         command.args(["--listen", &listen.to_string(), "--admin-listen", &admin.to_string()]);
         // The clocks of a program that counts all it does.
         command.args(["--request-timeout", "30s", "--connect-timeout", "30s", "--queue-timeout", "30s"]);
-        command.args(["--drain-timeout-on-exit", "0s"]);
+        command.args(["--drain-timeout-on-exit", "0s"]).args(more);
         // Runs of the same program are added up in one file.
         command.env("LLVM_PROFILE_FILE", format!("{counts}/{counted}-%m.profraw"));
         Running::start(command, listen)
     };
+    let (_nodes, names) = started(memcached, &[])?;
     for round in 0..STARTS {
         // The last one has a node that is down.
         let (counted, down) = if round + 1 < STARTS { ("idle", "") } else { ("load", ",127.0.0.1:1") };
-        let mut proxy = start(counted, &format!("{names}{down}"))?;
+        let mut proxy = start(counted, &format!("{names}{down}"), &[])?;
         page(admin, "/healthz")?;
         // Some ticks of a worker.
         sleep(Duration::from_millis(200));
         proxy.end()?;
     }
 
-    let mut proxy = start("load", &names)?;
+    let mut proxy = start("load", &names, &[])?;
     let mut clients = (0..CLIENTS).map(|_| connected(listen)).collect::<io::Result<Vec<_>>>()?;
     text(&mut clients)?;
     meta(&mut clients)?;
@@ -147,7 +162,34 @@ fn train(slipring: &str, memcached: &str, counts: &str) -> Result<(), Box<dyn Er
         page(admin, path)?;
     }
     drop(clients);
+    proxy.end()?;
+
+    let help = Command::new(memcached).arg("-h").output()?;
+    if !String::from_utf8_lossy(&help.stdout).contains("enable-ssl") {
+        eprintln!("train: {memcached} was built without TLS: what TLS runs is not counted");
+        return Ok(());
+    }
+    let secrets = Secrets::new()?;
+    let [chain, key, ca, passwords] = ["node.pem", "node.key", "ca.pem", "passwords"].map(|name| secrets.path(name));
+    let files = format!("ssl_chain_cert={chain},ssl_key={key}");
+    let (_nodes, names) = started(memcached, &["-Z", "-o", &files, "-Y", &passwords])?;
+    let mut proxy = start("secured", &names, &["--node-tls", "--node-tls-ca", &ca, "--node-auth-file", &passwords])?;
+    let mut clients = (0..CLIENTS).map(|_| connected(listen)).collect::<io::Result<Vec<_>>>()?;
+    for number in 0..KEYS {
+        round(&mut clients[..1], |_| vec![set(&key_of(number), SMALL_BYTES)])?;
+    }
+    for number in 0..200 {
+        round(&mut clients, |client| vec![mixed(number * CLIENTS + client)])?;
+    }
+    drop(clients);
     proxy.end()
+}
+
+/// Nodes, and the list of them.
+fn started(memcached: &str, options: &[&str]) -> io::Result<(Vec<Running>, String)> {
+    let nodes = (0..NODES).map(|_| node(memcached, options)).collect::<io::Result<Vec<_>>>()?;
+    let (nodes, names): (Vec<_>, Vec<_>) = nodes.into_iter().map(|(node, address)| (node, address.to_string())).unzip();
+    Ok((nodes, names.join(",")))
 }
 
 // === what is asked ===
@@ -155,7 +197,7 @@ fn train(slipring: &str, memcached: &str, counts: &str) -> Result<(), Box<dyn Er
 /// Bytes to send, and the right answer.
 type Step = (Vec<u8>, Vec<u8>);
 
-fn key(number: usize) -> String {
+fn key_of(number: usize) -> String {
     format!("key:{:012}", number % KEYS)
 }
 
@@ -184,7 +226,7 @@ fn get(keys: &[String], len: usize) -> Step {
 /// Nine gets to a set.
 fn mixed(number: usize) -> Step {
     // Neighbours are not of neighbouring keys.
-    let spread = key(number.wrapping_mul(7919));
+    let spread = key_of(number.wrapping_mul(7919));
     if number % 10 == 9 { set(&spread, SMALL_BYTES) } else { get(&[spread], SMALL_BYTES) }
 }
 
@@ -194,7 +236,7 @@ fn line(request: &str, answer: &str) -> Step {
 
 fn text(clients: &mut [TcpStream]) -> Result<(), Box<dyn Error>> {
     for number in 0..KEYS {
-        round(&mut clients[..1], |_| vec![set(&key(number), SMALL_BYTES)])?;
+        round(&mut clients[..1], |_| vec![set(&key_of(number), SMALL_BYTES)])?;
     }
     for number in 0..10_000 {
         round(&mut clients[..1], |_| vec![mixed(number)])?;
@@ -206,7 +248,7 @@ fn text(clients: &mut [TcpStream]) -> Result<(), Box<dyn Error>> {
         round(clients, |client| (0..16).map(|step| mixed((number * CLIENTS + client) * 16 + step)).collect())?;
     }
     for number in 0..600 {
-        let keys = |client| (0..24).map(|step| key((number * CLIENTS + client) * 31 + step)).collect::<Vec<_>>();
+        let keys = |client| (0..24).map(|step| key_of((number * CLIENTS + client) * 31 + step)).collect::<Vec<_>>();
         round(&mut clients[..10], |client| vec![get(&keys(client), SMALL_BYTES)])?;
     }
     for number in 0..100 {
@@ -236,7 +278,7 @@ fn meta(clients: &mut [TcpStream]) -> Result<(), Box<dyn Error>> {
     };
     for number in 0..500 {
         round(clients, |client| {
-            let key = key((number * CLIENTS + client).wrapping_mul(7919));
+            let key = key_of((number * CLIENTS + client).wrapping_mul(7919));
             let read = (format!("mg {key} v\r\n").into_bytes(), found.clone());
             if (number + client) % 10 == 9 { vec![stored(&key)] } else { vec![read] }
         })?;
@@ -260,7 +302,7 @@ fn binary(address: SocketAddr) -> Result<(), Box<dyn Error>> {
     let mut clients = (0..CLIENTS).map(|_| connected(address)).collect::<io::Result<Vec<_>>>()?;
     for number in 0..300 {
         for (client, stream) in clients.iter_mut().enumerate() {
-            let key = key((number * CLIENTS + client).wrapping_mul(7919));
+            let key = key_of((number * CLIENTS + client).wrapping_mul(7919));
             let sets = (number + client) % 10 == 9;
             stream.write_all(&if sets {
                 packet(1, &[0; 8], &key, &value(SMALL_BYTES))
@@ -363,9 +405,60 @@ impl Drop for Running {
     }
 }
 
-fn node(memcached: &str) -> io::Result<(Running, SocketAddr)> {
+/// An authority, a certificate of it for 127.0.0.1, and a password, in a directory that goes with this.
+struct Secrets(PathBuf);
+
+impl Secrets {
+    fn new() -> Result<Self, Box<dyn Error>> {
+        let secrets = Self(std::env::temp_dir().join(format!("slipring-train-{}", std::process::id())));
+        fs::create_dir(&secrets.0)?;
+        // The system's may not be there.
+        let configuration = secrets.path("openssl.cnf");
+        fs::write(
+            &configuration,
+            "[req]\ndistinguished_name=name\nx509_extensions=authority\n[name]\n[authority]\nbasicConstraints=critical,CA:TRUE\n",
+        )?;
+        fs::write(secrets.path("node.ext"), "subjectAltName=IP:127.0.0.1\n")?;
+        fs::write(secrets.path("passwords"), "app:trained\n")?;
+        let [ca, ca_key, request] = ["ca.pem", "ca.key", "node.csr"].map(|name| secrets.path(name));
+        let [chain, key, extensions] = ["node.pem", "node.key", "node.ext"].map(|name| secrets.path(name));
+        let of_curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout"];
+        let made = [
+            [&["req", "-x509"][..], &of_curve, &[&ca_key, "-out", &ca, "-subj", "/CN=Trained", "-days", "2"]],
+            [&["req"], &of_curve, &[&key, "-out", &request, "-subj", "/CN=node"]],
+            [
+                &["x509", "-req", "-in", &request, "-out", &chain, "-extfile", &extensions],
+                &["-CA", &ca, "-CAkey", &ca_key],
+                &["-CAcreateserial", "-days", "2"],
+            ],
+        ];
+        for arguments in made {
+            let mut command = Command::new("openssl");
+            command.args(arguments.concat()).env("OPENSSL_CONF", &configuration).stdin(Stdio::null());
+            let done = command.output();
+            let done = done.map_err(|error| format!("openssl: {error}"))?;
+            if !done.status.success() {
+                return Err(format!("openssl: {}", String::from_utf8_lossy(&done.stderr)).into());
+            }
+        }
+        Ok(secrets)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Secrets {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn node(memcached: &str, options: &[&str]) -> io::Result<(Running, SocketAddr)> {
     let address = free_address()?;
     let mut command = Command::new(memcached);
+    command.args(options);
     command.args(["-l", "127.0.0.1", "-p", &address.port().to_string(), "-U", "0", "-t", "1", "-u", "root"]);
     Ok((Running::start(command, address)?, address))
 }

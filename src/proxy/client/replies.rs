@@ -26,9 +26,10 @@ use crate::time::Tick;
 const HOLD: usize = 16 << 10;
 /// A parked reply of at least this many bytes is queued without copying it again.
 const MOVE: usize = 16 << 10;
-/// Memory of so many slots at most is kept for the next client that owes replies, of so many clients.
-const KEEP_SLOTS: usize = 64;
-const KEEP_SPARE: usize = 64;
+/// Memory of so many slots at most is kept for the next client that owes replies, of so many clients: most ask for one thing at
+/// a time.
+const KEEP_SLOTS: usize = 16;
+const KEEP_SPARE: usize = 1024;
 
 /// What a reply answers, and since when it is owed.
 #[derive(Clone, Copy, Debug)]
@@ -222,6 +223,10 @@ impl Replies {
     #[inline]
     fn push_slot(&mut self, stamp: Stamp, form: Form, read: Option<Read>) -> u32 {
         let seq = self.next_seq();
+        if self.slots.capacity() == 0 {
+            self.slots.reserve_exact(1);
+            self.answered.reserve_exact(1);
+        }
         self.slots.push_back(Slot { stamp, form, tail: None, read, done: false, parked: Vec::new(), extra: None });
         seq
     }
