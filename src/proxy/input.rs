@@ -101,7 +101,6 @@ impl Core {
         };
         client.last_read_at = now;
         client.pace.sent += input.bytes.len();
-        client.replies.borrow_slots(&mut self.shared.spare_slots);
         if client.unparsed.is_empty() {
             let used = self.parse(id, input);
             let Self { clients, shared, .. } = self;
@@ -295,7 +294,6 @@ impl Core {
             return;
         };
         let mut kept = std::mem::take(&mut client.unparsed);
-        client.replies.borrow_slots(&mut self.shared.spare_slots);
         let used = self.parse(id, Input::borrowed(&kept));
         let Self { clients, shared, .. } = self;
         match clients.get_mut(id.0) {

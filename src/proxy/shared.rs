@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::account::Budget;
 use super::buffer::BufferPool;
-use super::client::replies::SpareSlots;
 use super::effect::Effect;
 use super::ids::{ClientId, UpstreamId};
 use super::settings::Settings;
@@ -22,7 +21,6 @@ const TELL: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) pool: BufferPool,
-    pub(super) spare_slots: SpareSlots,
     /// The line under construction.
     pub(super) line: Vec<u8>,
     pub(super) dirty_clients: Vec<ClientId>,
@@ -74,7 +72,6 @@ impl Shared {
     pub(super) fn new(settings: Settings, cells: Arc<Cells>, worker: usize) -> Self {
         Self {
             pool: BufferPool::default(),
-            spare_slots: SpareSlots::default(),
             line: Vec::new(),
             dirty_clients: Vec::new(),
             dirty_upstreams: Vec::new(),

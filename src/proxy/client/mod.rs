@@ -310,7 +310,6 @@ impl Client {
         for stamp in self.replies.take_answered() {
             shared.cells().took(stamp.kind, Duration::from_micros(shared.now.0.saturating_sub(stamp.arrived_at.0)));
         }
-        self.replies.return_slots(&mut shared.spare_slots);
         self.recharge(shared);
         if !self.dirty && self.replies.wants_flush() {
             self.dirty = true;

@@ -26,10 +26,6 @@ use crate::time::Tick;
 const HOLD: usize = 16 << 10;
 /// A parked reply of at least this many bytes is queued without copying it again.
 const MOVE: usize = 16 << 10;
-/// Memory of so many slots at most is kept for the next client that owes replies, of so many clients: most ask for one thing at
-/// a time.
-const KEEP_SLOTS: usize = 16;
-const KEEP_SPARE: usize = 1024;
 
 /// What a reply answers, and since when it is owed.
 #[derive(Clone, Copy, Debug)]
@@ -150,7 +146,6 @@ impl Slot {
 /// The queue of slots and what is ready to be written.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Replies {
-    /// Without memory of their own, as `answered`, while nothing is owed.
     slots: VecDeque<Slot>,
     /// The sequence number of the head slot.
     base: u32,
@@ -165,10 +160,6 @@ pub(in crate::proxy) struct Replies {
     /// What was answered since this was last taken.
     answered: Vec<Stamp>,
 }
-
-/// Memory for slots, and for what was answered, that no client uses: steady traffic allocates none.
-#[derive(Debug, Default)]
-pub(in crate::proxy) struct SpareSlots(Vec<(VecDeque<Slot>, Vec<Stamp>)>);
 
 impl Replies {
     /// Slots not finished, or finished behind one that is not.
@@ -223,6 +214,7 @@ impl Replies {
     #[inline]
     fn push_slot(&mut self, stamp: Stamp, form: Form, read: Option<Read>) -> u32 {
         let seq = self.next_seq();
+        // Most clients ask for one thing at a time, and thousands may be idle.
         if self.slots.capacity() == 0 {
             self.slots.reserve_exact(1);
             self.answered.reserve_exact(1);
@@ -383,27 +375,8 @@ impl Replies {
             }
             self.take_parked(pool);
         }
-    }
-
-    /// It may owe replies from now on: it gets memory for their slots that others have used.
-    #[inline]
-    pub(in crate::proxy) fn borrow_slots(&mut self, spare: &mut SpareSlots) {
-        if self.slots.capacity() == 0
-            && let Some((slots, answered)) = spare.0.pop()
-        {
-            (self.slots, self.answered) = (slots, answered);
-        }
-    }
-
-    /// Where nothing is owed, and nothing is left of [`Replies::take_answered`], it gives its memory for replies away: thousands
-    /// may be idle.
-    #[inline]
-    pub(in crate::proxy) fn return_slots(&mut self, spare: &mut SpareSlots) {
-        if self.slots.is_empty() && self.slots.capacity() > 0 {
-            let room = (std::mem::take(&mut self.slots), std::mem::take(&mut self.answered));
-            if room.0.capacity() <= KEEP_SLOTS && room.1.capacity() <= KEEP_SLOTS && spare.0.len() < KEEP_SPARE {
-                spare.0.push(room);
-            }
+        if self.slots.is_empty() && self.slots.capacity() > 64 {
+            self.slots = VecDeque::new();
         }
     }
 

@@ -52,35 +52,6 @@ fn replies_leave_in_the_order_of_the_requests() {
 }
 
 #[test]
-fn who_is_owed_nothing_holds_no_slots() {
-    let (mut pool, mut spare) = (BufferPool::default(), SpareSlots::default());
-    let (mut replies, mut next) = (Replies::default(), Replies::default());
-    let owed = replies.push(STAMP, Form::Text);
-    for _ in 1..KEEP_SLOTS {
-        replies.push_ready(b"MN\r\n", STAMP, Form::Text, &mut pool);
-    }
-    assert_eq!(replies.take_answered().count(), 0);
-    replies.return_slots(&mut spare);
-    assert!(replies.slots.capacity() > 0 && spare.0.is_empty(), "one is owed");
-    replies.answer(owed, b"STORED\r\n", &mut pool);
-    assert_eq!(replies.take_answered().count(), KEEP_SLOTS);
-    replies.return_slots(&mut spare);
-    assert_eq!((replies.slots.capacity(), replies.answered.capacity(), spare.0.len()), (0, 0, 1));
-    assert_eq!(replies.next_seq() as usize, KEEP_SLOTS, "what it is owed next has another number");
-    next.borrow_slots(&mut spare);
-    assert!(next.slots.capacity() >= KEEP_SLOTS && spare.0.is_empty());
-    // A long pipeline's are not kept.
-    let owed = next.push(STAMP, Form::Text);
-    for _ in 0..KEEP_SLOTS {
-        next.push_ready(b"MN\r\n", STAMP, Form::Text, &mut pool);
-    }
-    next.answer(owed, b"STORED\r\n", &mut pool);
-    assert_eq!(next.take_answered().count(), KEEP_SLOTS + 1);
-    next.return_slots(&mut spare);
-    assert_eq!((next.slots.capacity(), spare.0.len()), (0, 0));
-}
-
-#[test]
 fn what_is_answered_is_not_answered_again() {
     let mut pool = BufferPool::default();
     let mut replies = Replies::default();
