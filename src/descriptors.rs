@@ -5,6 +5,7 @@
 
 use std::{ffi::OsStr, fs};
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The process itself: standard streams, the control runtime with its signals, listening sockets, a file that is read;
@@ -45,18 +46,22 @@ pub fn too_few(limit: u64) -> bool {
     left(limit) < LEAST
 }
 
-/// Whether so many leave too few for one client and one connection of each worker to a node, once everything listens.
+/// Whether so many leave too few for one client beside so many connections of each worker to the nodes, once everything
+/// listens: the nodes come first.
 #[must_use]
-pub fn too_few_to_serve(limit: u64, workers: usize) -> bool {
-    left(limit) < LEAST_TO_SERVE + workers as u64 * (PER_WORKER + 1)
+pub fn too_few_to_serve(limit: u64, workers: usize, to_nodes: usize) -> bool {
+    left(limit) < LEAST_TO_SERVE + workers as u64 * (PER_WORKER + to_nodes as u64)
 }
 
 /// How many more can be opened.
 fn left(limit: u64) -> u64 {
     let below = |name: &OsStr| name.to_str().and_then(|name| name.parse().ok()).is_some_and(|fd: u64| fd < limit);
-    // Without procfs: the standard streams, and the directory that would have been read.
-    let open = fs::read_dir("/proc/self/fd")
-        .map_or(4, |open| open.flatten().filter(|entry| below(&entry.file_name())).count() as u64);
+    let open = match fs::read_dir("/proc/self/fd") {
+        Ok(open) => open.flatten().filter(|entry| below(&entry.file_name())).count() as u64,
+        Err(error) if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => return 0,
+        // Without procfs: the standard streams, and the directory that would have been read.
+        Err(_) => 4,
+    };
     limit.saturating_add(1).saturating_sub(open)
 }
 

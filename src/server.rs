@@ -24,7 +24,7 @@ use crate::admin::{self, AdminState};
 use crate::config::{AnswerDiscovery, Command, Config, ListenAddress};
 use crate::descriptors;
 use crate::discovery::follow::{self, History};
-use crate::discovery::{self, Source, Triggers};
+use crate::discovery::{self, Own, Source, Triggers};
 use crate::embedded::EmbeddedNode;
 use crate::listener::{self, Acceptor, BindError, Listener};
 use crate::metrics::{Cells, Exposition};
@@ -38,6 +38,8 @@ use condition::Condition;
 
 /// Largest item of an embedded node, in bytes: memcached's default (`-I 1m`).
 const EMBEDDED_ITEM: usize = 1 << 20;
+/// Descriptors of their runtime.
+const EMBEDDED_OWN: usize = 5;
 
 /// Between two looks at certificates of nodes that near their end.
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(1800);
@@ -78,8 +80,13 @@ pub fn run(config: Config) -> Result<(), RunError> {
     };
     let data = listener::bind_all(&config.listen, config.unix_mode)?;
     let bound = Bound { data, admin: bind_admin(&config.admin_listen), files };
-    // It would listen, and never answer.
-    if descriptors::too_few_to_serve(files, config.workers) {
+    // It would listen, and never answer. Embedded nodes have a runtime, listen, and have the other end of each connection.
+    let to_nodes = match &config.command {
+        Command::Dev { nodes, .. } => EMBEDDED_OWN + nodes * (2 * config.connections_per_node + 1),
+        Command::Serve { source: Source::Static(nodes) } => nodes.len() * config.connections_per_node,
+        _ => config.connections_per_node,
+    };
+    if descriptors::too_few_to_serve(files, config.workers, to_nodes) {
         return Err(RunError::Files(files));
     }
     let source = match &config.command {
@@ -148,7 +155,8 @@ async fn serve(
     // The first ring is there before the first worker asks, where its source has it at once.
     let placement = Arc::new(config.placement.clone());
     let (published, secured) = (Arc::clone(&ring), config.secured.clone());
-    let follow = follow::follow(views, published, placement, Arc::clone(&ready), history, secured);
+    let own = Own::new(config.listen.iter().flat_map(ListenAddress::addresses).collect());
+    let follow = follow::follow(views, published, placement, Arc::clone(&ready), history, secured, own);
     tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
     tokio::task::yield_now().await;
     tasks.spawn(draining.clone().run_until_cancelled_owned(be_ready_after(config.ready_timeout, ready)));
@@ -281,7 +289,7 @@ impl Room {
             *told = Some(room);
             tracing::warn!(
                 "the limit of {files} open files leaves room for {room} client{} beside the connections to {nodes} node{}; \
-                 --max-connections is {}: further clients wait until one leaves",
+                 --max-connections is {}: further clients wait until one leaves (raise the limit by `ulimit -n`)",
                 plural(room),
                 plural(nodes as u64),
                 config.max_connections

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{BeforeView, View, probe};
+use super::{BeforeView, Own, View, probe};
 use crate::routing::{Before, Node, Placement, Published, Topology, TopologyError};
 use crate::secured::Secured;
 use crate::time::unix_seconds;
@@ -152,7 +152,7 @@ impl History {
 
 /// Publishes each new ring in this placement, with the ring before beside it, and says in the log and in `history` what
 /// changed and why. `ready` is set with the first. Nodes that join it later are asked, as they are `secured`, whether they
-/// hold values. Ends when the source does.
+/// hold values; `own` is not, for it counts what its nodes have. Ends when the source does.
 pub async fn follow(
     mut views: watch::Receiver<Arc<View>>,
     ring: Arc<Published>,
@@ -160,13 +160,14 @@ pub async fn follow(
     ready: Arc<AtomicBool>,
     history: Arc<History>,
     secured: Secured,
+    own: Own,
 ) {
     let mut generation = None;
     loop {
         let view = Arc::clone(&views.borrow_and_update());
         if generation != Some(view.generation) && !view.nodes.is_empty() {
             generation = Some(view.generation);
-            let joined = holding(joining(&view, &ring.load()), &secured).await;
+            let joined = holding(joining(&view, &ring.load(), &own), &secured).await;
             if publish(&view, &ring, &placement, joined, &history) {
                 ready.store(true, Ordering::Relaxed);
             }
@@ -179,7 +180,7 @@ pub async fn follow(
 }
 
 /// Nodes that come to a ring that is there, and were in none that is known.
-fn joining(view: &View, old: &Topology) -> Vec<Node> {
+fn joining(view: &View, old: &Topology, own: &Own) -> Vec<Node> {
     if old.nodes().is_empty() {
         return Vec::new();
     }
@@ -187,7 +188,7 @@ fn joining(view: &View, old: &Topology) -> Vec<Node> {
         let before = view.before.iter().flat_map(|before| &before.nodes);
         old.nodes().iter().map(|node| &**node).chain(before).any(|known| known.name == node.name)
     };
-    view.nodes.iter().filter(|node| !is_known(node)).take(MOST_ASKED).cloned().collect()
+    view.nodes.iter().filter(|node| !is_known(node) && !own.is(node)).take(MOST_ASKED).cloned().collect()
 }
 
 /// Those of them that hold values, each told of.
@@ -400,7 +401,7 @@ mod tests {
         let names = |found: Vec<Node>| found.iter().map(|node| node.name.to_string()).collect::<Vec<_>>();
         let old = Topology::new(1, nodes(&["a", "b"]).into_iter().map(Arc::new).collect()).unwrap();
         let view = view(nodes(&["b", "c", "d"]), 2, before_of(&["d"], Phase::Reading));
-        assert_eq!(names(joining(&view, &old)), ["c:1"]);
-        assert!(joining(&view, &Topology::unknown()).is_empty(), "the first ring");
+        assert_eq!(names(joining(&view, &old, &Own::default())), ["c:1"]);
+        assert!(joining(&view, &Topology::unknown(), &Own::default()).is_empty(), "the first ring");
     }
 }

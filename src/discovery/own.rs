@@ -30,7 +30,8 @@ impl Own {
         }
     }
 
-    fn is(&self, node: &Node) -> bool {
+    /// Whether a node is one of these.
+    pub(super) fn is(&self, node: &Node) -> bool {
         let hosts = match node.host.parse::<IpAddr>() {
             Ok(host) => vec![host],
             Err(_) if &*node.host == "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],

@@ -326,13 +326,16 @@ fn how_many_clients_there_is_room_for_follows_the_ring() {
 
 #[test]
 fn without_the_descriptors_to_serve_a_client_it_says_so_and_ends() {
-    let node = Memcached::start();
-    for workers in ["1", "2"] {
-        serves_from_the_first_limit_with_which_it_starts(&node.address().to_string(), workers);
-    }
+    let nodes = [(); 3].map(|()| Memcached::start());
+    let names = nodes.each_ref().map(|node| node.address().to_string());
+    let (one, three) = (names[0].clone(), names.join(","));
+    serves_from_the_first_limit_with_which_it_starts(&["serve", "--nodes", &one, "--workers", "1"]);
+    serves_from_the_first_limit_with_which_it_starts(&["serve", "--nodes", &one, "--workers", "2"]);
+    serves_from_the_first_limit_with_which_it_starts(&["serve", "--nodes", &three, "--connections-per-node", "2"]);
+    serves_from_the_first_limit_with_which_it_starts(&["dev", "--nodes", "2"]);
 }
 
-fn serves_from_the_first_limit_with_which_it_starts(nodes: &str, workers: &str) {
+fn serves_from_the_first_limit_with_which_it_starts(arguments: &[&str]) {
     let directory = Directory::new();
     let log = directory.0.join("log");
     // How many are enough depends on how many it inherits.
@@ -340,7 +343,7 @@ fn serves_from_the_first_limit_with_which_it_starts(nodes: &str, workers: &str) 
         let (port, admin) = (free_port(), free_port());
         let (listen, admin) = (port.on("127.0.0.1"), admin.on("127.0.0.1").to_string());
         let mut child = Slipring::few_files(files)
-            .args(["serve", "--nodes", nodes, "--workers", workers])
+            .args(arguments)
             .args(["--listen", &listen.to_string(), "--admin-listen", &admin])
             .args(["--request-timeout", "30s", "--connect-timeout", "30s", "--queue-timeout", "30s"])
             .stderr(fs::File::create(&log).unwrap())
@@ -364,7 +367,7 @@ fn serves_from_the_first_limit_with_which_it_starts(nodes: &str, workers: &str) 
         let said = text.lines().filter(|line| line.starts_with("slipring: ")).count();
         assert_eq!(said, 1, "{files} files: {text}");
     }
-    panic!("with 63 files and {workers} workers it does not serve");
+    panic!("with 63 files it does not serve: {arguments:?}");
 }
 
 /// User and system time of the process, in ticks of 10 ms.
