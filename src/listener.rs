@@ -83,8 +83,13 @@ fn reason(address: &ListenAddress, option: &str, error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::AddrInUse => {
             let what = if matches!(address, ListenAddress::Unix(_)) { "socket" } else { "port" };
-            format!("the {what} is already taken (choose another with {option})")
+            format!(
+                "the {what} is already taken, perhaps by a slipring that still serves its last clients (wait, or choose another \
+                 with {option})"
+            )
         }
+        ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
+        ErrorKind::NotFound => "its directory does not exist".to_owned(),
         ErrorKind::PermissionDenied => "not permitted".to_owned(),
         _ => phrase::of(error),
     }
@@ -480,7 +485,16 @@ mod tests {
         let first = bind("127.0.0.1:0".parse().unwrap(), LISTEN).unwrap();
         first.set_nonblocking(false).unwrap();
         let error = bind(first.local_addr().unwrap(), "--admin-listen").unwrap_err().to_string();
-        assert!(error.ends_with("the port is already taken (choose another with --admin-listen)"), "{error}");
+        assert!(
+            error.contains("the port is already taken, perhaps by a slipring that still serves its last clients"),
+            "{error}"
+        );
+        assert!(error.ends_with("(wait, or choose another with --admin-listen)"), "{error}");
+        let error = bind("192.0.2.1:0".parse().unwrap(), LISTEN).unwrap_err().to_string();
+        assert!(error.ends_with("this machine does not have that address"), "{error}");
+        let nowhere = ListenAddress::Unix("/nowhere/of/slipring/socket".into());
+        let error = bind_all(&[nowhere], 0o660).unwrap_err().to_string();
+        assert!(error.ends_with("its directory does not exist"), "{error}");
     }
 
     #[test]

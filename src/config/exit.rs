@@ -82,6 +82,12 @@ impl Exit {
         let given =
             |kind| if let Some(ContextValue::String(text)) = error.get(kind) { Some(text.as_str()) } else { None };
         if let (ErrorKind::InvalidSubcommand, Some(word)) = (error.kind(), given(ContextKind::InvalidSubcommand)) {
+            if looks_like_a_node(word) {
+                return Self::usage(&format!(
+                    "there is no command {}; nodes are named by --nodes LIST",
+                    phrase::quoted(word)
+                ));
+            }
             let meant = nearest(error, word).map(|meant| format!(", perhaps {meant} is meant")).unwrap_or_default();
             return Self::usage(&format!(
                 "there is no command {}{meant} (they are listed by: slipring --help)",
@@ -94,6 +100,9 @@ impl Exit {
         let tip = paragraphs.find(|paragraph| paragraph.trim_start().starts_with("tip:"));
         match tip {
             Some(tip) => problem.push_str(&format!("; {tip}")),
+            None if given(ContextKind::InvalidArg).is_some_and(looks_like_a_node) => {
+                problem.push_str("; nodes are named by --nodes LIST");
+            }
             None if error.kind() == ErrorKind::UnknownArgument => {
                 problem.push_str("; the options are listed by: slipring COMMAND --help");
             }
@@ -111,6 +120,11 @@ impl Exit {
             None => Self::usage(&problem),
         }
     }
+}
+
+/// Whether a word that is no option may be an address.
+fn looks_like_a_node(word: &str) -> bool {
+    !word.starts_with('-') && word.contains([':', '.'])
 }
 
 /// Of the commands that clap suggests the one that may have been meant: it is generous, `locate` for `frobnicate`.

@@ -422,6 +422,11 @@ fn numbers_and_words_that_are_wrong_get_plain_words() {
     assert_eq!(refused("frobnicate", &[]), format!("there is no command \"frobnicate\" {listed}"));
     assert_eq!(refused("relaod", &[]), format!("there is no command \"relaod\", perhaps reload is meant {listed}"));
     assert_eq!(
+        refused("10.0.0.2:11211", &[]),
+        "there is no command \"10.0.0.2:11211\"; nodes are named by --nodes LIST"
+    );
+    assert!(refused("serve cache.example:11211", &[]).ends_with("; nodes are named by --nodes LIST"));
+    assert_eq!(
         refused("serv --nodes a", &[]),
         format!("there is no command \"serv\", perhaps serve is meant {listed}")
     );

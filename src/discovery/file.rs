@@ -284,6 +284,12 @@ fn parse(content: &Content, holds: Holds, node_port: u16, placement_before: &Arc
     if let Some((number, slip)) = first_slip(lines().map(|(number, line)| (number, *line)), Holds::Nodes) {
         return Err(format!("line {number}: {slip}"));
     }
+    let is_continued = |line: &str| said(line, BEFORE_LINE).is_some_and(|list| list.ends_with([',', ';']));
+    if let Some((number, _)) = (1..).zip(&list).find(|(_, line)| is_continued(line)) {
+        return Err(format!(
+            "line {number}: the ring before is one line, which a comma at its end does not continue on the next one"
+        ));
+    }
     let mut nodes = Vec::new();
     add_nodes(lines().flat_map(|(_, line)| entries(line)), port, &mut nodes).map_err(|error| {
         let places =
@@ -376,6 +382,10 @@ mod tests {
             ("a\n- b", "line 2: it is no YAML"),
             ("nodes:\n", "line 1: it begins with \"nodes:\", which means nothing"),
             ("a\nuser: secret", "line 2: a blank follows its first colon"),
+            (
+                "a\nbefore: b,\n  secret",
+                "line 2: the ring before is one line, which a comma at its end does not continue",
+            ),
             ("a,ending:b", "line 1, entry 2: \"ending:\" stands before the list of the ring before"),
             ("\"secret\"", "line 1, entry 1: quotes do not belong"),
         ] {

@@ -36,7 +36,7 @@ pub enum NodeListError {
     #[error("node {}: the port must be a number from 1 to 65535", phrase::quoted(.0))]
     BadPort(String),
     /// The weight is no number from 1 to [`MAX_WEIGHT`].
-    #[error("node {}: the weight must be a number from 1 to {MAX_WEIGHT}", phrase::quoted(.0))]
+    #[error("node {}: the weight must be a whole number from 1 to {MAX_WEIGHT}", phrase::quoted(.0))]
     BadWeight(String),
     /// The same host and port as an earlier entry.
     #[error("node {} is listed twice", phrase::quoted(.0))]

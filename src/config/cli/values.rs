@@ -155,19 +155,19 @@ pub(in crate::config) fn parse_answer_discovery(text: &str) -> Result<AnswerDisc
 pub(in crate::config) fn parse_timeout(text: &str) -> Result<Duration, String> {
     let range = Duration::from_millis(1)..=Duration::from_secs(60);
     parse_duration(text, &range)
-        .ok_or_else(|| "expected a duration from 1ms to 60s, with its unit (ms, s or m)".to_owned())
+        .ok_or_else(|| "expected a duration from 1ms to 60s: a whole number with its unit (ms, s or m)".to_owned())
 }
 
 pub(in crate::config) fn parse_discovery_interval(text: &str) -> Result<Duration, String> {
     let range = Duration::from_secs(1)..=Duration::from_secs(3600);
     parse_duration(text, &range)
-        .ok_or_else(|| "expected a duration from 1s to 60m, with its unit (ms, s or m)".to_owned())
+        .ok_or_else(|| "expected a duration from 1s to 60m: a whole number with its unit (ms, s or m)".to_owned())
 }
 
 pub(in crate::config) fn parse_patience(text: &str) -> Result<Duration, String> {
     let range = Duration::ZERO..=Duration::from_secs(3600);
     parse_duration(text, &range)
-        .ok_or_else(|| "expected a duration from 0s to 60m, with its unit (ms, s or m)".to_owned())
+        .ok_or_else(|| "expected a duration from 0s to 60m: a whole number with its unit (ms, s or m)".to_owned())
 }
 
 fn parse_duration(text: &str, range: &RangeInclusive<Duration>) -> Option<Duration> {

@@ -60,7 +60,7 @@ fn what_is_wrong_is_named() {
     const HOST: &str = "not an IPv4 address, [IPv6] address or host name";
     const PORT: &str = "the port must be a number from 1 to 65535";
     const URL: &str = "expected host or host:port, not a URL";
-    const WEIGHT: &str = "the weight must be a number from 1 to 1000";
+    const WEIGHT: &str = "the weight must be a whole number from 1 to 1000";
     for (entry, problem) in [
         ("a:b:c", FORM),
         ("10.0.0.1:11211:3", FORM),
