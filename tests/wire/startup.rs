@@ -424,9 +424,9 @@ fn what_the_system_says_is_told_without_its_number_and_a_path_once() {
         (
             &["serve", "--nodes", "a", "--listen", "192.0.2.1:11211", "--admin-listen", "off"],
             1,
-            "Cannot assign requested",
+            "this machine does not have that address",
         ),
-        (&["serve", "--nodes", "a", "--listen", &socket, "--admin-listen", "off"], 1, "No such file or directory"),
+        (&["serve", "--nodes", "a", "--listen", &socket, "--admin-listen", "off"], 1, "its directory does not exist"),
         (
             &["serve", "--nodes", "a", "--listen", &format!("unix:{below}"), "--admin-listen", "off"],
             1,
