@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const OWN: u64 = 24;
 /// With fewer left there is nobody who could say what is wrong: tokio's signals panic without theirs.
 const LEAST: u64 = 5;
-/// What a client needs once everything listens, beside what [`PER_WORKER`] says: its own, and one that is being read.
+/// Once everything listens, beside workers and connections to nodes: one for a client, and one for a file or a probe.
 const LEAST_TO_SERVE: u64 = 2;
 /// A worker's runtime, its pipe, and its timer.
 const PER_WORKER: u64 = 7;

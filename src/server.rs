@@ -24,7 +24,7 @@ use crate::admin::{self, AdminState};
 use crate::config::{AnswerDiscovery, Command, Config, ListenAddress};
 use crate::descriptors;
 use crate::discovery::follow::{self, History};
-use crate::discovery::{self, Own, Source, Triggers};
+use crate::discovery::{self, Source, Triggers};
 use crate::embedded::EmbeddedNode;
 use crate::listener::{self, Acceptor, BindError, Listener};
 use crate::metrics::{Cells, Exposition};
@@ -53,7 +53,7 @@ pub enum RunError {
     /// The nodes make no ring.
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    /// Fewer open files than it takes to look for the next trouble.
+    /// Fewer open files than it takes to serve one client.
     #[error("cannot start: the limit of {0} open files is too low: raise it (`ulimit -n`, or LimitNOFILE= of systemd)")]
     Files(u64),
     /// Threads, runtimes, signal handlers.
@@ -155,7 +155,7 @@ async fn serve(
     // The first ring is there before the first worker asks, where its source has it at once.
     let placement = Arc::new(config.placement.clone());
     let (published, secured) = (Arc::clone(&ring), config.secured.clone());
-    let own = Own::new(config.listen.iter().flat_map(ListenAddress::addresses).collect());
+    let own = config.discovery.own.clone();
     let follow = follow::follow(views, published, placement, Arc::clone(&ready), history, secured, own);
     tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
     tokio::task::yield_now().await;

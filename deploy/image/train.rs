@@ -65,11 +65,9 @@ fn order(counts: [&str; 3], mut script: impl Write) -> Result<(), Box<dyn Error>
     let (idle, load, all) = (idle?, load?, all?);
     let (mut idle, busy): (Vec<_>, Vec<_>) = all.iter().partition(|(name, _)| idle.contains_key(*name));
     let (mut load, secured): (Vec<_>, Vec<_>) = busy.into_iter().partition(|(name, _)| load.contains_key(*name));
-    if idle.len() < 500 || load.is_empty() || secured.is_empty() {
-        let (idle, load, secured) = (idle.len(), load.len(), secured.len());
-        return Err(
-            format!("only {idle} functions have run idle, {load} in front of nodes, and {secured} by TLS").into()
-        );
+    // Where the nodes could not speak TLS nothing of it has run.
+    if idle.len() < 500 || load.is_empty() {
+        return Err(format!("only {} functions have run idle, and {} under the load", idle.len(), load.len()).into());
     }
     load.sort_by_key(|(_, most)| **most);
     idle.sort_by_key(|(_, most)| Reverse(**most));

@@ -22,8 +22,7 @@ pub enum ListenAddress {
 
 impl ListenAddress {
     /// The TCP addresses it stands for.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         match self {
             Self::Localhost => vec![(Ipv4Addr::LOCALHOST, PORT).into(), (Ipv6Addr::LOCALHOST, PORT).into()],
             Self::Tcp(address) => vec![*address],

@@ -21,7 +21,7 @@ pub(super) struct Socket<Id> {
     task: Waker,
     /// The kernel took less than there was; the task waits for room.
     pub(super) blocked: bool,
-    /// Of a connection to a node.
+    /// Of a connection to a node; boxed, for each idle client would have room for it.
     made: Option<Box<Made>>,
     /// Of a connection to a node: what may wait to be read is bounded.
     pub(super) is_bounded: bool,
