@@ -5,7 +5,7 @@
 
 use std::fs::{self, Metadata, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use crate::config::{ListenAddress, PORT};
+use crate::config::ListenAddress;
 use crate::itself::Itself;
 use crate::log::{Onset, Pace};
 use crate::metrics::Cells;
@@ -143,9 +143,9 @@ pub fn bind_all(addresses: &[ListenAddress], unix_mode: u32) -> Result<Vec<Liste
                 Err(error) => return Err(error),
             },
             ListenAddress::Unix(path) => bound.push(Listener::unix(path, unix_mode)?),
-            ListenAddress::Localhost => {
+            ListenAddress::Localhost(_) => {
                 let mut missing = None;
-                for address in [(Ipv4Addr::LOCALHOST, PORT).into(), (Ipv6Addr::LOCALHOST, PORT).into()] {
+                for address in address.addresses() {
                     match Listener::tcp(address) {
                         Ok(listener) => bound.push(listener),
                         Err(error) if error.is_missing() && missing.is_none() => missing = Some(error),
@@ -278,7 +278,7 @@ impl Listener {
             ListenAddress::Unix(ref path) => {
                 IncomingSocket::Unix(UnixListener::from_std(socket.into())?, path.as_path().into())
             }
-            ListenAddress::Localhost | ListenAddress::Tcp(_) => {
+            ListenAddress::Localhost(_) | ListenAddress::Tcp(_) => {
                 IncomingSocket::Tcp(TcpListener::from_std(socket.into())?)
             }
         };

@@ -425,7 +425,7 @@ fn banner(listen: &[ListenAddress], topology: &Topology, admin: Option<SocketAdd
     let target = match listen.first() {
         Some(ListenAddress::Tcp(address)) => format!("{} {}", address.ip(), address.port()),
         Some(ListenAddress::Unix(path)) => format!("-U {}", path.display()),
-        Some(ListenAddress::Localhost) | None => String::new(),
+        Some(ListenAddress::Localhost(_)) | None => String::new(),
     };
     let admin = admin.map_or_else(|| "off".to_owned(), |address| format!("http://127.0.0.1:{}/", address.port()));
     format!(

@@ -284,7 +284,7 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_NODE_NAME_FORMAT", value_name = "TEXT", value_parser = str::parse::<NameFormat>)]
     pub(super) node_name_format: Option<NameFormat>,
 
-    /// Addresses that clients connect to: `IP:port` or `unix:/path`, comma separated; `localhost` is `127.0.0.1:11211` and, where there is IPv6, `[::1]:11211`
+    /// Addresses that clients connect to: `IP:port`, `localhost:port` or `unix:/path`, comma separated; `localhost` is `127.0.0.1` and, where there is IPv6, `[::1]`, with port 11211 unless one is given
     #[arg(long, env = "SLIPRING_LISTEN", value_name = "ADDRESS", default_value = "localhost", value_delimiter = ',', value_parser = parse_listen)]
     pub(super) listen: Vec<ListenAddress>,
 

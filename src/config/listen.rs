@@ -10,8 +10,8 @@ use super::{Exit, FromEnvironment, PORT, source};
 /// Where clients connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// `127.0.0.1:11211` and `[::1]:11211`, as far as the machine has them.
-    Localhost,
+    /// `127.0.0.1` and `[::1]` with this port, as far as the machine has them.
+    Localhost(u16),
     /// An IP address and port; port 0 is any free port.
     Tcp(SocketAddr),
     /// The path of a Unix socket, absolute and short enough for one.
@@ -22,9 +22,10 @@ pub enum ListenAddress {
 
 impl ListenAddress {
     /// The TCP addresses it stands for.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
         match self {
-            Self::Localhost => vec![(Ipv4Addr::LOCALHOST, PORT).into(), (Ipv6Addr::LOCALHOST, PORT).into()],
+            Self::Localhost(port) => vec![(Ipv4Addr::LOCALHOST, *port).into(), (Ipv6Addr::LOCALHOST, *port).into()],
             Self::Tcp(address) => vec![*address],
             Self::Unix(_) => Vec::new(),
         }
@@ -34,7 +35,8 @@ impl ListenAddress {
 impl Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Localhost => f.write_str("localhost"),
+            Self::Localhost(PORT) => f.write_str("localhost"),
+            Self::Localhost(port) => write!(f, "localhost:{port}"),
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
@@ -52,8 +54,9 @@ pub(super) fn listen(items: &[ListenAddress], from_env: &FromEnvironment) -> Res
         }
         addresses.push(item.clone());
     }
-    let has_tcp = addresses.iter().any(|address| matches!(address, ListenAddress::Tcp(_)));
-    if has_tcp && addresses.contains(&ListenAddress::Localhost) {
+    let is_localhost = |address: &ListenAddress| matches!(address, ListenAddress::Localhost(_));
+    let tcp = addresses.iter().filter(|address| !matches!(address, ListenAddress::Unix(_)));
+    if tcp.count() > 1 && addresses.iter().any(is_localhost) {
         return Err(refuse("localhost goes with no other IP:port".to_owned()));
     }
     Ok(addresses)

@@ -51,7 +51,7 @@ fn defaults() {
     let expected = Config {
         command: Command::Serve { source: Source::Static(vec![Node::new("a", 11211, 1)]) },
         placement: Placement::default(),
-        listen: vec![ListenAddress::Localhost],
+        listen: vec![ListenAddress::Localhost(PORT)],
         instance: None,
         unix_mode: 0o700,
         admin_listen: vec!["0.0.0.0:9150".parse().unwrap(), "[::]:9150".parse().unwrap()],
@@ -243,7 +243,9 @@ fn listening() {
     assert_eq!(parsed("--nodes a --listen 127.0.0.1:1,[::1]:1", &[]).listen, both);
     assert_eq!(parsed("--nodes a", &[("SLIPRING_LISTEN", "127.0.0.1:1, [::1]:1")]).listen, both);
     let localhost = parsed("--nodes a --listen localhost", &[("SLIPRING_LISTEN", "1.1.1.1:1")]).listen;
-    assert_eq!(localhost, [ListenAddress::Localhost]);
+    assert_eq!(localhost, [ListenAddress::Localhost(PORT)]);
+    let other = parsed("--nodes a", &[("SLIPRING_LISTEN", "localhost:11311")]).listen;
+    assert_eq!((other[0].to_string().as_str(), other[0].addresses().len()), ("localhost:11311", 2));
     let any = "--nodes a --listen 127.0.0.1:0,127.0.0.1:0";
     assert_eq!(parsed(any, &[]).listen, addresses(&["127.0.0.1:0", "127.0.0.1:0"]));
     assert_eq!(parsed("--nodes a --admin-listen off", &[]).admin_listen, []);
@@ -255,9 +257,11 @@ fn listening() {
     assert_eq!(refused("--nodes a --listen 1.1.1.1:1,1.1.1.1:1", &[]), "--listen: 1.1.1.1:1 is listed twice");
     assert_eq!(refused("--nodes a --listen unix:/a,unix:/a", &[]), "--listen: unix:/a is listed twice");
     let with_unix = parsed("--nodes a --listen localhost --listen unix:/a", &[]).listen;
-    assert_eq!(with_unix, [ListenAddress::Localhost, ListenAddress::Unix("/a".into())]);
+    assert_eq!(with_unix, [ListenAddress::Localhost(PORT), ListenAddress::Unix("/a".into())]);
     let mixed = refused("--nodes a", &[("SLIPRING_LISTEN", "localhost,1.1.1.1:1")]);
     assert_eq!(mixed, "SLIPRING_LISTEN: localhost goes with no other IP:port");
+    let twice = refused("--nodes a --listen localhost,localhost:11311", &[]);
+    assert_eq!(twice, "--listen: localhost goes with no other IP:port");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! How it starts, and the one clear line when it does not.
 use crate::sockets::Directory;
-use crate::support::{Memcached, PATIENCE, Slipring, TextClient, eventually, free_port, run_to_end};
+use crate::support::{Memcached, PATIENCE, Slipring, TextClient, binary, eventually, free_port, run_to_end};
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -119,6 +119,28 @@ fn it_listens_on_the_ipv6_loopback_too() {
     let mut client = slipring.client();
     client.set("k", "v");
     assert_eq!(client.get(&["k"])[0].data, b"v");
+}
+
+#[test]
+fn localhost_with_a_port_is_both_loopback_addresses() {
+    let (node, port) = (Memcached::start(), free_port());
+    let listen = format!("localhost:{}", port.number());
+    let mut child = binary()
+        .args(["serve", "--nodes", &node.address().to_string(), "--admin-listen", "off"])
+        .env("SLIPRING_LISTEN", &listen)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let result = std::panic::catch_unwind(|| {
+        let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
+        for host in ["127.0.0.1", "[::1]"].into_iter().take(if has_ipv6 { 2 } else { 1 }) {
+            eventually(&format!("it accepts on {host}"), || TcpStream::connect(port.on(host)).is_ok());
+            TextClient::connect(port.on(host)).in_step();
+        }
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    result.unwrap();
 }
 
 #[test]

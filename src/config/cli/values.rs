@@ -55,7 +55,10 @@ impl LogLevel {
 pub(in crate::config) fn parse_listen(text: &str) -> Result<ListenAddress, String> {
     let text = text.trim();
     if text == "localhost" {
-        return Ok(ListenAddress::Localhost);
+        return Ok(ListenAddress::Localhost(PORT));
+    }
+    if let Some(port) = text.strip_prefix("localhost:") {
+        return parse_localhost(port).map(ListenAddress::Localhost);
     }
     if let Some(path) = text.strip_prefix("unix:") {
         let is_path = path.starts_with('/') && !path.ends_with('/') && path.len() <= MAX_UNIX_PATH;
@@ -63,6 +66,17 @@ pub(in crate::config) fn parse_listen(text: &str) -> Result<ListenAddress, Strin
         return is_path.then(|| ListenAddress::Unix(path.into())).ok_or_else(expected);
     }
     parse_address(text, PORT, "unix:/path").map(ListenAddress::Tcp)
+}
+
+/// The port behind `localhost:`. Its two addresses would get two ports, if any would do.
+fn parse_localhost(port: &str) -> Result<u16, String> {
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|port| is_number && *port > 0);
+    port.ok_or_else(|| {
+        format!(
+            "the port of localhost must be a number from 1 to 65535, such as {PORT} (127.0.0.1:0 takes any free port)"
+        )
+    })
 }
 
 pub(in crate::config) fn parse_instance(text: &str) -> Result<String, String> {
@@ -252,6 +266,10 @@ mod tests {
             assert!(error.starts_with(problem), "{text:?}: {error}");
         }
         assert!(parse_listen("11311").unwrap_err().contains(" 127.0.0.1:11311 for this machine"));
+        assert_eq!(parse_listen("localhost:11311"), Ok(ListenAddress::Localhost(11311)));
+        for text in ["localhost:", "localhost:0", "localhost:+1", "localhost:65536", "localhost:http"] {
+            assert!(parse_listen(text).unwrap_err().starts_with("the port of localhost must be a number"), "{text}");
+        }
         assert!(parse_listen("x").unwrap_err().ends_with("[::1]:11211, or unix:/path"));
         assert_eq!(parse_admin_listen(" 127.0.0.1:0 ").unwrap().0.map(|address| address.port()), Some(0));
     }
