@@ -86,6 +86,10 @@ pub(super) struct ListFile {
     /// A read that took longer, still under way: there is one at a time, for it holds a thread.
     pub(super) reading: Option<JoinHandle<io::Result<Content>>>,
     pub(super) last: Option<Observed>,
+    /// What was wrong when it was last read, if that counts.
+    problem: Option<String>,
+    /// How many looks in a row have met a change.
+    changing: u32,
 }
 
 /// What counts now, and what it was made from.
@@ -94,6 +98,18 @@ pub(super) struct Observed {
     content: Content,
     listed: Listed,
 }
+
+/// What a look at the file finds.
+#[derive(Debug)]
+enum Look {
+    Unchanged,
+    Changed(Content),
+    /// It changed while we looked.
+    Changing,
+}
+
+/// So many looks in a row that meet a change are told of: an editor that writes in two steps is met by one, or by two.
+const RESTLESS: u32 = 3;
 
 // === impl Content ===
 
@@ -119,28 +135,55 @@ impl ListFile {
             is_first: true,
             reading: None,
             last: None,
+            problem: None,
+            changing: 0,
         }
+    }
+
+    /// What it says now.
+    pub(super) async fn read(&mut self, operator: bool) -> Result<Listed, String> {
+        let look = self.look(operator).await;
+        self.take(look)
     }
 
     /// Reads once, and a second time when something changed; the first time, and an operator's wish, need no second
     /// read.
-    pub(super) async fn read(&mut self, operator: bool) -> Result<Listed, String> {
+    async fn look(&mut self, operator: bool) -> Result<Look, String> {
         let believed = std::mem::take(&mut self.is_first) || operator;
         let content = self.content().await?;
-        let unchanged = self.last.as_ref().is_some_and(|last| last.content == content);
-        if !unchanged {
-            if !believed {
-                tokio::time::sleep(self.confirm).await;
-                if self.content().await? != content {
-                    return Err("changing while it is read".to_owned());
-                }
+        if self.last.as_ref().is_some_and(|last| last.content == content) {
+            return Ok(Look::Unchanged);
+        }
+        if !believed {
+            tokio::time::sleep(self.confirm).await;
+            // A file that cannot be read any more has changed, too: the next look says how.
+            if self.content().await.as_ref() != Ok(&content) {
+                return Ok(Look::Changing);
             }
-            let listed = parse(&content, self.holds, self.node_port, &self.placement_before)?;
-            self.tell_what_is_ignored(&content, &listed);
-            self.last = Some(Observed { content, listed });
+        }
+        Ok(Look::Changed(content))
+    }
+
+    /// What is made of a look. As long as it may have met an edit, what was said last is said again.
+    fn take(&mut self, look: Result<Look, String>) -> Result<Listed, String> {
+        self.changing = if matches!(look, Ok(Look::Changing)) { self.changing.saturating_add(1) } else { 0 };
+        if !(1..RESTLESS).contains(&self.changing) {
+            self.problem = match look {
+                Ok(Look::Unchanged) => None,
+                Ok(Look::Changed(content)) => self.adopt(content).err(),
+                Ok(Look::Changing) => Some("changing while it is read".to_owned()),
+                Err(problem) => Some(problem),
+            };
         }
         let listed = self.last.as_ref().map(|last| last.listed.clone());
-        Ok(listed.unwrap_or_default())
+        self.problem.clone().map_or_else(|| Ok(listed.unwrap_or_default()), Err)
+    }
+
+    fn adopt(&mut self, content: Content) -> Result<(), String> {
+        let listed = parse(&content, self.holds, self.node_port, &self.placement_before)?;
+        self.tell_what_is_ignored(&content, &listed);
+        self.last = Some(Observed { content, listed });
+        Ok(())
     }
 
     /// Once for each content.
@@ -318,148 +361,4 @@ fn only(said: Vec<String>, what: &'static str) -> Result<Option<String>, BeforeE
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn listed(list: &str, port: Option<&str>) -> Result<String, String> {
-        let content = Content { list: list.to_owned(), port: port.map(str::to_owned), ..Content::default() };
-        let listed = parse(&content, Holds::Nodes, 5, &Arc::default())?;
-        Ok(listed.nodes.iter().map(|node| node.name.to_string()).collect::<Vec<_>>().join(" "))
-    }
-
-    #[test]
-    fn lists_with_comments_and_ports() {
-        for (list, port, expected) in [
-            ("a,b", None, "a:5 b:5"),
-            ("# nodes\na # first\nb:7;c\n\n#d\n", None, "a:5 b:7 c:5"),
-            ("\u{feff}a\r\nb\r\n", None, "a:5 b:5"),
-            ("a", Some("11212\n"), "a:11212"),
-            ("a", Some(" "), "a:5"),
-            ("a,b:7", Some("tcp://10.0.0.9:11211\n"), "a:5 b:7"),
-        ] {
-            assert_eq!(listed(list, port), Ok(expected.to_owned()), "{list:?}");
-        }
-    }
-
-    #[test]
-    fn what_makes_no_list_is_named() {
-        for (list, port, problem) in [
-            ("", None, "the list of nodes is empty"),
-            ("# a\n", None, "the list of nodes is empty"),
-            ("a,\u{0}", None, "not an IPv4 address"),
-            ("a", Some("http://10.0.0.9:11211"), "MEMCACHED_PORT must be a number"),
-            ("a", Some("0"), "MEMCACHED_PORT must be a number"),
-        ] {
-            let error = listed(list, port).unwrap_err();
-            assert!(error.contains(problem), "{list:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn what_a_file_holds_is_not_shown_and_a_slip_is() {
-        let refused = |list: &str, holds: Holds| {
-            let content = match holds {
-                Holds::Nodes => Content { list: list.to_owned(), is_file: true, ..Content::default() },
-                Holds::Before => Content { before: Some(list.to_owned()), is_file: true, ..Content::default() },
-            };
-            parse(&content, holds, 5, &Arc::default()).unwrap_err()
-        };
-        for (list, expected) in [
-            ("root:secret:0:0\n", "line 1, entry 1: expected host, host:port or [IPv6]:port, a name"),
-            ("# one\na,b\n\nbefore: a\nc, user:secret", "line 5, entry 2: the port must be a number from 1 to 65535"),
-            ("secret secret", "line 1, entry 2 is listed twice"),
-            ("localhost:1\n127.0.0.1:1", "line 2, entry 1 is the same server as an earlier entry"),
-            ("a\nbefor: b", "line 2: it begins with \"befor:\", which means nothing; the most similar word is before:"),
-            (
-                "MEMCACHED_NODES=secret",
-                "line 1: it begins with MEMCACHED_NODES: the file holds the list alone, without a name",
-            ),
-        ] {
-            let error = refused(list, Holds::Nodes);
-            assert!(error.starts_with(expected) && !error.contains("secret"), "{list:?}: {error}");
-        }
-        for (list, expected) in [
-            ("a\n- b", "line 2: it is no YAML"),
-            ("nodes:\n", "line 1: it begins with \"nodes:\", which means nothing"),
-            ("a\nuser: secret", "line 2: a blank follows its first colon"),
-            (
-                "a\nbefore: b,\n  secret",
-                "line 2: the ring before is one line, which a comma at its end does not continue",
-            ),
-            ("a,ending:b", "line 1, entry 2: \"ending:\" stands before the list of the ring before"),
-            ("\"secret\"", "line 1, entry 1: quotes do not belong"),
-        ] {
-            let error = refused(list, Holds::Nodes);
-            assert!(error.starts_with(expected) && !error.contains("secret"), "{list:?}: {error}");
-        }
-        for (list, expected) in [
-            ("# old\nbefore: secret", "line 2: it begins with \"before:\"; the ring before is written here"),
-            ("endng:secret", "\"endng:\" means nothing; the most similar word is ending:"),
-            ("- secret", "line 1: it is no YAML"),
-        ] {
-            let error = refused(list, Holds::Before);
-            assert!(error.starts_with(expected) && !error.contains("secret"), "{list:?}: {error}");
-        }
-        let error = refused("a,secret:x", Holds::Before);
-        assert_eq!(error, "an entry of the list: the port must be a number from 1 to 65535");
-    }
-
-    #[test]
-    fn a_placement_of_no_ring_before_is_noticed() {
-        for (list, is_lone) in
-            [("a\nplacement-before: jump", true), ("a\nplacement-before: jump\nbefore: b", false), ("a", false)]
-        {
-            let content = Content { list: list.to_owned(), is_file: true, ..Content::default() };
-            let listed = parse(&content, Holds::Nodes, 5, &Arc::default()).unwrap();
-            assert_eq!(listed.has_lone_placement, is_lone, "{list:?}");
-        }
-    }
-
-    /// Nodes and ring before of a list, of the keys beside it, and of a file of its own.
-    fn both(list: &str, before: Option<&str>, placement: Option<&str>, holds: Holds) -> Result<String, String> {
-        let [before, placement_before] = [before, placement].map(|text| text.map(str::to_owned));
-        let content = Content { list: list.to_owned(), before, placement_before, ..Content::default() };
-        let listed = parse(&content, holds, 5, &Arc::default())?;
-        let nodes = listed.nodes.iter().map(|node| node.name.to_string()).collect::<Vec<_>>().join(" ");
-        Ok(format!("{nodes} | {}", listed.before.map(|before| before.to_string()).unwrap_or_default()))
-    }
-
-    #[test]
-    fn the_ring_before_is_a_line_or_a_key() {
-        use Holds::{Before, Nodes};
-        for (list, before, placement, holds, expected) in [
-            ("a,b", None, None, Nodes, "a:5 b:5 | "),
-            ("a,b\n before: a # the first one\nc", None, None, Nodes, "a:5 b:5 c:5 | a:5 by ring"),
-            ("before: ending:a,b\na", None, None, Nodes, "a:5 | ending:a:5,b:5 by ring"),
-            ("a\nplacement-before: jump\nbefore:a", None, None, Nodes, "a:5 | a:5 by jump"),
-            ("a\nbefore:\n", None, None, Nodes, "a:5 | "),
-            ("a", Some("ending: a;b:7\n"), Some("pymemcache\n"), Nodes, "a:5 | ending:a:5,b:7 by pymemcache"),
-            ("a", Some("# nothing"), Some("pymemcache"), Nodes, "a:5 | "),
-            ("a", None, Some("rnig"), Nodes, "a:5 | "),
-            ("", Some("a\nb # two"), None, Before, " | a:5,b:5 by ring"),
-            ("", None, None, Before, " | "),
-        ] {
-            assert_eq!(both(list, before, placement, holds), Ok(expected.to_owned()), "{list:?} {before:?}");
-        }
-        for (list, before, placement, problem) in [
-            ("a\nbefore: a\nbefore: b", None, None, "ring before: the ring before is given twice"),
-            ("a\nbefore: a", Some("a"), None, "ring before: the ring before is given twice"),
-            ("a", Some("a:x"), None, "ring before: node \"a:x\": the port"),
-            ("a", Some("ending:"), None, "ring before: the list of nodes is empty"),
-            ("a", Some("endng:a"), None, "ring before: \"endng:\" means nothing; the most similar word is ending:"),
-            (
-                "a\nbefore: endng:a",
-                None,
-                None,
-                "ring before: \"endng:\" means nothing; the most similar word is ending:",
-            ),
-            ("a", Some("before: a"), None, "ring before: line 1: it begins with \"before:\""),
-            ("a", Some("a"), Some("rnig"), "ring before: no placement is called \"rnig\""),
-            ("a", Some("a=2"), Some("gomemcache"), "ring before: placement gomemcache has no weights"),
-            ("before: a", None, None, "the list of nodes is empty"),
-        ] {
-            let error = both(list, before, placement, Holds::Nodes).unwrap_err();
-            assert!(error.starts_with(problem), "{list:?} {before:?}: {error}");
-        }
-    }
-}
+mod tests;
