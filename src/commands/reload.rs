@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use super::{counted, endpoint};
-use crate::config::{self, Command};
+use crate::config::{self, Command, Config};
 use crate::discovery;
 use crate::phrase;
 
@@ -42,14 +42,14 @@ pub enum ReloadError {
     /// None that may be seen.
     #[error("no slipring runs here, or none that this user may see")]
     Nobody,
-    /// Several, by process id.
-    #[error("several run here: name one of them with --pid: {0}")]
+    /// Several, one a line: the process id, and where it listens.
+    #[error("several run here: name one of them with --pid:\n{0}")]
     Several(String),
     /// Its admin endpoint did not answer.
     #[error("process {0} was told to read its nodes again, but only its log has the outcome: {1}: {2}")]
     Unknown(i32, SocketAddr, String),
-    /// The new list was refused; the ring as it stays.
-    #[error("{0}; the ring stays as it is: {1}")]
+    /// The new list was refused; what that leaves.
+    #[error("{0}; {1}")]
     Unread(String, String),
 }
 
@@ -60,6 +60,8 @@ struct Report {
     reloads: u64,
     /// Absent from an older one.
     pid: Option<i32>,
+    #[serde(default)]
+    draining: bool,
     fingerprint: String,
     source: String,
     version: u64,
@@ -75,6 +77,8 @@ struct Report {
 #[derive(Debug, Deserialize)]
 struct Before {
     state: String,
+    #[serde(default)]
+    vanished: bool,
     moved: f64,
 }
 
@@ -90,7 +94,10 @@ struct Change {
 /// # Errors
 /// When there is no such sidecar, when it belongs to someone else, when its source gave no list, or when it does not tell.
 pub async fn run(pid: Option<i32>) -> Result<String, ReloadError> {
-    let pid = pid.map_or_else(the_only_one, Ok)?;
+    let pid = match pid {
+        Some(pid) => pid,
+        None => the_only_one().await?,
+    };
     let target = Pid::from_raw(pid).ok_or(ReloadError::Refused(pid, Errno::SRCH))?;
     match name(pid) {
         None => return Err(ReloadError::Refused(pid, Errno::SRCH)),
@@ -123,23 +130,59 @@ pub async fn run(pid: Option<i32>) -> Result<String, ReloadError> {
         }
     };
     match after.last_error {
-        Some(ref problem) => Err(ReloadError::Unread(discovery::blamed(&after.source, problem), after.ring())),
+        Some(ref problem) => Err(ReloadError::Unread(discovery::blamed(&after.source, problem), after.left())),
         None => Ok(after.outcome(before.version)),
     }
 }
 
-/// The only sidecar that runs here.
-fn the_only_one() -> Result<i32, ReloadError> {
+/// The only sidecar that runs here, besides those that serve their last clients: they need no nodes any more.
+async fn the_only_one() -> Result<i32, ReloadError> {
     let own = getpid().as_raw_nonzero().get();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
     let mut found: Vec<i32> = pids.filter(|pid| *pid != own && is_sidecar(*pid)).collect();
     found.sort_unstable();
+    if found.len() > 1 {
+        found = without_draining(found).await;
+    }
     match found.as_slice() {
         [] => Err(ReloadError::Nobody),
         [pid] => Ok(*pid),
-        several => Err(ReloadError::Several(several.iter().map(i32::to_string).collect::<Vec<_>>().join(", "))),
+        several => Err(ReloadError::Several(several.iter().map(|pid| told(*pid)).collect::<Vec<_>>().join("\n"))),
     }
+}
+
+/// Those that are not known to drain; all, where all drain. They are asked at once, for one may not answer.
+async fn without_draining(pids: Vec<i32>) -> Vec<i32> {
+    let asked: Vec<_> = pids.iter().map(|pid| tokio::spawn(drains(*pid))).collect();
+    let mut left = Vec::new();
+    for (pid, asked) in pids.iter().zip(asked) {
+        if !asked.await.unwrap_or(false) {
+            left.push(*pid);
+        }
+    }
+    if left.is_empty() { pids } else { left }
+}
+
+/// Whether a sidecar says that it drains.
+async fn drains(pid: i32) -> bool {
+    let Some(admin) = admin(pid) else { return false };
+    ask(admin).await.is_ok_and(|report| report.draining && report.pid == Some(inner(pid)))
+}
+
+/// A sidecar as its user knows it.
+fn told(pid: i32) -> String {
+    described(pid, parsed(pid).as_ref())
+}
+
+fn described(pid: i32, config: Option<&Config>) -> String {
+    let Some(Config { listen, admin_listen, instance, .. }) = config else {
+        return format!("  {pid}: its options cannot be read by this user");
+    };
+    let joined = |addresses: Vec<String>| if addresses.is_empty() { "off".to_owned() } else { addresses.join(",") };
+    let (clients, admin) = (listen.iter().map(ToString::to_string), admin_listen.iter().map(ToString::to_string));
+    let name = instance.as_ref().map(|name| format!(" {name},")).unwrap_or_default();
+    format!("  {pid}:{name} --listen {}, --admin-listen {}", joined(clients.collect()), joined(admin.collect()))
 }
 
 /// Whether a process is a slipring that serves.
@@ -167,7 +210,7 @@ fn is_slipring(name: &str) -> bool {
 }
 
 /// What a sidecar was told, if it may be seen and can be understood.
-fn parsed(pid: i32) -> Option<config::Config> {
+fn parsed(pid: i32) -> Option<Config> {
     let read = |file: &str| fs::read(Path::new("/proc").join(pid.to_string()).join(file)).ok();
     let words = |bytes: &[u8]| -> Vec<OsString> {
         let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
@@ -202,9 +245,17 @@ async fn ask(admin: SocketAddr) -> Result<Report, String> {
 
 impl Report {
     fn ring(&self) -> String {
-        let count = self.nodes.len();
-        let ring = &self.fingerprint;
-        format!("{}, ring {ring}", counted(count, "node"))
+        // The ring without a node has a fingerprint, too.
+        if self.nodes.is_empty() {
+            return "no list of nodes has been read yet".to_owned();
+        }
+        format!("{}, ring {}", counted(self.nodes.len(), "node"), self.fingerprint)
+    }
+
+    /// What there is after a list that was refused.
+    fn left(&self) -> String {
+        let kept = if self.nodes.is_empty() { "" } else { "the ring stays as it is: " };
+        format!("{kept}{}", self.ring())
     }
 
     /// What the ring is now, and what that changed since a version of it.
@@ -217,15 +268,31 @@ impl Report {
             .map(|change| format!("{:.1} % of the keys moved", 100.0 * change.moved))
             .collect();
         let moved = if moved.is_empty() { "nothing changed".to_owned() } else { moved.join(", then ") };
-        let mut line = format!("{}, {moved}", self.ring());
-        if let Some(Before { state, moved }) = &self.before {
-            line.push_str(&format!("\nring before: {state}, {:.1} % of the keys have an old place", 100.0 * moved));
+        let mut line = if self.nodes.is_empty() { self.ring() } else { format!("{}, {moved}", self.ring()) };
+        if let Some(before) = &self.before {
+            line.push('\n');
+            line.push_str(&before.outcome());
         }
         for pending in &self.pending {
             line.push('\n');
             line.push_str(pending);
         }
         line
+    }
+}
+
+// === impl Before ===
+
+impl Before {
+    fn outcome(&self) -> String {
+        let (state, moved) = (&self.state, 100.0 * self.moved);
+        match self.vanished {
+            false => format!("ring before: {state}, {moved:.1} % of the keys have an old place"),
+            true => format!(
+                "ring before: vanished without `ending:`; old places, which {moved:.1} % of the keys have, are no longer read, \
+                 and invalidated only until five minutes after it vanished: put it back, then `ending:`"
+            ),
+        }
     }
 }
 
@@ -247,11 +314,36 @@ mod tests {
         assert_eq!(report(1, first).outcome(1), "3 nodes, ring a1b2c3d4, nothing changed");
         let second = r#"{"version":2,"moved":0.25},{"version":1,"moved":0.0}"#;
         assert_eq!(report(2, second).outcome(1), "3 nodes, ring a1b2c3d4, 25.0 % of the keys moved");
-        let before = Some(Before { state: "ending".to_owned(), moved: 0.25 });
+        let told = |vanished| {
+            let before = Some(Before { state: "ending".to_owned(), vanished, moved: 0.25 });
+            Report { before, ..report(2, "") }.outcome(1)
+        };
         assert_eq!(
-            Report { before, ..report(2, "") }.outcome(1),
+            told(false),
             "3 nodes, ring a1b2c3d4, nothing changed\nring before: ending, 25.0 % of the keys have an old place"
         );
+        let vanished = told(true);
+        assert!(
+            vanished.contains("\nring before: vanished without `ending:`; ") && !vanished.contains("before: ending")
+        );
+    }
+
+    #[test]
+    fn without_a_list_there_is_no_ring_to_name() {
+        let none = Report { nodes: Vec::new(), fingerprint: "00000000".to_owned(), ..report(0, "") };
+        assert_eq!(none.outcome(0), "no list of nodes has been read yet");
+        assert_eq!(none.left(), "no list of nodes has been read yet");
+        assert_eq!(report(1, "").left(), "the ring stays as it is: 3 nodes, ring a1b2c3d4");
+    }
+
+    #[test]
+    fn a_sidecar_is_named_by_where_it_listens() {
+        let config = |line: &str| config::parse(line.split(' ').map(OsString::from), &|_| None).unwrap();
+        let one = config("slipring --nodes a --listen 127.0.0.1:1,unix:/a --admin-listen 127.0.0.1:2 --instance shop");
+        assert_eq!(described(7, Some(&one)), "  7: shop, --listen 127.0.0.1:1,unix:/a, --admin-listen 127.0.0.1:2");
+        let other = described(8, Some(&config("slipring dev --admin-listen off")));
+        assert!(other.starts_with("  8: --listen localhost") && other.ends_with(", --admin-listen off"), "{other}");
+        assert_eq!(described(9, None), "  9: its options cannot be read by this user");
     }
 
     #[test]

@@ -178,7 +178,11 @@ def test_the_ring_before_says_what_it_still_gives(browser):
         before["vanished"] = True
         answers["/ring"] = ring(["a:1"], before=before | {"state": "ending", "moved": 0.25, "nodes": old})
         page.wait("it ends", lambda _: "nothing is read there any more" in said())
-        assert "x:9 down, its memory is gone" in browser.value("document.querySelector('#old').textContent")
+        old_ring = browser.value("document.querySelector('#old').textContent")
+        assert "x:9 down, its memory is gone" in old_ring
+        # It vanished, and did not end as it is to.
+        assert "(vanished without “ending:” " in old_ring and "(ending" not in old_ring, old_ring
+        assert said().endswith("it is invalidated until five minutes after the ring before vanished."), said()
         sentence = browser.value("document.querySelector('#sentence').textContent")
         assert "has vanished" in sentence and "Of the ring before" not in sentence
         answers["/ring"] = ring(["a:1"])

@@ -124,6 +124,8 @@ fn one_that_vanishes_is_invalidated_on_and_told_of() {
     assert_eq!(before(&ring).unwrap().0, "ending");
     slipring.wait_for_output("has vanished without `ending:`");
     assert!(slipring.output().contains("for 5 min"), "{}", slipring.output());
+    let told = String::from_utf8_lossy(&try_reload(&slipring).stdout).into_owned();
+    assert!(told.contains("\nring before: vanished without `ending:`; ") && !told.contains("before: ending"), "{told}");
     // It comes back, and ends as it is to.
     replace(&path, &format!("{}\nbefore: {}", list([&a, &b]), list([&a])));
     until_before(&slipring, "reading", &[&a]);

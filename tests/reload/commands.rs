@@ -1,6 +1,6 @@
 //! What an operator runs beside the sidecar.
 use crate::support::{Memcached, ScriptedNode, Slipring, Step, binary, eventually, free_port, honest, run_to_end};
-use crate::{Directory, Ring, list, reload, replace, serves, until_nodes};
+use crate::{Directory, Ring, list, reload, replace, serves, try_reload, until_nodes};
 use std::net::TcpStream;
 use std::process::{Output, Stdio};
 
@@ -177,6 +177,40 @@ fn reload_has_the_file_read_and_says_when_there_is_nobody() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains(&i32::MAX.to_string()), "{output:?}");
     assert_eq!(run_to_end(&["reload", "--pid", "0"], &[]).status.code(), Some(64));
+}
+
+#[test]
+fn reload_names_several_by_where_they_listen_without_those_that_drain() {
+    let node = Memcached::start();
+    let nodes = node.address().to_string();
+    let [first, second, drains] = [(); 3].map(|()| Slipring::command(&["serve", "--nodes", &nodes], &[]));
+    let mut last = drains.client();
+    last.in_step();
+    drains.signal("TERM");
+    eventually("it drains", || Ring::of(&drains).0["draining"] == true);
+    let output = run_to_end(&["reload"], &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    // Those of other tests may be among them.
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line = |slipring: &Slipring| {
+        let (pid, listen, admin) = (slipring.pid(), slipring.address(), slipring.admin_address());
+        format!("\n  {pid}: --listen {listen}, --admin-listen {admin}\n")
+    };
+    assert!(told.contains("several run here: name one of them with --pid:\n"), "{told}");
+    assert!(told.contains(&line(&first)) && told.contains(&line(&second)), "{told}");
+    assert!(!told.contains(&line(&drains)), "{told}");
+    last.in_step();
+}
+
+#[test]
+fn reload_says_that_no_list_has_been_read_yet() {
+    let directory = Directory::new();
+    let path = directory.path("none");
+    let slipring = Slipring::command(&["serve", "--nodes-file", path.to_str().unwrap()], &[]);
+    let output = try_reload(&slipring);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.ends_with("; no list of nodes has been read yet\n") && !told.contains("ring 0"), "{told}");
 }
 
 #[test]
