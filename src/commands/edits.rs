@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::ADMIN_PORT;
-use crate::discovery::{BeforeSource, Source};
-use crate::routing::{Node, Placement, Plan};
+use crate::discovery::{BeforeSource, Declared, Source};
+use crate::routing::{Node, Phase, Placement, Plan};
 
 /// A change as it is planned.
 #[derive(Clone, Copy, Debug)]
@@ -178,6 +178,26 @@ impl Places {
         }
     }
 
+    /// What to wait for before the reads of old places end.
+    fn wait_for_no_hits(&self) -> String {
+        format!(
+            "   Go on when reads no longer hit old places: the count does not rise for as long as your keys live.\n{}",
+            self.look("before_reads_total.*hit")
+        )
+    }
+
+    /// The edit that ends the reads of old places.
+    fn ended(&self, before: &str) -> String {
+        let edit = self.declared(&format!("ending:{before}"), None);
+        format!("End the reads of old places.\n{edit}{}", self.wait_for_ending())
+    }
+
+    /// What to wait for before the ring before is taken away.
+    fn wait_for_ending(&self) -> String {
+        let look = self.look("before_state.* 1$");
+        format!("   Go on when every sidecar shows state=\"ending\".\n{look}")
+    }
+
     /// The edit that takes the ring before away.
     fn removed(&self, has_placement: bool) -> String {
         let (list, placement) = match &self.before {
@@ -198,9 +218,7 @@ impl Change<'_> {
     pub fn report(&self, plan: &Plan) -> String {
         let moved = format!("{:.2} %", 100.0 * plan.moved);
         if plan.moves_nothing() {
-            let is_same = sorted(self.nodes.0) == sorted(self.nodes.1)
-                && self.placements.0.to_string() == self.placements.1.to_string();
-            return match is_same {
+            return match self.is_none() {
                 true => "\nNo key moves: the nodes and the placement are the same before and after.\n",
                 false => "\nNo key moves: make the change at once; it needs no ring before.\n",
             }
@@ -215,6 +233,45 @@ impl Change<'_> {
         for (number, step) in (1..).zip(self.steps()) {
             let _ = write!(text, "\n{number}. {step}");
         }
+        text
+    }
+
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        sorted(self.nodes.0) == sorted(self.nodes.1) && self.placements.0.to_string() == self.placements.1.to_string()
+    }
+
+    /// For a plan that changes nothing: what is left of the change that a ring before was declared for, which is made
+    /// unless that is the ring in use.
+    #[must_use]
+    pub fn left(&self, before: &Declared, is_in_use: bool) -> String {
+        let Self { places, placements: (_, placement), .. } = self;
+        let done = match (before.phase, is_in_use) {
+            (Phase::Ending, _) => {
+                format!("Edit 3 of a change is made already: the ring before is {before}. What is left:")
+            }
+            (Phase::Reading, false) => {
+                format!(
+                    "A change is under way already: the ring before is {before}. What is left, if these nodes are those of after it:"
+                )
+            }
+            (Phase::Reading, true) => format!(
+                "Edit 1 of a change is made already: the ring before, {before}, is the ring in use. `slipring plan` with the nodes \
+                 or the placement of after the change prints edit 2. Without a change, what is left:"
+            ),
+        };
+        let wait = match (before.phase, is_in_use) {
+            (Phase::Ending, _) => format!("\n{}", places.wait_for_ending()),
+            (Phase::Reading, false) => format!("\n{}", places.wait_for_no_hits()),
+            (Phase::Reading, true) => String::new(),
+        };
+        let mut text = format!("\n{done}\n\n{}{wait}", places.heading());
+        if before.phase == Phase::Reading {
+            let _ = write!(text, "\n3. {}", places.ended(&before.listed()));
+        }
+        let has_placement = before.placement.to_string() != placement.to_string();
+        let _ = write!(text, "\n4. {}", places.removed(has_placement));
         text
     }
 
@@ -233,17 +290,8 @@ impl Change<'_> {
         );
         let nodes = if before == after { String::new() } else { places.changed(&after) };
         let placed = if moves_placement { places.placed(&to) } else { String::new() };
-        let change = format!(
-            "Make the change.\n{nodes}{placed}   Go on when reads no longer hit old places: the count \
-             does not rise for as long as your keys live.\n{}",
-            places.look("before_reads_total.*hit"),
-        );
-        let end = format!(
-            "End the reads of old places.\n{}   Go on when every sidecar shows state=\"ending\".\n{}",
-            places.declared(&format!("ending:{before}"), None),
-            places.look("before_state.* 1$"),
-        );
-        [declare, change, end, places.removed(moves_placement)]
+        let change = format!("Make the change.\n{nodes}{placed}{}", places.wait_for_no_hits());
+        [declare, change, places.ended(&before), places.removed(moves_placement)]
     }
 }
 
@@ -366,6 +414,40 @@ mod tests {
             &unknown,
             &["written for the ConfigMap", "flags or variables", "restart", "     MEMCACHED_NODES: \""],
         );
+    }
+
+    #[test]
+    fn of_a_change_that_is_made_the_last_edits_are_left() {
+        let places = of(&Source::File(std::env::temp_dir()));
+        let nodes = parse_nodes("a,b", 11211).unwrap();
+        let left = |before: &str, placement: &str, is_in_use: bool| {
+            let before = Declared::parse(before, 11211, &Arc::new(placement.parse().unwrap())).unwrap();
+            let placements = (&Placement::default(), &Placement::default());
+            let change = Change { places: &places, nodes: (&nodes, &nodes), placements };
+            assert!(change.is_none());
+            change.left(&before, is_in_use)
+        };
+        let text = left("a", "jump", false);
+        assert_steps(
+            &text,
+            &[
+                "A change is under way already: the ring before is a:11211 by jump.",
+                "before_reads_total.*hit",
+                "\n3. End the reads",
+                "MEMCACHED_NODES_BEFORE: \"ending:a:11211\"",
+                "before_state.* 1$",
+                "\n4. Remove MEMCACHED_NODES_BEFORE and SLIPRING_PLACEMENT_BEFORE;",
+            ],
+        );
+        let text = left("ending:a", "ring", false);
+        assert_steps(
+            &text,
+            &["Edit 3 of a change is made already", "before_state.* 1$", "\n4. Remove MEMCACHED_NODES_BEFORE;"],
+        );
+        assert!(!text.contains("3. ") && !text.contains("_total"), "{text}");
+        let text = left("a,b", "ring", true);
+        assert_steps(&text, &["Edit 1 of a change is made already", "\n3. End the reads", "\n4. Remove"]);
+        assert!(!text.contains("_total"), "nothing reads old places: {text}");
     }
 
     #[test]

@@ -220,9 +220,13 @@ fn plan(
         Some(path) => Plan::of_keys(&old, &new, keys::file(path, MAX_KEYS)?.into_iter()),
         None => Plan::between(&old, &new, plan::SAMPLES),
     };
-    if let Some(declared) = declared.filter(|_| !plan.moves_nothing()) {
+    let is_in_use = match &declared {
+        Some(declared) => declared.topology()?.fingerprint() == old.fingerprint(),
+        None => false,
+    };
+    if let Some(declared) = declared.as_ref().filter(|_| !plan.moves_nothing()) {
         // Ahead of the edits, which would replace it.
-        let is_step_one = declared.phase == Phase::Reading && declared.topology()?.fingerprint() == old.fingerprint();
+        let is_step_one = declared.phase == Phase::Reading && is_in_use;
         let told = match is_step_one {
             true => "edit 1 below is done already: the ring before is",
             false => "warning: a ring before is declared already; end that one first:",
@@ -231,7 +235,11 @@ fn plan(
     }
     out.write_all(plan::report(&plan, before, after).as_bytes())?;
     let change = edits::Change { places, nodes: (&from, to), placements: (before, after) };
-    Ok(out.write_all(change.report(&plan).as_bytes())?)
+    out.write_all(change.report(&plan).as_bytes())?;
+    if let Some(declared) = declared.filter(|_| plan.moves_nothing() && change.is_none()) {
+        out.write_all(change.left(&declared, is_in_use).as_bytes())?;
+    }
+    Ok(())
 }
 
 fn detect(

@@ -311,6 +311,12 @@ fn plan_prints_the_edits_of_what_a_sidecar_has_now() {
     assert!(
         plan(&["--to", "10.0.0.4"]).starts_with("warning: a ring before is declared already; end that one first: ")
     );
+    // Of a change that is made already the last two edits are left.
+    let text = plan(&["--to", "10.0.0.2"]);
+    let edits =
+        ["A change is under way already", "3. End", "ending:10.0.0.3:11211", "4. Remove MEMCACHED_NODES_BEFORE;"];
+    let at = edits.map(|edit| text.find(edit).unwrap_or_else(|| panic!("{edit}: {text}")));
+    assert!(at.is_sorted() && text.starts_with("no key moves (") && !text.contains("\n1. "), "{text}");
     // Unless it is that of this plan.
     replace(&path, "10.0.0.2\nbefore: 10.0.0.2");
     assert!(plan(&["--to", "10.0.0.4"]).starts_with("edit 1 below is done already: the ring before is "));
