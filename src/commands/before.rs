@@ -20,11 +20,15 @@ const IDLE: u64 = 86_400;
 const READS: &str = "slipring_before_reads_total";
 
 /// What a sidecar tells of the ring before.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Told {
+    /// Where it was asked.
+    admin: SocketAddr,
     before: Option<Report>,
     /// Reads that old places have answered, since its start; unknown where it does not count them.
     hits: Option<u64>,
+    /// Those of the last ten minutes; unknown to an older sidecar.
+    lately: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -34,8 +38,17 @@ struct Ring {
 
 #[derive(Debug, Deserialize)]
 struct Report {
+    state: String,
+    #[serde(default)]
+    vanished: bool,
     fingerprint: String,
     since: u64,
+}
+
+/// What `/history` has of the last ten minutes.
+#[derive(Debug, Deserialize)]
+struct Minutes {
+    before_hits: Vec<u64>,
 }
 
 /// Asks the sidecar whose admin endpoint listens there.
@@ -52,7 +65,9 @@ async fn told(admin: SocketAddr) -> Result<Told, String> {
     let ring = endpoint::get(admin, "/ring").await?;
     let Ring { before } = serde_json::from_slice(&ring).map_err(|_| endpoint::STRANGER.to_owned())?;
     let metrics = endpoint::get(admin, "/metrics").await?;
-    Ok(Told { before, hits: hits(&String::from_utf8_lossy(&metrics)) })
+    let history = endpoint::get(admin, "/history").await?;
+    let lately = serde_json::from_slice(&history).ok().map(|Minutes { before_hits }| before_hits.iter().sum());
+    Ok(Told { admin, before, hits: hits(&String::from_utf8_lossy(&metrics)), lately })
 }
 
 fn hits(metrics: &str) -> Option<u64> {
@@ -82,6 +97,9 @@ pub fn report(
     for warning in warnings(before, now, findings, told, unix_seconds(SystemTime::now())) {
         let _ = writeln!(text, "warning: {warning}");
     }
+    if let Ok(told) = told {
+        text.push_str(&consequences(Some((before, declared.phase)), told));
+    }
     if failed > 0 {
         let all = counted(findings.len(), "node");
         let _ = writeln!(
@@ -90,6 +108,68 @@ pub fn report(
         );
     }
     text
+}
+
+/// The same where no ring before is declared. The sidecar that runs beside it may still have one, or there is none.
+#[must_use]
+pub fn report_of_none(told: &Result<Told, String>) -> String {
+    let text = told.as_ref().map(|told| consequences(None, told)).unwrap_or_default();
+    if text.is_empty() { text } else { format!("\n{text}") }
+}
+
+/// What an edit makes of the ring before that the sidecar has: in lines, where there is something to say. `edit` is what it
+/// declares.
+fn consequences(edit: Option<(&Topology, Phase)>, told: &Told) -> String {
+    let (Some(before), admin) = (&told.before, told.admin) else { return String::new() };
+    if before.vanished && edit.is_none() {
+        return format!(
+            "warning: the ring before of the sidecar at {admin} has vanished without `ending:`; other sidecars may still read old \
+             places: put it back, then `ending:`\n"
+        );
+    }
+    let is_same = edit.is_some_and(|(ring, _)| ring.name() == before.fingerprint);
+    let phase = edit.map(|(_, phase)| phase);
+    if before.state != Phase::Reading.word() || (is_same && phase == Some(Phase::Reading)) {
+        return String::new();
+    }
+    let ended = match phase {
+        _ if is_same => String::new(),
+        Some(_) => format!(
+            "warning: the sidecar at {admin} reads another ring before, which this edit replaces without `ending:` first: \
+             sidecars that get the edit late may return deleted values\n"
+        ),
+        None => format!(
+            "warning: this edit takes the ring before, which the sidecar at {admin} reads, away without `ending:` first: sidecars \
+             that get the edit late may return deleted values\n"
+        ),
+    };
+    ended + &lost_hits(told)
+}
+
+/// What an edit that ends the reads of old places costs. Only hits of the last minutes tell that there will be more; the count
+/// since the start tells of values that are read less often, which may have moved meanwhile.
+fn lost_hits(told: &Told) -> String {
+    let reads = |count: u64| {
+        let have = if count == 1 { "has" } else { "have" };
+        format!("{} {have} hit an old place", counted(usize::try_from(count).unwrap_or(usize::MAX), "read"))
+    };
+    let admin = told.admin;
+    match (told.lately, told.hits) {
+        (Some(count @ 1..), _) => format!(
+            "warning: {} in the last 10 min at the sidecar at {admin}; this edit turns these into misses: wait until there are \
+             none for as long as your keys live\n",
+            reads(count)
+        ),
+        (lately, Some(count @ 1..)) => {
+            let none = if lately.is_some() { ", none of them in the last 10 min" } else { "" };
+            format!(
+                "note: {} since the sidecar at {admin} started{none}; this edit turns those of values that have not moved into \
+                 misses\n",
+                reads(count)
+            )
+        }
+        _ => String::new(),
+    }
 }
 
 fn warnings(
@@ -113,7 +193,7 @@ fn warnings(
         Err(problem) => warnings.push(format!(
             "cannot tell whether reads still hit old places ({problem}): look at {READS} of each sidecar"
         )),
-        Ok(Told { before: Some(report), hits: Some(0) })
+        Ok(Told { before: Some(report), hits: Some(0), .. })
             if report.fingerprint == before.name() && report.since + IDLE <= unix =>
         {
             let hours = (unix - report.since) / 3600;
@@ -138,6 +218,50 @@ mod tests {
         Topology::new(1, hosts.iter().map(|host| Arc::new(Node::new(host, 1, 1))).collect()).unwrap()
     }
 
+    /// A sidecar without a ring before.
+    fn without() -> Told {
+        Told { admin: ([127, 0, 0, 1], 9150).into(), before: None, hits: None, lately: None }
+    }
+
+    fn reading(before: &Topology) -> Report {
+        Report { state: "reading".to_owned(), vanished: false, fingerprint: before.name(), since: 0 }
+    }
+
+    #[test]
+    fn an_edit_that_ends_reads_which_still_hit_is_warned_of() {
+        let (before, other) = (topology(&["a", "b"]), topology(&["a"]));
+        let told = |hits, lately| Told { before: Some(reading(&before)), hits, lately, ..without() };
+        let (goes_on, ends) = (Some((&before, Phase::Reading)), Some((&before, Phase::Ending)));
+        let hits = "warning: 7 reads have hit an old place in the last 10 min at the sidecar at 127.0.0.1:9150; this edit turns";
+        assert!(consequences(ends, &told(Some(9), Some(7))).starts_with(hits));
+        let rarely = consequences(ends, &told(Some(1), Some(0)));
+        assert!(
+            rarely.starts_with("note: 1 read has hit an old place since ") && rarely.contains("none of them in the")
+        );
+        assert!(consequences(ends, &told(Some(2), None)).starts_with("note: 2 reads have hit"));
+        assert_eq!(consequences(ends, &told(Some(0), Some(0))), "");
+        assert_eq!(consequences(goes_on, &told(Some(9), Some(7))), "", "it goes on");
+        // Away, or another one, without the step between.
+        let away = consequences(None, &told(Some(9), Some(7)));
+        assert!(away.starts_with("warning: this edit takes the ring before, ") && away.contains(hits), "{away}");
+        assert!(report_of_none(&Ok(told(Some(0), Some(0)))).contains("without `ending:` first"));
+        for phase in [Phase::Reading, Phase::Ending] {
+            let replaced = consequences(Some((&other, phase)), &told(Some(9), Some(7)));
+            assert!(replaced.contains("reads another ring before, which") && replaced.contains(hits), "{replaced}");
+        }
+        // As it is to be, and where somebody else did not do so.
+        let ended = |vanished| {
+            let report = Report { state: "ending".to_owned(), vanished, ..reading(&before) };
+            report_of_none(&Ok(Told { before: Some(report), ..told(Some(9), Some(7)) }))
+        };
+        assert_eq!(ended(false), "");
+        assert!(
+            ended(true).starts_with("\nwarning: the ring before of the sidecar at 127.0.0.1:9150 has vanished without")
+        );
+        assert_eq!(report_of_none(&Ok(without())), "");
+        assert_eq!(report_of_none(&Err("nobody".to_owned())), "", "most checks have no sidecar beside them");
+    }
+
     #[test]
     fn hits_are_summed_and_may_be_unknown() {
         assert_eq!(hits("slipring_before_reads_total{result=\"miss\"} 3\nslipring_ring_nodes 1\n"), None);
@@ -149,8 +273,8 @@ mod tests {
     fn what_is_to_be_taken_away_or_does_not_answer_is_warned_of() {
         let (before, now) = (topology(&["a", "b"]), topology(&["a", "b", "c"]));
         let told = |since, hits| {
-            let report = Report { fingerprint: before.name(), since };
-            Ok(Told { before: Some(report), hits })
+            let report = Report { since, ..reading(&before) };
+            Ok(Told { before: Some(report), hits, ..without() })
         };
         let warned = |now: &Topology, findings: &[Finding], told: Result<Told, String>| {
             warnings(&before, now, findings, &told, 200_000)
@@ -159,7 +283,7 @@ mod tests {
         assert_eq!(warned(&now, &[], told(0, Some(1))), none);
         assert_eq!(warned(&now, &[], told(150_000, Some(0))), none, "not for a day");
         assert_eq!(warned(&now, &[], told(0, None)), none, "not known");
-        assert_eq!(warned(&now, &[], Ok(Told::default())), none, "the sidecar has none yet");
+        assert_eq!(warned(&now, &[], Ok(without())), none, "the sidecar has none yet");
         assert!(warned(&now, &[], told(0, Some(0)))[0].starts_with("no read has hit an old place for 55 h"));
         assert!(warned(&topology(&["b", "a"]), &[], told(0, Some(1)))[0].contains("no key has an old place (yet)"));
         assert!(warned(&now, &[], Err("no answer".to_owned()))[0].contains(READS));

@@ -166,18 +166,18 @@ fn check(source: &Source, config: &Config, out: &mut impl io::Write) -> Result<(
     writeln!(out, "source: {source}")?;
     let findings = runtime.block_on(check::run(&nodes, &options.secured, patience));
     out.write_all(check::table(&findings).as_bytes())?;
+    let told = match config.admin_listen.first() {
+        Some(admin) => runtime.block_on(before::ask(*admin)),
+        None => Err("--admin-listen is off".to_owned()),
+    };
     if let Some(declared) = declared {
         let now = built(&nodes, &config.placement)?;
         let now = now.with_before(Some(Arc::new(Before::new(declared.topology()?, declared.phase))));
         let old: Vec<Node> = now.old_nodes().map(|(_, node)| Node::clone(node)).collect();
-        let (found, told) = runtime.block_on(async {
-            let told = match config.admin_listen.first() {
-                Some(admin) => before::ask(*admin).await,
-                None => Err("--admin-listen is off".to_owned()),
-            };
-            (check::run(&old, &options.secured, patience).await, told)
-        });
+        let found = runtime.block_on(check::run(&old, &options.secured, patience));
         out.write_all(before::report(&declared, (&declared.topology()?, &now), &found, &told).as_bytes())?;
+    } else {
+        out.write_all(before::report_of_none(&told).as_bytes())?;
     }
     match findings.iter().filter(|finding| finding.fault.is_some()).count() {
         0 => Ok(()),

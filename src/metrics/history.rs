@@ -18,7 +18,8 @@ const SLOT: Duration = Duration::from_secs(5);
 /// Slots that are kept, besides the one that is not over yet: ten minutes.
 const SLOTS: usize = 120;
 /// What [`Totals::counts`] begins with. Then follow the durations of requests, by bucket.
-const COUNTS: [&str; 7] = ["commands", "keys", "hits", "lookups", "client_errors", "server_errors", "soft_failures"];
+const COUNTS: [&str; 8] =
+    ["commands", "keys", "hits", "lookups", "client_errors", "server_errors", "soft_failures", "before_hits"];
 /// What [`Totals::gauges`] holds.
 const GAUGES: [&str; 2] = ["connections", "buffer_bytes"];
 const BUCKETS: usize = DURATIONS.len() + 1;
@@ -35,9 +36,10 @@ impl Totals {
     pub(super) fn of(cells: &Cells) -> Self {
         let [mut commands, mut keys, mut hits, mut lookups] = [0; 4];
         let [mut client_errors, mut server_errors, mut soft_failures] = [0; 3];
-        let mut buckets = [0; BUCKETS];
+        let (mut before_hits, mut buckets) = (0, [0; BUCKETS]);
         for worker in &cells.workers {
             commands += worker.commands.iter().map(Counter::get).sum::<u64>();
+            before_hits += worker.before_reads.first().map_or(0, Counter::get);
             soft_failures += worker.soft.iter().flatten().map(Counter::get).sum::<u64>();
             for (command, row) in Command::ALL.into_iter().zip(&worker.requests) {
                 for (outcome, count) in Outcome::ALL.into_iter().zip(row) {
@@ -62,7 +64,7 @@ impl Totals {
             counts: [0; COUNTS.len() + BUCKETS],
             gauges: [cells.sum(|c| &c.connections), cells.sum(|c| &c.buffered)],
         };
-        let counts = [commands, keys, hits, lookups, client_errors, server_errors, soft_failures];
+        let counts = [commands, keys, hits, lookups, client_errors, server_errors, soft_failures, before_hits];
         for (to, from) in totals.counts.iter_mut().zip(counts.into_iter().chain(buckets)) {
             *to = from;
         }
@@ -151,8 +153,8 @@ pub struct HistoryReport {
     /// How long the last slot has run.
     pub last_slot_seconds: f64,
     /// By name. Counted in each slot: `commands`; `keys`, of reads, and else requests; `lookups`, keys of reads that were
-    /// hits or misses, and `hits` of them; `client_errors`, `server_errors` and `soft_failures`, in keys or requests. The
-    /// highest value in each slot: `connections` of clients and `buffer_bytes`.
+    /// hits or misses, and `hits` of them; `client_errors`, `server_errors` and `soft_failures`, in keys or requests;
+    /// `before_hits`, keys that were found at their old place. The highest value in each slot: `connections` of clients and `buffer_bytes`.
     #[serde(flatten)]
     pub series: BTreeMap<&'static str, Vec<u64>>,
     /// Commands of each slot by how long they took; as many as there are bounds, and one more for those above.
@@ -205,11 +207,12 @@ mod tests {
         }
         worker.soft(Command::Gets, Reason::Down, 3, true);
         cells.worker(1).soft(Command::Set, Reason::Down, 4, false);
+        worker.before_reads[0].add(5);
         worker.took(Kind::from(Command::Get), Duration::from_micros(60));
         worker.took(Kind::from(Command::Get), Duration::from_secs(9));
         let report = cells.history(at(1.0), 0.0);
         let sums = COUNTS.map(|name| series(&report, name)[0]);
-        assert_eq!(sums, [0, 47, 10, 23, 10, 14, 7]);
+        assert_eq!(sums, [0, 47, 10, 23, 10, 14, 7, 5]);
         let durations = &report.durations[0];
         assert_eq!((durations.len(), durations[1], durations[14]), (report.duration_bounds.len() + 1, 1, 1));
         assert_eq!((durations.iter().sum::<u32>(), report.duration_bounds[1]), (2, 0.0001));

@@ -26,7 +26,7 @@ def ring(names, **more):
     return {**report, **more}
 
 
-COUNTED = ["commands", "keys", "hits", "lookups", "client_errors", "server_errors", "soft_failures"]
+COUNTED = ["commands", "keys", "hits", "lookups", "client_errors", "server_errors", "soft_failures", "before_hits"]
 BOUNDS = [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1]
 
 

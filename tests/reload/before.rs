@@ -256,6 +256,31 @@ fn check_warns_of_a_ring_before_that_is_of_no_use() {
     let admin = slipring.admin_address().to_string();
     let text = check(&list([&a]), &["--admin-listen", &admin]);
     assert!(text.contains("ring before: 1 node by ring, reading; ") && !text.contains("warning"), "{text}");
+    // An edit that ends the reads of old places while they hit.
+    let (mut direct, mut client) = (a.client(), slipring.client());
+    let hits = (0..100)
+        .filter(|number| {
+            let key = format!("old{number}");
+            direct.set(&key, "value");
+            assert_eq!(client.get(&[&key]).len(), 1, "{key}");
+            let (_, place) = slipring.admin(&format!("/ring?key={key}"));
+            place.contains("old_node")
+        })
+        .count();
+    assert!(hits > 1, "{hits}");
+    let warning =
+        format!("warning: {hits} reads have hit an old place in the last 10 min at the sidecar at {admin}; this edit");
+    let text = check(&list([&a]), &["--admin-listen", &admin]);
+    assert!(!text.contains("warning"), "it goes on: {text}");
+    let text = check(&format!("ending:{}", list([&a])), &["--admin-listen", &admin]);
+    assert!(text.contains(&warning) && !text.contains("without `ending:`"), "{text}");
+    let output = run_to_end(&["check", "--nodes", &list([&a, &b]), "--admin-listen", &admin], &[]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("warning: this edit takes the ring before, which the sidecar at ") && text.contains(&warning),
+        "{text}"
+    );
 }
 
 #[test]
