@@ -10,6 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::node;
+use crate::own_network::OwnNetwork;
 use crate::peer::Peer;
 use crate::process::{Process, START_LIMIT, free_address};
 use crate::scratch::Scratch;
@@ -17,6 +18,7 @@ use crate::workload::Dialect;
 
 /// Nodes of most contestants; those that scale have one more.
 const NODES: usize = 3;
+const NODE_MIB: u32 = 256;
 
 /// What a buffer of twemproxy holds by default, in bytes.
 const TWEMPROXY_BUFFER: usize = 16 << 10;
@@ -176,15 +178,28 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    pub(crate) fn start(scratch: &Scratch) -> io::Result<Self> {
-        Self::with(NODES + 1, &[], scratch)
+    /// In this network, or on the loopback.
+    pub(crate) fn start(network: Option<&OwnNetwork>, scratch: &Scratch) -> io::Result<Self> {
+        Self::with(NODES + 1, &[], network, scratch)
     }
 
     /// So many, with these further arguments.
-    pub(crate) fn with(count: usize, further: &[&str], scratch: &Scratch) -> io::Result<Self> {
+    pub(crate) fn with(
+        count: usize,
+        further: &[&str],
+        network: Option<&OwnNetwork>,
+        scratch: &Scratch,
+    ) -> io::Result<Self> {
         let mut nodes = Self { addresses: Vec::new(), processes: Vec::new() };
         for _ in 0..count {
-            let (process, address) = node::start(256, further, scratch)?;
+            let (process, address) = match network {
+                None => node::start(NODE_MIB, further, scratch)?,
+                Some(network) => {
+                    let address = network.next_address();
+                    let command = network.command("memcached");
+                    (node::start_by(command, address, NODE_MIB, further, scratch)?, address)
+                }
+            };
             nodes.processes.push(process);
             nodes.addresses.push(address);
         }

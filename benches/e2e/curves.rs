@@ -103,7 +103,7 @@ pub(crate) fn curves(bench: &mut Bench<'_>, about: &Value) -> io::Result<String>
         // Only as many as there have to be: each of them is woken by its clock.
         let most = curve.lines.iter().flat_map(|(_, points)| points).map(|point| point.nodes).max().unwrap_or(3);
         bench.placement.of_nodes()?;
-        let nodes = Nodes::with(most, &["-I", "4m", "-c", CONNECTIONS], &bench.scratch)?;
+        let nodes = Nodes::with(most, &["-I", "4m", "-c", CONNECTIONS], bench.network.as_ref(), &bench.scratch)?;
         bench.placement.of_the_rest()?;
         let mut kept = Vec::new();
         for (label, points) in &curve.lines {

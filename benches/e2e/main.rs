@@ -5,6 +5,7 @@
 //! cargo bench --bench e2e                   # everything: half an hour
 //! cargo bench --bench e2e -- --one-core     # all processes on one CPU: software cost, least noise
 //! cargo bench --bench e2e -- --two-cores    # the nodes on a CPU of their own, the rest on another
+//! cargo bench --bench e2e -- --own-network  # the same with the nodes behind a virtual network device (root)
 //! cargo bench --bench e2e -- --rounds 3 --seconds 1 --profiles L1,L50 --contestants twemproxy,slipring
 //! cargo bench --bench e2e -- --one-core --profiles L50,P16,M24 --contestants slipring,slipring-binary
 //! cargo bench --bench e2e -- --one-core --profiles L50,M24,O20k,N64 --contestants slipring-four,slipring-before,slipring-moved
@@ -17,8 +18,8 @@
 //!
 //! Needs `memcached` and, for its rows, `nutcracker` in PATH; `perf` (or `strace`) and the right to
 //! trace for the system calls. Without `SLIPRING_BIN` (relative paths start at the package) slipring
-//! is what cargo built for this bench. Everything listens on free loopback ports and is gone at the
-//! end.
+//! is what cargo built for this bench. Everything listens on free loopback ports, but nodes with
+//! `--own-network`, and is gone at the end.
 //!
 //! # How it measures
 //! - The nodes run all the time; each proxy is started afresh for each measurement, the nodes are
@@ -51,9 +52,10 @@
 //! Compare within one run only. With free placement on few cores the generator, the proxy and the
 //! nodes compete, and wake-ups across cores dominate with one client; `--one-core` is the better
 //! view of CPU per op, free placement that of throughput. `--two-cores` is nearer to nodes on other machines: without a proxy
-//! the generator has its CPU to itself, and a proxy is weighed with its own CPU time alone. In the closed loops latency is little
-//! more than connections ÷ throughput; the tail is the open loop's (`O20k`), where a request that
-//! had to wait for its turn counts from when it should have been sent.
+//! the generator has its CPU to itself, and a proxy is weighed with its own CPU time alone. `--own-network` is nearer still: what
+//! goes to the nodes passes a network device; whose CPU time that is, `benches/README.md` says. In the closed loops latency is
+//! little more than connections ÷ throughput; the tail is the open loop's (`O20k`), where a request that had to wait for its
+//! turn counts from when it should have been sent.
 #![expect(clippy::print_stdout, reason = "the report is what this program is for")]
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 #![expect(clippy::indexing_slicing, reason = "a bench may panic; its indices come from its own tables")]
@@ -70,6 +72,7 @@ mod measure;
 mod memcaslap;
 #[path = "../parts/node.rs"]
 mod node;
+mod own_network;
 mod packets;
 mod peer;
 #[path = "../parts/plot.rs"]
@@ -82,6 +85,8 @@ mod random;
 mod report;
 #[path = "../parts/scratch.rs"]
 mod scratch;
+#[path = "../parts/veth.rs"]
+mod veth;
 #[path = "../parts/wire.rs"]
 mod wire;
 mod workload;
@@ -102,6 +107,7 @@ use contestants::{Contestant, Nodes, Started, patiently, slipring_path, version}
 use load::{Load, Outcome, ask_all};
 use machine::{machine, today};
 use measure::{Counter, Method, busy_ns, cpu_ns, memory_kib};
+use own_network::OwnNetwork;
 use peer::Peer;
 use placement::Placement;
 use report::{Row, Sample, Table, beside_peers, targets};
@@ -148,6 +154,10 @@ struct Options {
     /// where they are other machines.
     #[arg(long, conflicts_with = "one_core")]
     two_cores: bool,
+    /// As --two-cores, with the nodes in a network namespace of their own, behind a pair of virtual interfaces: what goes to
+    /// them passes a network device, as it would to other machines. Needs root and `ip` (iproute2).
+    #[arg(long, conflicts_with_all = ["one_core", "two_cores"])]
+    own_network: bool,
     /// Instead of all profiles: the load of this bench beside that of memcaslap, 50 connections through each proxy.
     #[arg(long, conflicts_with_all = ["profiles", "results"])]
     check_generator: bool,
@@ -209,8 +219,9 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let machine = machine();
     let placement = Placement::of(options)?;
     let scratch = Scratch::new("e2e")?;
+    let network = options.own_network.then(OwnNetwork::new).transpose()?;
     placement.of_nodes()?;
-    let nodes = Nodes::start(&scratch)?;
+    let nodes = Nodes::start(network.as_ref(), &scratch)?;
     placement.of_the_rest()?;
     let method = Method::find();
     let mut report = String::new();
@@ -220,7 +231,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         report += &part;
     };
     tell(head(options, &placement, &machine, method));
-    let mut bench = Bench { options, nodes, scratch, placement, sound: true };
+    let mut bench = Bench { options, nodes, network, scratch, placement, sound: true };
     if options.check_generator {
         tell(check::check(&mut bench)?);
         return Ok(bench.sound);
@@ -289,6 +300,8 @@ fn head(options: &Options, placement: &Placement, machine: &str, method: Option<
 struct Bench<'a> {
     options: &'a Options,
     nodes: Nodes,
+    /// Where the nodes are, if not on the loopback.
+    network: Option<OwnNetwork>,
     scratch: Scratch,
     placement: Placement,
     /// No wrong answer and no failed contestant so far.

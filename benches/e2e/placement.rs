@@ -33,12 +33,18 @@ impl Placement {
             let about = "everything on one CPU".to_owned();
             return Ok(Self { all: only(last), nodes: only(last), rest: only(last), about, file: "e2e-one-core" });
         }
-        if options.two_cores {
-            let other = cpus.next().ok_or_else(|| io::Error::other("--two-cores needs two CPUs"))?;
+        if options.two_cores || options.own_network {
+            let option = if options.own_network { "--own-network" } else { "--two-cores" };
+            let other = cpus.next().ok_or_else(|| io::Error::other(format!("{option} needs two CPUs")))?;
             let mut both = only(last);
             both.set(other);
-            let about = "proxy and generator on one CPU, the nodes on another".to_owned();
-            return Ok(Self { all: both, nodes: only(other), rest: only(last), about, file: "e2e-two-cores" });
+            let mut about = "proxy and generator on one CPU, the nodes on another".to_owned();
+            let mut file = "e2e-two-cores";
+            if options.own_network {
+                about += " and in a network of their own";
+                file = "e2e-own-network";
+            }
+            return Ok(Self { all: both, nodes: only(other), rest: only(last), about, file });
         }
         let about = format!("free placement on {} CPUs", allowed.count());
         Ok(Self { all: allowed, nodes: allowed, rest: allowed, about, file: "e2e" })

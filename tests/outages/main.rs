@@ -31,6 +31,8 @@ mod model;
 mod nodes;
 mod scenario;
 mod silence;
+#[path = "../../benches/parts/veth.rs"]
+mod veth;
 
 use std::sync::{Mutex, MutexGuard};
 

@@ -7,76 +7,25 @@
 //! program, and no root where users may make namespaces.
 use crate::alone;
 use crate::scenario::{flapping_time, outage_time, quiet_time, scenario};
-use crate::support::{Link, Memcached};
-use std::env;
-use std::process::{Child, Command, Output, Stdio};
+use crate::support::{Link, Memcached, in_a_namespace, must_be_in_a_namespace};
+use crate::veth::{End, join, run};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const INSIDE: &str = "SLIPRING_TEST_IN_NAMESPACE";
 const NEAR: &str = "10.213.7.1";
 const FAR: &str = "10.213.7.2";
 const NOBODY: &str = "02:00:00:00:00:99";
 
-/// Runs a program of the system to its end.
-fn run(words: &[&str]) -> Output {
-    let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output();
-    output
-        .unwrap_or_else(|error| panic!("cannot start {}: {error}. The tests need it; tests/run installs it.", words[0]))
-}
-
 fn must(words: &[&str]) {
-    let output = run(words);
-    assert!(output.status.success(), "{words:?}: {output:?}");
-}
-
-/// How a program is started in a network namespace of its own, if the machine allows it.
-fn unshare() -> Result<&'static [&'static str], String> {
-    let ways: [&[&str]; 2] = [&["unshare", "--net"], &["unshare", "--user", "--map-root-user", "--net"]];
-    let mut refusals = String::new();
-    for way in ways {
-        let output = run(&[way, &["ip", "link", "set", "lo", "up"]].concat());
-        if output.status.success() {
-            return Ok(way);
-        }
-        refusals.push_str(&String::from_utf8_lossy(&output.stderr));
-    }
-    Err(refusals)
+    run(words).unwrap();
 }
 
 #[test]
 #[cfg_attr(debug_assertions, ignore = "under full load: in a release build")]
 fn a_node_whose_packets_are_dropped_silently() {
     let _alone = alone();
-    if env::var("SLIPRING_NO_NETNS").is_ok_and(|value| value == "1") {
-        println!("NOT TESTED: a node whose packets are dropped silently, because of SLIPRING_NO_NETNS=1");
-        return;
-    }
-    let way = unshare().unwrap_or_else(|refusals| {
-        panic!(
-            "no network namespace can be made here, which this test needs: {refusals}Run it as root, or allow \
-             users to make namespaces, or set SLIPRING_NO_NETNS=1 to do without it."
-        )
-    });
-    let mut inner = Command::new(way[0])
-        .args(&way[1..])
-        .arg(env::current_exe().unwrap())
-        .args(["silence::inside_the_namespace", "--exact", "--ignored", "--nocapture"])
-        .env(INSIDE, "1")
-        .spawn()
-        .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(180) + 2 * (outage_time() + quiet_time() + flapping_time());
-    let status = loop {
-        if let Some(status) = inner.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > deadline {
-            let _ = inner.kill();
-            let _ = inner.wait();
-            panic!("the test in the namespace does not end");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    assert!(status.success(), "the test in the namespace failed: its output is above");
+    let limit = Duration::from_secs(180) + 2 * (outage_time() + quiet_time() + flapping_time());
+    in_a_namespace("a node whose packets are dropped silently", "silence::inside_the_namespace", limit);
 }
 
 /// The second namespace: it is there as long as a process is in it.
@@ -96,12 +45,8 @@ impl Far {
             std::fs::read_link(&path).is_ok_and(|other| other != own)
         });
         must(&["ip", "link", "set", "lo", "up"]);
-        must(&["ip", "link", "add", "near", "type", "veth", "peer", "name", "far", "netns", &far.pid]);
-        must(&["ip", "address", "add", &format!("{NEAR}/30"), "dev", "near"]);
-        must(&["ip", "link", "set", "near", "up"]);
-        far.inside(&["ip", "link", "set", "lo", "up"]);
-        far.inside(&["ip", "address", "add", &format!("{FAR}/30"), "dev", "far"]);
-        far.inside(&["ip", "link", "set", "far", "up"]);
+        let near = End { device: "near", address: &format!("{NEAR}/30") };
+        join(&far.pid, &far.entry(), near, End { device: "far", address: &format!("{FAR}/30") }).unwrap();
         far
     }
 
@@ -137,7 +82,7 @@ impl Drop for Far {
 #[test]
 #[ignore = "run by a_node_whose_packets_are_dropped_silently, in a network namespace"]
 fn inside_the_namespace() {
-    assert!(env::var_os(INSIDE).is_some(), "this runs in a network namespace: leave it to the test that makes one");
+    must_be_in_a_namespace();
     let far = Far::new();
     // Who is root here may be nobody else, if the namespace is a user's.
     let root: &[&str] = &["-u", "root"];

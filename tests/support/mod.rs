@@ -8,6 +8,7 @@
 mod authority;
 mod client;
 mod link;
+mod namespace;
 pub mod packets;
 mod pattern;
 mod process;
@@ -17,6 +18,7 @@ mod scripted;
 pub use authority::Authority;
 pub use client::{TextClient, Value, shown};
 pub use link::Link;
+pub use namespace::{in_a_namespace, must_be_in_a_namespace};
 pub use pattern::Pattern;
 pub use process::{Memcached, Port, Slipring, binary, free_port, run_to_end};
 pub use random::{Random, mix};
