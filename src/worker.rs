@@ -1,4 +1,4 @@
-//! THE RIM: a thread, a runtime, and one small task per socket.
+//! THE RIM: a thread, a runtime, one task for all clients and one for each connection to a node.
 //!
 //! The only part of the data path that knows sockets. A task reads a few times per poll into the worker's one
 //! buffer and hands the bytes to the core; what the core queues is written by the *flusher*, a task
@@ -10,6 +10,7 @@
 
 mod alarm;
 mod client;
+mod clients;
 mod flusher;
 mod node;
 mod pipe;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::coop::unconstrained;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
@@ -37,17 +39,17 @@ use crate::itself::Itself;
 use crate::listener::Accepted;
 use crate::metrics::Cells;
 use crate::phrase;
-use crate::proxy::{ClientId, Core, Effect, ReadBuffer, Settings, UpstreamId};
+use crate::proxy::{ClientId, Core, Effect, ReadBuffer, Settings};
 use crate::routing::Published;
 use crate::secured::Secured;
 use crate::time::Tick;
 use alarm::Alarm;
+use clients::{ClientStream, ClientTasks, Clients, Fate};
 use pipe::Pipe;
 use poll_clock::PollClock;
 use pulse::Beat;
 use sockets::{Sockets, remove, reset, wake};
 pub use stream::keepalive;
-use stream::{Fate, WriteHalf};
 
 /// Tasks that run before the runtime asks for new events while some are always ready. Streams of
 /// large values are: each of their polls reads up to 256 KiB, or lets up to 1 MiB pass, and a small request waits for so
@@ -137,7 +139,7 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
         pipe: Pipe::new(),
         alarm: Alarm::new(),
         sealed: tls::room(),
-        clients: RefCell::default(),
+        clients: Clients::default(),
         upstreams: RefCell::default(),
         flusher: RefCell::new(Waker::noop().clone()),
         flusher_woken: Cell::new(false),
@@ -151,6 +153,10 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
         parts,
     });
     let flusher = Rc::clone(&rim);
+    let tasks = Rc::new(ClientTasks::default());
+    let polled = Rc::clone(&tasks);
+    // Without the runtime's budget for a task, which is meant for one client.
+    spawn_local(unconstrained(poll_fn(move |cx| polled.poll(cx))));
     spawn_local(poll_fn(move |cx| flusher.polls.time("flush", || flusher.poll_flush(cx))));
     rim.apply();
     spawn_local(Rc::clone(&rim).follow(changes));
@@ -159,11 +165,8 @@ async fn run(index: usize, parts: Parts, mut receiver: mpsc::Receiver<Accepted>,
     }
     spawn_local(beat.answer());
     while let Some(accepted) = receiver.recv().await {
-        match stream::register(accepted) {
-            Ok((read, write, ends)) => {
-                rim.open.set(rim.open.get() + 1);
-                spawn_local(Rc::clone(&rim).client(read, write, ends));
-            }
+        match ClientStream::new(accepted) {
+            Ok((stream, ends)) => tasks.push(rim.client(stream, ends)),
             Err(error) => {
                 // It has come and gone: who counts those that are connected must not wait for it.
                 rim.parts.cells.worker(index).connections_total.add(1);
@@ -186,8 +189,8 @@ struct Rim {
     alarm: Alarm,
     /// What is read by TLS goes by it.
     sealed: tls::Sealed,
-    clients: Sockets<ClientId>,
-    upstreams: Sockets<UpstreamId>,
+    clients: Clients,
+    upstreams: Sockets,
     flusher: RefCell<Waker>,
     flusher_woken: Cell<bool>,
     effects: RefCell<Vec<Effect>>,
@@ -230,24 +233,24 @@ impl Rim {
 
     fn carry_out(self: &Rc<Self>, effect: Effect) {
         match effect {
-            Effect::WakeClient(id) => wake(&self.clients, id.index(), |socket| socket.id == id),
-            Effect::WakeUpstream(id) => wake(&self.upstreams, id.index(), |socket| socket.id == id),
+            Effect::WakeClient(id) => self.clients.wake(id),
+            Effect::WakeUpstream(id) => wake(&self.upstreams, id),
             Effect::Connect(id, wait) => {
                 spawn_local(Rc::clone(self).upstream(id, wait));
             }
             Effect::Tick(wait) => {
                 spawn_local(Rc::clone(self).tick(wait));
             }
-            // Dropping the writing half sends our end; the task drops the rest.
-            Effect::CloseClient(id) => remove(&self.clients, id.index(), |s| s.id == id),
+            Effect::CloseClient(id) => self.let_go(id),
             Effect::ResetClient(id) => {
-                reset(&self.clients, id.index(), |s| s.id == id);
-                remove(&self.clients, id.index(), |s| s.id == id);
+                self.clients.reset(id);
+                self.let_go(id);
             }
-            Effect::CloseUpstream(id) => remove(&self.upstreams, id.index(), |s| s.id == id),
+            // Dropping the writing half sends our end; the task drops the rest.
+            Effect::CloseUpstream(id) => remove(&self.upstreams, id),
             Effect::ResetUpstream(id) => {
-                reset(&self.upstreams, id.index(), |s| s.id == id);
-                remove(&self.upstreams, id.index(), |s| s.id == id);
+                reset(&self.upstreams, id);
+                remove(&self.upstreams, id);
             }
         }
     }
@@ -306,13 +309,7 @@ impl Rim {
         if unread.is_empty() {
             return;
         }
-        let fates: Vec<(ClientId, Fate)> = {
-            let sockets = self.clients.borrow();
-            let known = |id: &ClientId| sockets.get(id.index()).and_then(Option::as_ref).filter(|s| s.id == *id);
-            let (ids, halves): (Vec<ClientId>, Vec<&WriteHalf>) =
-                unread.iter().filter_map(|id| known(id).map(|socket| (*id, &socket.write))).unzip();
-            ids.into_iter().zip(stream::fates(&halves)).collect()
-        };
+        let fates = self.clients.fates(&unread);
         let mut core = self.core.borrow_mut();
         for (id, fate) in fates {
             match fate {

@@ -1,16 +1,15 @@
 //! The task of one client's connection: it reads and hands the bytes to the core.
 
-use std::future::poll_fn;
-use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::Rim;
-use super::sockets::{Read, Socket, insert, poll_read, poll_writable};
-use super::stream::{self, ReadHalf, WriteHalf};
+use super::clients::{ClientSocket, ClientStream, Read, WIDE_HELD};
 use crate::proxy::{ClientId, Ends};
 
 /// How long, and for how many bytes, a closed client is listened to after our last word, so that
@@ -23,69 +22,70 @@ const LINGER_BYTES: usize = 16 << 20;
 const MUCH: usize = 4 << 10;
 const WIDE_PART: usize = 8;
 
-/// A client's socket as its task reads it.
-struct Reader {
-    half: ReadHalf,
-    /// It has a large buffer of the kernel's.
-    is_wide: bool,
+/// What is to be run for a client is small, for there may be thousands that are idle.
+pub(super) struct ClientTask {
+    rim: Rc<Rim>,
+    id: ClientId,
+}
+
+impl Future for ClientTask {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.rim.polls.time("client", || self.rim.poll_client(self.id, cx))
+    }
 }
 
 impl Rim {
-    /// Takes a client's connection. What is to be run for it is small, for there may be thousands that are idle.
-    pub(super) fn client(
-        self: Rc<Self>,
-        half: ReadHalf,
-        write: WriteHalf,
-        ends: Ends,
-    ) -> impl Future<Output = ()> + 'static {
-        let id = self.core.borrow_mut().client_connected();
-        self.core.borrow_mut().client_ends(id, ends, self.now());
-        insert(&self.clients, id.index(), Socket::new(id, write, None));
-        let mut read = Reader { half, is_wide: false };
-        async move {
-            poll_fn(|cx| self.polls.time("client", || self.poll_client(id, &mut read, cx))).await;
-            Box::pin(self.let_go(read)).await;
-        }
+    /// Takes a client's connection.
+    pub(super) fn client(self: &Rc<Self>, stream: ClientStream, ends: Ends) -> ClientTask {
+        let mut core = self.core.borrow_mut();
+        let id = core.client_connected();
+        core.client_ends(id, ends, self.now());
+        self.open.set(self.open.get() + 1);
+        self.clients.insert(id, stream);
+        ClientTask { rim: Rc::clone(self), id }
     }
 
     /// The core has forgotten a client. Where more of its bytes may be on their way, a close would reset the connection and
     /// could destroy our last words.
-    async fn let_go(self: Rc<Self>, read: Reader) {
-        let mut left = LINGER_BYTES;
-        let drain = async {
-            let mut buffer = vec![0; 4096];
-            while left > 0 && read.half.readable().await.is_ok() {
-                match read.half.try_read(&mut buffer) {
-                    Ok(0) => break,
-                    Ok(n) => left = left.saturating_sub(n),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => break,
-                }
-            }
-        };
-        let _ = timeout(LINGER, drain).await;
-        self.wide.set(self.wide.get().saturating_sub(usize::from(read.is_wide)));
-        drop(read);
+    pub(super) fn let_go(self: &Rc<Self>, id: ClientId) {
+        let Some(socket) = self.clients.remove(id) else { return };
+        if socket.is_over() {
+            let is_wide = socket.is_wide();
+            drop(socket);
+            return self.closed(is_wide);
+        }
+        let (rim, is_wide) = (Rc::clone(self), socket.is_wide());
+        let end = socket.end(LINGER_BYTES);
+        spawn_local(async move {
+            let _ = timeout(LINGER, end).await;
+            rim.closed(is_wide);
+        });
+    }
+
+    /// A client's socket is closed.
+    fn closed(&self, was_wide: bool) {
+        self.wide.set(self.wide.get().saturating_sub(usize::from(was_wide)));
         self.open.set(self.open.get().saturating_sub(1));
         self.parts.cells.worker(self.index).sockets_closed.add(1);
     }
 
     /// A client sends much: lets more of it wait in the kernel, if it may.
-    fn widen(&self, read: &mut Reader) {
-        if read.is_wide {
+    fn widen(&self, id: ClientId) {
+        if self.clients.with(id, |socket| socket.is_wide()) != Some(false) {
             return;
         }
         let workers = self.parts.cells.workers().max(1);
-        let most = self.parts.settings.buffer_limit / WIDE_PART / stream::WIDE_CLIENT_HELD / workers;
+        let most = self.parts.settings.buffer_limit / WIDE_PART / WIDE_HELD / workers;
         if self.wide.get() < most {
             self.wide.set(self.wide.get() + 1);
-            read.is_wide = true;
-            read.half.widen();
+            self.clients.with(id, ClientSocket::widen);
         }
     }
 
-    fn poll_client(self: &Rc<Self>, id: ClientId, read: &mut Reader, cx: &mut Context<'_>) -> Poll<()> {
-        if poll_writable(&self.clients, id.index(), cx, |socket| socket.id == id).is_ready() {
+    fn poll_client(self: &Rc<Self>, id: ClientId, cx: &mut Context<'_>) -> Poll<()> {
+        if self.clients.with(id, |socket| socket.poll_room(cx).is_ready()) == Some(true) {
             self.core.borrow_mut().client_writable(id);
             self.apply();
         }
@@ -108,23 +108,24 @@ impl Rim {
             let mut scratch = self.scratch.borrow_mut();
             let space = scratch.space();
             let most = self.core.borrow().client_most_read(id).min(space.len());
-            let core = match poll_read(&mut read.half, space.get_mut(..most).unwrap_or_default(), cx) {
-                Read::Pending => return Poll::Pending,
-                Read::Bytes(n) => {
-                    full = n == most;
-                    if n > MUCH {
-                        self.widen(read);
+            let space = space.get_mut(..most).unwrap_or_default();
+            let core = match self.clients.with(id, |socket| socket.poll_read(space, cx)) {
+                None | Some(Read::Nothing) => return Poll::Pending,
+                Some(Read::Bytes(read)) => {
+                    full = read == most;
+                    if read > MUCH {
+                        self.widen(id);
                     }
                     let mut core = self.core.borrow_mut();
-                    core.client_read(id, &mut scratch, n, self.now());
+                    core.client_read(id, &mut scratch, read, self.now());
                     core
                 }
-                Read::End => {
+                Some(Read::End) => {
                     let mut core = self.core.borrow_mut();
                     core.client_ended(id);
                     core
                 }
-                Read::Failed => {
+                Some(Read::Failed) => {
                     let mut core = self.core.borrow_mut();
                     core.client_gone(id);
                     core

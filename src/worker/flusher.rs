@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::Rim;
+use super::clients::ClientSocket;
 use super::sockets::{block, write};
 use super::stream::WriteHalf;
 use super::tls::{BATCH, KEPT, RECORD, TlsWriteHalf};
@@ -96,7 +97,7 @@ impl Rim {
             };
         }
         while let Some(out) = core.upstream_out(id).filter(|out| !out.is_empty()) {
-            match write(&socket.write, out, false) {
+            match write(&socket.write, out) {
                 Ok(written) => core.upstream_written(id, written, self.now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return block(socket),
                 Err(_) => return core.upstream_failed(id, socket.closed(), self.now()),
@@ -106,22 +107,24 @@ impl Rim {
 
     /// Writes what waits for a client. Returns how many bytes were written. `more` follows at once: the kernel waits for it.
     pub(super) fn flush_client(&self, id: ClientId, more: bool) -> usize {
-        let mut sockets = self.clients.borrow_mut();
-        let Some(socket) = sockets.get_mut(id.index()).and_then(Option::as_mut).filter(|s| s.id == id && !s.blocked)
-        else {
+        self.clients.with(id, |socket| self.write_client(id, socket, more)).unwrap_or(0)
+    }
+
+    fn write_client(&self, id: ClientId, socket: &mut ClientSocket, more: bool) -> usize {
+        if socket.is_full() {
             return 0;
-        };
+        }
         let mut core = self.core.borrow_mut();
         let mut all = 0;
         while let Some(out) = core.client_out(id).filter(|out| !out.is_empty()) {
-            match write(&socket.write, out, more) {
+            match socket.write(out, more) {
                 Ok(written) => {
                     all += written;
                     core.client_written(id, written, self.now());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     core.client_blocked(id);
-                    block(socket);
+                    socket.fill();
                     break;
                 }
                 Err(_) => {

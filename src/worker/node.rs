@@ -77,9 +77,9 @@ impl Rim {
             Stream::Tls(stream) => tls::split(*stream, &self.sealed),
         };
         let mut read = NodeReader { half, looked_again: false, reckoned: 0 };
-        let mut socket = Socket::new(id, write, Some(made));
+        let mut socket = Socket::new(id, write, made);
         socket.is_bounded = pauses;
-        insert(&self.upstreams, id.index(), socket);
+        insert(&self.upstreams, socket);
         {
             let mut core = self.core.borrow_mut();
             core.upstream_connected(id, self.now());
@@ -90,7 +90,7 @@ impl Rim {
     }
 
     fn poll_upstream(self: &Rc<Self>, id: UpstreamId, read: &mut NodeReader, cx: &mut Context<'_>) -> Poll<()> {
-        if poll_writable(&self.upstreams, id.index(), cx, |socket| socket.id == id).is_ready() {
+        if poll_writable(&self.upstreams, id, cx).is_ready() {
             self.core.borrow_mut().upstream_writable(id);
             self.apply();
         }

@@ -85,9 +85,7 @@ impl Rim {
         self.flush_client(to, true);
         let is_next = self.core.borrow_mut().client_out(to).is_some_and(OutBuf::is_empty);
         while is_next && left > 0 {
-            let sockets = self.clients.borrow();
-            let socket = sockets.get(to.index()).and_then(Option::as_ref).filter(|socket| socket.id == to);
-            match socket.map(|socket| socket.write.move_from(reader, left)) {
+            match self.clients.with(to, |socket| socket.stream().move_from(reader, left)) {
                 Some(Ok(moved @ 1..)) => {
                     left -= moved;
                     self.core.borrow_mut().upstream_passed(id, to, moved, self.now());
@@ -124,28 +122,35 @@ mod tests {
 
     use tokio::net::TcpStream;
 
-    use super::super::stream::{ReadHalf, WriteHalf, split};
+    use super::super::clients::ClientStream;
+    use super::super::stream::{ReadHalf, split};
     use super::*;
 
-    /// The halves of a connection, and its other end.
-    fn connection() -> (ReadHalf, WriteHalf, StdStream) {
+    /// A connection, and its other end.
+    fn connection() -> (TcpStream, StdStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let ours = StdStream::connect(listener.local_addr().unwrap()).unwrap();
         ours.set_nonblocking(true).unwrap();
-        let (read, write) = split(TcpStream::from_std(ours).unwrap());
-        (read, write, listener.accept().unwrap().0)
+        (TcpStream::from_std(ours).unwrap(), listener.accept().unwrap().0)
+    }
+
+    async fn readable(half: &ReadHalf) {
+        let ReadHalf::Tcp(half) = half else { panic!("{half:?}") };
+        half.readable().await.unwrap();
     }
 
     #[tokio::test]
     async fn bytes_pass_from_one_socket_to_another_and_the_end_is_told() {
         use std::io::{Read as _, Write as _};
-        let (from, _keep, mut node) = connection();
-        let (_keep_too, to, mut client) = connection();
+        let (from, mut node) = connection();
+        let (from, _keep) = split(from);
+        let (to, mut client) = connection();
+        let to = ClientStream::Tcp(to);
         let pipe = Pipe::new();
         let (reader, writer) = pipe.ends().unwrap();
         assert_eq!(from.move_to(writer, 10).unwrap_err().kind(), io::ErrorKind::WouldBlock, "nothing has come");
         node.write_all(b"0123456789").unwrap();
-        from.readable().await.unwrap();
+        readable(&from).await;
         assert_eq!(from.move_to(writer, 8).unwrap(), 8, "no more than was asked for");
         assert_eq!(to.move_from(reader, 8).unwrap(), 8);
         let mut got = [0; 8];
@@ -153,7 +158,7 @@ mod tests {
         assert_eq!(&got, b"01234567");
         drop(node);
         assert_eq!(from.move_to(writer, 8).unwrap(), 2);
-        from.readable().await.unwrap();
+        readable(&from).await;
         assert_eq!(from.move_to(writer, 8).unwrap(), 0, "the end");
     }
 }

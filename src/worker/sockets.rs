@@ -1,5 +1,5 @@
-//! The sockets of a worker by the index of their id, and what is done to one: wait for room, wake its task, close it, read
-//! and write once.
+//! The sockets of connections to nodes by the index of their id, and what is done to one: wait for room, wake its task,
+//! close it, read and write once.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -10,25 +10,24 @@ use tokio::io::ReadBuf;
 use super::stream::{ReadHalf, WriteHalf};
 use crate::itself::Made;
 use crate::phrase;
-use crate::proxy::{FailReason, MAX_SLICES, OutBuf};
+use crate::proxy::{FailReason, MAX_SLICES, OutBuf, UpstreamId};
 
 /// The writing half of a socket, and how its task is woken.
 #[derive(Debug)]
-pub(super) struct Socket<Id> {
-    pub(super) id: Id,
+pub(super) struct Socket {
+    pub(super) id: UpstreamId,
     pub(super) write: WriteHalf,
     /// Wakes the task that reads this socket.
     task: Waker,
     /// The kernel took less than there was; the task waits for room.
     pub(super) blocked: bool,
-    /// Of a connection to a node; boxed, for each idle client would have room for it.
-    made: Option<Box<Made>>,
-    /// Of a connection to a node: what may wait to be read is bounded.
+    made: Made,
+    /// What may wait to be read is bounded.
     pub(super) is_bounded: bool,
 }
 
 /// Sockets by the index of their id.
-pub(super) type Sockets<Id> = RefCell<Vec<Option<Socket<Id>>>>;
+pub(super) type Sockets = RefCell<Vec<Option<Socket>>>;
 
 /// What a poll of a socket found.
 pub(super) enum Read {
@@ -42,27 +41,22 @@ pub(super) enum Read {
 
 // === impl Socket ===
 
-impl<Id> Socket<Id> {
-    pub(super) fn new(id: Id, write: WriteHalf, made: Option<Made>) -> Self {
-        Self { id, write, task: Waker::noop().clone(), blocked: false, made: made.map(Box::new), is_bounded: false }
+impl Socket {
+    pub(super) fn new(id: UpstreamId, write: WriteHalf, made: Made) -> Self {
+        Self { id, write, task: Waker::noop().clone(), blocked: false, made, is_bounded: false }
     }
 
     /// Why the other side has closed it.
     pub(super) fn closed(&self) -> FailReason {
-        if self.made.as_ref().is_some_and(|made| made.is_itself()) { FailReason::Itself } else { FailReason::Closed }
+        if self.made.is_itself() { FailReason::Itself } else { FailReason::Closed }
     }
 }
 
 /// Keeps the task's waker, and for a blocked socket waits for room. Ready when writes go on. Nothing
 /// for a task whose socket is gone: its place may be another's.
-pub(super) fn poll_writable<Id>(
-    sockets: &Sockets<Id>,
-    index: usize,
-    cx: &mut Context<'_>,
-    is: impl Fn(&Socket<Id>) -> bool,
-) -> Poll<()> {
+pub(super) fn poll_writable(sockets: &Sockets, id: UpstreamId, cx: &mut Context<'_>) -> Poll<()> {
     let mut sockets = sockets.borrow_mut();
-    let Some(socket) = sockets.get_mut(index).and_then(Option::as_mut).filter(|socket| is(socket)) else {
+    let Some(socket) = sockets.get_mut(id.index()).and_then(Option::as_mut).filter(|socket| socket.id == id) else {
         return Poll::Pending;
     };
     if !socket.task.will_wake(cx.waker()) {
@@ -78,12 +72,13 @@ pub(super) fn poll_writable<Id>(
 }
 
 /// The socket is full: its task waits for room.
-pub(super) fn block<Id>(socket: &mut Socket<Id>) {
+pub(super) fn block(socket: &mut Socket) {
     socket.blocked = true;
     socket.task.wake_by_ref();
 }
 
-pub(super) fn insert<Id>(sockets: &Sockets<Id>, index: usize, socket: Socket<Id>) {
+pub(super) fn insert(sockets: &Sockets, socket: Socket) {
+    let index = socket.id.index();
     let mut sockets = sockets.borrow_mut();
     if sockets.len() <= index {
         sockets.resize_with(index + 1, || None);
@@ -93,38 +88,37 @@ pub(super) fn insert<Id>(sockets: &Sockets<Id>, index: usize, socket: Socket<Id>
     }
 }
 
-pub(super) fn wake<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket<Id>) -> bool) {
-    if let Some(Some(socket)) = sockets.borrow().get(index)
-        && is(socket)
+pub(super) fn wake(sockets: &Sockets, id: UpstreamId) {
+    if let Some(Some(socket)) = sockets.borrow().get(id.index())
+        && socket.id == id
     {
         socket.task.wake_by_ref();
     }
 }
 
-pub(super) fn remove<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket<Id>) -> bool) {
+pub(super) fn remove(sockets: &Sockets, id: UpstreamId) {
     let mut sockets = sockets.borrow_mut();
-    if let Some(place) = sockets.get_mut(index)
-        && let Some(socket) = place.take_if(|socket| is(socket))
+    if let Some(place) = sockets.get_mut(id.index())
+        && let Some(socket) = place.take_if(|socket| socket.id == id)
     {
         socket.task.wake();
     }
 }
 
 /// The socket's end will be a reset, so that the kernel drops what it holds for it.
-pub(super) fn reset<Id>(sockets: &Sockets<Id>, index: usize, is: impl Fn(&Socket<Id>) -> bool) {
-    if let Some(Some(socket)) = sockets.borrow().get(index)
-        && is(socket)
+pub(super) fn reset(sockets: &Sockets, id: UpstreamId) {
+    if let Some(Some(socket)) = sockets.borrow().get(id.index())
+        && socket.id == id
         && let Err(error) = socket.write.end_by_reset()
     {
         tracing::debug!(error = phrase::of(&error), "cannot have a connection reset");
     }
 }
 
-/// Writes what waits, in one call. `more` follows at once.
-pub(super) fn write(socket: &WriteHalf, out: &OutBuf, more: bool) -> io::Result<usize> {
+/// Writes what waits, in one call.
+pub(super) fn write(socket: &WriteHalf, out: &OutBuf) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); MAX_SLICES];
     match out.slices(&mut slices) {
-        filled if more => socket.try_write_before_more(slices.get(..filled).unwrap_or_default()),
         1 => socket.try_write(slices.first().map_or(&[], |slice| slice)),
         filled => socket.try_write_vectored(slices.get(..filled).unwrap_or_default()),
     }

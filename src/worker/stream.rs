@@ -1,24 +1,19 @@
-//! A connection, over TCP or a Unix socket, as the two halves that one task reads and another writes.
+//! A connection to a node as the two halves that one task reads and another writes.
 //!
 //! An enum and not a trait object: a branch that is always predicted, no allocation.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-#[cfg(target_os = "linux")]
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, tcp, unix};
+use tokio::net::{TcpStream, tcp};
 
 use super::pipe::move_bytes;
 use super::tls::{End, TlsReadHalf, TlsWriteHalf};
-use crate::listener::Accepted;
-use crate::proxy::Ends;
 
 /// A node's machine that vanishes says nothing: an idle connection to it is probed after this silence, so often, and is
 /// given up after about 6 s. Without, the first requests after a quiet night would find out, and a client that vanished
@@ -43,17 +38,11 @@ const UNSENT: u32 = 128 << 10;
 const PAUSED_NODE_INPUT: usize = 128 << 10;
 /// The same for the others while memory is wanted: as much as kernels give who does not ask for more than their default.
 const NODE_INPUT: usize = 208 << 10;
-/// The same for a client that sends large values, instead of what the listening socket gives it.
-const CLIENT_INPUT: usize = 64 << 10;
-/// What that may hold, in bytes.
-pub(super) const WIDE_CLIENT_HELD: usize = 2 * CLIENT_INPUT;
 
 /// What arrives.
 #[derive(Debug)]
 pub(super) enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
-    Unix(unix::OwnedReadHalf),
-    /// Of nodes alone.
     Tls(Box<TlsReadHalf>),
 }
 
@@ -61,56 +50,8 @@ pub(super) enum ReadHalf {
 #[derive(Debug)]
 pub(super) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
-    Unix(unix::OwnedWriteHalf),
-    /// Of nodes alone; it is written by `flush_secured`.
+    /// It is written by `seal_and_write`.
     Tls(Box<TlsWriteHalf>),
-}
-
-/// What has become of a connection that is not read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// The other side is there.
-    Open,
-    /// It has sent its end: it has closed, or only its sending half.
-    Ended,
-    /// The connection is reset.
-    Broken,
-}
-
-/// The other side's end, which may lie behind bytes that are not read. Elsewhere only a reset shows itself.
-#[cfg(target_os = "linux")]
-const END: PollFlags = PollFlags::RDHUP;
-#[cfg(not(target_os = "linux"))]
-const END: PollFlags = PollFlags::empty();
-
-/// What has become of each of these connections: one system call for all, and it does not wait. Where it fails nothing
-/// is known, and each is taken to be open.
-pub(super) fn fates(halves: &[&WriteHalf]) -> Vec<Fate> {
-    let mut polled: Vec<PollFd<'_>> = halves.iter().map(|half| PollFd::from_borrowed_fd(half.fd(), END)).collect();
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    if poll(&mut polled, Some(&now)).is_err() {
-        return vec![Fate::Open; halves.len()];
-    }
-    let fate = |polled: &PollFd<'_>| match polled.revents() {
-        found if found.contains(PollFlags::ERR) => Fate::Broken,
-        found if found.intersects(END | PollFlags::HUP) => Fate::Ended,
-        _ => Fate::Open,
-    };
-    polled.iter().map(fate).collect()
-}
-
-/// Makes a connection known to the runtime at hand.
-pub(super) fn register(accepted: Accepted) -> io::Result<(ReadHalf, WriteHalf, Ends)> {
-    Ok(match accepted {
-        Accepted::Tcp(stream, ends) => {
-            let (read, write) = split(TcpStream::from_std(stream)?);
-            (read, write, ends)
-        }
-        Accepted::Unix(stream, ends) => {
-            let (read, write) = UnixStream::from_std(stream)?.into_split();
-            (ReadHalf::Unix(read), WriteHalf::Unix(write), ends)
-        }
-    })
 }
 
 /// The halves of a TCP connection.
@@ -155,16 +96,7 @@ impl ReadHalf {
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(read) => Pin::new(read).poll_read(cx, buffer),
-            Self::Unix(read) => Pin::new(read).poll_read(cx, buffer),
             Self::Tls(read) => read.poll_read(cx, buffer),
-        }
-    }
-
-    /// More may wait to be read from now on. On a Unix socket the other side's limit holds.
-    pub(super) fn widen(&self) {
-        if let Self::Tcp(read) = self {
-            let stream: &TcpStream = read.as_ref();
-            let _ = SockRef::from(stream).set_recv_buffer_size(CLIENT_INPUT);
         }
     }
 
@@ -173,10 +105,6 @@ impl ReadHalf {
         match self {
             Self::Tcp(read) => {
                 let stream: &TcpStream = read.as_ref();
-                stream.try_io(Interest::READABLE, || move_bytes(stream, pipe, most))
-            }
-            Self::Unix(read) => {
-                let stream: &UnixStream = read.as_ref();
                 stream.try_io(Interest::READABLE, || move_bytes(stream, pipe, most))
             }
             // Only what is opened may pass.
@@ -188,23 +116,7 @@ impl ReadHalf {
     pub(super) fn end(&self) -> Option<End> {
         match self {
             Self::Tls(read) => read.end(),
-            Self::Tcp(_) | Self::Unix(_) => None,
-        }
-    }
-
-    pub(super) async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(read) => read.readable().await,
-            Self::Unix(read) => read.readable().await,
-            Self::Tls(read) => read.tcp().readable().await,
-        }
-    }
-
-    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(read) => read.try_read(buffer),
-            Self::Unix(read) => read.try_read(buffer),
-            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+            Self::Tcp(_) => None,
         }
     }
 }
@@ -216,31 +128,7 @@ impl WriteHalf {
     pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(write) => write.as_ref().poll_write_ready(cx),
-            Self::Unix(write) => write.as_ref().poll_write_ready(cx),
             Self::Tls(write) => write.tcp().poll_write_ready(cx),
-        }
-    }
-
-    /// Moves at most so many bytes out of a pipe.
-    pub(super) fn move_from(&self, pipe: &OwnedFd, most: usize) -> io::Result<usize> {
-        match self {
-            Self::Tcp(write) => {
-                let stream: &TcpStream = write.as_ref();
-                stream.try_io(Interest::WRITABLE, || move_bytes(pipe, stream, most))
-            }
-            Self::Unix(write) => {
-                let stream: &UnixStream = write.as_ref();
-                stream.try_io(Interest::WRITABLE, || move_bytes(pipe, stream, most))
-            }
-            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
-        }
-    }
-
-    fn fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(write) => write.as_ref().as_fd(),
-            Self::Unix(write) => write.as_ref().as_fd(),
-            Self::Tls(write) => write.tcp().as_fd(),
         }
     }
 
@@ -249,7 +137,6 @@ impl WriteHalf {
         let stream: &TcpStream = match self {
             Self::Tcp(write) => write.as_ref(),
             Self::Tls(write) => write.tcp(),
-            Self::Unix(_) => return,
         };
         // It saves memory only.
         let _ = SockRef::from(stream).set_recv_buffer_size(NODE_INPUT);
@@ -259,7 +146,6 @@ impl WriteHalf {
     pub(super) fn end_by_reset(&self) -> io::Result<()> {
         let socket = match self {
             Self::Tcp(write) => SockRef::from(write.as_ref()),
-            Self::Unix(write) => SockRef::from(write.as_ref()),
             Self::Tls(write) => SockRef::from(write.tcp()),
         };
         socket.set_linger(Some(Duration::ZERO))
@@ -269,7 +155,6 @@ impl WriteHalf {
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(write) => write.try_write(bytes),
-            Self::Unix(write) => write.try_write(bytes),
             Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -278,23 +163,8 @@ impl WriteHalf {
     pub(super) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(write) => write.try_write_vectored(slices),
-            Self::Unix(write) => write.try_write_vectored(slices),
             Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
-    }
-
-    /// The same where more bytes follow at once: over TCP the kernel keeps these back to send them together.
-    #[cfg(target_os = "linux")]
-    pub(super) fn try_write_before_more(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let Self::Tcp(write) = self else { return self.try_write_vectored(slices) };
-        let stream: &TcpStream = write.as_ref();
-        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-        stream.try_io(Interest::WRITABLE, || Ok(sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), flags)?))
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn try_write_before_more(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.try_write_vectored(slices)
     }
 }
 

@@ -159,10 +159,6 @@ impl TlsReadHalf {
     pub(super) fn end(&self) -> Option<End> {
         self.session.borrow().end
     }
-
-    pub(super) fn tcp(&self) -> &TcpStream {
-        self.half.as_ref()
-    }
 }
 
 // === impl TlsWriteHalf ===
