@@ -12,6 +12,8 @@ mod stall;
 
 use std::time::Duration;
 
+use thin_vec::ThinVec;
+
 use super::account;
 use super::ends::Ends;
 use super::ids::{ClientId, NodeId, UpstreamId};
@@ -104,11 +106,11 @@ pub(in crate::proxy) struct Client {
     pub(in crate::proxy) lane: usize,
     pub(in crate::proxy) dirty: bool,
     /// Lanes whose reader it is and that are not read until it has room.
-    pub(in crate::proxy) paused: Vec<UpstreamId>,
+    pub(in crate::proxy) paused: ThinVec<UpstreamId>,
     /// Keys that are to be asked for again.
     pub(in crate::proxy) again: Retries,
     /// What of it is under way on other lanes than the shared one it keeps to.
-    pub(in crate::proxy) elsewhere: Vec<Elsewhere>,
+    pub(in crate::proxy) elsewhere: ThinVec<Elsewhere>,
     /// What of it is under way for keys that have moved.
     pub(in crate::proxy) moves: Moves,
     /// Moving average of the sizes of the values it got, in bytes.
@@ -158,9 +160,9 @@ impl Client {
             hung_up_at: None,
             lane,
             dirty: false,
-            paused: Vec::new(),
+            paused: ThinVec::new(),
             again: Retries::default(),
-            elsewhere: Vec::new(),
+            elsewhere: ThinVec::new(),
             moves: Moves::default(),
             average: FIRST_GUESS,
             closing: false,

@@ -12,6 +12,8 @@ mod values;
 
 use std::collections::VecDeque;
 
+use thin_vec::ThinVec;
+
 use super::gather::Gather;
 use super::order::{Order, Turn};
 use crate::metrics::Kind;
@@ -157,8 +159,9 @@ pub(in crate::proxy) struct Replies {
     gathered: usize,
     /// A whole reply is in `out`: it is not held back for the parts of the next.
     whole: bool,
-    /// What was answered since this was last taken.
-    answered: Vec<Stamp>,
+    /// What was answered since this was last taken: most often one thing, so an idle client keeps no list for more.
+    answered: Option<Stamp>,
+    answered_besides: ThinVec<Stamp>,
 }
 
 impl Replies {
@@ -217,7 +220,6 @@ impl Replies {
         // Most clients ask for one thing at a time, and thousands may be idle.
         if self.slots.capacity() == 0 {
             self.slots.reserve_exact(1);
-            self.answered.reserve_exact(1);
         }
         self.slots.push_back(Slot { stamp, form, tail: None, read, done: false, parked: Vec::new(), extra: None });
         seq
@@ -363,7 +365,10 @@ impl Replies {
         while self.slots.front().is_some_and(|slot| slot.done) {
             let Some(slot) = self.slots.pop_front() else { return };
             self.base = self.base.wrapping_add(1);
-            self.answered.push(slot.stamp);
+            match &self.answered {
+                None => self.answered = Some(slot.stamp),
+                Some(_) => self.answered_besides.push(slot.stamp),
+            }
             self.whole = true;
             match slot {
                 // As most are.
@@ -412,7 +417,7 @@ impl Replies {
     /// What was answered since the last look.
     #[inline]
     pub(in crate::proxy) fn take_answered(&mut self) -> impl Iterator<Item = Stamp> + '_ {
-        self.answered.drain(..)
+        self.answered.take().into_iter().chain(self.answered_besides.drain(..))
     }
 
     /// Whether there is something worth a write now.
