@@ -16,6 +16,8 @@ use crate::workload::{Dataset, Dialect, PROFILES, Profile, Request, SMALL};
 use crate::{Bench, SETTLE};
 
 const CLIENTS: usize = 1_000;
+/// Those that come before them: what a proxy has to load to serve anybody is not memory of a client.
+const FIRST_CLIENTS: usize = 20;
 /// A proxy is started so often for each round's median.
 const STARTS: usize = 20;
 /// Behind the work with large values, and without any.
@@ -69,10 +71,14 @@ fn measured(bench: &Bench<'_>, contestant: Contestant) -> io::Result<Figures> {
     let (started, idle) = started_idle(bench, contestant, large)?;
     // Each asks once, as those in a pool of connections have.
     let address = started.addresses[0];
-    let clients = (0..CLIENTS).map(|_| patiently(|| asked(address))).collect::<io::Result<Vec<_>>>()?;
+    let connect = |count| (0..count).map(|_| patiently(|| asked(address))).collect::<io::Result<Vec<_>>>();
+    let first_clients = connect(FIRST_CLIENTS)?;
     sleep(SETTLE);
-    let with_clients = rss(&started)?;
-    drop((clients, started));
+    let with_few = rss(&started)?;
+    let clients = connect(CLIENTS)?;
+    sleep(SETTLE);
+    let per_client = (rss(&started)? - with_few) / CLIENTS as f64;
+    drop((first_clients, clients, started));
     // Another one, that has not had so many clients.
     let (started, idle_again) = started_idle(bench, contestant, large)?;
     let address = started.addresses[0];
@@ -87,7 +93,6 @@ fn measured(bench: &Bench<'_>, contestant: Contestant) -> io::Result<Figures> {
     let before = switches(pid(&started)?)?;
     sleep(PAUSE);
     let wakes = switches(pid(&started)?)? - before;
-    let per_client = (with_clients - idle) / CLIENTS as f64;
     Ok([idle / 1024.0, per_client, (after - idle_again) / 1024.0, first_get_ms, wakes as f64])
 }
 
