@@ -28,7 +28,15 @@ pub struct Told {
     /// Reads that old places have answered, since its start; unknown where it does not count them.
     hits: Option<u64>,
     /// Those of the last ten minutes; unknown to an older sidecar.
-    lately: Option<u64>,
+    lately: Option<Lately>,
+}
+
+/// Reads that old places of the ring before have answered in the last ten minutes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lately {
+    reads: u64,
+    /// The last of them was no longer ago, in seconds.
+    within_seconds: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -48,7 +56,31 @@ struct Report {
 /// What `/history` has of the last ten minutes.
 #[derive(Debug, Deserialize)]
 struct Minutes {
+    now: f64,
+    slot_seconds: u64,
+    last_slot_seconds: f64,
     before_hits: Vec<u64>,
+}
+
+impl Minutes {
+    /// Those since a moment, in seconds of Unix time: hits of an earlier ring before are not those of this one.
+    fn lately(&self, since: u64) -> Lately {
+        let mut lately = Lately::default();
+        let (mut began_before, mut ended_at) = (self.last_slot_seconds, self.now);
+        for hits in self.before_hits.iter().rev().copied() {
+            if ended_at <= since as f64 {
+                break;
+            }
+            // What follows is older.
+            if lately.reads == 0 && hits > 0 {
+                lately.within_seconds = began_before.ceil() as u64;
+            }
+            lately.reads += hits;
+            ended_at = self.now - began_before;
+            began_before += self.slot_seconds as f64;
+        }
+        lately
+    }
 }
 
 /// Asks the sidecar whose admin endpoint listens there.
@@ -66,7 +98,8 @@ async fn told(admin: SocketAddr) -> Result<Told, String> {
     let Ring { before } = serde_json::from_slice(&ring).map_err(|_| endpoint::STRANGER.to_owned())?;
     let metrics = endpoint::get(admin, "/metrics").await?;
     let history = endpoint::get(admin, "/history").await?;
-    let lately = serde_json::from_slice(&history).ok().map(|Minutes { before_hits }| before_hits.iter().sum());
+    let minutes = serde_json::from_slice::<Minutes>(&history).ok();
+    let lately = minutes.zip(before.as_ref()).map(|(minutes, before)| minutes.lately(before.since));
     Ok(Told { admin, before, hits: hits(&String::from_utf8_lossy(&metrics)), lately })
 }
 
@@ -155,9 +188,9 @@ fn lost_hits(told: &Told) -> String {
     };
     let admin = told.admin;
     match (told.lately, told.hits) {
-        (Some(count @ 1..), _) => format!(
-            "warning: {} in the last 10 min at the sidecar at {admin}; this edit turns these into misses: wait until there are \
-             none for as long as your keys live\n",
+        (Some(Lately { reads: count @ 1.., within_seconds }), _) => format!(
+            "warning: {} in the last 10 min at the sidecar at {admin}, the last one not longer than {within_seconds} s ago; reads \
+             like these miss after this edit: wait until there are none for as long as your keys live\n",
             reads(count)
         ),
         (lately, Some(count @ 1..)) => {
@@ -230,9 +263,13 @@ mod tests {
     #[test]
     fn an_edit_that_ends_reads_which_still_hit_is_warned_of() {
         let (before, other) = (topology(&["a", "b"]), topology(&["a"]));
-        let told = |hits, lately| Told { before: Some(reading(&before)), hits, lately, ..without() };
+        let told = |hits, lately: Option<u64>| {
+            let lately = lately.map(|reads| Lately { reads, within_seconds: 12 });
+            Told { before: Some(reading(&before)), hits, lately, ..without() }
+        };
         let (goes_on, ends) = (Some((&before, Phase::Reading)), Some((&before, Phase::Ending)));
-        let hits = "warning: 7 reads have hit an old place in the last 10 min at the sidecar at 127.0.0.1:9150; this edit turns";
+        let hits = "warning: 7 reads have hit an old place in the last 10 min at the sidecar at 127.0.0.1:9150, the last one not \
+                    longer than 12 s ago; ";
         assert!(consequences(ends, &told(Some(9), Some(7))).starts_with(hits));
         let rarely = consequences(ends, &told(Some(1), Some(0)));
         assert!(
@@ -260,6 +297,18 @@ mod tests {
         );
         assert_eq!(report_of_none(&Ok(without())), "");
         assert_eq!(report_of_none(&Err("nobody".to_owned())), "", "most checks have no sidecar beside them");
+    }
+
+    #[test]
+    fn hits_of_an_earlier_ring_before_are_not_counted() {
+        let minutes =
+            Minutes { now: 1002.0, slot_seconds: 5, last_slot_seconds: 2.0, before_hits: vec![9, 0, 4, 3, 0, 0] };
+        assert_eq!(minutes.lately(0), Lately { reads: 16, within_seconds: 12 });
+        // The slots end at 980, 985, 990, 995, 1000 and now.
+        assert_eq!(minutes.lately(982), Lately { reads: 7, within_seconds: 12 });
+        assert_eq!(minutes.lately(990), Lately { reads: 3, within_seconds: 12 });
+        assert_eq!(minutes.lately(996), Lately::default());
+        assert_eq!(Minutes { before_hits: vec![5], ..minutes }.lately(1001), Lately { reads: 5, within_seconds: 2 });
     }
 
     #[test]
