@@ -268,8 +268,9 @@ fn check_warns_of_a_ring_before_that_is_of_no_use() {
         })
         .count();
     assert!(hits > 1, "{hits}");
-    let warning =
-        format!("warning: {hits} reads have hit an old place in the last 10 min at the sidecar at {admin}; this edit");
+    let warning = format!(
+        "warning: {hits} reads have hit an old place in the last 10 min at the sidecar at {admin}, the last one"
+    );
     let text = check(&list([&a]), &["--admin-listen", &admin]);
     assert!(!text.contains("warning"), "it goes on: {text}");
     let text = check(&format!("ending:{}", list([&a])), &["--admin-listen", &admin]);
