@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
@@ -73,7 +73,7 @@ impl Minutes {
             }
             // What follows is older.
             if lately.reads == 0 && hits > 0 {
-                lately.within_seconds = began_before.ceil() as u64;
+                lately.within_seconds = Duration::try_from_secs_f64(began_before.ceil()).map_or(0, |ago| ago.as_secs());
             }
             lately.reads += hits;
             ended_at = self.now - began_before;
