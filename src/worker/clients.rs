@@ -1,7 +1,7 @@
 //! The sockets of clients, and their tasks, which are one task of the runtime.
 //!
-//! A task of the runtime for each would be half as much memory again as all that is kept for an idle client, and there may
-//! be thousands. Whose turn it is stands in a queue, first come, first served, as the runtime's own does.
+//! A task of the runtime for each would be a third more memory than all that is kept for an idle client, and there may be
+//! thousands. Whose turn it is stands in a queue, first come, first served, as the runtime's own does.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
