@@ -12,8 +12,6 @@ mod values;
 
 use std::collections::VecDeque;
 
-use thin_vec::ThinVec;
-
 use super::gather::Gather;
 use super::order::{Order, Turn};
 use crate::metrics::Kind;
@@ -159,9 +157,8 @@ pub(in crate::proxy) struct Replies {
     gathered: usize,
     /// A whole reply is in `out`: it is not held back for the parts of the next.
     whole: bool,
-    /// What was answered since this was last taken: most often one thing, so an idle client keeps no list for more.
-    answered: Option<Stamp>,
-    answered_besides: ThinVec<Stamp>,
+    /// What was answered since this was last taken.
+    answered: Vec<Stamp>,
 }
 
 impl Replies {
@@ -220,6 +217,7 @@ impl Replies {
         // Most clients ask for one thing at a time, and thousands may be idle.
         if self.slots.capacity() == 0 {
             self.slots.reserve_exact(1);
+            self.answered.reserve_exact(1);
         }
         self.slots.push_back(Slot { stamp, form, tail: None, read, done: false, parked: Vec::new(), extra: None });
         seq
@@ -365,10 +363,7 @@ impl Replies {
         while self.slots.front().is_some_and(|slot| slot.done) {
             let Some(slot) = self.slots.pop_front() else { return };
             self.base = self.base.wrapping_add(1);
-            match &self.answered {
-                None => self.answered = Some(slot.stamp),
-                Some(_) => self.answered_besides.push(slot.stamp),
-            }
+            self.answered.push(slot.stamp);
             self.whole = true;
             match slot {
                 // As most are.
@@ -417,7 +412,7 @@ impl Replies {
     /// What was answered since the last look.
     #[inline]
     pub(in crate::proxy) fn take_answered(&mut self) -> impl Iterator<Item = Stamp> + '_ {
-        self.answered.take().into_iter().chain(self.answered_besides.drain(..))
+        self.answered.drain(..)
     }
 
     /// Whether there is something worth a write now.
