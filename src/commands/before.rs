@@ -1,11 +1,13 @@
 //! What `slipring check` says of the ring before: is there anything to hand off, are its nodes there, and does it still give
-//! anything? The last is known by the sidecar that runs beside it, if one does.
+//! anything? The last is known by the sidecar that runs beside it, if one does; and what its ring is, so that a change
+//! without a ring before is noticed.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::check::{self, Finding};
 use super::{counted, endpoint};
@@ -19,11 +21,13 @@ const IDLE: u64 = 86_400;
 /// The counter of reads that an old place has answered.
 const READS: &str = "slipring_before_reads_total";
 
-/// What a sidecar tells of the ring before.
+/// What a sidecar tells of its ring, and of the ring before.
 #[derive(Debug)]
 pub struct Told {
     /// Where it was asked.
     admin: SocketAddr,
+    /// The name of its ring, if that has nodes.
+    ring: Option<String>,
     before: Option<Report>,
     /// Reads that old places have answered, since its start; unknown where it does not count them.
     hits: Option<u64>,
@@ -41,6 +45,8 @@ struct Lately {
 
 #[derive(Debug, Deserialize)]
 struct Ring {
+    fingerprint: String,
+    nodes: Vec<IgnoredAny>,
     before: Option<Report>,
 }
 
@@ -95,12 +101,14 @@ pub async fn ask(admin: SocketAddr) -> Result<Told, String> {
 
 async fn told(admin: SocketAddr) -> Result<Told, String> {
     let ring = endpoint::get(admin, "/ring").await?;
-    let Ring { before } = serde_json::from_slice(&ring).map_err(|_| endpoint::STRANGER.to_owned())?;
+    let Ring { fingerprint, nodes, before } =
+        serde_json::from_slice(&ring).map_err(|_| endpoint::STRANGER.to_owned())?;
     let metrics = endpoint::get(admin, "/metrics").await?;
     let history = endpoint::get(admin, "/history").await?;
     let minutes = serde_json::from_slice::<Minutes>(&history).ok();
     let lately = minutes.zip(before.as_ref()).map(|(minutes, before)| minutes.lately(before.since));
-    Ok(Told { admin, before, hits: hits(&String::from_utf8_lossy(&metrics)), lately })
+    let ring = (!nodes.is_empty()).then_some(fingerprint);
+    Ok(Told { admin, ring, before, hits: hits(&String::from_utf8_lossy(&metrics)), lately })
 }
 
 fn hits(metrics: &str) -> Option<u64> {
@@ -127,11 +135,15 @@ pub fn report(
         text.push_str(&check::table(findings));
     }
     let failed = findings.iter().filter(|finding| finding.fault.is_some()).count();
-    for warning in warnings(before, now, findings, told, unix_seconds(SystemTime::now())) {
+    if before.fingerprint() == now.fingerprint() {
+        text.push_str("note: the ring before is the same as the ring in use: no key has an old place (yet)\n");
+    }
+    for warning in warnings(before, findings, told, unix_seconds(SystemTime::now())) {
         let _ = writeln!(text, "warning: {warning}");
     }
     if let Ok(told) = told {
         text.push_str(&consequences(Some((before, declared.phase)), told));
+        text.push_str(&undeclared(Some(before), now, told));
     }
     if failed > 0 {
         let all = counted(findings.len(), "node");
@@ -143,11 +155,35 @@ pub fn report(
     text
 }
 
-/// The same where no ring before is declared. The sidecar that runs beside it may still have one, or there is none.
+/// The same where no ring before is declared. The sidecar that runs beside it may still have one, or another ring; or there
+/// is none.
 #[must_use]
-pub fn report_of_none(told: &Result<Told, String>) -> String {
-    let text = told.as_ref().map(|told| consequences(None, told)).unwrap_or_default();
-    if text.is_empty() { text } else { format!("\n{text}") }
+pub fn report_of_none(now: &Topology, told: &Result<Told, String>) -> String {
+    match told {
+        Err(problem) => format!("\nnote: not compared with the ring of a sidecar: {problem}\n"),
+        Ok(told) => {
+            let text = consequences(None, told) + &undeclared(None, now, told);
+            if text.is_empty() { text } else { format!("\n{text}") }
+        }
+    }
+}
+
+/// Keys that move from the ring of the sidecar without a ring before that says so.
+fn undeclared(before: Option<&Topology>, now: &Topology, told: &Told) -> String {
+    let admin = told.admin;
+    let is_known = |ring: &String| now.name() == *ring || before.is_some_and(|before| before.name() == *ring);
+    match (&told.ring, before) {
+        (Some(ring), _) if is_known(ring) => String::new(),
+        (None, _) => String::new(),
+        (Some(_), Some(_)) => format!(
+            "warning: neither these nodes nor the ring before are the ring of the sidecar at {admin}: reads of keys that this edit \
+             moves from there miss\n"
+        ),
+        (Some(_), None) => format!(
+            "warning: these nodes make another ring than the sidecar at {admin} has, and no ring before is declared: reads of the \
+             keys that move miss; `slipring plan` with the nodes of after the change prints the edits that avoid it\n"
+        ),
+    }
 }
 
 /// What an edit makes of the ring before that the sidecar has: in lines, where there is something to say. `edit` is what it
@@ -157,7 +193,7 @@ fn consequences(edit: Option<(&Topology, Phase)>, told: &Told) -> String {
     if before.vanished && edit.is_none() {
         return format!(
             "warning: the ring before of the sidecar at {admin} has vanished without `ending:`; other sidecars may still read old \
-             places: put it back, then `ending:`\n"
+             places: put it back, and end it by `ending:` when reads hit old places no more\n"
         );
     }
     let is_same = edit.is_some_and(|(ring, _)| ring.name() == before.fingerprint);
@@ -205,17 +241,8 @@ fn lost_hits(told: &Told) -> String {
     }
 }
 
-fn warnings(
-    before: &Topology,
-    now: &Topology,
-    findings: &[Finding],
-    told: &Result<Told, String>,
-    unix: u64,
-) -> Vec<String> {
+fn warnings(before: &Topology, findings: &[Finding], told: &Result<Told, String>, unix: u64) -> Vec<String> {
     let mut warnings = Vec::new();
-    if before.fingerprint() == now.fingerprint() {
-        warnings.push("the ring before is the same as the ring in use: no key has an old place (yet)".to_owned());
-    }
     for finding in findings.iter().filter(|finding| finding.fault.is_some()) {
         warnings.push(format!(
             "{} of the ring before does not answer: reads of its moved keys miss, and while it is silent writes of them fail",
@@ -251,9 +278,9 @@ mod tests {
         Topology::new(1, hosts.iter().map(|host| Arc::new(Node::new(host, 1, 1))).collect()).unwrap()
     }
 
-    /// A sidecar without a ring before.
+    /// A sidecar without nodes and without a ring before.
     fn without() -> Told {
-        Told { admin: ([127, 0, 0, 1], 9150).into(), before: None, hits: None, lately: None }
+        Told { admin: ([127, 0, 0, 1], 9150).into(), ring: None, before: None, hits: None, lately: None }
     }
 
     fn reading(before: &Topology) -> Report {
@@ -281,7 +308,7 @@ mod tests {
         // Away, or another one, without the step between.
         let away = consequences(None, &told(Some(9), Some(7)));
         assert!(away.starts_with("warning: this edit takes the ring before, ") && away.contains(hits), "{away}");
-        assert!(report_of_none(&Ok(told(Some(0), Some(0)))).contains("without `ending:` first"));
+        assert!(report_of_none(&other, &Ok(told(Some(0), Some(0)))).contains("without `ending:` first"));
         for phase in [Phase::Reading, Phase::Ending] {
             let replaced = consequences(Some((&other, phase)), &told(Some(9), Some(7)));
             assert!(replaced.contains("reads another ring before, which") && replaced.contains(hits), "{replaced}");
@@ -289,14 +316,34 @@ mod tests {
         // As it is to be, and where somebody else did not do so.
         let ended = |vanished| {
             let report = Report { state: "ending".to_owned(), vanished, ..reading(&before) };
-            report_of_none(&Ok(Told { before: Some(report), ..told(Some(9), Some(7)) }))
+            report_of_none(&other, &Ok(Told { before: Some(report), ..told(Some(9), Some(7)) }))
         };
         assert_eq!(ended(false), "");
         assert!(
             ended(true).starts_with("\nwarning: the ring before of the sidecar at 127.0.0.1:9150 has vanished without")
         );
-        assert_eq!(report_of_none(&Ok(without())), "");
-        assert_eq!(report_of_none(&Err("nobody".to_owned())), "", "most checks have no sidecar beside them");
+        assert_eq!(report_of_none(&other, &Ok(without())), "");
+        let alone = report_of_none(&other, &Err("nobody".to_owned()));
+        assert_eq!(alone, "\nnote: not compared with the ring of a sidecar: nobody\n");
+    }
+
+    #[test]
+    fn a_change_without_its_ring_before_is_warned_of() {
+        let [two, three, four] = [&["a", "b"][..], &["a", "b", "c"], &["a", "b", "c", "d"]].map(topology);
+        let told = Told { ring: Some(two.name()), ..without() };
+        assert!(
+            undeclared(None, &three, &told).contains("no ring before is declared: reads of the keys that move miss; ")
+        );
+        assert!(
+            report_of_none(&three, &Ok(Told { ring: Some(two.name()), ..without() })).starts_with("\nwarning: these")
+        );
+        // The same ring, or a sidecar that has no nodes yet.
+        assert_eq!(undeclared(None, &two, &told), "");
+        assert_eq!(undeclared(None, &three, &without()), "");
+        // Edit 1, edit 2, and one that is about another ring.
+        assert_eq!(undeclared(Some(&two), &two, &told), "");
+        assert_eq!(undeclared(Some(&two), &three, &told), "");
+        assert!(undeclared(Some(&three), &four, &told).starts_with("warning: neither these nodes nor the ring before"));
     }
 
     #[test]
@@ -320,24 +367,21 @@ mod tests {
 
     #[test]
     fn what_is_to_be_taken_away_or_does_not_answer_is_warned_of() {
-        let (before, now) = (topology(&["a", "b"]), topology(&["a", "b", "c"]));
+        let before = topology(&["a", "b"]);
         let told = |since, hits| {
             let report = Report { since, ..reading(&before) };
             Ok(Told { before: Some(report), hits, ..without() })
         };
-        let warned = |now: &Topology, findings: &[Finding], told: Result<Told, String>| {
-            warnings(&before, now, findings, &told, 200_000)
-        };
+        let warned = |findings: &[Finding], told: Result<Told, String>| warnings(&before, findings, &told, 200_000);
         let none: [String; 0] = [];
-        assert_eq!(warned(&now, &[], told(0, Some(1))), none);
-        assert_eq!(warned(&now, &[], told(150_000, Some(0))), none, "not for a day");
-        assert_eq!(warned(&now, &[], told(0, None)), none, "not known");
-        assert_eq!(warned(&now, &[], Ok(without())), none, "the sidecar has none yet");
-        assert!(warned(&now, &[], told(0, Some(0)))[0].starts_with("no read has hit an old place for 55 h"));
-        assert!(warned(&topology(&["b", "a"]), &[], told(0, Some(1)))[0].contains("no key has an old place (yet)"));
-        assert!(warned(&now, &[], Err("no answer".to_owned()))[0].contains(READS));
+        assert_eq!(warned(&[], told(0, Some(1))), none);
+        assert_eq!(warned(&[], told(150_000, Some(0))), none, "not for a day");
+        assert_eq!(warned(&[], told(0, None)), none, "not known");
+        assert_eq!(warned(&[], Ok(without())), none, "the sidecar has none yet");
+        assert!(warned(&[], told(0, Some(0)))[0].starts_with("no read has hit an old place for 55 h"));
+        assert!(warned(&[], Err("no answer".to_owned()))[0].contains(READS));
         let (address, version, security) = (None, None, None);
         let dead = Finding { name: "b:1".into(), address, version, security, fault: Some(Fault::Refused) };
-        assert!(warned(&now, &[dead], told(0, Some(1)))[0].starts_with("b:1 of the ring before does not answer"));
+        assert!(warned(&[dead], told(0, Some(1)))[0].starts_with("b:1 of the ring before does not answer"));
     }
 }

@@ -242,8 +242,17 @@ impl Change<'_> {
         sorted(self.nodes.0) == sorted(self.nodes.1) && self.placements.0.to_string() == self.placements.1.to_string()
     }
 
-    /// For a plan that changes nothing: what is left of the change that a ring before was declared for, which is made
-    /// unless that is the ring in use.
+    /// For a change that another one is in the way of, which a ring before was declared for: what is left of that one.
+    #[must_use]
+    pub fn after(&self, before: &Declared, is_in_use: bool) -> String {
+        format!(
+            "\nwarning: a ring before is declared already, and two changes cannot be under way at once: end that one first, and then \
+             make this one.\n{}\nThen `slipring plan` prints the edits of this change.\n",
+            self.left(before, is_in_use)
+        )
+    }
+
+    /// What is left of the change that a ring before was declared for, which is made unless that is the ring in use.
     #[must_use]
     pub fn left(&self, before: &Declared, is_in_use: bool) -> String {
         let Self { places, placements: (_, placement), .. } = self;
@@ -262,8 +271,8 @@ impl Change<'_> {
             ),
         };
         let wait = match (before.phase, is_in_use) {
-            (Phase::Ending, _) => format!("\n{}", places.wait_for_ending()),
-            (Phase::Reading, false) => format!("\n{}", places.wait_for_no_hits()),
+            (Phase::Ending, _) => format!("\n3. Is made.\n{}", places.wait_for_ending()),
+            (Phase::Reading, false) => format!("\n2. Is made.\n{}", places.wait_for_no_hits()),
             (Phase::Reading, true) => String::new(),
         };
         let mut text = format!("\n{done}\n\n{}{wait}", places.heading());
@@ -444,7 +453,7 @@ mod tests {
             &text,
             &["Edit 3 of a change is made already", "before_state.* 1$", "\n4. Remove MEMCACHED_NODES_BEFORE;"],
         );
-        assert!(!text.contains("3. ") && !text.contains("_total"), "{text}");
+        assert!(text.contains("3. Is made.") && !text.contains("3. End") && !text.contains("_total"), "{text}");
         let text = left("a,b", "ring", true);
         assert_steps(&text, &["Edit 1 of a change is made already", "\n3. End the reads", "\n4. Remove"]);
         assert!(!text.contains("_total"), "nothing reads old places: {text}");

@@ -170,14 +170,14 @@ fn check(source: &Source, config: &Config, out: &mut impl io::Write) -> Result<(
         Some(admin) => runtime.block_on(before::ask(*admin)),
         None => Err("--admin-listen is off".to_owned()),
     };
+    let now = built(&nodes, &config.placement)?;
     if let Some(declared) = declared {
-        let now = built(&nodes, &config.placement)?;
         let now = now.with_before(Some(Arc::new(Before::new(declared.topology()?, declared.phase))));
         let old: Vec<Node> = now.old_nodes().map(|(_, node)| Node::clone(node)).collect();
         let found = runtime.block_on(check::run(&old, &options.secured, patience));
         out.write_all(before::report(&declared, (&declared.topology()?, &now), &found, &told).as_bytes())?;
     } else {
-        out.write_all(before::report_of_none(&told).as_bytes())?;
+        out.write_all(before::report_of_none(&now, &told).as_bytes())?;
     }
     match findings.iter().filter(|finding| finding.fault.is_some()).count() {
         0 => Ok(()),
@@ -224,22 +224,21 @@ fn plan(
         Some(declared) => declared.topology()?.fingerprint() == old.fingerprint(),
         None => false,
     };
-    if let Some(declared) = declared.as_ref().filter(|_| !plan.moves_nothing()) {
-        // Ahead of the edits, which would replace it.
-        let is_step_one = declared.phase == Phase::Reading && is_in_use;
-        let told = match is_step_one {
-            true => "edit 1 below is done already: the ring before is",
-            false => "warning: a ring before is declared already; end that one first:",
-        };
-        writeln!(out, "{told} {declared}\n")?;
-    }
-    out.write_all(plan::report(&plan, before, after).as_bytes())?;
     let change = edits::Change { places, nodes: (&from, to), placements: (before, after) };
-    out.write_all(change.report(&plan).as_bytes())?;
-    if let Some(declared) = declared.filter(|_| plan.moves_nothing() && change.is_none()) {
-        out.write_all(change.left(&declared, is_in_use).as_bytes())?;
-    }
-    Ok(())
+    let report = plan::report(&plan, before, after);
+    let text = match declared {
+        None => report + &change.report(&plan),
+        Some(declared) if plan.moves_nothing() => {
+            let left = if change.is_none() { change.left(&declared, is_in_use) } else { String::new() };
+            report + &change.report(&plan) + &left
+        }
+        Some(declared) if declared.phase == Phase::Reading && is_in_use => {
+            format!("edit 1 below is done already: the ring before is {declared}\n\n{report}{}", change.report(&plan))
+        }
+        // The edits of this change would replace it.
+        Some(declared) => report + &change.after(&declared, is_in_use),
+    };
+    Ok(out.write_all(text.as_bytes())?)
 }
 
 fn detect(

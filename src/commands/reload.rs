@@ -290,7 +290,7 @@ impl Before {
             false => format!("ring before: {state}, {moved:.1} % of the keys have an old place"),
             true => format!(
                 "ring before: vanished without `ending:`; old places, which {moved:.1} % of the keys have, are no longer read, \
-                 and invalidated only until five minutes after it vanished: put it back, then `ending:`"
+                 and invalidated only until five minutes after it vanished: put it back, and end it by `ending:` later"
             ),
         }
     }

@@ -296,7 +296,7 @@ pub(super) struct CommonArgs {
     #[arg(long, env = "SLIPRING_UNIX_MODE", value_name = "MODE", default_value = "0700", value_parser = parse_mode)]
     pub(super) unix_mode: u32,
 
-    /// Addresses of the HTTP endpoint for health, readiness, metrics and the page: `IP:port`, comma separated, or `off`; one that the machine does not have is left out
+    /// Addresses of the HTTP endpoint for health, readiness, metrics and the page: `IP:port`, comma separated, or `off`; one that the machine does not have is left out; `slipring check` asks the sidecar at the first
     #[arg(long, env = "SLIPRING_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:9150,[::]:9150", value_delimiter = ',', value_parser = parse_admin_listen)]
     pub(super) admin_listen: Vec<AdminListen>,
 
@@ -457,10 +457,12 @@ pub(super) fn without_environment(command: clap::Command) -> clap::Command {
 pub(super) fn with_headings(command: clap::Command) -> clap::Command {
     command.mut_subcommands(|subcommand| {
         let is_serving = ["serve", "dev"].contains(&subcommand.get_name());
+        let asks_sidecar = ["check", "plan"].contains(&subcommand.get_name());
         subcommand.mut_args(|arg| {
             // Taken, for a sidecar's own arguments may be given to them, and without effect there.
-            let is_used = is_serving || arg.get_env().is_none() || USED_BY_ALL.contains(&arg.get_id().as_str());
-            let heading = heading(arg.get_id().as_str());
+            let id = arg.get_id().as_str();
+            let is_used = is_serving || arg.get_env().is_none() || USED_BY_ALL.contains(&id);
+            let (heading, is_used) = (heading(id), is_used || asks_sidecar && id == "admin_listen");
             arg.hide(!is_used).help_heading(heading)
         })
     })

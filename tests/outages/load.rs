@@ -63,6 +63,9 @@ pub(crate) enum Order {
     Stage(Stage),
     /// Send what is due.
     Go,
+    /// From now on memory may be tight: who takes nothing for a second may be closed, and a machine that is busy makes
+    /// it so.
+    Tight,
     /// Send nothing more, and wait for what is owed.
     Rest,
     /// These nodes were killed, and are not there yet again.
@@ -87,11 +90,13 @@ pub(crate) struct Tally {
     pub(crate) refused: [u64; 2],
     /// The latter by [`Stage`].
     pub(crate) refused_while: [u64; Stage::COUNT],
+    /// Those that were served, about keys of nodes that stay well, by [`Stage`].
+    pub(crate) served_while: [u64; Stage::COUNT],
     /// Answers about keys of nodes that stay well.
     pub(crate) healthy: u64,
     /// Reads that found a write which had been overtaken.
     pub(crate) late: u64,
-    /// Connections closed in the middle of a value.
+    /// Connections that were closed in the middle of a value, or while memory was tight.
     pub(crate) cut: u64,
 }
 
@@ -106,6 +111,7 @@ impl Tally {
             written: 0,
             refused: [0; 2],
             refused_while: [0; Stage::COUNT],
+            served_while: [0; Stage::COUNT],
             healthy: 0,
             late: 0,
             cut: 0,
@@ -136,6 +142,7 @@ struct Scene<'a> {
     pattern: &'a Pattern,
     watch: &'a Watch,
     sick: Mask,
+    tight: bool,
     stage: Stage,
     wipes: u64,
     tally: Tally,
@@ -149,6 +156,8 @@ impl Scene<'_> {
         if refused {
             self.tally.refused[usize::from(!sick)] += 1;
             self.tally.refused_while[stage as usize] += u64::from(!sick);
+        } else {
+            self.tally.served_while[stage as usize] += u64::from(!sick);
         }
         if sick {
             let now = self.watch.since_start(now);
@@ -218,6 +227,7 @@ impl<'a> Generator<'a> {
                 pattern,
                 watch,
                 sick: plan.sick,
+                tight: false,
                 stage: Stage::Warm,
                 wipes: 0,
                 tally: Tally::new(plan.kind),
@@ -239,6 +249,7 @@ impl<'a> Generator<'a> {
                     match order {
                         Order::Stage(stage) => self.scene.stage = stage,
                         Order::Go => due = Some(Instant::now()),
+                        Order::Tight => self.scene.tight = true,
                         Order::Rest => due = None,
                         Order::Wiped(nodes) => self.wiped(nodes),
                         Order::Settled => self.keys().for_each(Key::settled),

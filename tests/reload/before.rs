@@ -238,7 +238,7 @@ fn check_warns_of_a_ring_before_that_is_of_no_use() {
     };
     let text = check(&list([&b, &a]), &["--admin-listen", "off"]);
     assert!(text.contains("ring before: 2 nodes by ring, reading; 0.0 % of the keys have an old place"), "{text}");
-    assert!(text.contains("warning: the ring before is the same as the ring in use"), "{text}");
+    assert!(text.contains("note: the ring before is the same as the ring in use"), "{text}");
     assert!(text.contains("whether reads still hit old places (--admin-listen is off): look at"), "{text}");
     let free = crate::support::free_port().on("127.0.0.1").to_string();
     let text = check(&list([&a]), &["--admin-listen", &free]);
@@ -282,6 +282,12 @@ fn check_warns_of_a_ring_before_that_is_of_no_use() {
         text.contains("warning: this edit takes the ring before, which the sidecar at ") && text.contains(&warning),
         "{text}"
     );
+    assert!(!text.contains("another ring than"), "{text}");
+    // An edit that moves keys and declares nothing.
+    let output = run_to_end(&["check", "--nodes", &list([&b]), "--admin-listen", &admin], &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let warning = format!("warning: these nodes make another ring than the sidecar at {admin} has, and no ring before");
+    assert!(output.status.success() && text.contains(&warning), "{output:?}");
 }
 
 #[test]
@@ -334,9 +340,11 @@ fn plan_prints_the_edits_of_what_a_sidecar_has_now() {
     );
     // One that stands already is to end first.
     replace(&path, "10.0.0.2\nbefore: 10.0.0.3");
-    assert!(
-        plan(&["--to", "10.0.0.4"]).starts_with("warning: a ring before is declared already; end that one first: ")
-    );
+    let text = plan(&["--to", "10.0.0.4"]);
+    let edits =
+        ["warning: a ring before is declared already", "2. Is made", "3. End", "ending:10.0.0.3:11211", "4. Remove"];
+    let at = edits.map(|edit| text.find(edit).unwrap_or_else(|| panic!("{edit}: {text}")));
+    assert!(at.is_sorted() && !text.contains("Declare the ring before"), "{text}");
     // Of a change that is made already the last two edits are left.
     let text = plan(&["--to", "10.0.0.2"]);
     let edits =
