@@ -113,7 +113,7 @@ fn each_kind_of_load_is_counted_as_the_node_counts_it() {
     {
         let who = format!("{} in {dialect:?}", profile.name);
         let dataset = dataset_through(profile, dialect, node.address());
-        let mut load = Load::connect(profile, &dataset, &[node.address()]).unwrap();
+        let mut load = Load::connect(profile, &dataset, &[node.address()], None).unwrap();
         let before = counts(&node);
         let outcome = load.run(A_WHILE).unwrap();
         let seen = between(&[before], &[counts(&node)]);
@@ -205,7 +205,7 @@ fn both_generators_count_behind_slipring_what_slipring_and_its_nodes_count() {
         let slipring = Slipring::with(&addresses, &["--merge-gets", merge]);
         let profile = Profile { key_len: memcaslap::KEY_LEN, connections: 50, ..SMALL };
         let dataset = dataset_through(&profile, Dialect::Text, slipring.address());
-        let mut load = Load::connect(&profile, &dataset, &[slipring.address()]).unwrap();
+        let mut load = Load::connect(&profile, &dataset, &[slipring.address()], None).unwrap();
 
         let (before, [asked, hits]) = (all(), answered(&slipring));
         let outcome = load.run(A_WHILE).unwrap();
@@ -255,7 +255,7 @@ fn an_answer_that_is_not_right_is_counted_as_wrong() {
             if third { steps(request.keys()[0], honest) } else { vec![Step::send(honest)] }
         });
         let dataset = Dataset::new(&one, Dialect::Text);
-        let mut load = Load::connect(&one, &dataset, &[node.address()]).unwrap();
+        let mut load = Load::connect(&one, &dataset, &[node.address()], None).unwrap();
         let outcome = load.run(A_WHILE).unwrap();
         assert_eq!(outcome.wrong, 1, "{what}: {:?}", outcome.first_wrong);
         assert!(outcome.operations >= 2, "{what}: the answers before were right");
@@ -315,7 +315,7 @@ fn an_open_loop_counts_the_wait_of_requests_that_could_not_be_sent() {
     let dataset = dataset_through(&open, Dialect::Text, node.address());
     let run = |profile: &Profile| {
         let address = stalling(node.address(), STALL);
-        Load::connect(profile, &dataset, &[address]).unwrap().run(STALL).unwrap()
+        Load::connect(profile, &dataset, &[address], None).unwrap().run(STALL).unwrap()
     };
     let outcome = run(&open);
     assert_sound(&outcome, "open");
@@ -394,7 +394,7 @@ fn cpu_time_of_a_program_with_threads_is_that_of_all_of_them() {
     let node = Memcached::start();
     let profile = Profile { connections: 20, ..SMALL };
     let dataset = dataset_through(&profile, Dialect::Text, node.address());
-    Load::connect(&profile, &dataset, &[node.address()]).unwrap().run(Duration::from_secs(1)).unwrap();
+    Load::connect(&profile, &dataset, &[node.address()], None).unwrap().run(Duration::from_secs(1)).unwrap();
     let stat = fs::read_to_string(format!("/proc/{}/stat", node.pid())).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();

@@ -1,6 +1,7 @@
 //! The processes: three memcached nodes and one proxy at a time, each killed by its id when its
 //! guard goes.
 
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -35,6 +36,8 @@ pub(crate) enum Contestant {
     },
     /// Slipring as it is by default, asked in binary.
     SlipringBinary,
+    /// Slipring as it is by default, with clients on its Unix socket.
+    SlipringUnix,
     /// Slipring as it is by default, over a fourth node.
     SlipringFour,
     /// The same with the three as the ring before: a quarter of the keys has an old place. That is where their values are when
@@ -47,12 +50,13 @@ pub(crate) enum Contestant {
 }
 
 impl Contestant {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Direct,
         Self::Twemproxy,
         Self::Slipring { merge_gets: true },
         Self::Slipring { merge_gets: false },
         Self::SlipringBinary,
+        Self::SlipringUnix,
         Self::SlipringFour,
         Self::SlipringBefore,
         Self::SlipringMoved,
@@ -65,6 +69,7 @@ impl Contestant {
             Self::Slipring { merge_gets: true } => "slipring",
             Self::Slipring { merge_gets: false } => "slipring-nomerge",
             Self::SlipringBinary => "slipring-binary",
+            Self::SlipringUnix => "slipring-unix",
             Self::SlipringFour => "slipring-four",
             Self::SlipringBefore => "slipring-before",
             Self::SlipringMoved => "slipring-moved",
@@ -95,6 +100,9 @@ impl Contestant {
             Self::Direct => return Ok(None),
             Self::Twemproxy => twemproxy(address, three, scratch, value_len)?,
             Self::Slipring { merge_gets: true } | Self::SlipringBinary => slipring(address, three, 1, &[])?,
+            Self::SlipringUnix => {
+                slipring(format!("{address},unix:{}", unix_socket(address, scratch).display()), three, 1, &[])?
+            }
             Self::Slipring { merge_gets: false } => slipring(address, three, 1, &["--merge-gets", "off"])?,
             Self::SlipringFour => slipring(address, &nodes.addresses, 1, &[])?,
             Self::Peer(peer) => peer.command(address, three, scratch.path())?,
@@ -109,11 +117,12 @@ impl Contestant {
     pub(crate) fn start(self, nodes: &Nodes, scratch: &Scratch, value_len: usize) -> io::Result<Started> {
         let address = free_address()?;
         let Some(command) = self.command(address, nodes, scratch, value_len)? else {
-            return Ok(Started { proxy: None, addresses: nodes.first_three().to_vec() });
+            return Ok(Started { proxy: None, addresses: nodes.first_three().to_vec(), unix_socket: None });
         };
         let log = scratch.path().join(format!("{}-{}.log", self.name(), address.port()));
         let proxy = Process::start(self.name(), command, address, Some(&log))?;
-        Ok(Started { proxy: Some(proxy), addresses: vec![address] })
+        let unix_socket = (self == Self::SlipringUnix).then(|| unix_socket(address, scratch));
+        Ok(Started { proxy: Some(proxy), addresses: vec![address], unix_socket })
     }
 }
 
@@ -121,6 +130,13 @@ impl Contestant {
 pub(crate) struct Started {
     pub(crate) proxy: Option<Process>,
     pub(crate) addresses: Vec<SocketAddr>,
+    /// Where its clients connect, in place of the addresses.
+    pub(crate) unix_socket: Option<PathBuf>,
+}
+
+/// The Unix socket of a slipring that listens there, too.
+fn unix_socket(address: SocketAddr, scratch: &Scratch) -> PathBuf {
+    scratch.path().join(format!("{}.sock", address.port()))
 }
 
 /// The program under test: `SLIPRING_BIN`, or what cargo built for this bench.
@@ -134,9 +150,9 @@ fn list(nodes: &[SocketAddr]) -> String {
     nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// Slipring with so many workers.
+/// Slipring with so many workers, which listens there.
 pub(crate) fn slipring(
-    address: SocketAddr,
+    listen: impl Display,
     nodes: &[SocketAddr],
     workers: u32,
     arguments: &[&str],
@@ -145,7 +161,7 @@ pub(crate) fn slipring(
     let mut command = Command::new(path);
     command
         .arg("serve")
-        .args(["--nodes", &list(nodes), "--listen", &address.to_string()])
+        .args(["--nodes", &list(nodes), "--listen", &listen.to_string()])
         .args(["--admin-listen", &free_address()?.to_string(), "--workers", &workers.to_string()])
         .args(arguments);
     Ok(command)

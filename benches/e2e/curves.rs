@@ -138,7 +138,7 @@ fn measured(bench: &mut Bench<'_>, point: &Point, nodes: &Nodes) -> io::Result<F
     let proxy = Process::start("slipring", command, address, Some(&log))?;
     let dataset = Dataset::new(&point.profile, Dialect::Text);
     patiently(|| ask_all(&dataset, &[address], Request::Set))?;
-    let mut load = Load::connect(&point.profile, &dataset, &[address])?;
+    let mut load = Load::connect(&point.profile, &dataset, &[address], None)?;
     let warm_up = load.run(WARM_UP)?;
     let cpu = || -> io::Result<[u64; 2]> { Ok([cpu_ns(&[proxy.pid()])?, cpu_ns(&nodes.pids())?]) };
     let before = cpu()?;

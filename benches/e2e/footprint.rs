@@ -84,7 +84,8 @@ fn measured(bench: &Bench<'_>, contestant: Contestant) -> io::Result<Figures> {
     let address = started.addresses[0];
     let dataset = Dataset::new(large, Dialect::Text);
     ask_all(&dataset, &[address], Request::Set)?;
-    let outcome = Load::connect(large, &dataset, &[address])?.run(Duration::from_secs_f64(bench.options.seconds))?;
+    let outcome =
+        Load::connect(large, &dataset, &[address], None)?.run(Duration::from_secs_f64(bench.options.seconds))?;
     if outcome.wrong > 0 {
         return Err(io::Error::other(outcome.first_wrong.unwrap_or_default()));
     }

@@ -6,6 +6,8 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -140,8 +142,13 @@ enum Source {
 }
 
 impl<'a> Load<'a> {
-    /// Opens all connections, the i-th to the address i modulo their number.
-    pub(crate) fn connect(profile: &'a Profile, dataset: &'a Dataset, addresses: &[SocketAddr]) -> io::Result<Self> {
+    /// Opens all connections, the i-th to the address i modulo their number; or all to a Unix socket.
+    pub(crate) fn connect(
+        profile: &'a Profile,
+        dataset: &'a Dataset,
+        addresses: &[SocketAddr],
+        unix_socket: Option<&Path>,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let connections = addresses
             .iter()
@@ -149,7 +156,10 @@ impl<'a> Load<'a> {
             .take(profile.connections)
             .enumerate()
             .map(|(index, address)| {
-                let wire = Wire::open(*address, &epoll, index)?;
+                let wire = match unix_socket {
+                    None => Wire::open(*address, &epoll, index)?,
+                    Some(path) => Wire::over(UnixStream::connect(path)?.into(), &epoll, index)?,
+                };
                 Ok(Connection { wire, expected: VecDeque::new(), lost: false })
             })
             .collect::<io::Result<Vec<_>>>()?;

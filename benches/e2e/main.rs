@@ -43,7 +43,8 @@
 //! - `direct` spreads its connections over the nodes, each asking one node for everything (with one
 //!   connection: one node is all there is), so its multiget does a third of the fan-out of a
 //!   router's.
-//! - `slipring-binary` is slipring with clients that speak the binary protocol, asking for the same.
+//! - `slipring-binary` is slipring with clients that speak the binary protocol, asking for the same, and `slipring-unix` with
+//!   clients that are connected to its Unix socket.
 //! - `slipring-four` has a fourth node, and `slipring-before` besides the three as the ring before: the values of a quarter of
 //!   the keys are at their old place when the load begins, and move when they are set. With `slipring-moved` all have moved
 //!   before. What it costs is the difference.
@@ -134,8 +135,8 @@ struct Options {
     /// Some of L1, L50, P16, M24, O20k, N64, V64K, V512K.
     #[arg(long, value_delimiter = ',', value_parser = profile)]
     profiles: Vec<&'static Profile>,
-    /// Some of direct, twemproxy, slipring, slipring-nomerge, slipring-binary, slipring-four, slipring-before,
-    /// slipring-moved; all but the last three, if not given.
+    /// Some of direct, twemproxy, slipring, slipring-nomerge, slipring-binary, slipring-unix, slipring-four,
+    /// slipring-before, slipring-moved; all but the last three, if not given.
     #[arg(long, value_delimiter = ',', value_parser = contestant)]
     contestants: Vec<Contestant>,
     /// A further contestant: PATH is started with ARGS, separated by blanks, in which stand {listen} (or {host} and {port})
@@ -389,7 +390,7 @@ impl Bench<'_> {
     fn sample(&mut self, contestant: Contestant, profile: &Profile, dataset: &Dataset) -> io::Result<Sample> {
         let (started, idle) = self.prepare(contestant, dataset, profile.value_len)?;
         let proxy = started.proxy.as_ref().map(|proxy| proxy.pid());
-        let mut load = Load::connect(profile, dataset, &started.addresses)?;
+        let mut load = Load::connect(profile, dataset, &started.addresses, started.unix_socket.as_deref())?;
         let warm_up = load.run(WARM_UP)?;
         let groups = [proxy.into_iter().collect(), self.nodes.pids(), vec![std::process::id()]];
         let busy_before = busy_ns(&self.placement.all)?;
@@ -436,7 +437,7 @@ impl Bench<'_> {
     ) -> io::Result<f64> {
         let (started, _) = self.prepare(contestant, dataset, profile.value_len)?;
         let proxy = started.proxy.as_ref().ok_or_else(|| io::Error::other("no proxy to trace"))?;
-        let mut load = Load::connect(profile, dataset, &started.addresses)?;
+        let mut load = Load::connect(profile, dataset, &started.addresses, started.unix_socket.as_deref())?;
         let warm_up = load.run(WARM_UP)?;
         let counter = Counter::start(method, proxy.pid())?;
         let outcome = load.run(Duration::from_secs_f64(self.options.seconds.min(1.0)))?;

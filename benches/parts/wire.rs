@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
+use socket2::Socket;
 
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Socket,
     /// What the epoll calls it.
     index: usize,
     input: Vec<u8>,
@@ -26,6 +27,11 @@ impl Wire {
     pub(crate) fn open(address: SocketAddr, epoll: &OwnedFd, index: usize) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
+        Self::over(stream.into(), epoll, index)
+    }
+
+    /// Takes a connection, over TCP or a Unix socket.
+    pub(crate) fn over(stream: Socket, epoll: &OwnedFd, index: usize) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         epoll::add(epoll, &stream, epoll::EventData::new_u64(index as u64), epoll::EventFlags::IN)?;
         Ok(Self {
