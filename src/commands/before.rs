@@ -170,16 +170,16 @@ pub fn report_of_none(now: &Topology, told: &Result<Told, String>) -> String {
 
 /// Keys that move from the ring of the sidecar without a ring before that says so.
 fn undeclared(before: Option<&Topology>, now: &Topology, told: &Told) -> String {
-    let admin = told.admin;
-    let is_known = |ring: &String| now.name() == *ring || before.is_some_and(|before| before.name() == *ring);
-    match (&told.ring, before) {
-        (Some(ring), _) if is_known(ring) => String::new(),
-        (None, _) => String::new(),
-        (Some(_), Some(_)) => format!(
+    let (Some(ring), admin) = (&told.ring, told.admin) else { return String::new() };
+    if now.name() == *ring || before.is_some_and(|before| before.name() == *ring) {
+        return String::new();
+    }
+    match before {
+        Some(_) => format!(
             "warning: neither these nodes nor the ring before are the ring of the sidecar at {admin}: reads of keys that this edit \
              moves from there miss\n"
         ),
-        (Some(_), None) => format!(
+        None => format!(
             "warning: these nodes make another ring than the sidecar at {admin} has, and no ring before is declared: reads of the \
              keys that move miss; `slipring plan` with the nodes of after the change prints the edits that avoid it\n"
         ),

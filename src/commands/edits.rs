@@ -271,8 +271,8 @@ impl Change<'_> {
             ),
         };
         let wait = match (before.phase, is_in_use) {
-            (Phase::Ending, _) => format!("\n3. Is made.\n{}", places.wait_for_ending()),
-            (Phase::Reading, false) => format!("\n2. Is made.\n{}", places.wait_for_no_hits()),
+            (Phase::Ending, _) => format!("\n3. Done already.\n{}", places.wait_for_ending()),
+            (Phase::Reading, false) => format!("\n2. Done already.\n{}", places.wait_for_no_hits()),
             (Phase::Reading, true) => String::new(),
         };
         let mut text = format!("\n{done}\n\n{}{wait}", places.heading());
@@ -453,7 +453,7 @@ mod tests {
             &text,
             &["Edit 3 of a change is made already", "before_state.* 1$", "\n4. Remove MEMCACHED_NODES_BEFORE;"],
         );
-        assert!(text.contains("3. Is made.") && !text.contains("3. End") && !text.contains("_total"), "{text}");
+        assert!(text.contains("3. Done already.") && !text.contains("3. End") && !text.contains("_total"), "{text}");
         let text = left("a,b", "ring", true);
         assert_steps(&text, &["Edit 1 of a change is made already", "\n3. End the reads", "\n4. Remove"]);
         assert!(!text.contains("_total"), "nothing reads old places: {text}");

@@ -457,12 +457,12 @@ pub(super) fn without_environment(command: clap::Command) -> clap::Command {
 pub(super) fn with_headings(command: clap::Command) -> clap::Command {
     command.mut_subcommands(|subcommand| {
         let is_serving = ["serve", "dev"].contains(&subcommand.get_name());
-        let asks_sidecar = ["check", "plan"].contains(&subcommand.get_name());
+        let names_sidecar = ["check", "plan"].contains(&subcommand.get_name());
         subcommand.mut_args(|arg| {
             // Taken, for a sidecar's own arguments may be given to them, and without effect there.
             let id = arg.get_id().as_str();
             let is_used = is_serving || arg.get_env().is_none() || USED_BY_ALL.contains(&id);
-            let (heading, is_used) = (heading(id), is_used || asks_sidecar && id == "admin_listen");
+            let (heading, is_used) = (heading(id), is_used || names_sidecar && id == "admin_listen");
             arg.hide(!is_used).help_heading(heading)
         })
     })

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
-/// Whoever waits longer than this for an answer waits for ever. A hundred times the time-out of a request,
-/// and so no measurement, however busy the machine is.
-pub(crate) const LONGEST: Duration = Duration::from_secs(50);
+/// Whoever waits longer than this for an answer waits for ever. Fifty times the time-out of a request, and so no
+/// measurement; less than a driver waits for an order to be done, so that who waits is named.
+pub(crate) const LONGEST: Duration = Duration::from_secs(25);
 
 const KEYS: usize = 64;
 
@@ -63,8 +63,8 @@ pub(crate) enum Order {
     Stage(Stage),
     /// Send what is due.
     Go,
-    /// From now on memory may be tight: who takes nothing for a second may be closed, and a machine that is busy makes
-    /// it so.
+    /// From now on memory may be tight: a connection that takes nothing for a second may be closed, and on a busy machine
+    /// that may be one of these.
     Tight,
     /// Send nothing more, and wait for what is owed.
     Rest,

@@ -341,8 +341,13 @@ fn plan_prints_the_edits_of_what_a_sidecar_has_now() {
     // One that stands already is to end first.
     replace(&path, "10.0.0.2\nbefore: 10.0.0.3");
     let text = plan(&["--to", "10.0.0.4"]);
-    let edits =
-        ["warning: a ring before is declared already", "2. Is made", "3. End", "ending:10.0.0.3:11211", "4. Remove"];
+    let edits = [
+        "warning: a ring before is declared already",
+        "2. Done already",
+        "3. End",
+        "ending:10.0.0.3:11211",
+        "4. Remove",
+    ];
     let at = edits.map(|edit| text.find(edit).unwrap_or_else(|| panic!("{edit}: {text}")));
     assert!(at.is_sorted() && !text.contains("Declare the ring before"), "{text}");
     // Of a change that is made already the last two edits are left.
